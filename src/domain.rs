@@ -1,0 +1,459 @@
+//! What the chat talks about: clients, rooms, names, texts. Each is parsed once, where it enters
+//! the program, and is valid ever after; nothing further in checks it again.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use thiserror::Error;
+use unicode_normalization::UnicodeNormalization;
+use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
+
+/// One connection as the hub knows it. Unique for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(u64);
+
+impl ClientId {
+    /// An id that no other client of this process has or had.
+    #[must_use]
+    pub fn next() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The name of a room: 1 to 64 letters and digits of any script, `-` and `_`, in lower case and
+/// NFKC, so that what looks alike to a keyboard is the same room. A mark that belongs to a letter
+/// (as in Hindi or Thai) counts as part of it, but no name begins with one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoomName(Arc<str>);
+
+/// Why a text is not a [`RoomName`].
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("a room name is 1 to 64 letters, digits, '-' or '_'")]
+pub struct BadRoomName;
+
+impl RoomName {
+    /// The most characters a room name has, counted after normalisation.
+    pub const MAX_CHARS: usize = 64;
+
+    /// Parses what a person typed or a link holds.
+    ///
+    /// # Errors
+    /// When it is empty, too long, or has a character that no room name has.
+    pub fn parse(text: &str) -> Result<Self, BadRoomName> {
+        let name: String = lower(text).take(Self::MAX_CHARS + 1).collect();
+        let mut chars = name.chars();
+        let first_fits = chars.next().is_some_and(Self::is_name_char);
+        let rest_fits = chars.all(|c| Self::is_name_char(c) || is_mark(c) && !is_invisible(c));
+        if first_fits && rest_fits && name.chars().count() <= Self::MAX_CHARS {
+            Ok(Self(name.into()))
+        } else {
+            Err(BadRoomName)
+        }
+    }
+
+    /// The name, normalised.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn is_name_char(c: char) -> bool {
+        let group = c.general_category_group();
+        let letter_or_digit =
+            matches!(group, GeneralCategoryGroup::Letter | GeneralCategoryGroup::Number);
+        letter_or_digit && !is_invisible(c) || c == '-' || c == '_'
+    }
+}
+
+impl Default for RoomName {
+    /// The room of those who name none: `lobby`.
+    fn default() -> Self {
+        Self("lobby".into())
+    }
+}
+
+impl fmt::Display for RoomName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name an author goes by: 1 to 32 characters in NFKC, without control, bidirectional or
+/// invisible characters, without a colon, trimmed, inner white space folded. Names that differ
+/// only in case are the same name.
+#[derive(Clone, Debug)]
+pub struct Nick {
+    shown: Arc<str>,
+    key: Arc<str>,
+}
+
+/// Why a text is not a [`Nick`].
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum BadNick {
+    /// Nothing is left after trimming, or more than [`Nick::MAX_CHARS`] characters are.
+    #[error("a name is 1 to 32 characters")]
+    Length,
+    /// A colon, or a character that cannot be seen.
+    #[error("a name has no colon, no line break and no invisible characters")]
+    Character,
+    /// It begins as the server's own names for the unnamed do.
+    #[error("a name does not begin with 'anonymous-'")]
+    Reserved,
+}
+
+impl Nick {
+    /// The most characters a name has, counted after normalisation.
+    pub const MAX_CHARS: usize = 32;
+
+    /// How the names begin that the server gives to those without one.
+    pub const ANONYMOUS_PREFIX: &'static str = "anonymous-";
+
+    /// Parses what a person typed.
+    ///
+    /// # Errors
+    /// See [`BadNick`].
+    pub fn parse(text: &str) -> Result<Self, BadNick> {
+        let trimmed = text.trim();
+        if trimmed.chars().any(|c| is_forbidden_in_nick(c) && c != ' ') {
+            return Err(BadNick::Character);
+        }
+        // Compatibility forms unfold to at most 18 characters each, so the work is bounded by
+        // cutting what goes in; one character over the limit is enough to refuse it.
+        let normal: String = trimmed.nfkc().take(8 * Self::MAX_CHARS).collect();
+        let shown = normal.split_whitespace().collect::<Vec<_>>().join(" ");
+        if shown.chars().any(|c| is_forbidden_in_nick(c) && c != ' ') {
+            return Err(BadNick::Character);
+        }
+        if !(1..=Self::MAX_CHARS).contains(&shown.chars().count()) {
+            return Err(BadNick::Length);
+        }
+        let nick = Self::from_shown(shown);
+        if nick.is_anonymous() { Err(BadNick::Reserved) } else { Ok(nick) }
+    }
+
+    /// The name of a client that gave none: `anonymous-` and four letters or digits, different
+    /// for any million clients in a row.
+    #[must_use]
+    pub fn anonymous(client: ClientId) -> Self {
+        const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+        // Multiplying by an odd number permutes the 20-bit numbers, so neighbours look apart and
+        // no two of them collide.
+        let scrambled = client.0.wrapping_mul(0x9_E375) & 0xF_FFFF;
+        let suffix: String = [15, 10, 5, 0]
+            .map(|shift| char::from(ALPHABET[(scrambled >> shift & 31) as usize]))
+            .iter()
+            .collect();
+        Self::from_shown(format!("{}{suffix}", Self::ANONYMOUS_PREFIX))
+    }
+
+    /// Whether the server gave this name because its bearer has none.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        self.key.starts_with(Self::ANONYMOUS_PREFIX)
+    }
+
+    /// The name as it is shown.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.shown
+    }
+
+    /// The name that a line of the form `name: …` seems to be spoken by, in the form in which
+    /// names are compared. Invisible characters are passed over, as a reader's eye does.
+    #[must_use]
+    pub fn key_claimed_by(line: &str) -> Option<String> {
+        // Any name with its colon fits in this, whatever white space is folded away before.
+        let head: String = lower(line.trim_start())
+            .filter(|&c| !is_invisible(c))
+            .take(4 * Self::MAX_CHARS)
+            .collect();
+        let (name, _) = head.split_once(':')?;
+        let key = name.split_whitespace().collect::<Vec<_>>().join(" ");
+        (!key.is_empty()).then_some(key)
+    }
+
+    /// The name in the form in which names are compared.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    fn from_shown(shown: String) -> Self {
+        let key: String = lower(&shown).collect();
+        Self { shown: shown.into(), key: key.into() }
+    }
+}
+
+impl PartialEq for Nick {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Nick {}
+
+impl std::hash::Hash for Nick {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+    }
+}
+
+impl fmt::Display for Nick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+/// What an author said: at least one byte of UTF-8, no control characters but newline and tab.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessageText(Box<str>);
+
+/// Why a text is not a [`MessageText`].
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum BadText {
+    /// There is nothing in it.
+    #[error("a message is not empty")]
+    Empty,
+    /// More than the limit that was given, in bytes.
+    #[error("a message is at most {0} bytes")]
+    TooLong(usize),
+    /// A control character other than newline and tab.
+    #[error("a message has no control characters but newline and tab")]
+    Control,
+}
+
+impl MessageText {
+    /// Parses what an author said, at most `max_bytes` long.
+    ///
+    /// # Errors
+    /// See [`BadText`].
+    pub fn parse(text: impl Into<Box<str>>, max_bytes: usize) -> Result<Self, BadText> {
+        let text = text.into();
+        if text.is_empty() {
+            Err(BadText::Empty)
+        } else if text.len() > max_bytes {
+            Err(BadText::TooLong(max_bytes))
+        } else if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+            Err(BadText::Control)
+        } else {
+            Ok(Self(text))
+        }
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A message as the hub has accepted it: what everyone in the room is told, whatever protocol
+/// they speak.
+#[derive(Clone, Debug)]
+pub struct ChatMessage {
+    /// The room it was said in.
+    pub room: RoomName,
+    /// Who said it.
+    pub nick: Nick,
+    /// What was said.
+    pub text: MessageText,
+    /// Whether a line of plain text must begin with the author's name. So it is for every named
+    /// author, and for an unnamed one whose text would else read as if a member had said it.
+    pub attributed: bool,
+}
+
+/// NFKC and lower case, lazily, so that a caller can stop early on hostile input.
+fn lower(text: &str) -> impl Iterator<Item = char> {
+    text.nfkc().flat_map(char::to_lowercase).nfkc()
+}
+
+fn is_mark(c: char) -> bool {
+    c.general_category_group() == GeneralCategoryGroup::Mark
+}
+
+fn is_forbidden_in_nick(c: char) -> bool {
+    c.is_control() || is_invisible(c) || c == ':'
+}
+
+/// Characters that leave no trace on a screen or turn the direction of what follows: formats
+/// (bidirectional controls and zero-width characters among them), separators of lines and
+/// paragraphs, private and unassigned ones, and those that Unicode lists as
+/// `Default_Ignorable_Code_Point` or that fonts draw as nothing.
+fn is_invisible(c: char) -> bool {
+    use GeneralCategory as Category;
+    matches!(
+        c.general_category(),
+        Category::Format
+            | Category::LineSeparator
+            | Category::ParagraphSeparator
+            | Category::PrivateUse
+            | Category::Surrogate
+            | Category::Unassigned
+    ) || matches!(
+        c,
+        '\u{034F}'
+            | '\u{115F}'..='\u{1160}'
+            | '\u{17B4}'..='\u{17B5}'
+            | '\u{180B}'..='\u{180F}'
+            | '\u{2800}'
+            | '\u{3164}'
+            | '\u{FE00}'..='\u{FE0F}'
+            | '\u{FFA0}'
+            | '\u{E0100}'..='\u{E01EF}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn room(text: &str) -> Result<String, BadRoomName> {
+        RoomName::parse(text).map(|room| room.to_string())
+    }
+
+    fn nick(text: &str) -> Result<String, BadNick> {
+        Nick::parse(text).map(|nick| nick.to_string())
+    }
+
+    #[test]
+    fn a_room_name_is_lower_case_and_nfkc() {
+        assert_eq!(room("Rust_2024").as_deref(), Ok("rust_2024"));
+        assert_eq!(room("Ｒｕｓｔ").as_deref(), Ok("rust"));
+        assert_eq!(room("ΣΊΣΥΦΟΣ"), room("σίσυφοσ"));
+    }
+
+    #[test]
+    fn a_room_name_is_in_any_script_with_the_marks_its_letters_carry() {
+        for name in ["привет", "日本語", "हिन्दी", "ภาษาไทย", "العربية", "٣٤"]
+        {
+            assert_eq!(room(name).as_deref(), Ok(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_room_name_has_1_to_64_characters() {
+        assert_eq!(room(""), Err(BadRoomName));
+        assert!(room(&"ä".repeat(64)).is_ok());
+        assert_eq!(room(&"ä".repeat(65)), Err(BadRoomName));
+    }
+
+    #[test]
+    fn a_room_name_has_nothing_but_letters_digits_dash_and_underscore() {
+        let bad = ["a b", "a/b", "..", "a.b", "a\nb", "a\0", "a\u{200B}b", "\u{301}a", "💬", "ᅠ"];
+        for name in bad {
+            assert_eq!(room(name), Err(BadRoomName), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_nick_is_trimmed_folded_and_nfkc() {
+        assert_eq!(nick("  Ada   Lovelace ").as_deref(), Ok("Ada Lovelace"));
+        assert_eq!(nick("Ａｄａ").as_deref(), Ok("Ada"));
+        assert_eq!(nick("a\u{3000}b").as_deref(), Ok("a b"));
+    }
+
+    #[test]
+    fn nicks_that_differ_in_case_are_the_same() {
+        assert_eq!(Nick::parse("ADA"), Nick::parse("ada"));
+        assert_ne!(Nick::parse("ada"), Nick::parse("adb"));
+    }
+
+    #[test]
+    fn a_nick_has_1_to_32_characters() {
+        assert_eq!(nick("   "), Err(BadNick::Length));
+        assert!(nick(&"n".repeat(32)).is_ok());
+        assert_eq!(nick(&"n".repeat(33)), Err(BadNick::Length));
+        // One character that NFKC unfolds to eighteen.
+        assert_eq!(nick(&"\u{FDFA}".repeat(30)), Err(BadNick::Length));
+    }
+
+    #[test]
+    fn a_nick_has_no_colon_and_nothing_that_cannot_be_seen() {
+        let bad = [
+            "a:b",
+            "a：b",
+            "a\nb",
+            "a\tb",
+            "a\0b",
+            "a\u{202E}b",
+            "a\u{200B}",
+            "a\u{2066}b",
+            "a\u{AD}b",
+            "\u{3164}",
+            "\u{2800}",
+            "a\u{FEFF}b",
+            "a\u{E000}",
+            "a\u{2028}b",
+        ];
+        for name in bad {
+            assert_eq!(nick(name), Err(BadNick::Character), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_takes_a_name_that_begins_as_the_unnamed_are_called() {
+        for name in ["anonymous-1234", "Anonymous-x", "ａnonymous-"] {
+            assert_eq!(nick(name), Err(BadNick::Reserved), "{name}");
+        }
+        assert!(nick("anonymous").is_ok());
+    }
+
+    #[test]
+    fn the_unnamed_are_told_apart() {
+        let names: std::collections::HashSet<_> =
+            (0..100_000).map(|id| Nick::anonymous(ClientId(id)).to_string()).collect();
+        assert_eq!(names.len(), 100_000);
+        let name = Nick::anonymous(ClientId(7));
+        assert!(name.is_anonymous());
+        assert_eq!(name.as_str().len(), "anonymous-".len() + 4);
+    }
+
+    #[test]
+    fn a_line_claims_the_name_before_its_first_colon_as_a_reader_sees_it() {
+        let ada = Some("ada".to_owned());
+        for line in ["ada: hi", "ADA:hi", "  ada : hi", "ada： hi", "a\u{200B}da: hi", "ada: b: c"]
+        {
+            assert_eq!(Nick::key_claimed_by(line), ada, "{line:?}");
+        }
+        assert_eq!(Nick::key_claimed_by("ada  l: hi").as_deref(), Some("ada l"));
+        for line in ["", "ada", ": hi", " \u{200B}: hi"] {
+            assert_eq!(Nick::key_claimed_by(line), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_has_1_to_max_bytes_and_no_control_characters() {
+        let parse = |text: &str| MessageText::parse(text, 8).map(|text| text.as_str().to_owned());
+        assert_eq!(parse("a\n\tb").as_deref(), Ok("a\n\tb"));
+        assert_eq!(parse(""), Err(BadText::Empty));
+        assert_eq!(parse("12345678").as_deref(), Ok("12345678"));
+        assert_eq!(parse("éééé!"), Err(BadText::TooLong(8)));
+        for text in ["\0", "a\u{1B}[m", "a\r", "\u{7F}", "\u{85}"] {
+            assert_eq!(parse(text), Err(BadText::Control), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_what_was_parsed_changes_nothing(text in "\\PC{0,40}") {
+            if let Ok(name) = RoomName::parse(&text) {
+                prop_assert_eq!(RoomName::parse(name.as_str()), Ok(name));
+            }
+            if let Ok(name) = Nick::parse(&text) {
+                prop_assert_eq!(nick(name.as_str()), Ok(name.to_string()));
+                let line = format!("{name}: hi");
+                let claimed = Nick::key_claimed_by(&line);
+                prop_assert_eq!(claimed.as_deref(), Some(name.key()));
+            }
+        }
+    }
+}

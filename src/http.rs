@@ -1,0 +1,180 @@
+//! The routes: the page, the upgrade to a WebSocket, the sign of life.
+
+use std::sync::Arc;
+
+use actix::Addr;
+use actix_files::{Files, NamedFile};
+use actix_web::http::{StatusCode, header};
+use actix_web::middleware::DefaultHeaders;
+use actix_web::{Error, HttpRequest, HttpResponse, ResponseError, web};
+use actix_web_actors::ws;
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::admission::{Admission, Asked, Refusal};
+use crate::config::Config;
+use crate::domain::{BadNick, BadRoomName, ClientId, Nick, RoomName};
+use crate::hub::Hub;
+use crate::session::{Introduction, Session};
+use crate::socket;
+
+/// The page may load and run nothing but what this server sends, and talk to nobody else.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
+    frame-ancestors 'none'";
+
+const PAGE: &str = include_str!("../static/index.html");
+
+/// The page's other files: name, type, content.
+const ASSETS: [(&str, &str, &str); 3] = [
+    ("chat.css", "text/css; charset=utf-8", include_str!("../static/chat.css")),
+    ("chat.js", "text/javascript; charset=utf-8", include_str!("../static/chat.js")),
+    ("icon.svg", "image/svg+xml", include_str!("../static/icon.svg")),
+];
+
+/// The chat as an actix-web program mounts it: `App::new().configure(|app| chat.configure(app))`.
+#[derive(Clone, Debug)]
+pub struct Chat {
+    hub: Addr<Hub>,
+    config: Arc<Config>,
+    admission: Arc<Admission>,
+}
+
+impl Chat {
+    /// The chat of this hub.
+    #[must_use]
+    pub fn new(hub: Addr<Hub>, config: Config) -> Self {
+        let admission = Admission::new(config.public_hosts.clone(), config.allowed_origins.clone());
+        Self { hub, config: Arc::new(config), admission: Arc::new(admission) }
+    }
+
+    /// Adds the routes `/`, `/r/{room}`, `/static/…`, `/ws` and `/healthz`.
+    pub fn configure(&self, app: &mut web::ServiceConfig) {
+        app.app_data(web::Data::new(self.clone()))
+            .service(web::resource("/").get(page).route(web::head().to(page)))
+            .service(web::resource("/r/{room}").get(room_page).route(web::head().to(room_page)))
+            .service(web::resource("/ws").get(websocket))
+            .service(web::resource("/healthz").get(healthz));
+        let assets = web::scope("/static").wrap(
+            DefaultHeaders::new()
+                .add((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+                .add((header::CACHE_CONTROL, "no-cache")),
+        );
+        app.service(match &self.config.static_dir {
+            Some(dir) => assets.service(Files::new("/", dir)),
+            None => {
+                assets.service(web::resource("/{file}").get(asset).route(web::head().to(asset)))
+            }
+        });
+    }
+}
+
+async fn page(req: HttpRequest, chat: web::Data<Chat>) -> Result<HttpResponse, Error> {
+    let mut response = match &chat.config.static_dir {
+        Some(dir) => NamedFile::open(dir.join("index.html"))?.into_response(&req),
+        None => HttpResponse::Ok().content_type("text/html; charset=utf-8").body(PAGE),
+    };
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    for (name, value) in headers {
+        response.headers_mut().insert(name, header::HeaderValue::from_static(value));
+    }
+    Ok(response)
+}
+
+async fn room_page(
+    req: HttpRequest,
+    chat: web::Data<Chat>,
+    room: web::Path<String>,
+) -> Result<HttpResponse, Error> {
+    match RoomName::parse(&room) {
+        Ok(_) => page(req, chat).await,
+        Err(error) => Ok(HttpResponse::NotFound().body(error.to_string())),
+    }
+}
+
+async fn asset(file: web::Path<String>) -> HttpResponse {
+    match ASSETS.iter().find(|(name, ..)| *name == *file) {
+        Some(&(_, kind, content)) => HttpResponse::Ok().content_type(kind).body(content),
+        None => HttpResponse::NotFound().finish(),
+    }
+}
+
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// What a client may ask for in the address of its WebSocket. A part left empty is not asked for.
+#[derive(Debug, Default, Deserialize)]
+struct Query {
+    #[serde(default)]
+    room: String,
+    #[serde(default)]
+    nick: String,
+    #[serde(default)]
+    history: String,
+}
+
+async fn websocket(
+    req: HttpRequest,
+    payload: web::Payload,
+    chat: web::Data<Chat>,
+) -> Result<HttpResponse, Error> {
+    ws::handshake(&req)?;
+    chat.admission.admit(asked(&req)).map_err(BadUpgrade::Refused)?;
+    let introduction = introduction(req.query_string())?;
+    socket::upgrade(&req, payload, chat.config.frame_limit(), |socket| {
+        Session::new(introduction, socket, chat.hub.clone(), Arc::clone(&chat.config))
+    })
+}
+
+fn asked(req: &HttpRequest) -> Asked<'_> {
+    let text = |name| req.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+    Asked {
+        host: text(header::HOST),
+        origin: text(header::ORIGIN),
+        over_loopback: req.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback()),
+    }
+}
+
+fn introduction(query: &str) -> Result<Introduction, BadUpgrade> {
+    let query = web::Query::<Query>::from_query(query).map_err(|_| BadUpgrade::Query)?;
+    let client = ClientId::next();
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    Ok(Introduction {
+        client,
+        room: given(&query.room).map_or(Ok(RoomName::default()), |room| RoomName::parse(&room))?,
+        nick: given(&query.nick).map_or(Ok(Nick::anonymous(client)), |nick| Nick::parse(&nick))?,
+        history: given(&query.history)
+            .map_or(Ok(0), |history| history.parse())
+            .map_err(|_| BadUpgrade::History)?,
+    })
+}
+
+/// Why a handshake is not answered with an upgrade.
+#[derive(Debug, Error)]
+enum BadUpgrade {
+    #[error(transparent)]
+    Refused(Refusal),
+    #[error("the address takes ?room=, &nick= and &history=, each once")]
+    Query,
+    #[error(transparent)]
+    Room(#[from] BadRoomName),
+    #[error(transparent)]
+    Nick(#[from] BadNick),
+    #[error("history takes a whole number of messages")]
+    History,
+}
+
+impl ResponseError for BadUpgrade {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::Refused(_) => StatusCode::FORBIDDEN,
+            Self::Query | Self::Room(_) | Self::Nick(_) | Self::History => StatusCode::BAD_REQUEST,
+        }
+    }
+}

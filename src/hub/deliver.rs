@@ -1,0 +1,23 @@
+//! What the hub says to a client.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+
+use crate::domain::ChatMessage;
+use crate::socket::DisconnectReason;
+use crate::wire::Batch;
+
+/// What the hub delivers to a client. Any actor that handles it can be registered: a session
+/// takes the bytes of a batch, a bot its messages.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub enum Deliver {
+    /// Messages for everyone in a room.
+    Batch(Arc<Batch>),
+    /// A message for this client alone.
+    Direct(Arc<ChatMessage>),
+    /// The hub has forgotten the client. Nothing that was delivered before and is still unwritten
+    /// needs to be written, and nothing comes after.
+    Close(DisconnectReason),
+}

@@ -1,0 +1,33 @@
+//! What a message of another crate's may do with the hub: `impl Handler<MyMessage> for Hub` is
+//! theirs to write, and these methods, with [`Hub::broadcast`], do its work.
+
+use super::{Deliver, Hub};
+use crate::domain::{ClientId, Nick, RoomName};
+use crate::socket::DisconnectReason;
+
+impl Hub {
+    /// Delivers to one client, which is evicted if it cannot take it.
+    pub fn send_to(&mut self, client: ClientId, deliver: Deliver) {
+        let Some(known) = self.clients.get(&client) else { return };
+        if let Err(refused) = known.to.try_send(deliver) {
+            self.evict(client, &refused);
+        }
+    }
+
+    /// The rooms that have members, with how many, in no order.
+    pub fn rooms(&self) -> impl Iterator<Item = (&RoomName, usize)> {
+        self.rooms.iter().map(|(name, room)| (name, room.members.len()))
+    }
+
+    /// The members of a room, in no order.
+    pub fn members(&self, room: &RoomName) -> impl Iterator<Item = (ClientId, &Nick)> {
+        let members = self.rooms.get(room).into_iter().flat_map(|room| &room.members);
+        members.map(|(&id, client)| (id, &client.nick))
+    }
+
+    /// How many clients have gone for this reason since the hub began.
+    #[must_use]
+    pub fn disconnects(&self, reason: DisconnectReason) -> u64 {
+        self.disconnects.get(&reason).copied().unwrap_or_default()
+    }
+}

@@ -1,0 +1,189 @@
+//! The hub: one actor that knows every client and every room, and brings each message to all who
+//! are in its room. It never waits and does no input or output. Sessions talk to it by
+//! [`Register`], [`Unregister`] and [`Broadcast`]; it talks to them by [`Deliver`]. Every further
+//! message has a file of its own beside this one.
+
+mod deliver;
+mod extend;
+mod lifecycle;
+mod list_rooms;
+mod room;
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use log::debug;
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::domain::{ChatMessage, ClientId, MessageText, Nick, RoomName};
+use crate::socket::DisconnectReason;
+use crate::wire::Batch;
+pub use deliver::Deliver;
+pub use lifecycle::{Drain, Watch};
+pub use list_rooms::{ListRooms, RoomInfo};
+use room::Room;
+
+/// The hub actor. Start it with [`Hub::start_in`], one to a server.
+pub struct Hub {
+    clients: HashMap<ClientId, Rc<Client>>,
+    rooms: HashMap<RoomName, Room>,
+    disconnects: HashMap<DisconnectReason, u64>,
+    resume_buffer: usize,
+    draining: bool,
+    watchers: Vec<oneshot::Sender<()>>,
+}
+
+/// A client as the hub holds it. Its recipient is never cloned: each clone would have a place in
+/// the mailbox of its own, past the limit (actix#329).
+struct Client {
+    nick: Nick,
+    room: RoomName,
+    to: Recipient<Deliver>,
+}
+
+impl Actor for Hub {
+    type Context = Context<Self>;
+}
+
+/// A client has come: it is a member of its room from now on.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Register {
+    /// Its id, given before its session starts.
+    pub client: ClientId,
+    /// The name its messages bear.
+    pub nick: Nick,
+    /// The room it is in.
+    pub room: RoomName,
+    /// How many of the room's recent messages it wants first.
+    pub history: usize,
+    /// Where to deliver.
+    pub to: Recipient<Deliver>,
+}
+
+/// A client is gone. One that was never here, or has been forgotten before, is no mistake.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Unregister {
+    /// Whose connection has ended.
+    pub client: ClientId,
+    /// Why it has.
+    pub reason: DisconnectReason,
+}
+
+/// A client says something to everyone in its room, itself included. Await the answer before the
+/// next one: that is what bounds the hub's mailbox.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<(), NotRegistered>")]
+pub struct Broadcast {
+    /// Who says it.
+    pub client: ClientId,
+    /// What it says.
+    pub text: MessageText,
+}
+
+/// The hub does not know the client, or has evicted it.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the client is not registered")]
+pub struct NotRegistered;
+
+impl Handler<Register> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, register: Register, _: &mut Self::Context) {
+        let Register { client: id, nick, room: name, history, to } = register;
+        if self.draining {
+            to.do_send(Deliver::Close(DisconnectReason::ShuttingDown));
+            return;
+        }
+        let client = Rc::new(Client { nick, room: name.clone(), to });
+        let room = self.rooms.entry(name).or_default();
+        let recent = room.recent(history);
+        room.members.insert(id, Rc::clone(&client));
+        self.clients.insert(id, client);
+        if !recent.is_empty() {
+            self.send_to(id, Deliver::Batch(Arc::new(Batch::new(recent))));
+        }
+    }
+}
+
+impl Handler<Unregister> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Unregister { client, reason }: Unregister, _: &mut Self::Context) {
+        self.remove(client, reason);
+    }
+}
+
+impl Handler<Broadcast> for Hub {
+    type Result = Result<(), NotRegistered>;
+
+    fn handle(&mut self, said: Broadcast, _: &mut Self::Context) -> Self::Result {
+        let author = self.clients.get(&said.client).cloned().ok_or(NotRegistered)?;
+        self.broadcast(&author.room, &author.nick, said.text);
+        Ok(())
+    }
+}
+
+impl Hub {
+    /// Says something to everyone in a room, in the name of `nick`. In a room where nobody is,
+    /// nobody hears it.
+    pub fn broadcast(&mut self, name: &RoomName, nick: &Nick, text: MessageText) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        let attributed = !nick.is_anonymous() || room.reads_as_a_members(text.as_str());
+        let message = ChatMessage { room: name.clone(), nick: nick.clone(), text, attributed };
+        room.pending.push(Arc::new(message));
+        self.flush(name);
+    }
+
+    /// Takes what is pending in a room and fans it out.
+    fn flush(&mut self, name: &RoomName) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        let messages = std::mem::take(&mut room.pending);
+        room.remember(&messages, self.resume_buffer);
+        self.fan_out(name, &Arc::new(Batch::new(messages)));
+    }
+
+    /// Delivers a batch to every member; those who do not take it are evicted.
+    fn fan_out(&mut self, name: &RoomName, batch: &Arc<Batch>) {
+        let Some(room) = self.rooms.get(name) else { return };
+        let mut refused = Vec::new();
+        for (&id, member) in &room.members {
+            if let Err(error) = member.to.try_send(Deliver::Batch(Arc::clone(batch))) {
+                refused.push((id, error));
+            }
+        }
+        for (id, error) in refused {
+            self.evict(id, &error);
+        }
+    }
+
+    /// Drops a client whose mailbox is full, as the chat example does when `send` would block, or
+    /// gone. The order to close goes past the limit of the mailbox.
+    fn evict(&mut self, id: ClientId, refused: &SendError<Deliver>) {
+        let reason = match refused {
+            SendError::Full(_) => DisconnectReason::SlowClient,
+            SendError::Closed(_) => DisconnectReason::Dropped,
+        };
+        if let Some(client) = self.remove(id, reason) {
+            client.to.do_send(Deliver::Close(reason));
+        }
+    }
+
+    /// The one way out of the registry. An empty room is forgotten.
+    fn remove(&mut self, id: ClientId, reason: DisconnectReason) -> Option<Rc<Client>> {
+        let client = self.clients.remove(&id)?;
+        if let Some(room) = self.rooms.get_mut(&client.room) {
+            room.members.remove(&id);
+            if room.members.is_empty() {
+                self.rooms.remove(&client.room);
+            }
+        }
+        *self.disconnects.entry(reason).or_default() += 1;
+        debug!("client {id} is gone from {}: {reason}", client.room);
+        Some(client)
+    }
+}

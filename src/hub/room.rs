@@ -1,0 +1,49 @@
+//! A room: who is in it, what is about to be flushed, what was said of late.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Client;
+use crate::domain::{ChatMessage, ClientId, Nick};
+
+/// The most that a room remembers, in bytes of text, whatever the number of messages: 1 MiB.
+const MAX_RECENT_BYTES: usize = 1024 * 1024;
+
+/// A room with at least one member, or one that is about to get its first.
+#[derive(Default)]
+pub(super) struct Room {
+    pub(super) members: HashMap<ClientId, Rc<Client>>,
+    pub(super) pending: Vec<Arc<ChatMessage>>,
+    recent: VecDeque<Arc<ChatMessage>>,
+    recent_bytes: usize,
+}
+
+impl Room {
+    /// Whether a line of this text, written without its author's name, would read as if somebody
+    /// in the room had said it.
+    pub(super) fn reads_as_a_members(&self, text: &str) -> bool {
+        Nick::key_claimed_by(text).is_some_and(|key| {
+            key.starts_with(Nick::ANONYMOUS_PREFIX)
+                || self.members.values().any(|member| member.nick.key() == key)
+        })
+    }
+
+    /// Keeps messages for those who come later, at most `limit` in all.
+    pub(super) fn remember(&mut self, messages: &[Arc<ChatMessage>], limit: usize) {
+        for message in messages {
+            self.recent_bytes += message.text.as_str().len();
+            self.recent.push_back(Arc::clone(message));
+        }
+        while self.recent.len() > limit || self.recent_bytes > MAX_RECENT_BYTES {
+            let Some(oldest) = self.recent.pop_front() else { break };
+            self.recent_bytes -= oldest.text.as_str().len();
+        }
+    }
+
+    /// The last messages, at most `count`, oldest first.
+    pub(super) fn recent(&self, count: usize) -> Vec<Arc<ChatMessage>> {
+        let skipped = self.recent.len().saturating_sub(count);
+        self.recent.iter().skip(skipped).cloned().collect()
+    }
+}

@@ -1,0 +1,70 @@
+//! chinwag is a web chat server on the actor model: gorilla/websocket's chat example, grown up.
+//! It is a program, and a library that another actix-web program mounts and extends with actor
+//! messages of its own.
+//!
+//! # The way of one message
+//!
+//! ```text
+//! browser ──frame──▶ Session actor ──Broadcast──▶ Hub actor
+//!                    (one per socket)             (one, on its own thread)
+//! browser ◀─frame─── Session actor ◀──Deliver──── one batch to each member of the room
+//! ```
+//!
+//! 1. [`http`] answers the handshake, once [`admission`] lets it in, and starts a session on the
+//!    hardened WebSocket of [`socket`].
+//! 2. The session, which knows its client by the names of [`domain`], reads a frame, decodes it
+//!    with [`wire`] into a [`Command`](wire::Command), and sends the [`hub`] a
+//!    [`Broadcast`](hub::Broadcast). It reads no further until the hub has accepted.
+//! 3. The hub puts the message into the room's pending batch, flushes it, and delivers the one
+//!    [`Batch`](wire::Batch) to every member. A member that does not take it is evicted.
+//! 4. Each session collects what is delivered while its mailbox drains, and writes it as one
+//!    WebSocket message.
+//!
+//! # Layout, in reading order
+//!
+//! * [`config`]: every limit and interval.
+//! * [`server`]: start the actors, bind, run, stop in order.
+//! * [`http`] and [`admission`]: the routes, and who may connect.
+//! * [`socket`]: the hardened WebSocket, which knows nothing of chat.
+//! * `session`: the actor of one connection.
+//! * [`wire`]: the protocols.
+//! * [`domain`]: names and texts, parsed once.
+//! * [`hub`]: the rooms, and who is in them.
+//!
+//! # Mounting it
+//!
+//! ```no_run
+//! use actix::Arbiter;
+//! use actix_web::{App, HttpServer, web};
+//! use chinwag::{Chat, Config, Hub};
+//!
+//! #[actix_web::main]
+//! async fn main() -> std::io::Result<()> {
+//!     let config = Config::default();
+//!     let hub = Hub::start_in(&Arbiter::new(), &config);
+//!     let chat = Chat::new(hub, config);
+//!     HttpServer::new(move || {
+//!         App::new()
+//!             .route("/about", web::get().to(|| async { "A chat of our own." }))
+//!             .configure(|app| chat.configure(app))
+//!     })
+//!     .bind("127.0.0.1:8080")?
+//!     .run()
+//!     .await
+//! }
+//! ```
+
+pub mod admission;
+pub mod config;
+pub mod domain;
+pub mod http;
+pub mod hub;
+pub mod server;
+mod session;
+pub mod socket;
+pub mod wire;
+
+pub use config::Config;
+pub use http::Chat;
+pub use hub::Hub;
+pub use server::Server;

@@ -1,0 +1,222 @@
+//! The server: starts the hub and the HTTP workers, and stops them in an order in which every
+//! client is told.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use actix::{Addr, Arbiter};
+use actix_web::dev::ServerHandle;
+use actix_web::{App, HttpServer, rt};
+use log::{error, info, warn};
+use thiserror::Error;
+use tokio::time::timeout;
+
+use crate::config::{Config, ConfigError};
+use crate::http::Chat;
+use crate::hub::{Drain, Hub, Watch};
+use crate::socket::Connections;
+
+/// A server that is running. Dropping it does not stop it.
+#[derive(Debug)]
+pub struct Server {
+    hub: Addr<Hub>,
+    hub_thread: Arbiter,
+    http: ServerHandle,
+    connections: Connections,
+    addrs: Vec<SocketAddr>,
+    shutdown_timeout: Duration,
+}
+
+/// Why a server did not start or did not end in order.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// The configuration contradicts itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An address could not be bound.
+    #[error("cannot listen on {addr}: {source}; choose another address with --listen")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The system does not let us hear its signals.
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+    /// The hub has panicked. All clients have been told.
+    #[error("the hub has died")]
+    HubDied,
+    /// A second signal came while the first was being obeyed.
+    #[error("told twice to stop: stopped at once")]
+    Interrupted,
+}
+
+/// Starts a server. Call it on an actix system, as `#[actix_web::main]` gives one.
+///
+/// # Errors
+/// When the configuration contradicts itself or an address cannot be bound.
+pub async fn start(config: Config) -> Result<Server, ServerError> {
+    config.check()?;
+    let hub_thread = Arbiter::new();
+    let hub = Hub::start_in(&hub_thread, &config);
+    let connections = Connections::default();
+    let chat = Chat::new(hub.clone(), config.clone());
+    let mut http = HttpServer::new(move || App::new().configure(|app| chat.configure(app)))
+        .workers(config.workers)
+        .disable_signals()
+        .tcp_nodelay(true)
+        // After a close handshake the connection closes at once, not after a second of waiting
+        // for a request body that has no end.
+        .client_disconnect_timeout(Duration::ZERO)
+        .on_connect(connections.on_connect());
+    for &addr in &config.listen {
+        http = match http.bind(addr) {
+            Ok(http) => http,
+            Err(source) => {
+                hub_thread.stop();
+                return Err(ServerError::Listen { addr, source });
+            }
+        };
+    }
+    let addrs = http.addrs();
+    let running = http.run();
+    let server = Server {
+        hub,
+        hub_thread,
+        http: running.handle(),
+        connections,
+        addrs,
+        shutdown_timeout: config.shutdown_timeout,
+    };
+    rt::spawn(running);
+    for addr in &server.addrs {
+        info!("open {}", url(*addr));
+    }
+    Ok(server)
+}
+
+impl Server {
+    /// The hub, for messages of your own.
+    #[must_use]
+    pub fn hub(&self) -> &Addr<Hub> {
+        &self.hub
+    }
+
+    /// The addresses it listens on, with the ports that were taken where 0 was asked for.
+    #[must_use]
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// Runs until SIGINT or SIGTERM, then stops in order. A second signal ends it at once.
+    ///
+    /// # Errors
+    /// When it did not end in order.
+    pub async fn run(self) -> Result<(), ServerError> {
+        let mut signals = Signals::new().map_err(ServerError::Signals)?;
+        let Ok(mut hub_alive) = self.hub.send(Watch).await else {
+            return Err(ServerError::HubDied);
+        };
+        let outcome = tokio::select! {
+            () = signals.next() => {
+                info!("shutting down");
+                Ok(())
+            }
+            _ = &mut hub_alive => {
+                error!("the hub has died; shutting down");
+                Err(ServerError::HubDied)
+            }
+        };
+        tokio::select! {
+            () = self.stop() => outcome,
+            () = signals.next() => Err(ServerError::Interrupted),
+        }
+    }
+
+    /// Stops in order: accepts nobody, closes every WebSocket with code 1001, waits until they
+    /// are closed or `shutdown_timeout` is over, and ends.
+    pub async fn stop(self) {
+        let told = timeout(self.shutdown_timeout, async {
+            self.http.pause().await;
+            // A hub that has died has told its clients as it fell.
+            let _ = self.hub.send(Drain).await;
+            self.connections.all_closed().await;
+        });
+        if told.await.is_err() {
+            warn!("some clients did not close in time");
+        }
+        self.http.stop(false).await;
+        self.hub_thread.stop();
+    }
+}
+
+/// An address as a person would type it into a browser on this machine.
+fn url(addr: SocketAddr) -> String {
+    let here = addr.ip().is_loopback() || addr.ip().is_unspecified();
+    let host = if here { "localhost".to_owned() } else { addr.ip().to_string() };
+    let host = if addr.is_ipv6() && !here { format!("[{host}]") } else { host };
+    let everywhere = if addr.ip().is_unspecified() { " (and on every other address)" } else { "" };
+    format!("http://{host}:{}{everywhere}", addr.port())
+}
+
+/// The signals that ask a server to stop.
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// The signals that ask a server to stop.
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_is_one_that_opens_on_this_machine() {
+        let urls = [
+            ("127.0.0.1:8080", "http://localhost:8080"),
+            ("[::1]:80", "http://localhost:80"),
+            ("0.0.0.0:8080", "http://localhost:8080 (and on every other address)"),
+            ("192.0.2.1:8080", "http://192.0.2.1:8080"),
+            ("[2001:db8::1]:8080", "http://[2001:db8::1]:8080"),
+        ];
+        for (addr, expected) in urls {
+            assert_eq!(url(addr.parse().expect("an address")), expected);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The session: one actor for each WebSocket. Its inbound half reads what the peer sends and
+//! broadcasts it through the hub; its outbound half collects what the hub delivers and writes it
+//! in as few WebSocket messages as it can. It pings, and it unregisters exactly once, however it
+//! ends.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use actix_web_actors::ws::{self, WebsocketContext};
+use bytestring::ByteString;
+use log::{debug, error};
+
+use crate::config::Config;
+use crate::domain::{ClientId, Nick, RoomName};
+use crate::hub::{Broadcast, Deliver, Hub, Register, Unregister};
+use crate::socket::{DisconnectReason, Incoming, Socket};
+use crate::wire::{Command, Protocol, coalesce, text};
+
+/// What the request for a session said of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Introduction {
+    pub(crate) client: ClientId,
+    pub(crate) nick: Nick,
+    pub(crate) room: RoomName,
+    pub(crate) history: usize,
+}
+
+/// The actor of one connection.
+pub(crate) struct Session {
+    socket: Socket,
+    hub: Addr<Hub>,
+    config: Arc<Config>,
+    introduction: Introduction,
+    registration: Option<Registration>,
+    outbox: Vec<ByteString>,
+}
+
+impl Session {
+    pub(crate) fn new(
+        introduction: Introduction,
+        socket: Socket,
+        hub: Addr<Hub>,
+        config: Arc<Config>,
+    ) -> Self {
+        Self { socket, hub, config, introduction, registration: None, outbox: Vec::new() }
+    }
+
+    /// The end, seen or made: the hub is told why, and nothing more is written.
+    fn ended(&mut self, reason: DisconnectReason) {
+        self.outbox.clear();
+        if let Some(mut registration) = self.registration.take() {
+            registration.reason = reason;
+        }
+    }
+
+    fn close(&mut self, reason: DisconnectReason, ctx: &mut WebsocketContext<Self>) {
+        self.socket.close(reason, ctx);
+        self.ended(reason);
+    }
+}
+
+impl Actor for Session {
+    type Context = WebsocketContext<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(self.config.send_queue);
+        let Introduction { client, nick, room, history } = self.introduction.clone();
+        debug!("client {client} has come to {room} as {nick}");
+        let to = ctx.address().recipient();
+        self.hub.do_send(Register { client, nick, room, history, to });
+        self.registration =
+            Some(Registration { client, hub: self.hub.clone(), reason: DisconnectReason::Dropped });
+        ctx.run_interval(self.config.ping_interval, Self::heartbeat);
+    }
+}
+
+/// Inbound: from the peer to the hub.
+impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for Session {
+    fn handle(&mut self, item: Result<ws::Message, ws::ProtocolError>, ctx: &mut Self::Context) {
+        match self.socket.receive(item, ctx) {
+            Incoming::Text(frame) => match text::decode(&frame, self.config.max_message_bytes) {
+                Ok(Some(command)) => self.obey(command, ctx),
+                Ok(None) => {}
+                Err(_) => self.close(DisconnectReason::TooBig, ctx),
+            },
+            Incoming::Binary(_) => self.close(DisconnectReason::Unsupported, ctx),
+            Incoming::Nothing => {}
+            Incoming::Ended(reason) => self.ended(reason),
+        }
+    }
+
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        if let Incoming::Ended(reason) = self.socket.finished(ctx) {
+            self.ended(reason);
+        }
+    }
+}
+
+impl Session {
+    fn obey(&mut self, command: Command, ctx: &mut WebsocketContext<Self>) {
+        match command {
+            Command::Say(text) => {
+                let client = self.introduction.client;
+                self.ask_hub(Broadcast { client, text }, ctx);
+            }
+        }
+    }
+
+    /// Sends the hub a request and reads no further until it is answered: so a client has one
+    /// request outstanding, its commands take effect in their order, and one that sends faster
+    /// than the hub accepts feels it in its TCP. Deliveries and timers go on meanwhile, which
+    /// they would not under `ctx.wait`.
+    fn ask_hub<M>(&mut self, request: M, ctx: &mut WebsocketContext<Self>)
+    where
+        M: Message<Result: Send> + Send + 'static,
+        Hub: Handler<M>,
+    {
+        self.socket.pause();
+        let answer = self.hub.send(request).into_actor(self);
+        ctx.spawn(answer.map(|answer, session, ctx| {
+            session.socket.resume();
+            // A client that the hub does not know has been evicted: `Close` is on its way.
+            if answer.is_err() {
+                error!("the hub is gone");
+                session.close(DisconnectReason::Internal, ctx);
+            }
+        }));
+    }
+
+    fn heartbeat(&mut self, ctx: &mut WebsocketContext<Self>) {
+        if self.socket.is_ending() {
+        } else if self.socket.is_silent(self.config.pong_timeout) {
+            self.close(DisconnectReason::NoPong, ctx);
+        } else {
+            ctx.ping(b"");
+        }
+    }
+}
+
+/// Outbound: from the hub to the peer.
+impl Handler<Deliver> for Session {
+    type Result = ();
+
+    fn handle(&mut self, deliver: Deliver, ctx: &mut Self::Context) {
+        if self.socket.is_ending() {
+            return;
+        }
+        match deliver {
+            Deliver::Batch(batch) => self.collect(batch.frames(Protocol::Text), ctx),
+            Deliver::Direct(message) => self.collect(&[text::line(&message)], ctx),
+            Deliver::Close(reason) => self.close(reason, ctx),
+        }
+    }
+}
+
+impl Session {
+    /// Puts lines by until the mailbox is empty: what the context spawns is polled only then.
+    fn collect(&mut self, lines: &[ByteString], ctx: &mut WebsocketContext<Self>) {
+        if self.outbox.is_empty() {
+            ctx.spawn(fut::ready(()).map(|(), session: &mut Self, ctx| session.write(ctx)));
+        }
+        self.outbox.extend_from_slice(lines);
+    }
+
+    fn write(&mut self, ctx: &mut WebsocketContext<Self>) {
+        for frame in coalesce(self.outbox.drain(..)) {
+            ctx.text(frame);
+        }
+    }
+}
+
+/// The session's entry in the hub's registry. It is given back when this is dropped, and so also
+/// when the connection's task is, or when a handler panics.
+struct Registration {
+    client: ClientId,
+    hub: Addr<Hub>,
+    reason: DisconnectReason,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let panicked = std::thread::panicking();
+        let reason = if panicked { DisconnectReason::Panicked } else { self.reason };
+        self.hub.do_send(Unregister { client: self.client, reason });
+    }
+}

@@ -1,0 +1,193 @@
+//! The header of a WebSocket frame (RFC 6455 section 5.2), read without its payload.
+
+use super::DisconnectReason;
+
+/// Frame types, as RFC 6455 section 5.2 numbers them.
+pub(super) mod opcode {
+    pub(in crate::socket) const CONTINUATION: u8 = 0x0;
+    pub(in crate::socket) const TEXT: u8 = 0x1;
+    pub(in crate::socket) const BINARY: u8 = 0x2;
+    pub(in crate::socket) const CLOSE: u8 = 0x8;
+    pub(in crate::socket) const PING: u8 = 0x9;
+    pub(in crate::socket) const PONG: u8 = 0xA;
+}
+
+/// The longest payload of a control frame, in bytes (RFC 6455 section 5.5).
+const MAX_CONTROL_PAYLOAD: u64 = 125;
+
+/// Fragments of one message that may be empty. Those that are not are bounded by the size of the
+/// message.
+const MAX_EMPTY_FRAGMENTS: u32 = 128;
+
+/// What the first 2 to 14 bytes of a frame say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) fin: bool,
+    pub(super) reserved: u8,
+    pub(super) opcode: u8,
+    pub(super) masked: bool,
+    /// Bytes of the header itself, the masking key included.
+    pub(super) header_len: usize,
+    pub(super) payload_len: u64,
+}
+
+impl Header {
+    /// Reads a header, or nothing while it is not whole.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let [first, second, rest @ ..] = bytes else { return None };
+        let masked = second & 0x80 != 0;
+        let (length_len, payload_len) = match second & 0x7F {
+            126 => (2, u64::from(u16::from_be_bytes(*rest.first_chunk()?))),
+            127 => (8, u64::from_be_bytes(*rest.first_chunk()?)),
+            short => (0, u64::from(short)),
+        };
+        let header_len = 2 + length_len + if masked { 4 } else { 0 };
+        (bytes.len() >= header_len).then_some(Self {
+            fin: first & 0x80 != 0,
+            reserved: first & 0x70,
+            opcode: first & 0x0F,
+            masked,
+            header_len,
+            payload_len,
+        })
+    }
+
+    fn is_control(&self) -> bool {
+        self.opcode & 0x8 != 0
+    }
+}
+
+/// What a client's frames must keep to, judged by their headers alone, so that no byte of a
+/// payload is held for a frame that will be refused.
+#[derive(Debug)]
+pub(super) struct Rules {
+    max_message_bytes: u64,
+    /// The fragmented message under way: its bytes and its empty fragments so far.
+    message: Option<(u64, u32)>,
+}
+
+impl Rules {
+    pub(super) fn new(max_message_bytes: usize) -> Self {
+        Self { max_message_bytes: max_message_bytes as u64, message: None }
+    }
+
+    /// Whether a frame may come next. Changes nothing, so it may be asked while its payload is
+    /// still arriving.
+    pub(super) fn check(&self, header: &Header) -> Result<(), DisconnectReason> {
+        let known = matches!(
+            header.opcode,
+            opcode::CONTINUATION
+                | opcode::TEXT
+                | opcode::BINARY
+                | opcode::CLOSE
+                | opcode::PING
+                | opcode::PONG
+        );
+        if !known || header.reserved != 0 || !header.masked || header.payload_len >> 63 != 0 {
+            return Err(DisconnectReason::Protocol);
+        }
+        if header.is_control() {
+            let fits = header.fin && header.payload_len <= MAX_CONTROL_PAYLOAD;
+            return if fits { Ok(()) } else { Err(DisconnectReason::Protocol) };
+        }
+        let continues = header.opcode == opcode::CONTINUATION;
+        if continues != self.message.is_some() {
+            return Err(DisconnectReason::Protocol);
+        }
+        let (bytes, empty) = self.message_with(header);
+        if bytes > self.max_message_bytes || empty > MAX_EMPTY_FRAGMENTS {
+            return Err(DisconnectReason::TooBig);
+        }
+        Ok(())
+    }
+
+    /// Takes note of a frame that has passed [`Rules::check`] and arrived whole.
+    pub(super) fn passed(&mut self, header: &Header) {
+        if !header.is_control() {
+            self.message = (!header.fin).then(|| self.message_with(header));
+        }
+    }
+
+    fn message_with(&self, header: &Header) -> (u64, u32) {
+        let (bytes, empty) = self.message.unwrap_or_default();
+        let adds_empty = u32::from(header.payload_len == 0 && !header.fin);
+        (bytes.saturating_add(header.payload_len), empty + adds_empty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MASKED: u8 = 0x80;
+
+    fn header(first: u8, payload_len: u64) -> Header {
+        let mut bytes = vec![first, MASKED | 127];
+        bytes.extend(payload_len.to_be_bytes());
+        bytes.extend([0; 4]);
+        Header::parse(&bytes).expect("14 bytes are a whole header")
+    }
+
+    #[test]
+    fn a_header_is_read_only_when_it_is_whole() {
+        let headers: [(&[u8], u64); 3] = [
+            (&[0x81, MASKED | 5, 1, 2, 3, 4], 5),
+            (&[0x82, MASKED | 126, 1, 0, 1, 2, 3, 4], 256),
+            (&[0x00, MASKED | 127, 0, 0, 1, 0, 0, 0, 0, 0, 1, 2, 3, 4], 1 << 40),
+        ];
+        for (bytes, payload_len) in headers {
+            for part in 0..bytes.len() {
+                assert_eq!(Header::parse(&bytes[..part]), None, "{part} bytes of {bytes:?}");
+            }
+            let header = Header::parse(bytes).expect("it is whole");
+            assert_eq!((header.header_len, header.payload_len), (bytes.len(), payload_len));
+            assert!(header.masked);
+        }
+    }
+
+    #[test]
+    fn a_message_over_the_limit_is_refused_at_the_header_also_in_fragments() {
+        let mut rules = Rules::new(100);
+        assert_eq!(rules.check(&header(0x81, 100)), Ok(()));
+        assert_eq!(rules.check(&header(0x81, 101)), Err(DisconnectReason::TooBig));
+        rules.passed(&header(0x01, 60));
+        assert_eq!(rules.check(&header(0x80, 40)), Ok(()));
+        assert_eq!(rules.check(&header(0x80, 41)), Err(DisconnectReason::TooBig));
+        rules.passed(&header(0x80, 40));
+        assert_eq!(rules.check(&header(0x81, 100)), Ok(()), "the next message starts at 0");
+    }
+
+    #[test]
+    fn empty_fragments_are_counted() {
+        let mut rules = Rules::new(100);
+        rules.passed(&header(0x01, 0));
+        for _ in 1..MAX_EMPTY_FRAGMENTS {
+            assert_eq!(rules.check(&header(0x00, 0)), Ok(()));
+            rules.passed(&header(0x00, 0));
+        }
+        assert_eq!(rules.check(&header(0x00, 0)), Err(DisconnectReason::TooBig));
+        assert_eq!(rules.check(&header(0x80, 0)), Ok(()), "the last one ends the message");
+    }
+
+    #[test]
+    fn what_rfc_6455_forbids_is_a_protocol_error() {
+        let rules = Rules::new(100);
+        let forbidden = [
+            header(0x80 | 0x40 | opcode::TEXT, 1),
+            header(0x80 | 0x3, 1),
+            header(0x80 | 0xB, 1),
+            header(0x80 | opcode::PING, 126),
+            header(opcode::PING, 1),
+            header(0x80 | opcode::CONTINUATION, 1),
+            header(0x80 | opcode::TEXT, 1 << 63),
+            Header { masked: false, ..header(0x81, 1) },
+        ];
+        for header in forbidden {
+            assert_eq!(rules.check(&header), Err(DisconnectReason::Protocol), "{header:?}");
+        }
+        let mut rules = Rules::new(100);
+        rules.passed(&header(opcode::TEXT, 1));
+        assert_eq!(rules.check(&header(0x81, 1)), Err(DisconnectReason::Protocol));
+        assert_eq!(rules.check(&header(0x80 | opcode::PING, 1)), Ok(()));
+    }
+}

@@ -1,0 +1,175 @@
+//! A WebSocket on `actix-web-actors` that others cannot harm: it knows nothing of chat, and any
+//! actor on a [`WebsocketContext`] can stand on it.
+//!
+//! [`upgrade`] answers the handshake and starts the actor with its [`Socket`]. The actor passes
+//! what its `StreamHandler` is given to [`Socket::receive`] and [`Socket::finished`], which answer
+//! pings and close frames, and ends the connection with [`Socket::close`]. While the actor waits
+//! for somebody else to take what it has received, it holds the socket with [`Socket::pause`].
+
+mod assembly;
+mod close;
+mod connection;
+mod frame;
+mod guard;
+
+use std::time::{Duration, Instant};
+
+use actix::{Actor, ActorContext, AsyncContext, StreamHandler};
+use actix_web::{Error, HttpRequest, HttpResponse, web};
+use actix_web_actors::ws::{self, CloseReason, WebsocketContext, WsResponseBuilder};
+use bytes::Bytes;
+use bytestring::ByteString;
+
+use assembly::{Assembly, Whole};
+pub use close::DisconnectReason;
+pub use connection::Connections;
+use guard::{Gate, Guard};
+
+/// How long a connection that we close is kept to let the peer read why and close as well.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Answers a WebSocket handshake and starts the actor that `actor` makes on its socket. No
+/// message of the peer may be longer than `max_message_bytes`, whole or in fragments.
+///
+/// # Errors
+/// When the request is no WebSocket handshake; the error is the response to it.
+pub fn upgrade<A>(
+    req: &HttpRequest,
+    payload: web::Payload,
+    max_message_bytes: usize,
+    actor: impl FnOnce(Socket) -> A,
+) -> Result<HttpResponse, Error>
+where
+    A: Actor<Context = WebsocketContext<A>>,
+    A: StreamHandler<Result<ws::Message, ws::ProtocolError>>,
+{
+    let gate = Gate::default();
+    let guard = Guard::new(payload, gate.clone(), max_message_bytes);
+    let response = WsResponseBuilder::new(actor(Socket::new(gate)), req, guard)
+        .frame_size(max_message_bytes)
+        .start()?;
+    connection::upgraded(req);
+    Ok(response)
+}
+
+/// What has come in, once the socket has done its own part.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// A whole text message.
+    Text(ByteString),
+    /// A whole binary message.
+    Binary(Bytes),
+    /// Nothing for the actor: a ping, a pong, a fragment, or what comes after the end.
+    Nothing,
+    /// The connection has ended or is ending, for this reason. Said once.
+    Ended(DisconnectReason),
+}
+
+/// The actor's hold on its connection.
+#[derive(Debug)]
+pub struct Socket {
+    gate: Gate,
+    assembly: Assembly,
+    heard: Instant,
+    ending: bool,
+}
+
+impl Socket {
+    fn new(gate: Gate) -> Self {
+        Self { gate, assembly: Assembly::default(), heard: Instant::now(), ending: false }
+    }
+
+    /// Takes what the actor's `StreamHandler::handle` was given.
+    pub fn receive<A>(
+        &mut self,
+        item: Result<ws::Message, ws::ProtocolError>,
+        ctx: &mut WebsocketContext<A>,
+    ) -> Incoming
+    where
+        A: Actor<Context = WebsocketContext<A>>,
+    {
+        if self.ending {
+            return Incoming::Nothing;
+        }
+        self.heard = Instant::now();
+        let whole = match item {
+            Ok(frame) => self.assembly.push(frame),
+            Err(error) => Err(self
+                .gate
+                .verdict()
+                .unwrap_or_else(|| DisconnectReason::of_protocol_error(&error))),
+        };
+        match whole {
+            Ok(Some(Whole::Text(text))) => Incoming::Text(text),
+            Ok(Some(Whole::Binary(bytes))) => Incoming::Binary(bytes),
+            Ok(Some(Whole::Ping(bytes))) => {
+                ctx.pong(&bytes);
+                Incoming::Nothing
+            }
+            Ok(Some(Whole::Pong) | None) => Incoming::Nothing,
+            Ok(Some(Whole::Close(reason))) => {
+                self.ending = true;
+                ctx.close(reason.map(|reason| CloseReason::from(reason.code)));
+                ctx.stop();
+                Incoming::Ended(DisconnectReason::Left)
+            }
+            Err(reason) => {
+                self.close(reason, ctx);
+                Incoming::Ended(reason)
+            }
+        }
+    }
+
+    /// Takes the end of the stream: the actor's `StreamHandler::finished` was called.
+    pub fn finished<A>(&mut self, ctx: &mut WebsocketContext<A>) -> Incoming
+    where
+        A: Actor<Context = WebsocketContext<A>>,
+    {
+        ctx.stop();
+        if std::mem::replace(&mut self.ending, true) {
+            Incoming::Nothing
+        } else {
+            Incoming::Ended(DisconnectReason::Vanished)
+        }
+    }
+
+    /// Begins the end of the connection: tells the peer why, and stops the actor once the peer has
+    /// closed too, or 2 seconds later. What comes in between is thrown away, since closing with
+    /// input unread would reset the connection and the peer could not read the reason.
+    pub fn close<A>(&mut self, reason: DisconnectReason, ctx: &mut WebsocketContext<A>)
+    where
+        A: Actor<Context = WebsocketContext<A>>,
+    {
+        if std::mem::replace(&mut self.ending, true) {
+            return;
+        }
+        self.gate.discard();
+        ctx.close(reason.close_reason());
+        ctx.run_later(LINGER, |_, ctx| ctx.stop());
+    }
+
+    /// Whether the connection is ending; nothing more should be written to it.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.ending
+    }
+
+    /// Reads no more from the peer until [`Socket::resume`]. At most the frames already received
+    /// are held, and the peer's TCP feels it.
+    pub fn pause(&mut self) {
+        self.gate.shut();
+    }
+
+    /// Reads on. A peer that could not be heard has its silence forgiven.
+    pub fn resume(&mut self) {
+        self.heard = Instant::now();
+        self.gate.open();
+    }
+
+    /// Whether nothing at all was heard from the peer for longer than `timeout`, although it was
+    /// listened to.
+    #[must_use]
+    pub fn is_silent(&self, timeout: Duration) -> bool {
+        !self.gate.is_shut() && self.heard.elapsed() > timeout
+    }
+}

@@ -1,0 +1,75 @@
+//! The text protocol, as in gorilla/websocket's chat example: a frame is a message, a line is a
+//! message, and nothing else is said.
+
+use bytestring::ByteString;
+
+use super::Command;
+use crate::domain::{BadText, ChatMessage, MessageText};
+
+/// Reads a client's frame. Line breaks and other control characters become spaces, since the
+/// protocol has neither a way to quote them nor one to complain; what is empty then is no command.
+///
+/// # Errors
+/// When the message is longer than `max_bytes`.
+pub fn decode(frame: &str, max_bytes: usize) -> Result<Option<Command>, BadText> {
+    let text = frame.replace("\r\n", " ").replace(|c: char| c.is_control() && c != '\t', " ");
+    match MessageText::parse(text.trim(), max_bytes) {
+        Ok(text) => Ok(Some(Command::Say(text))),
+        Err(BadText::Empty) => Ok(None),
+        Err(error @ (BadText::TooLong(_) | BadText::Control)) => Err(error),
+    }
+}
+
+/// The line that tells of a message, without its line break.
+#[must_use]
+pub fn line(message: &ChatMessage) -> ByteString {
+    let text = message.text.as_str().replace('\n', " ");
+    if message.attributed { format!("{}: {text}", message.nick).into() } else { text.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Nick, RoomName};
+
+    fn said(frame: &str) -> Option<String> {
+        decode(frame, 8).expect("not too long").map(|command| match command {
+            Command::Say(text) => text.as_str().to_owned(),
+        })
+    }
+
+    #[test]
+    fn a_frame_is_one_message_with_line_breaks_as_spaces_and_trimmed() {
+        assert_eq!(said("hello").as_deref(), Some("hello"));
+        assert_eq!(said("\n a\nb\r\nc \n").as_deref(), Some("a b c"));
+        assert_eq!(said("a\tb").as_deref(), Some("a\tb"));
+        assert_eq!(said("a\0b\u{1B}c").as_deref(), Some("a b c"));
+    }
+
+    #[test]
+    fn a_frame_of_white_space_is_no_command() {
+        for frame in ["", " ", "\n\r\n\t", "\0"] {
+            assert_eq!(said(frame), None, "{frame:?}");
+        }
+    }
+
+    #[test]
+    fn the_limit_counts_bytes_after_trimming() {
+        assert_eq!(said("  12345678  ").as_deref(), Some("12345678"));
+        assert_eq!(decode("123456789", 8), Err(BadText::TooLong(8)));
+        assert_eq!(decode("éééé!", 8), Err(BadText::TooLong(8)));
+    }
+
+    #[test]
+    fn a_line_names_its_author_where_it_must() {
+        let mut message = ChatMessage {
+            room: RoomName::default(),
+            nick: Nick::parse("ada").expect("a name"),
+            text: MessageText::parse("one\ntwo", 8).expect("a text"),
+            attributed: true,
+        };
+        assert_eq!(line(&message), "ada: one two");
+        message.attributed = false;
+        assert_eq!(line(&message), "one two");
+    }
+}
