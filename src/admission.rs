@@ -112,14 +112,10 @@ pub struct Asked<'a> {
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
     /// The server is not known by this name.
-    #[error(
-        "this server is not known by that host name; if it should be, start it with --public-host"
-    )]
+    #[error("this server is not known by that host; if it should be, start it with --public-host")]
     Host,
     /// A page of another site asks.
-    #[error(
-        "pages of that origin may not connect; if they should, start the server with --allowed-origin"
-    )]
+    #[error("pages of that origin may not connect; if they should, start it with --allowed-origin")]
     Origin,
 }
 

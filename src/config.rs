@@ -104,7 +104,7 @@ pub struct Config {
 }
 
 /// Why the parts of a [`Config`] do not fit together, and what to change.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error)]
 pub enum ConfigError {
     /// Nothing to listen on.
     #[error("--listen takes at least one address such as 127.0.0.1:8080")]
@@ -113,8 +113,8 @@ pub enum ConfigError {
     #[error("--max-frame-bytes takes at least what --max-message-bytes is, {0}")]
     FrameTooSmall(usize),
     /// Every client would be dropped before it was pinged.
-    #[error("--pong-timeout takes more than --ping-interval is, {}", humantime::format_duration(*.0))]
-    PongTooEarly(Duration),
+    #[error("--pong-timeout takes more than --ping-interval is, {0}")]
+    PongTooEarly(humantime::FormattedDuration),
     /// There is no page in the folder.
     #[error("--static-dir takes a folder with an index.html, which {} is not", .0.display())]
     NoPage(PathBuf),
@@ -152,7 +152,7 @@ impl Config {
             return Err(ConfigError::FrameTooSmall(self.max_message_bytes));
         }
         if self.pong_timeout <= self.ping_interval {
-            return Err(ConfigError::PongTooEarly(self.ping_interval));
+            return Err(ConfigError::PongTooEarly(humantime::format_duration(self.ping_interval)));
         }
         match &self.static_dir {
             Some(dir) if !dir.join("index.html").is_file() => Err(ConfigError::NoPage(dir.clone())),

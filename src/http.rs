@@ -127,9 +127,10 @@ async fn websocket(
     ws::handshake(&req)?;
     chat.admission.admit(asked(&req)).map_err(BadUpgrade::Refused)?;
     let introduction = introduction(req.query_string())?;
-    socket::upgrade(&req, payload, chat.config.frame_limit(), |socket| {
+    let (_, response) = socket::upgrade(&req, payload, chat.config.frame_limit(), |socket| {
         Session::new(introduction, socket, chat.hub.clone(), Arc::clone(&chat.config))
-    })
+    })?;
+    Ok(response)
 }
 
 fn asked(req: &HttpRequest) -> Asked<'_> {

@@ -184,3 +184,74 @@ impl Drop for Registration {
         self.hub.do_send(Unregister { client: self.client, reason });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use actix_web::{App, HttpRequest, web};
+    use futures_util::{SinkExt, StreamExt};
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Stumble;
+
+    impl Handler<Stumble> for Session {
+        type Result = ();
+
+        fn handle(&mut self, _: Stumble, _: &mut Self::Context) {
+            panic!("the test makes the session panic");
+        }
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "u64")]
+    struct Panicked;
+
+    impl Handler<Panicked> for Hub {
+        type Result = u64;
+
+        fn handle(&mut self, _: Panicked, _: &mut Self::Context) -> u64 {
+            self.disconnects(DisconnectReason::Panicked)
+        }
+    }
+
+    #[actix_web::test]
+    async fn a_session_that_panics_is_unregistered_and_others_go_on() {
+        let config = Arc::new(Config::default());
+        let hub = Hub::start_in(&Arbiter::new(), &config);
+        let (starts, started) = mpsc::channel();
+        let session_hub = hub.clone();
+        let websocket = move |req: HttpRequest, payload: web::Payload| {
+            let client = ClientId::next();
+            let nick = Nick::anonymous(client);
+            let introduction = Introduction { client, nick, room: RoomName::default(), history: 0 };
+            let upgraded = crate::socket::upgrade(&req, payload, 100, |socket| {
+                Session::new(introduction, socket, session_hub.clone(), Arc::clone(&config))
+            });
+            let response = upgraded.map(|(session, response)| {
+                starts.send(session).expect("the test waits for it");
+                response
+            });
+            async { response }
+        };
+        let mut server =
+            actix_test::start(move || App::new().route("/", web::get().to(websocket.clone())));
+        let mut client = server.ws().await.expect("a first client");
+        let mut other = server.ws().await.expect("a second client");
+        let session = started.recv().expect("the first session");
+        session.do_send(Stumble);
+
+        let watch = tokio::time::timeout(Duration::from_secs(20), async {
+            while let Some(Ok(_)) = client.next().await {}
+            while hub.send(Panicked).await != Ok(1) {
+                tokio::task::yield_now().await;
+            }
+            other.send(awc::ws::Message::Text("on".into())).await.expect("it is connected");
+            while !matches!(other.next().await, Some(Ok(awc::ws::Frame::Text(_)))) {}
+        });
+        watch.await.expect("within 20 seconds");
+    }
+}

@@ -99,7 +99,7 @@ function address() {
 }
 
 function isOpen() {
-  return socket?.readyState === WebSocket.OPEN;
+  return socket !== null && socket.readyState === WebSocket.OPEN;
 }
 
 function say(status) {

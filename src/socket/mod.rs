@@ -14,7 +14,7 @@ mod guard;
 
 use std::time::{Duration, Instant};
 
-use actix::{Actor, ActorContext, AsyncContext, StreamHandler};
+use actix::{Actor, ActorContext, Addr, AsyncContext, StreamHandler};
 use actix_web::{Error, HttpRequest, HttpResponse, web};
 use actix_web_actors::ws::{self, CloseReason, WebsocketContext, WsResponseBuilder};
 use bytes::Bytes;
@@ -29,7 +29,8 @@ use guard::{Gate, Guard};
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Answers a WebSocket handshake and starts the actor that `actor` makes on its socket. No
-/// message of the peer may be longer than `max_message_bytes`, whole or in fragments.
+/// message of the peer may be longer than `max_message_bytes`, whole or in fragments. Gives the
+/// actor's address and the response to return.
 ///
 /// # Errors
 /// When the request is no WebSocket handshake; the error is the response to it.
@@ -38,18 +39,18 @@ pub fn upgrade<A>(
     payload: web::Payload,
     max_message_bytes: usize,
     actor: impl FnOnce(Socket) -> A,
-) -> Result<HttpResponse, Error>
+) -> Result<(Addr<A>, HttpResponse), Error>
 where
     A: Actor<Context = WebsocketContext<A>>,
     A: StreamHandler<Result<ws::Message, ws::ProtocolError>>,
 {
     let gate = Gate::default();
     let guard = Guard::new(payload, gate.clone(), max_message_bytes);
-    let response = WsResponseBuilder::new(actor(Socket::new(gate)), req, guard)
+    let started = WsResponseBuilder::new(actor(Socket::new(gate)), req, guard)
         .frame_size(max_message_bytes)
-        .start()?;
+        .start_with_addr()?;
     connection::upgraded(req);
-    Ok(response)
+    Ok(started)
 }
 
 /// What has come in, once the socket has done its own part.

@@ -1,0 +1,107 @@
+//! A bot that rolls dice, as another crate would write it: run it, open the page, say `/roll 2d6`.
+//!
+//! Two things are ours here. `Roll` is an actor message that the hub did not know: we write its
+//! handler, and the hub's public methods do the work. `DiceBot` is an actor registered as a
+//! client: it reads what is said in its room as data, like a session does as bytes.
+
+use actix::prelude::*;
+use chinwag::domain::{BadNick, ClientId, MessageText, Nick, RoomName};
+use chinwag::hub::{Deliver, Register};
+use chinwag::{Config, Hub};
+
+const MAX_DICE: u32 = 20;
+const MAX_SIDES: u32 = 1000;
+
+/// Rolls dice for somebody, and tells the room.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Roll {
+    room: RoomName,
+    roller: Nick,
+    bot: Nick,
+    dice: u32,
+    sides: u32,
+}
+
+impl Handler<Roll> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, roll: Roll, _: &mut Self::Context) {
+        let Roll { room, roller, bot, dice, sides } = roll;
+        let rolled: Vec<u32> = (0..dice).map(|_| fastrand::u32(1..=sides)).collect();
+        let sum: u32 = rolled.iter().sum();
+        let rolled: Vec<String> = rolled.iter().map(ToString::to_string).collect();
+        let line = format!("{roller} rolls {dice}d{sides}: {} = {sum}", rolled.join(" + "));
+        if let Ok(text) = MessageText::parse(line, 4096) {
+            self.broadcast(&room, &bot, text);
+        }
+    }
+}
+
+/// A client that answers `/roll NdS`.
+pub struct DiceBot {
+    hub: Addr<Hub>,
+    nick: Nick,
+    room: RoomName,
+}
+
+impl DiceBot {
+    /// Starts the bot and registers it in a room.
+    pub fn join(hub: Addr<Hub>, room: RoomName) -> Result<Addr<Self>, BadNick> {
+        Ok(Self { hub, nick: Nick::parse("dice")?, room }.start())
+    }
+}
+
+impl Actor for DiceBot {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.hub.do_send(Register {
+            client: ClientId::next(),
+            nick: self.nick.clone(),
+            room: self.room.clone(),
+            history: 0,
+            to: ctx.address().recipient(),
+        });
+    }
+}
+
+impl Handler<Deliver> for DiceBot {
+    type Result = ();
+
+    fn handle(&mut self, deliver: Deliver, ctx: &mut Self::Context) {
+        let batch = match deliver {
+            Deliver::Batch(batch) => batch,
+            Deliver::Direct(_) => return,
+            Deliver::Close(_) => return ctx.stop(),
+        };
+        for message in batch.messages() {
+            if let Some((dice, sides)) = asked_for(message.text.as_str()) {
+                self.hub.do_send(Roll {
+                    room: message.room.clone(),
+                    roller: message.nick.clone(),
+                    bot: self.nick.clone(),
+                    dice,
+                    sides,
+                });
+            }
+        }
+    }
+}
+
+/// Reads `/roll 2d6` as 2 dice of 6 sides.
+fn asked_for(text: &str) -> Option<(u32, u32)> {
+    let (dice, sides) = text.strip_prefix("/roll ")?.split_once('d')?;
+    let (dice, sides) = (dice.trim().parse().ok()?, sides.trim().parse().ok()?);
+    let fair = (1..=MAX_DICE).contains(&dice) && (1..=MAX_SIDES).contains(&sides);
+    fair.then_some((dice, sides))
+}
+
+#[actix_web::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let server = chinwag::server::start(Config::default()).await?;
+    DiceBot::join(server.hub().clone(), RoomName::default())?;
+    server.run().await?;
+    Ok(())
+}

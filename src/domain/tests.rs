@@ -1,0 +1,144 @@
+//! Names and texts, as they are parsed.
+
+use super::*;
+use proptest::prelude::*;
+
+fn room(text: &str) -> Result<String, BadRoomName> {
+    RoomName::parse(text).map(|room| room.to_string())
+}
+
+fn nick(text: &str) -> Result<String, BadNick> {
+    Nick::parse(text).map(|nick| nick.to_string())
+}
+
+#[test]
+fn a_room_name_is_lower_case_and_nfkc() {
+    assert_eq!(room("Rust_2024").as_deref(), Ok("rust_2024"));
+    assert_eq!(room("Ｒｕｓｔ").as_deref(), Ok("rust"));
+    assert_eq!(room("ΣΊΣΥΦΟΣ"), room("σίσυφοσ"));
+}
+
+#[test]
+fn a_room_name_is_in_any_script_with_the_marks_its_letters_carry() {
+    for name in ["привет", "日本語", "हिन्दी", "ภาษาไทย", "العربية", "٣٤"]
+    {
+        assert_eq!(room(name).as_deref(), Ok(name), "{name}");
+    }
+}
+
+#[test]
+fn a_room_name_has_1_to_64_characters() {
+    assert_eq!(room(""), Err(BadRoomName));
+    assert!(room(&"ä".repeat(64)).is_ok());
+    assert_eq!(room(&"ä".repeat(65)), Err(BadRoomName));
+}
+
+#[test]
+fn a_room_name_has_nothing_but_letters_digits_dash_and_underscore() {
+    let bad = ["a b", "a/b", "..", "a.b", "a\nb", "a\0", "a\u{200B}b", "\u{301}a", "💬", "ᅠ"];
+    for name in bad {
+        assert_eq!(room(name), Err(BadRoomName), "{name:?}");
+    }
+}
+
+#[test]
+fn a_nick_is_trimmed_folded_and_nfkc() {
+    assert_eq!(nick("  Ada   Lovelace ").as_deref(), Ok("Ada Lovelace"));
+    assert_eq!(nick("Ａｄａ").as_deref(), Ok("Ada"));
+    assert_eq!(nick("a\u{3000}b").as_deref(), Ok("a b"));
+}
+
+#[test]
+fn nicks_that_differ_in_case_are_the_same() {
+    assert_eq!(Nick::parse("ADA"), Nick::parse("ada"));
+    assert_ne!(Nick::parse("ada"), Nick::parse("adb"));
+}
+
+#[test]
+fn a_nick_has_1_to_32_characters() {
+    assert_eq!(nick("   "), Err(BadNick::Length));
+    assert!(nick(&"n".repeat(32)).is_ok());
+    assert_eq!(nick(&"n".repeat(33)), Err(BadNick::Length));
+    // One character that NFKC unfolds to eighteen.
+    assert_eq!(nick(&"\u{FDFA}".repeat(30)), Err(BadNick::Length));
+}
+
+#[test]
+fn a_nick_has_no_colon_and_nothing_that_cannot_be_seen() {
+    let bad = [
+        "a:b",
+        "a：b",
+        "a\nb",
+        "a\tb",
+        "a\0b",
+        "a\u{202E}b",
+        "a\u{200B}",
+        "a\u{2066}b",
+        "a\u{AD}b",
+        "\u{3164}",
+        "\u{2800}",
+        "a\u{FEFF}b",
+        "a\u{E000}",
+        "a\u{2028}b",
+    ];
+    for name in bad {
+        assert_eq!(nick(name), Err(BadNick::Character), "{name:?}");
+    }
+}
+
+#[test]
+fn nobody_takes_a_name_that_begins_as_the_unnamed_are_called() {
+    for name in ["anonymous-1234", "Anonymous-x", "ａnonymous-"] {
+        assert_eq!(nick(name), Err(BadNick::Reserved), "{name}");
+    }
+    assert!(nick("anonymous").is_ok());
+}
+
+#[test]
+fn the_unnamed_are_told_apart() {
+    let names: std::collections::HashSet<_> =
+        (0..100_000).map(|id| Nick::anonymous(ClientId(id)).to_string()).collect();
+    assert_eq!(names.len(), 100_000);
+    let name = Nick::anonymous(ClientId(7));
+    assert!(name.is_anonymous());
+    assert_eq!(name.as_str().len(), "anonymous-".len() + 4);
+}
+
+#[test]
+fn a_line_claims_the_name_before_its_first_colon_as_a_reader_sees_it() {
+    let ada = Some("ada".to_owned());
+    for line in ["ada: hi", "ADA:hi", "  ada : hi", "ada： hi", "a\u{200B}da: hi", "ada: b: c"] {
+        assert_eq!(Nick::key_claimed_by(line), ada, "{line:?}");
+    }
+    assert_eq!(Nick::key_claimed_by("ada  l: hi").as_deref(), Some("ada l"));
+    for line in ["", "ada", ": hi", " \u{200B}: hi"] {
+        assert_eq!(Nick::key_claimed_by(line), None, "{line:?}");
+    }
+}
+
+#[test]
+fn a_message_has_1_to_max_bytes_and_no_control_characters() {
+    let parse = |text: &str| MessageText::parse(text, 8).map(|text| text.as_str().to_owned());
+    assert_eq!(parse("a\n\tb").as_deref(), Ok("a\n\tb"));
+    assert_eq!(parse(""), Err(BadText::Empty));
+    assert_eq!(parse("12345678").as_deref(), Ok("12345678"));
+    assert_eq!(parse("éééé!"), Err(BadText::TooLong(8)));
+    for text in ["\0", "a\u{1B}[m", "a\r", "\u{7F}", "\u{85}"] {
+        assert_eq!(parse(text), Err(BadText::Control), "{text:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn parsing_what_was_parsed_changes_nothing(text in "\\PC{0,40}") {
+        if let Ok(name) = RoomName::parse(&text) {
+            prop_assert_eq!(RoomName::parse(name.as_str()), Ok(name));
+        }
+        if let Ok(name) = Nick::parse(&text) {
+            prop_assert_eq!(nick(name.as_str()), Ok(name.to_string()));
+            let line = format!("{name}: hi");
+            let claimed = Nick::key_claimed_by(&line);
+            prop_assert_eq!(claimed.as_deref(), Some(name.key()));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The text protocol: who reads what.
+
+use chinwag::Config;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+
+use crate::harness::{TestServer, config};
+
+#[actix_web::test]
+async fn everyone_in_the_room_reads_a_message_verbatim_the_sender_included() {
+    let server = TestServer::start().await;
+    let mut alice = server.join("").await;
+    let mut bob = server.join("").await;
+    for text in ["hello", "<script>alert(1)</script>", "naïve 日本語 💬", "a\tb", r#"{"type":"x"}"#]
+    {
+        alice.say(text).await;
+        alice.expect(text).await;
+        bob.expect(text).await;
+    }
+}
+
+#[actix_web::test]
+async fn line_breaks_become_spaces_and_a_message_is_trimmed() {
+    let server = TestServer::start().await;
+    let mut client = server.join("").await;
+    client.say("  one\ntwo\r\nthree \n").await;
+    client.expect("one two three").await;
+}
+
+#[actix_web::test]
+async fn an_empty_message_is_ignored() {
+    let server = TestServer::start().await;
+    let mut client = server.join("").await;
+    for nothing in ["", "   ", "\n\n"] {
+        client.say(nothing).await;
+    }
+    client.say("something").await;
+    client.expect("something").await;
+}
+
+#[actix_web::test]
+async fn rooms_do_not_hear_each_other_and_a_name_in_any_case_is_the_same_room() {
+    let server = TestServer::start().await;
+    let mut rust = server.join("room=Rust").await;
+    let mut same = server.join("room=%EF%BC%B2ust").await;
+    let mut lobby = server.join("").await;
+    let mut named_lobby = server.join("room=lobby&nick=").await;
+    rust.say("for rust").await;
+    lobby.say("for the lobby").await;
+    rust.expect("for rust").await;
+    same.expect("for rust").await;
+    lobby.expect("for the lobby").await;
+    named_lobby.expect("for the lobby").await;
+}
+
+#[actix_web::test]
+async fn a_named_authors_line_begins_with_the_name() {
+    let server = TestServer::start().await;
+    let mut ada = server.join("nick=%20Ada%20%20Lovelace").await;
+    let mut other = server.join("").await;
+    ada.say("hello").await;
+    ada.expect("Ada Lovelace: hello").await;
+    other.expect("Ada Lovelace: hello").await;
+}
+
+#[actix_web::test]
+async fn an_unnamed_author_cannot_speak_as_a_member_but_may_use_colons() {
+    let server = TestServer::start().await;
+    let _ada = server.join("nick=ada").await;
+    let mut mallory = server.join("").await;
+    mallory.say("note: a colon").await;
+    mallory.expect("note: a colon").await;
+    for forged in ["ada: I quit", "ADA : I quit", "ada\u{FF1A} I quit", "a\u{200B}da: I quit"] {
+        mallory.say(forged).await;
+        let line = mallory.line().await.unwrap();
+        assert!(line.starts_with("anonymous-") && line.ends_with(&format!(": {forged}")), "{line}");
+    }
+    mallory.say("anonymous-0000: me?").await;
+    assert!(mallory.line().await.unwrap().ends_with(": anonymous-0000: me?"));
+}
+
+#[actix_web::test]
+async fn a_name_is_forged_only_where_its_bearer_is() {
+    let server = TestServer::start().await;
+    let ada = server.join("nick=ada&room=elsewhere").await;
+    let mut other = server.join("").await;
+    other.say("ada: is not here").await;
+    other.expect("ada: is not here").await;
+    drop(ada);
+}
+
+#[actix_web::test]
+async fn a_message_of_the_longest_length_passes_and_a_longer_one_ends_in_1009() {
+    let server = TestServer::start().await;
+    let mut client = server.join("").await;
+    let longest = "é".repeat(2048);
+    client.say(&longest).await;
+    client.expect(&longest).await;
+    client.say(&format!("{longest}!")).await;
+    assert_eq!(client.expect_close().await.0, 1009);
+}
+
+#[actix_web::test]
+async fn binary_ends_in_1003() {
+    let server = TestServer::start().await;
+    let mut client = server.join("").await;
+    client.send(Message::binary(vec![0])).await;
+    assert_eq!(client.expect_close().await.0, 1003);
+}
+
+#[actix_web::test]
+async fn a_message_in_fragments_is_one_message() {
+    let server = TestServer::start().await;
+    let mut client = server.join("").await;
+    let fragment = |bytes: &[u8], opcode, fin| {
+        Message::Frame(Frame::message(bytes.to_vec(), OpCode::Data(opcode), fin))
+    };
+    let euro = "€".as_bytes();
+    client.send(fragment(b"five ", Data::Text, false)).await;
+    client.send(Message::Ping("in between".into())).await;
+    client.send(fragment(&euro[..2], Data::Continue, false)).await;
+    client.send(fragment(&euro[2..], Data::Continue, true)).await;
+    client.expect("five €").await;
+}
+
+#[actix_web::test]
+async fn who_comes_late_reads_the_last_lines_when_it_asks_for_them() {
+    let server = TestServer::start().await;
+    let mut early = server.join("nick=ada").await;
+    for text in ["one", "two", "three"] {
+        early.say(text).await;
+        early.expect(&format!("ada: {text}")).await;
+    }
+    let mut late = server.join("history=2").await;
+    let mut not_asking = server.join("").await;
+    early.say("four").await;
+    for line in ["ada: two", "ada: three", "ada: four"] {
+        late.expect(line).await;
+    }
+    not_asking.expect("ada: four").await;
+}
+
+#[actix_web::test]
+async fn a_room_remembers_no_more_than_it_is_told_to_and_forgets_when_it_is_empty() {
+    let server = TestServer::start_with(Config { resume_buffer: 2, ..config() }).await;
+    let mut early = server.join("").await;
+    for text in ["one", "two", "three"] {
+        early.say(text).await;
+        early.expect(text).await;
+    }
+    let mut late = server.join("history=100").await;
+    late.expect("two").await;
+    late.expect("three").await;
+    early.leave().await;
+    late.leave().await;
+    let mut next = server.join("history=100").await;
+    next.say("anew").await;
+    next.expect("anew").await;
+}
+
+#[actix_web::test]
+async fn what_is_queued_leaves_as_few_messages_of_many_lines() {
+    let server = TestServer::start().await;
+    let mut early = server.join("").await;
+    for n in 0..500 {
+        early.say(&n.to_string()).await;
+        early.expect(&n.to_string()).await;
+    }
+    let mut late = server.join("history=500").await;
+    for n in 0..500 {
+        late.expect(&n.to_string()).await;
+    }
+    assert_eq!(late.frames, 1, "500 short lines fit one frame");
+}
+
+#[actix_web::test]
+async fn messages_of_one_client_arrive_in_the_order_sent() {
+    let server = TestServer::start().await;
+    let mut client = server.join("").await;
+    for n in 0..1000 {
+        client.say(&n.to_string()).await;
+    }
+    for n in 0..1000 {
+        client.expect(&n.to_string()).await;
+    }
+}

@@ -1,0 +1,164 @@
+//! The program: its flags, its exit codes, its signals.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+use crate::harness::{Client, raw_http, within};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_chinwag");
+
+/// The program running, and what it logs.
+pub struct Program {
+    pub child: Child,
+    pub addr: SocketAddr,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Program {
+    pub async fn start(program: &str, folder: &std::path::Path, flags: &[&str]) -> Self {
+        let mut child = Command::new(program)
+            .args(["--listen", "127.0.0.1:0"])
+            .args(flags)
+            .current_dir(folder)
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let addr = loop {
+            let line = within("the address", log.next_line()).await.unwrap();
+            let line = line.expect("it logs the address before it ends");
+            if let Some((_, port)) = line.split_once("http://localhost:") {
+                break SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()));
+            }
+        };
+        Self { child, addr, log }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        let kill = std::process::Command::new("kill").args([name, &pid]).status();
+        assert!(kill.unwrap().success());
+    }
+
+    async fn exit_code(&mut self) -> Option<i32> {
+        within("the program to end", self.child.wait()).await.unwrap().code()
+    }
+}
+
+async fn run(flags: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(PROGRAM).args(flags).kill_on_drop(true).output();
+    let output = within("the program to end", output).await.unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[actix_web::test]
+async fn a_bad_value_ends_with_code_2_and_one_line_that_names_the_flag_and_what_it_takes() {
+    let bad: [(&[&str], &str); 9] = [
+        (&["--listen", "localhost"], "takes an address and a port"),
+        (&["--workers", "0"], "takes a whole number from 1 to 1024"),
+        (&["--max-message-bytes", "many"], "takes a whole number from 1"),
+        (&["--max-frame-bytes", "1"], "takes at least"),
+        (&["--ping-interval", "soon"], "takes a duration such as 50ms, 10s or 1m"),
+        (&["--pong-timeout", "1s"], "takes more than --ping-interval"),
+        (&["--public-host", "http://x"], "takes a host name"),
+        (&["--allowed-origin", "chat.example"], "takes an origin such as"),
+        (&["--static-dir", "/nonexistent"], "takes a folder with an index.html"),
+    ];
+    for (flags, takes) in bad {
+        let (code, error) = run(flags).await;
+        assert_eq!(code, Some(2), "{flags:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(error.starts_with("error: ") && error.contains(flags[0]), "{error}");
+        assert!(error.contains(takes), "{error}");
+    }
+}
+
+#[actix_web::test]
+async fn the_environment_sets_what_flags_do_and_flags_win() {
+    let program = Command::new(PROGRAM).env("CHINWAG_WORKERS", "none").output().await.unwrap();
+    let error = String::from_utf8_lossy(&program.stderr);
+    assert_eq!(program.status.code(), Some(2), "{error}");
+    assert!(error.contains("--workers"), "{error}");
+}
+
+#[actix_web::test]
+async fn an_address_in_use_is_a_clear_error() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let (code, error) = run(&["--listen", &addr]).await;
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains(&format!("cannot listen on {addr}")), "{error}");
+}
+
+#[actix_web::test]
+async fn the_binary_alone_in_an_empty_folder_serves_the_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("alone");
+    std::fs::copy(PROGRAM, &copy).unwrap();
+    let program = Program::start(copy.to_str().unwrap(), folder.path(), &[]).await;
+    for path in ["/", "/static/chat.js"] {
+        let host = program.addr;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let answer = raw_http(host, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+}
+
+#[cfg(unix)]
+#[actix_web::test]
+async fn on_sigint_and_sigterm_every_client_reads_1001_and_the_exit_code_is_0() {
+    let folder = tempfile::tempdir().unwrap();
+    for signal in ["-INT", "-TERM"] {
+        let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
+        let mut clients = Vec::new();
+        for n in 0..10 {
+            clients.push(Client::connect(program.addr, &format!("nick=n{n}")).await);
+        }
+        // Who reads its own line is registered.
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.say("here").await;
+            while within("its line", client.line()).await.unwrap() != format!("n{n}: here") {}
+        }
+        program.signal(signal);
+        for client in &mut clients {
+            assert_eq!(client.expect_close().await.0, 1001, "{signal}");
+        }
+        assert_eq!(program.exit_code().await, Some(0), "{signal}");
+    }
+}
+
+#[cfg(unix)]
+#[actix_web::test]
+async fn a_second_signal_ends_it_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start(PROGRAM, folder.path(), &["--shutdown-timeout", "1h"]).await;
+    // A client that never answers the close frame holds the shutdown up for the linger of a
+    // connection; one that does not read at all, for the timeout.
+    let mut deaf = Client::connect(program.addr, "nick=deaf").await;
+    deaf.say("here").await;
+    deaf.expect("deaf: here").await;
+    program.signal("-TERM");
+    let next = within("the log", program.log.next_line()).await.unwrap();
+    assert!(next.unwrap().contains("shutting down"));
+    program.signal("-TERM");
+    assert_eq!(program.exit_code().await, Some(1));
+    let last = within("the log", program.log.next_line()).await.unwrap();
+    assert_eq!(last.as_deref(), Some("error: told twice to stop: stopped at once"));
+}
+
+#[actix_web::test]
+async fn nothing_is_logged_per_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
+    let mut client = Client::connect(program.addr, "").await;
+    client.say("hello").await;
+    client.expect("hello").await;
+    client.leave().await;
+    program.child.start_kill().unwrap();
+    let rest = within("the end of the log", program.log.next_line()).await.unwrap();
+    assert_eq!(rest, None);
+}

@@ -1,0 +1,259 @@
+//! Every way a connection ends: what the client reads, and what the hub is told.
+
+use std::time::Duration;
+
+use actix::prelude::*;
+use chinwag::hub::Broadcast;
+use chinwag::server::ServerError;
+use chinwag::socket::DisconnectReason as Reason;
+use chinwag::{Config, Hub};
+use futures_util::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+use crate::harness::{Client, TestServer, config, eventually, within};
+
+/// Upgrades by hand and gives the bare connection.
+async fn raw_socket(server: &TestServer) -> TcpStream {
+    let mut tcp = TcpStream::connect(server.addr()).await.unwrap();
+    let request = format!(
+        "GET /ws HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        server.addr()
+    );
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(within("the handshake", tcp.read_u8()).await.unwrap());
+    }
+    tcp
+}
+
+/// Sends bytes and reads the code of the close frame that answers them, then to the end.
+async fn answer_to(server: &TestServer, bytes: &[u8]) -> u16 {
+    let mut tcp = raw_socket(server).await;
+    tcp.write_all(bytes).await.unwrap();
+    let mut answer = [0; 4];
+    within("a close frame", tcp.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(answer[0], 0x88, "a close frame, whole");
+    tcp.write_all(&[0x88, 0x80, 0, 0, 0, 0]).await.unwrap();
+    let mut rest = Vec::new();
+    within("the end", tcp.read_to_end(&mut rest)).await.unwrap();
+    u16::from_be_bytes([answer[2], answer[3]])
+}
+
+#[actix_web::test]
+async fn a_client_that_leaves_is_answered_with_its_own_code() {
+    let server = TestServer::start().await;
+    let mut client = server.join("").await;
+    let frame = CloseFrame { code: 4999.into(), reason: "bye".into() };
+    client.stream.close(Some(frame)).await.unwrap();
+    assert_eq!(client.expect_close().await.0, 4999);
+    server.expect_disconnect(Reason::Left).await;
+    assert_eq!(server.client_count().await, 0);
+}
+
+#[actix_web::test]
+async fn after_a_close_handshake_the_server_closes_the_connection_at_once() {
+    let server = TestServer::start().await;
+    let mut tcp = raw_socket(&server).await;
+    let began = std::time::Instant::now();
+    tcp.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xE8]).await.unwrap();
+    let mut answer = Vec::new();
+    within("the end", tcp.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(answer, [0x88, 0x02, 0x03, 0xE8]);
+    // Without the remedy it is the linger of actix-http: one second at the least.
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+}
+
+#[actix_web::test]
+async fn a_client_that_vanishes_is_unregistered() {
+    let server = TestServer::start().await;
+    drop(server.join("").await);
+    server.expect_disconnect(Reason::Vanished).await;
+    assert_eq!(server.client_count().await, 0);
+}
+
+#[actix_web::test]
+async fn what_is_not_websocket_ends_in_1002() {
+    let server = TestServer::start().await;
+    let not_websocket: [&[u8]; 4] = [
+        &[0x81, 0x01, b'x'],             // not masked
+        &[0xC1, 0x81, 0, 0, 0, 0, b'x'], // a reserved bit
+        &[0x83, 0x81, 0, 0, 0, 0, b'x'], // an unknown type of frame
+        &[0x80, 0x81, 0, 0, 0, 0, b'x'], // goes on with what never began
+    ];
+    for (n, bytes) in not_websocket.into_iter().enumerate() {
+        assert_eq!(answer_to(&server, bytes).await, 1002, "{bytes:x?}");
+        let count = n as u64 + 1;
+        eventually("the reason to be known", async || {
+            server.disconnects(Reason::Protocol).await == count
+        })
+        .await;
+    }
+}
+
+#[actix_web::test]
+async fn text_that_is_not_utf_8_ends_in_1007() {
+    let server = TestServer::start().await;
+    assert_eq!(answer_to(&server, &[0x81, 0x81, 0, 0, 0, 0, 0xFF]).await, 1007);
+    server.expect_disconnect(Reason::InvalidText).await;
+}
+
+#[actix_web::test]
+async fn a_frame_over_the_limit_is_refused_at_its_header_with_1009() {
+    let server = TestServer::start().await;
+    // The header announces a terabyte, and not one byte of it is ever sent.
+    let header = [0x82, 0xFF, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut tcp = raw_socket(&server).await;
+    tcp.write_all(&header).await.unwrap();
+    let mut answer = [0; 4];
+    within("a close frame", tcp.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(u16::from_be_bytes([answer[2], answer[3]]), 1009);
+    server.expect_disconnect(Reason::TooBig).await;
+}
+
+#[actix_web::test]
+async fn a_client_that_does_not_answer_pings_is_told_4002() {
+    let server = TestServer::start_with(Config {
+        ping_interval: Duration::from_millis(50),
+        pong_timeout: Duration::from_millis(200),
+        ..config()
+    })
+    .await;
+    // A client that does not read does not answer.
+    let mut client = server.connect("").await;
+    server.expect_disconnect(Reason::NoPong).await;
+    assert_eq!(client.expect_close().await.0, 4002);
+}
+
+#[actix_web::test]
+async fn a_client_that_answers_pings_stays() {
+    let server = TestServer::start_with(Config {
+        ping_interval: Duration::from_millis(100),
+        pong_timeout: Duration::from_secs(2),
+        ..config()
+    })
+    .await;
+    let mut client = server.join("").await;
+    let mut pings = 0;
+    while pings < 30 {
+        let message = within("a ping", client.stream.next()).await.unwrap().unwrap();
+        pings += usize::from(matches!(message, Message::Ping(_)));
+    }
+    client.say("still here").await;
+    client.expect("still here").await;
+}
+
+#[actix_web::test]
+async fn a_client_that_stops_reading_is_evicted_and_the_others_read_on() {
+    let server = TestServer::start_with(Config { send_queue: 8, ..config() }).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let tcp = socket.connect(server.addr()).await.unwrap();
+    let request = format!("ws://{}/ws", server.addr()).into_client_request().unwrap();
+    let mut stalled = Client::handshake(tcp, request).await;
+    let mut talker = server.connect("").await;
+    eventually("both", async || server.client_count().await == 2).await;
+
+    let long = "x".repeat(4096);
+    let mut said = 0;
+    while server.disconnects(Reason::SlowClient).await == 0 {
+        talker.say(&long).await;
+        talker.expect(&long).await;
+        said += 1;
+        assert!(said < 5_000, "20 MB are in no socket's buffers");
+    }
+    assert_eq!(server.client_count().await, 1);
+    talker.say("the show goes on").await;
+    talker.expect("the show goes on").await;
+
+    // What was queued when it was evicted is thrown away, and it is told why.
+    let mut read = 0;
+    let told = loop {
+        match within("the close frame", stalled.stream.next()).await {
+            Some(Ok(Message::Text(text))) => read += text.split('\n').count(),
+            Some(Ok(Message::Close(frame))) => break frame.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(u16::from(told.code), 4001);
+    assert!(read < said, "{read} of {said}");
+}
+
+#[actix_web::test]
+async fn at_shutdown_every_client_reads_1001_and_a_late_one_too() {
+    let server = TestServer::start().await;
+    let mut clients = [server.join("").await, server.join("room=other").await];
+    server.hub().send(chinwag::hub::Drain).await.unwrap();
+    for client in &mut clients {
+        assert_eq!(client.expect_close().await.0, 1001);
+    }
+    let mut late = server.connect("").await;
+    assert_eq!(late.expect_close().await.0, 1001);
+    assert_eq!(server.disconnects(Reason::ShuttingDown).await, 2);
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn stopping_waits_for_the_clients_and_then_nobody_listens() {
+    let server = TestServer::start().await;
+    let addr = server.addr();
+    let mut clients = [server.join("").await, server.join("").await];
+    // A page that was loaded and whose connection is kept alive holds nothing up.
+    let mut idle = TcpStream::connect(addr).await.unwrap();
+    idle.write_all(format!("GET /healthz HTTP/1.1\r\nHost: {addr}\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    within("an answer", idle.read_u8()).await.unwrap();
+
+    let began = std::time::Instant::now();
+    let (codes, ()) = futures_util::future::join(
+        async { [clients[0].expect_close().await.0, clients[1].expect_close().await.0] },
+        server.stop(),
+    )
+    .await;
+    assert_eq!(codes, [1001, 1001]);
+    assert!(began.elapsed() < Duration::from_secs(5), "it did not take the whole timeout");
+    assert!(TcpStream::connect(addr).await.is_err());
+}
+
+/// A message of another crate's that goes wrong.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Stumble;
+
+impl Handler<Stumble> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, _: Stumble, _: &mut Self::Context) {
+        panic!("the test makes the hub panic");
+    }
+}
+
+#[actix_web::test]
+async fn when_the_hub_dies_every_client_reads_1011_and_the_server_fails() {
+    let server = TestServer::start().await;
+    let mut clients = [server.join("").await, server.join("room=other").await];
+    let hub = server.hub().clone();
+    let running = actix_web::rt::spawn(server.into_server().run());
+    // `run` watches the hub from its first turn on.
+    tokio::task::yield_now().await;
+    hub.do_send(Stumble);
+    for client in &mut clients {
+        assert_eq!(client.expect_close().await.0, 1011);
+    }
+    let outcome = within("the server to end", running).await.unwrap();
+    assert!(matches!(outcome, Err(ServerError::HubDied)), "{outcome:?}");
+}
+
+#[actix_web::test]
+async fn a_client_that_the_hub_does_not_know_cannot_broadcast() {
+    let server = TestServer::start().await;
+    let text = chinwag::domain::MessageText::parse("boo", 8).unwrap();
+    let ghost = Broadcast { client: chinwag::domain::ClientId::next(), text };
+    assert!(server.hub().send(ghost).await.unwrap().is_err());
+}

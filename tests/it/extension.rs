@@ -1,0 +1,71 @@
+//! Messages and bots of another crate's: the example, run.
+
+use actix::prelude::*;
+use chinwag::domain::{ClientId, Nick, RoomName};
+use chinwag::hub::{Deliver, Register};
+
+use crate::harness::{TestServer, eventually, within};
+
+#[allow(dead_code)]
+#[path = "../../examples/dice.rs"]
+mod dice;
+
+#[actix_web::test]
+async fn the_dice_bot_answers_in_the_room() {
+    let server = TestServer::start().await;
+    dice::DiceBot::join(server.hub().clone(), RoomName::default()).unwrap();
+    eventually("the bot to be registered", async || server.client_count().await == 1).await;
+    let mut ada = server.join("nick=ada").await;
+    ada.say("/roll 2d6").await;
+    ada.expect("ada: /roll 2d6").await;
+    let answer = within("the dice", ada.line()).await.unwrap();
+    let (rolled, total) = answer.split_once(" = ").unwrap_or_else(|| panic!("{answer}"));
+    let dice = rolled.strip_prefix("dice: ada rolls 2d6: ").unwrap_or_else(|| panic!("{answer}"));
+    let dice: Vec<u32> = dice.split(" + ").map(|die| die.parse().unwrap()).collect();
+    assert_eq!(dice.len(), 2);
+    assert!(dice.iter().all(|die| (1..=6).contains(die)), "{answer}");
+    assert_eq!(dice.iter().sum::<u32>(), total.parse::<u32>().unwrap());
+
+    for nonsense in ["/roll", "/roll 0d6", "/roll 2d0", "/roll 99999d6", "/roll xdy"] {
+        ada.say(nonsense).await;
+        ada.expect(&format!("ada: {nonsense}")).await;
+    }
+    ada.say("no answer to those").await;
+    ada.expect("ada: no answer to those").await;
+}
+
+/// A client that is no session: it takes messages as data.
+struct Probe(tokio::sync::mpsc::UnboundedSender<String>);
+
+impl Actor for Probe {
+    type Context = Context<Self>;
+}
+
+impl Handler<Deliver> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, deliver: Deliver, _: &mut Self::Context) {
+        if let Deliver::Batch(batch) = deliver {
+            for message in batch.messages() {
+                let _ = self.0.send(format!("{}|{}", message.nick, message.text.as_str()));
+            }
+        }
+    }
+}
+
+#[actix_web::test]
+async fn any_actor_that_takes_deliver_can_be_a_client() {
+    let server = TestServer::start().await;
+    let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let register = Register {
+        client: ClientId::next(),
+        nick: Nick::parse("probe").unwrap(),
+        room: RoomName::default(),
+        history: 0,
+        to: Probe(sender).start().recipient(),
+    };
+    server.hub().send(register).await.unwrap();
+    let mut ada = server.join("nick=ada").await;
+    ada.say("hello").await;
+    assert_eq!(within("the message", heard.recv()).await.unwrap(), "ada|hello");
+}

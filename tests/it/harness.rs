@@ -1,0 +1,252 @@
+//! The verbs of the tests: start a server, connect a client, say, expect. Whatever is awaited has
+//! a deadline, and what fails names the line of the test that asked.
+
+use std::collections::VecDeque;
+use std::fmt::Display;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::panic::Location;
+use std::time::Duration;
+
+use actix::prelude::*;
+use chinwag::hub::{ListRooms, RoomInfo};
+use chinwag::socket::DisconnectReason;
+use chinwag::{Config, Hub, Server};
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+/// How long anything may take that should happen at once. Generous: the machine may be busy.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Awaits, and fails with `what` once the deadline has passed.
+#[track_caller]
+pub fn within<F: Future>(what: impl Display, future: F) -> impl Future<Output = F::Output> {
+    let caller = Location::caller();
+    async move {
+        match tokio::time::timeout(DEADLINE, future).await {
+            Ok(output) => output,
+            Err(_) => panic!("{caller}: in vain waited for {what}"),
+        }
+    }
+}
+
+/// Asks again and again until the answer is the one wanted.
+#[track_caller]
+pub fn eventually(
+    what: impl Display,
+    mut holds: impl AsyncFnMut() -> bool,
+) -> impl Future<Output = ()> {
+    within(what, async move {
+        while !holds().await {
+            // Gives the server a turn; nothing depends on how long it is.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+}
+
+/// A configuration for tests: a free port, and otherwise as the program has it.
+pub fn config() -> Config {
+    Config { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], workers: 2, ..Config::default() }
+}
+
+/// The server that the program starts, in this process.
+pub struct TestServer {
+    server: Server,
+    addr: SocketAddr,
+}
+
+impl TestServer {
+    pub async fn start() -> Self {
+        Self::start_with(config()).await
+    }
+
+    pub async fn start_with(config: Config) -> Self {
+        let server = chinwag::server::start(config).await.unwrap();
+        let addr = server.addrs()[0];
+        Self { server, addr }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub fn hub(&self) -> &Addr<Hub> {
+        self.server.hub()
+    }
+
+    pub fn into_server(self) -> Server {
+        self.server
+    }
+
+    pub async fn stop(self) {
+        within("the server to stop", self.server.stop()).await;
+    }
+
+    /// Connects a client; `query` is what follows `/ws?`.
+    #[track_caller]
+    pub fn connect(&self, query: &str) -> impl Future<Output = Client> + use<> {
+        Client::connect(self.addr, query)
+    }
+
+    /// Connects a client and waits until the hub knows it, so that it reads all that is said next.
+    pub async fn join(&self, query: &str) -> Client {
+        let before = self.client_count().await;
+        let client = self.connect(query).await;
+        eventually("the client to be registered", async || self.client_count().await > before)
+            .await;
+        client
+    }
+
+    pub async fn rooms(&self) -> Vec<RoomInfo> {
+        self.hub().send(ListRooms).await.unwrap()
+    }
+
+    pub async fn client_count(&self) -> usize {
+        self.rooms().await.iter().map(|room| room.member_count).sum()
+    }
+
+    /// How many connections have ended for this reason.
+    pub async fn disconnects(&self, reason: DisconnectReason) -> u64 {
+        self.hub().send(Disconnects(reason)).await.unwrap()
+    }
+
+    #[track_caller]
+    pub fn expect_disconnect(&self, reason: DisconnectReason) -> impl Future<Output = ()> {
+        let hub = self.hub().clone();
+        eventually(format!("one disconnect as {reason:?}"), async move || {
+            hub.send(Disconnects(reason)).await.unwrap() == 1
+        })
+    }
+}
+
+/// A question to the hub that the crate does not have: another crate may bring its own.
+#[derive(Message)]
+#[rtype(result = "u64")]
+pub struct Disconnects(pub DisconnectReason);
+
+impl Handler<Disconnects> for Hub {
+    type Result = u64;
+
+    fn handle(&mut self, Disconnects(reason): Disconnects, _: &mut Self::Context) -> u64 {
+        self.disconnects(reason)
+    }
+}
+
+/// A WebSocket client of the text protocol.
+pub struct Client {
+    pub stream: WebSocketStream<TcpStream>,
+    lines: VecDeque<String>,
+    /// WebSocket messages read so far, however many lines each had.
+    pub frames: usize,
+}
+
+impl Client {
+    #[track_caller]
+    pub fn connect(addr: SocketAddr, query: &str) -> impl Future<Output = Self> + use<> {
+        let url = format!("ws://{addr}/ws?{query}");
+        within(format!("a connection to {url}"), async move {
+            let request = url.into_client_request().unwrap();
+            let tcp = TcpStream::connect(addr).await.unwrap();
+            Self::handshake(tcp, request).await
+        })
+    }
+
+    /// Upgrades a connection that was made elsewhere.
+    pub async fn handshake(tcp: TcpStream, request: impl IntoClientRequest + Unpin) -> Self {
+        let (stream, _) = tokio_tungstenite::client_async(request, tcp).await.unwrap();
+        Self { stream, lines: VecDeque::new(), frames: 0 }
+    }
+
+    pub async fn say(&mut self, text: &str) {
+        self.send(Message::text(text)).await;
+    }
+
+    pub async fn send(&mut self, message: Message) {
+        within("a message to be sent", self.stream.send(message)).await.unwrap();
+    }
+
+    /// The next line, or nothing at the end of the connection.
+    pub async fn line(&mut self) -> Option<String> {
+        while self.lines.is_empty() {
+            match self.stream.next().await? {
+                Ok(Message::Text(text)) => {
+                    self.frames += 1;
+                    self.lines.extend(text.split('\n').map(str::to_owned));
+                }
+                Ok(Message::Close(_)) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+        self.lines.pop_front()
+    }
+
+    #[track_caller]
+    pub fn expect(&mut self, line: &str) -> impl Future<Output = ()> {
+        let caller = Location::caller();
+        let read = within(format!("{line:?}"), self.line());
+        async move {
+            let found = read.await;
+            assert_eq!(found.as_deref(), Some(line), "at {caller}");
+        }
+    }
+
+    /// Reads to the close frame, over whatever comes before it, and gives its code and words.
+    #[track_caller]
+    pub fn expect_close(&mut self) -> impl Future<Output = (u16, String)> {
+        let caller = Location::caller();
+        let read = within("a close frame", async {
+            loop {
+                match self.stream.next().await {
+                    Some(Ok(Message::Close(Some(frame)))) => break Ok(frame),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => break Err(error.to_string()),
+                    None => break Err("the end of the connection".to_owned()),
+                }
+            }
+        });
+        async move {
+            match read.await {
+                Ok(frame) => (frame.code.into(), frame.reason.to_string()),
+                Err(found) => panic!("{caller}: in place of a close frame: {found}"),
+            }
+        }
+    }
+
+    /// Closes in order, and waits for the server to end the connection.
+    #[track_caller]
+    pub fn leave(mut self) -> impl Future<Output = ()> {
+        within("the close handshake", async move {
+            let _ = self.stream.close(None).await;
+            while let Some(Ok(_)) = self.stream.next().await {}
+        })
+    }
+}
+
+/// Sends a request as it stands and gives all of the answer; of an upgrade, its head.
+#[track_caller]
+pub fn raw_http(addr: SocketAddr, request: &str) -> impl Future<Output = String> + use<> {
+    let request = request.to_owned();
+    within("an answer", async move {
+        let mut tcp = TcpStream::connect(addr).await.unwrap();
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !is_whole(&String::from_utf8_lossy(&answer)) {
+            if tcp.read_buf(&mut answer).await.unwrap_or(0) == 0 {
+                break;
+            }
+        }
+        String::from_utf8_lossy(&answer).into_owned()
+    })
+}
+
+fn is_whole(answer: &str) -> bool {
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return false };
+    let head = head.to_lowercase();
+    let length = head.split("\r\ncontent-length: ").nth(1);
+    let length = length.and_then(|rest| rest.split("\r\n").next()?.parse::<usize>().ok());
+    head.starts_with("http/1.1 101") || length.is_some_and(|length| body.len() >= length)
+}

@@ -1,0 +1,17 @@
+//! chinwag from outside: real sockets, real servers, what anybody can see.
+
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod harness;
+
+// One module a topic.
+mod browser; // the page in a real browser (ignored unless asked for: needs Chromium)
+mod chat; // the text protocol: who reads what
+mod command_line; // the program: its flags, its exit codes, its signals
+mod crowd; // many clients at once
+mod embedded; // the chat mounted in another program, on actix's own test server
+mod endings; // every way a connection ends
+mod extension; // messages and bots of another crate's
+mod pages; // what is served over plain HTTP
+mod tidy; // rules about the source itself
+mod upgrade; // which handshakes are answered

@@ -1,0 +1,95 @@
+//! What is served over plain HTTP.
+
+use chinwag::Config;
+
+use crate::harness::{TestServer, config, raw_http};
+
+async fn request(server: &TestServer, line: &str) -> String {
+    let host = server.addr();
+    let head = format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    raw_http(host, &head).await
+}
+
+#[actix_web::test]
+async fn the_page_is_at_the_root_and_at_every_room_under_a_strict_policy() {
+    let server = TestServer::start().await;
+    for path in ["/", "/r/rust", "/r/%E6%97%A5%E6%9C%AC", "/?x=1"] {
+        let answer = request(&server, &format!("GET {path}")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+        assert!(answer.contains("<title>chinwag</title>"), "{path}");
+        let head = answer.split("\r\n\r\n").next().unwrap().to_lowercase();
+        assert!(head.contains("content-type: text/html; charset=utf-8"), "{head}");
+        assert!(head.contains("content-security-policy: default-src 'none';"), "{head}");
+        assert!(!head.contains("unsafe"), "{head}");
+    }
+}
+
+#[actix_web::test]
+async fn everything_the_page_names_is_served_with_its_type() {
+    let server = TestServer::start().await;
+    let page = request(&server, "GET /").await;
+    let mut named = 0;
+    for attribute in ["src=\"", "href=\""] {
+        for rest in page.split(attribute).skip(1) {
+            let path = rest.split('"').next().unwrap();
+            let answer = request(&server, &format!("GET {path}")).await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+            assert!(answer.to_lowercase().contains("x-content-type-options: nosniff"), "{path}");
+            named += 1;
+        }
+    }
+    assert!(named >= 4, "icon, picture, style and script, not {named}");
+    let script = request(&server, "GET /static/chat.js").await.to_lowercase();
+    assert!(script.contains("content-type: text/javascript"), "{script}");
+}
+
+#[actix_web::test]
+async fn anything_else_is_not_found() {
+    let server = TestServer::start().await;
+    for path in ["/nope", "/r/", "/r/a%20b", "/r/a/b", "/static/", "/static/nope", "/static/../ws"]
+    {
+        let answer = request(&server, &format!("GET {path}")).await;
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
+    }
+}
+
+#[actix_web::test]
+async fn a_wrong_method_is_answered_with_those_allowed() {
+    let server = TestServer::start().await;
+    for (path, allowed) in [("/", "get, head"), ("/r/rust", "get, head"), ("/healthz", "get")] {
+        let answer = request(&server, &format!("POST {path}")).await.to_lowercase();
+        assert!(answer.starts_with("http/1.1 405 "), "{path}: {answer}");
+        assert!(answer.contains(&format!("allow: {allowed}\r\n")), "{path}: {answer}");
+    }
+    let head = request(&server, "HEAD /").await;
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+}
+
+#[actix_web::test]
+async fn the_sign_of_life_is_ok() {
+    let server = TestServer::start().await;
+    assert!(request(&server, "GET /healthz").await.ends_with("\r\n\r\nok\n"));
+}
+
+#[actix_web::test]
+async fn a_folder_is_served_in_place_of_the_page_and_nothing_beside_it() {
+    let outside = tempfile::tempdir().unwrap();
+    let folder = outside.path().join("page");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(outside.path().join("secret.txt"), "secret").unwrap();
+    std::fs::write(folder.join("index.html"), "a page of our own").unwrap();
+    std::fs::write(folder.join("extra.css"), "p {}").unwrap();
+    let server = TestServer::start_with(Config { static_dir: Some(folder), ..config() }).await;
+
+    for path in ["/", "/r/rust"] {
+        let answer = request(&server, &format!("GET {path}")).await;
+        assert!(answer.contains("a page of our own"), "{answer}");
+        assert!(answer.to_lowercase().contains("content-security-policy:"), "{answer}");
+    }
+    assert!(request(&server, "GET /static/extra.css").await.ends_with("p {}"));
+    for path in ["../secret.txt", "%2e%2e/secret.txt", "..%2fsecret.txt", "//etc/passwd", "%00"] {
+        let answer = request(&server, &format!("GET /static/{path}")).await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{path}: {answer}");
+        assert!(!answer.contains("secret\n") && !answer.contains("root:"), "{path}: {answer}");
+    }
+}

@@ -1,0 +1,173 @@
+//! Rules about the source itself, each with the reason it has.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Rust files below a folder, by their paths from the root.
+fn sources(folder: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path.strip_prefix(root()).unwrap().to_owned());
+            }
+        }
+    }
+    assert!(!found.is_empty(), "there are sources in {folder}");
+    found.sort();
+    found
+}
+
+/// The code of a file: without comments, and without the tests at its end.
+fn code(path: &Path) -> String {
+    let text = read(path);
+    let code = text.split("#[cfg(test)]").next().unwrap();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[track_caller]
+fn none_in(folder: &str, allowed: impl Fn(&Path) -> bool, forbidden: &[&str]) {
+    for path in sources(folder).iter().filter(|path| !allowed(path)) {
+        let code = code(path);
+        for word in forbidden {
+            assert!(!code.contains(word), "{} has {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_deprecated_crate_is_named_only_where_it_is_fenced_in() {
+    let fence = |path: &Path| {
+        path.starts_with("src/socket") || path.ends_with("session.rs") || path.ends_with("http.rs")
+    };
+    none_in("src", fence, &["actix_web_actors"]);
+}
+
+#[test]
+fn the_hub_does_no_input_or_output_and_never_waits() {
+    let io = ["std::fs", "std::net", "std::io", "tokio::net", "tokio::fs", ".await", "block_on"];
+    none_in("src/hub", |_| false, &io);
+}
+
+#[test]
+fn the_protocols_know_no_actor() {
+    none_in("src/wire", |_| false, &["actix", "Addr<", "Recipient<"]);
+}
+
+#[test]
+fn the_socket_knows_nothing_of_chat() {
+    let chat = ["crate::hub", "crate::domain", "crate::wire", "crate::session", "crate::config"];
+    none_in("src/socket", |_| false, &chat);
+}
+
+/// While a context waits, its mailbox and timers stand still, and several waits are last in,
+/// first out. A clone of a recipient has a place of its own in the mailbox (actix#329).
+#[test]
+fn no_session_waits_and_no_recipient_is_cloned() {
+    none_in("src", |_| false, &["ctx.wait(", ".to.clone()"]);
+}
+
+#[test]
+fn a_client_leaves_the_registry_in_exactly_one_function() {
+    let removals: usize =
+        sources("src/hub").iter().map(|path| code(path).matches("clients.remove(").count()).sum();
+    assert_eq!(removals, 1);
+}
+
+#[test]
+fn files_are_short_and_lines_fit() {
+    let hub = read("src/hub/mod.rs").lines().count();
+    assert!(hub < 200, "src/hub/mod.rs has {hub} lines: hub.go fits one screen or two");
+    let dice = read("examples/dice.rs").lines().count();
+    assert!(dice < 120, "examples/dice.rs has {dice} lines");
+    for path in ["src", "tests", "examples"].into_iter().flat_map(sources) {
+        let text = read(&path);
+        let lines = text.split("#[cfg(test)]").next().unwrap().lines().count();
+        assert!(lines <= 400, "{} has {lines} lines before its tests", path.display());
+        for (number, line) in text.lines().enumerate() {
+            let fits = line.chars().count() <= 100;
+            assert!(fits, "{}:{} is over 100 columns", path.display(), number + 1);
+        }
+    }
+}
+
+/// Words of a text that look like `--flag`.
+fn flags(text: &str) -> BTreeSet<&str> {
+    text.split(|c: char| !(c.is_ascii_lowercase() || c == '-'))
+        .filter(|word| word.starts_with("--") && word.len() > 3)
+        .collect()
+}
+
+#[test]
+fn the_readme_has_the_flags_that_the_program_has_with_their_defaults() {
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_chinwag"))
+        .arg("--help")
+        .output()
+        .expect("the program runs");
+    let help = String::from_utf8(help.stdout).unwrap();
+    let readme = read("README.md");
+    let table: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
+    let mut known = flags(&help);
+    known.retain(|flag| !["--help", "--version"].contains(flag));
+    assert_eq!(flags(&table.join("\n")), known);
+
+    // "[default: 25s]" in the help stands as `25s` in the flag's row.
+    for paragraph in help.split("\n      --").skip(1) {
+        let flag = paragraph.split([' ', '\n']).next().unwrap();
+        let row = table.iter().find(|row| row.contains(&format!("`--{flag} ")));
+        if let Some((_, default)) = paragraph.split_once("[default: ") {
+            let default = format!("`{}`", default.split(']').next().unwrap());
+            let plain = default.contains(' ');
+            assert!(plain || row.is_some_and(|row| row.contains(&default)), "{flag}: {default}");
+        }
+    }
+}
+
+/// Every name that the README sets beside gorilla's is one that the source defines.
+#[test]
+fn the_table_from_gorillas_example_to_chinwag_holds() {
+    let readme = read("README.md");
+    let (_, section) = readme.split_once("## From gorilla's example to chinwag").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let source: String = sources("src").iter().map(|path| code(path)).collect();
+    let mut checked = 0;
+    for row in section.lines().filter(|line| line.starts_with('|')).skip(2) {
+        let here = row.split('|').nth(2).unwrap();
+        for name in here.split('`').skip(1).step_by(2) {
+            if name.ends_with('/') || name.ends_with(".rs") || name.ends_with(".html") {
+                assert!(root().join(name).exists(), "{name}");
+            } else {
+                // `hub::Register` is ours and defined; `try_send` is only used.
+                let (path, last) = name.rsplit_once("::").unwrap_or(("", name));
+                let words = |kind: &&str| source.contains(&format!("{kind} {last}"));
+                let defined = ["struct", "enum", "fn"].iter().any(words);
+                assert!(defined || path.is_empty() && source.contains(last), "{name}");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked >= 10, "the table has names to check, not {checked}");
+}
+
+#[test]
+fn every_ending_that_has_a_close_code_is_in_the_readme() {
+    let readme = read("README.md");
+    for reason in chinwag::socket::DisconnectReason::ALL {
+        if let Some(code) = reason.code() {
+            assert!(readme.contains(&format!("| {code} |")), "{code} {reason}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Which handshakes are answered, and how the others are refused.
+
+use chinwag::Config;
+
+use crate::harness::{TestServer, config, raw_http};
+
+/// A handshake with some headers in place of others; an empty one is left out.
+async fn handshake(server: &TestServer, line: &str, headers: &[(&str, &str)]) -> String {
+    let host = server.addr().to_string();
+    let mut all = vec![
+        ("Host", host.as_str()),
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    all.retain(|(name, _)| headers.iter().all(|(other, _)| other != name));
+    all.extend(headers.iter().filter(|(_, value)| !value.is_empty()));
+    let headers: String = all.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    raw_http(server.addr(), &format!("{line} HTTP/1.1\r\n{headers}\r\n")).await
+}
+
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or("none")
+}
+
+#[actix_web::test]
+async fn a_handshake_is_answered_as_the_rfc_says() {
+    let server = TestServer::start().await;
+    let answer = handshake(&server, "GET /ws", &[]).await.to_lowercase();
+    assert!(answer.starts_with("http/1.1 101 "), "{answer}");
+    // The key and its answer are the example of RFC 6455 section 1.3.
+    assert!(answer.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{answer}");
+}
+
+#[actix_web::test]
+async fn only_get_upgrades_and_only_with_the_headers_of_an_upgrade() {
+    let server = TestServer::start().await;
+    for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+        let answer = handshake(&server, &format!("{method} /ws"), &[("Connection", "close")]).await;
+        assert_eq!(status(&answer), "405", "{answer}");
+        assert!(answer.to_lowercase().contains("\r\nallow: get\r\n"), "{answer}");
+    }
+    let lacking = [
+        (("Upgrade", ""), "400"),
+        (("Connection", "close"), "400"),
+        (("Sec-WebSocket-Key", ""), "400"),
+        (("Sec-WebSocket-Version", ""), "400"),
+        (("Sec-WebSocket-Version", "12"), "426"),
+    ];
+    for (header, expected) in lacking {
+        let answer = handshake(&server, "GET /ws", &[header]).await;
+        assert_eq!(status(&answer), expected, "{header:?}: {answer}");
+    }
+}
+
+#[actix_web::test]
+async fn pages_of_other_sites_and_rebound_names_are_refused() {
+    let server = TestServer::start().await;
+    let port = server.addr().port();
+    let own = format!("http://127.0.0.1:{port}");
+    let rebound = format!("rebound.example:{port}");
+    let rebound_origin = format!("http://{rebound}");
+    let cases: [(&[(&str, &str)], &str); 6] = [
+        (&[("Origin", &own)], "101"),
+        (&[("Origin", "https://evil.example")], "403"),
+        (&[("Origin", "null")], "403"),
+        (&[("Origin", "http://127.0.0.1:1")], "403"),
+        (&[("Host", &rebound), ("Origin", &rebound_origin)], "403"),
+        (&[("Host", &rebound)], "403"),
+    ];
+    for (headers, expected) in cases {
+        let answer = handshake(&server, "GET /ws", headers).await;
+        assert_eq!(status(&answer), expected, "{headers:?}: {answer}");
+    }
+}
+
+#[actix_web::test]
+async fn public_hosts_and_allowed_origins_open_the_door() {
+    let server = TestServer::start_with(Config {
+        public_hosts: vec!["chat.example".parse().unwrap()],
+        allowed_origins: vec!["https://friend.example".parse().unwrap()],
+        ..config()
+    })
+    .await;
+    let cases: [(&[(&str, &str)], &str); 4] = [
+        (&[("Host", "chat.example"), ("Origin", "https://chat.example")], "101"),
+        (&[("Origin", "https://chat.example")], "101"),
+        (&[("Origin", "https://friend.example")], "101"),
+        (&[("Origin", "https://friend.example:8443")], "403"),
+    ];
+    for (headers, expected) in cases {
+        let answer = handshake(&server, "GET /ws", headers).await;
+        assert_eq!(status(&answer), expected, "{headers:?}: {answer}");
+    }
+}
+
+#[actix_web::test]
+async fn a_bad_room_name_or_number_is_refused_in_words() {
+    let server = TestServer::start().await;
+    let bad = [
+        ("room=a%20b", "a room name is 1 to 64 letters"),
+        ("room=..%2Fetc", "a room name is 1 to 64 letters"),
+        ("nick=a%3Ab", "a name has no colon"),
+        ("nick=a%0Ab", "a name has no colon, no line break"),
+        ("nick=%E2%80%AEada", "no invisible characters"),
+        ("nick=anonymous-1234", "does not begin with 'anonymous-'"),
+        ("history=-1", "history takes a whole number"),
+        ("history=all", "history takes a whole number"),
+        ("room=a&room=b", "each once"),
+    ];
+    for (query, words) in bad {
+        let answer = handshake(&server, &format!("GET /ws?{query}"), &[]).await;
+        assert_eq!(status(&answer), "400", "{query}: {answer}");
+        assert!(answer.contains(words), "{query}: {answer}");
+    }
+    assert_eq!(server.client_count().await, 0);
+}
