@@ -1,5 +1,6 @@
-//! The protocols: from a client's frame to a [`Command`], from a [`ChatMessage`] to frames. Pure
-//! functions over [`domain`](crate::domain); no actor and no address is known here.
+//! The protocols: from a client's frame to a [`Command`], from a
+//! [`ChatMessage`](crate::domain::ChatMessage) to frames. Pure functions over
+//! [`domain`](crate::domain); no actor and no address is known here.
 
 mod batch;
 mod coalesce;
