@@ -61,7 +61,7 @@ impl Actor for DiceBot {
             nick: self.nick.clone(),
             room: self.room.clone(),
             history: 0,
-            to: ctx.address().recipient(),
+            to: ctx.address().recipient().into(),
         });
     }
 }

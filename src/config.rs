@@ -46,6 +46,16 @@ pub struct Args {
     #[arg(value_parser = number::<1, 65_536>)]
     send_queue: usize,
 
+    /// Bytes that wait for one client before it is dropped as too slow.
+    #[arg(long, env = "CHINWAG_SEND_QUEUE_BYTES", value_name = "N", default_value = "1048576")]
+    #[arg(value_parser = number::<1, { 64 * MAX_BYTES }>)]
+    send_queue_bytes: usize,
+
+    /// How long a client that is dropped, or cannot be reached, keeps its socket.
+    #[arg(long, env = "CHINWAG_WRITE_TIMEOUT", value_name = "D", default_value = "10s")]
+    #[arg(value_parser = interval)]
+    write_timeout: Duration,
+
     /// How often a client is pinged.
     #[arg(long, env = "CHINWAG_PING_INTERVAL", value_name = "D", default_value = "25s")]
     #[arg(value_parser = interval)]
@@ -91,6 +101,10 @@ pub struct Config {
     pub max_frame_bytes: Option<usize>,
     /// Batches that wait for one client before it is evicted. Defaults to 256.
     pub send_queue: usize,
+    /// Bytes that wait for one client before it is evicted. Defaults to 1 MiB.
+    pub send_queue_bytes: usize,
+    /// How long an evicted or unreachable client keeps its socket. Defaults to 10 seconds.
+    pub write_timeout: Duration,
     /// How often a client is pinged. Defaults to 25 seconds.
     pub ping_interval: Duration,
     /// How long a client may stay silent. Defaults to 60 seconds.
@@ -130,6 +144,8 @@ impl Default for Config {
             max_message_bytes: 4096,
             max_frame_bytes: None,
             send_queue: 256,
+            send_queue_bytes: 1024 * 1024,
+            write_timeout: Duration::from_secs(10),
             ping_interval: Duration::from_secs(25),
             pong_timeout: Duration::from_secs(60),
             shutdown_timeout: Duration::from_secs(5),
@@ -180,6 +196,8 @@ impl TryFrom<Args> for Config {
             max_message_bytes: args.max_message_bytes,
             max_frame_bytes: args.max_frame_bytes,
             send_queue: args.send_queue,
+            send_queue_bytes: args.send_queue_bytes,
+            write_timeout: args.write_timeout,
             ping_interval: args.ping_interval,
             pong_timeout: args.pong_timeout,
             shutdown_timeout: args.shutdown_timeout,

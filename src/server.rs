@@ -60,7 +60,7 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     config.check()?;
     let hub_thread = Arbiter::new();
     let hub = Hub::start_in(&hub_thread, &config);
-    let connections = Connections::default();
+    let connections = Connections::new(config.write_timeout);
     let chat = Chat::new(hub.clone(), config.clone());
     let mut http = HttpServer::new(move || App::new().configure(|app| chat.configure(app)))
         .workers(config.workers)

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use actix::prelude::*;
 use actix_web_actors::ws::{self, WebsocketContext};
 use bytestring::ByteString;
-use log::{debug, error};
+use log::debug;
 
 use crate::config::Config;
 use crate::domain::{ClientId, Nick, RoomName};
-use crate::hub::{Broadcast, Deliver, Hub, Register, Unregister};
+use crate::hub::{Broadcast, Deliver, Hub, Outlet, Register, Unregister, Waiting};
 use crate::socket::{DisconnectReason, Incoming, Socket};
 use crate::wire::{Command, Protocol, coalesce, text};
 
@@ -32,6 +32,7 @@ pub(crate) struct Session {
     config: Arc<Config>,
     introduction: Introduction,
     registration: Option<Registration>,
+    waiting: Waiting,
     outbox: Vec<ByteString>,
 }
 
@@ -42,7 +43,9 @@ impl Session {
         hub: Addr<Hub>,
         config: Arc<Config>,
     ) -> Self {
-        Self { socket, hub, config, introduction, registration: None, outbox: Vec::new() }
+        let waiting = Waiting::at_most(config.send_queue_bytes);
+        let outbox = Vec::new();
+        Self { socket, hub, config, introduction, registration: None, waiting, outbox }
     }
 
     /// The end, seen or made: the hub is told why, and nothing more is written.
@@ -67,9 +70,13 @@ impl Actor for Session {
         let Introduction { client, nick, room, history } = self.introduction.clone();
         debug!("client {client} has come to {room} as {nick}");
         let to = ctx.address().recipient();
+        let to = Outlet::new(to, self.waiting.clone(), self.socket.cutoff());
         self.hub.do_send(Register { client, nick, room, history, to });
         self.registration =
             Some(Registration { client, hub: self.hub.clone(), reason: DisconnectReason::Dropped });
+        if !self.hub.connected() {
+            return self.close(DisconnectReason::Internal, ctx);
+        }
         ctx.run_interval(self.config.ping_interval, Self::heartbeat);
     }
 }
@@ -121,7 +128,6 @@ impl Session {
             session.socket.resume();
             // A client that the hub does not know has been evicted: `Close` is on its way.
             if answer.is_err() {
-                error!("the hub is gone");
                 session.close(DisconnectReason::Internal, ctx);
             }
         }));
@@ -129,7 +135,9 @@ impl Session {
 
     fn heartbeat(&mut self, ctx: &mut WebsocketContext<Self>) {
         if self.socket.is_ending() {
-        } else if self.socket.is_silent(self.config.pong_timeout) {
+            return;
+        }
+        if self.socket.is_silent(self.config.pong_timeout) {
             self.close(DisconnectReason::NoPong, ctx);
         } else {
             ctx.ping(b"");
@@ -142,6 +150,7 @@ impl Handler<Deliver> for Session {
     type Result = ();
 
     fn handle(&mut self, deliver: Deliver, ctx: &mut Self::Context) {
+        self.waiting.taken(&deliver);
         if self.socket.is_ending() {
             return;
         }

@@ -21,3 +21,14 @@ pub enum Deliver {
     /// needs to be written, and nothing comes after.
     Close(DisconnectReason),
 }
+
+impl Deliver {
+    /// What it holds while it waits, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Batch(batch) => batch.bytes(),
+            Self::Direct(message) => message.text.as_str().len(),
+            Self::Close(_) => 0,
+        }
+    }
+}

@@ -9,8 +9,8 @@ impl Hub {
     /// Delivers to one client, which is evicted if it cannot take it.
     pub fn send_to(&mut self, client: ClientId, deliver: Deliver) {
         let Some(known) = self.clients.get(&client) else { return };
-        if let Err(refused) = known.to.try_send(deliver) {
-            self.evict(client, &refused);
+        if let Err(reason) = known.to.deliver(deliver) {
+            self.evict(client, reason);
         }
     }
 

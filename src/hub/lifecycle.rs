@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use super::{Deliver, Hub};
+use super::Hub;
 use crate::config::Config;
 use crate::socket::DisconnectReason;
 
@@ -62,9 +62,7 @@ impl Hub {
     fn close_all(&mut self, reason: DisconnectReason) {
         let clients: Vec<_> = self.clients.keys().copied().collect();
         for id in clients {
-            if let Some(client) = self.remove(id, reason) {
-                client.to.do_send(Deliver::Close(reason));
-            }
+            self.evict(id, reason);
         }
     }
 }

@@ -7,6 +7,7 @@ mod deliver;
 mod extend;
 mod lifecycle;
 mod list_rooms;
+mod outlet;
 mod room;
 
 use std::collections::HashMap;
@@ -24,6 +25,8 @@ use crate::wire::Batch;
 pub use deliver::Deliver;
 pub use lifecycle::{Drain, Watch};
 pub use list_rooms::{ListRooms, RoomInfo};
+pub use outlet::Outlet;
+pub(crate) use outlet::Waiting;
 use room::Room;
 
 /// The hub actor. Start it with [`Hub::start_in`], one to a server.
@@ -36,12 +39,11 @@ pub struct Hub {
     watchers: Vec<oneshot::Sender<()>>,
 }
 
-/// A client as the hub holds it. Its recipient is never cloned: each clone would have a place in
-/// the mailbox of its own, past the limit (actix#329).
+/// A client as the hub holds it.
 struct Client {
     nick: Nick,
     room: RoomName,
-    to: Recipient<Deliver>,
+    to: Outlet,
 }
 
 impl Actor for Hub {
@@ -61,7 +63,7 @@ pub struct Register {
     /// How many of the room's recent messages it wants first.
     pub history: usize,
     /// Where to deliver.
-    pub to: Recipient<Deliver>,
+    pub to: Outlet,
 }
 
 /// A client is gone. One that was never here, or has been forgotten before, is no mistake.
@@ -96,7 +98,7 @@ impl Handler<Register> for Hub {
     fn handle(&mut self, register: Register, _: &mut Self::Context) {
         let Register { client: id, nick, room: name, history, to } = register;
         if self.draining {
-            to.do_send(Deliver::Close(DisconnectReason::ShuttingDown));
+            to.close(DisconnectReason::ShuttingDown);
             return;
         }
         let client = Rc::new(Client { nick, room: name.clone(), to });
@@ -152,24 +154,20 @@ impl Hub {
         let Some(room) = self.rooms.get(name) else { return };
         let mut refused = Vec::new();
         for (&id, member) in &room.members {
-            if let Err(error) = member.to.try_send(Deliver::Batch(Arc::clone(batch))) {
-                refused.push((id, error));
+            if let Err(reason) = member.to.deliver(Deliver::Batch(Arc::clone(batch))) {
+                refused.push((id, reason));
             }
         }
-        for (id, error) in refused {
-            self.evict(id, &error);
+        for (id, reason) in refused {
+            self.evict(id, reason);
         }
     }
 
-    /// Drops a client whose mailbox is full, as the chat example does when `send` would block, or
-    /// gone. The order to close goes past the limit of the mailbox.
-    fn evict(&mut self, id: ClientId, refused: &SendError<Deliver>) {
-        let reason = match refused {
-            SendError::Full(_) => DisconnectReason::SlowClient,
-            SendError::Closed(_) => DisconnectReason::Dropped,
-        };
+    /// Drops a client that does not take what it is given, as the chat example does when `send`
+    /// would block.
+    fn evict(&mut self, id: ClientId, reason: DisconnectReason) {
         if let Some(client) = self.remove(id, reason) {
-            client.to.do_send(Deliver::Close(reason));
+            client.to.close(reason);
         }
     }
 

@@ -24,6 +24,7 @@ pub(super) struct Gate(Rc<GateState>);
 struct GateState {
     shut: Cell<bool>,
     discarding: Cell<bool>,
+    peer_closed: Cell<bool>,
     verdict: Cell<Option<DisconnectReason>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -52,6 +53,11 @@ impl Gate {
     /// Why the guard refused a frame, when it did.
     pub(super) fn verdict(&self) -> Option<DisconnectReason> {
         self.0.verdict.get()
+    }
+
+    /// Whether the peer's close frame, good or bad, has been handed on.
+    pub(super) fn peer_closed(&self) -> bool {
+        self.0.peer_closed.get()
     }
 
     fn wake(&self) {
@@ -95,6 +101,9 @@ impl<S> Guard<S> {
             return Ok(None);
         }
         self.rules.passed(&header);
+        if header.opcode == opcode::CLOSE {
+            self.gate.0.peer_closed.set(true);
+        }
         Ok(Some(self.received.split_to(frame_len).freeze()))
     }
 

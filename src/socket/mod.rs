@@ -9,6 +9,7 @@
 mod assembly;
 mod close;
 mod connection;
+mod cutoff;
 mod frame;
 mod guard;
 
@@ -23,6 +24,7 @@ use bytestring::ByteString;
 use assembly::{Assembly, Whole};
 pub use close::DisconnectReason;
 pub use connection::Connections;
+pub use cutoff::Cutoff;
 use guard::{Gate, Guard};
 
 /// How long a connection that we close is kept to let the peer read why and close as well.
@@ -46,7 +48,8 @@ where
 {
     let gate = Gate::default();
     let guard = Guard::new(payload, gate.clone(), max_message_bytes);
-    let started = WsResponseBuilder::new(actor(Socket::new(gate)), req, guard)
+    let socket = Socket::new(gate, connection::cutoff(req));
+    let started = WsResponseBuilder::new(actor(socket), req, guard)
         .frame_size(max_message_bytes)
         .start_with_addr()?;
     connection::upgraded(req);
@@ -71,13 +74,20 @@ pub enum Incoming {
 pub struct Socket {
     gate: Gate,
     assembly: Assembly,
+    cutoff: Cutoff,
     heard: Instant,
     ending: bool,
 }
 
 impl Socket {
-    fn new(gate: Gate) -> Self {
-        Self { gate, assembly: Assembly::default(), heard: Instant::now(), ending: false }
+    fn new(gate: Gate, cutoff: Cutoff) -> Self {
+        Self { gate, assembly: Assembly::default(), cutoff, heard: Instant::now(), ending: false }
+    }
+
+    /// The power to end the connection from outside, for whoever may have to.
+    #[must_use]
+    pub fn cutoff(&self) -> Cutoff {
+        self.cutoff.clone()
     }
 
     /// Takes what the actor's `StreamHandler::handle` was given.
@@ -136,7 +146,9 @@ impl Socket {
 
     /// Begins the end of the connection: tells the peer why, and stops the actor once the peer has
     /// closed too, or 2 seconds later. What comes in between is thrown away, since closing with
-    /// input unread would reset the connection and the peer could not read the reason.
+    /// input unread would reset the connection and the peer could not read the reason. A peer that
+    /// has closed (badly, perhaps) or has fallen silent is not waited for, and one that reads
+    /// nothing is cut off.
     pub fn close<A>(&mut self, reason: DisconnectReason, ctx: &mut WebsocketContext<A>)
     where
         A: Actor<Context = WebsocketContext<A>>,
@@ -145,8 +157,13 @@ impl Socket {
             return;
         }
         self.gate.discard();
+        self.cutoff.arm();
         ctx.close(reason.close_reason());
-        ctx.run_later(LINGER, |_, ctx| ctx.stop());
+        if reason == DisconnectReason::NoPong || self.gate.peer_closed() {
+            ctx.stop();
+        } else {
+            ctx.run_later(LINGER, |_, ctx| ctx.stop());
+        }
     }
 
     /// Whether the connection is ending; nothing more should be written to it.

@@ -12,6 +12,7 @@ use crate::domain::ChatMessage;
 #[derive(Debug)]
 pub struct Batch {
     messages: Vec<Arc<ChatMessage>>,
+    bytes: usize,
     text: OnceLock<Vec<ByteString>>,
 }
 
@@ -19,7 +20,14 @@ impl Batch {
     /// A batch of these messages, oldest first.
     #[must_use]
     pub fn new(messages: Vec<Arc<ChatMessage>>) -> Self {
-        Self { messages, text: OnceLock::new() }
+        let bytes = messages.iter().map(|message| message.text.as_str().len()).sum();
+        Self { messages, bytes, text: OnceLock::new() }
+    }
+
+    /// The length of all its texts, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The messages as data, oldest first.

@@ -62,7 +62,7 @@ async fn any_actor_that_takes_deliver_can_be_a_client() {
         nick: Nick::parse("probe").unwrap(),
         room: RoomName::default(),
         history: 0,
-        to: Probe(sender).start().recipient(),
+        to: Probe(sender).start().recipient().into(),
     };
     server.hub().send(register).await.unwrap();
     let mut ada = server.join("nick=ada").await;

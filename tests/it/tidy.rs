@@ -77,7 +77,7 @@ fn the_socket_knows_nothing_of_chat() {
 /// first out. A clone of a recipient has a place of its own in the mailbox (actix#329).
 #[test]
 fn no_session_waits_and_no_recipient_is_cloned() {
-    none_in("src", |_| false, &["ctx.wait(", ".to.clone()"]);
+    none_in("src", |_| false, &["ctx.wait(", "recipient.clone()", "to.clone()"]);
 }
 
 #[test]

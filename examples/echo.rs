@@ -1,0 +1,86 @@
+//! An echo server on the hardened WebSocket, with nothing of chat: what comes in at `/ws`, text or
+//! binary, goes back. The conformance suite runs against it (`scripts/autobahn`).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, web};
+use actix_web_actors::ws::{Message, ProtocolError, WebsocketContext};
+use chinwag::socket::{self, Connections, DisconnectReason, Incoming, Socket};
+use clap::Parser;
+
+/// Sends back what it is sent.
+#[derive(Clone, Debug, Parser)]
+struct Args {
+    /// Address and port to listen on.
+    #[arg(long, default_value = "127.0.0.1:9001")]
+    listen: SocketAddr,
+    /// Longest WebSocket message, in bytes.
+    #[arg(long, default_value_t = 16 * 1024 * 1024)]
+    max_frame_bytes: usize,
+}
+
+const PING_INTERVAL: Duration = Duration::from_secs(25);
+const PONG_TIMEOUT: Duration = Duration::from_secs(60);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+struct Echo {
+    socket: Socket,
+}
+
+impl Actor for Echo {
+    type Context = WebsocketContext<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(PING_INTERVAL, |echo, ctx| {
+            if echo.socket.is_silent(PONG_TIMEOUT) {
+                echo.socket.close(DisconnectReason::NoPong, ctx);
+            } else if !echo.socket.is_ending() {
+                ctx.ping(b"");
+            }
+        });
+    }
+}
+
+impl StreamHandler<Result<Message, ProtocolError>> for Echo {
+    fn handle(&mut self, item: Result<Message, ProtocolError>, ctx: &mut Self::Context) {
+        match self.socket.receive(item, ctx) {
+            Incoming::Text(text) => ctx.text(text),
+            Incoming::Binary(bytes) => ctx.binary(bytes),
+            Incoming::Nothing | Incoming::Ended(_) => {}
+        }
+    }
+
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        self.socket.finished(ctx);
+    }
+}
+
+async fn echo(
+    req: HttpRequest,
+    payload: web::Payload,
+    args: web::Data<Args>,
+) -> Result<HttpResponse, Error> {
+    let (_, response) =
+        socket::upgrade(&req, payload, args.max_frame_bytes, |socket| Echo { socket })?;
+    Ok(response)
+}
+
+#[actix_web::main]
+async fn main() -> std::io::Result<()> {
+    let args = Args::parse();
+    let listen = args.listen;
+    let connections = Connections::new(WRITE_TIMEOUT);
+    HttpServer::new(move || {
+        App::new()
+            .app_data(web::Data::new(args.clone()))
+            .service(web::resource("/ws").get(echo))
+    })
+    .tcp_nodelay(true)
+    .client_disconnect_timeout(Duration::ZERO)
+    .on_connect(connections.on_connect())
+    .bind(listen)?
+    .run()
+    .await
+}
