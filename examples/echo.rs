@@ -73,9 +73,7 @@ async fn main() -> std::io::Result<()> {
     let listen = args.listen;
     let connections = Connections::new(WRITE_TIMEOUT);
     HttpServer::new(move || {
-        App::new()
-            .app_data(web::Data::new(args.clone()))
-            .service(web::resource("/ws").get(echo))
+        App::new().app_data(web::Data::new(args.clone())).service(web::resource("/ws").get(echo))
     })
     .tcp_nodelay(true)
     .client_disconnect_timeout(Duration::ZERO)

@@ -12,6 +12,10 @@ mod connection;
 mod cutoff;
 mod frame;
 mod guard;
+#[cfg(fuzzing)]
+pub mod reference;
+#[cfg(all(test, not(fuzzing)))]
+mod reference;
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,9 @@
+//! Guard and assembly against the plain parser, whatever comes and however it is cut.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
+    let (chunks, bytes) = input;
+    chinwag::socket::reference::check(&bytes, &chunks);
+});

@@ -1,0 +1,22 @@
+//! The text protocol and the names: whatever is typed, what is accepted keeps its promises.
+#![no_main]
+
+use chinwag::domain::{Nick, RoomName};
+use chinwag::wire::{Command, text};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &str| {
+    if let Ok(Some(Command::Say(said))) = text::decode(input, 100) {
+        let said = said.as_str();
+        assert!(!said.is_empty() && said.len() <= 100 && said == said.trim());
+        assert!(!said.contains(|c: char| c.is_control() && c != '\t'));
+    }
+    if let Ok(room) = RoomName::parse(input) {
+        assert_eq!(RoomName::parse(room.as_str()), Ok(room));
+    }
+    if let Ok(nick) = Nick::parse(input) {
+        assert_eq!(Nick::parse(nick.as_str()).map(|again| again.to_string()), Ok(nick.to_string()));
+        let line = format!("{nick}: hi");
+        assert_eq!(Nick::key_claimed_by(&line).as_deref(), Some(nick.key()));
+    }
+});
