@@ -66,6 +66,11 @@ pub struct Args {
     #[arg(value_parser = interval)]
     pong_timeout: Duration,
 
+    /// Longest wait between two flushes of a busy room; 0 flushes every message at once.
+    #[arg(long, env = "CHINWAG_BATCH_WINDOW", value_name = "D", default_value = "50ms")]
+    #[arg(value_parser = duration)]
+    batch_window: Duration,
+
     /// How long a shutdown may take to tell the clients.
     #[arg(long, env = "CHINWAG_SHUTDOWN_TIMEOUT", value_name = "D", default_value = "5s")]
     #[arg(value_parser = duration)]
@@ -109,6 +114,9 @@ pub struct Config {
     pub ping_interval: Duration,
     /// How long a client may stay silent. Defaults to 60 seconds.
     pub pong_timeout: Duration,
+    /// Longest wait between two flushes of a busy room; 0 flushes every message at once. Defaults
+    /// to 50 milliseconds.
+    pub batch_window: Duration,
     /// How long a shutdown may take to tell the clients. Defaults to 5 seconds.
     pub shutdown_timeout: Duration,
     /// Whose pages may connect, beside the server's own. Defaults to nobody's.
@@ -148,6 +156,7 @@ impl Default for Config {
             write_timeout: Duration::from_secs(10),
             ping_interval: Duration::from_secs(25),
             pong_timeout: Duration::from_secs(60),
+            batch_window: Duration::from_millis(50),
             shutdown_timeout: Duration::from_secs(5),
             allowed_origins: Vec::new(),
             resume_buffer: 1000,
@@ -200,6 +209,7 @@ impl TryFrom<Args> for Config {
             write_timeout: args.write_timeout,
             ping_interval: args.ping_interval,
             pong_timeout: args.pong_timeout,
+            batch_window: args.batch_window,
             shutdown_timeout: args.shutdown_timeout,
             allowed_origins: args.allowed_origin,
             resume_buffer: args.resume_buffer,

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use super::Hub;
+use super::{Hub, Pacing};
 use crate::config::Config;
 use crate::socket::DisconnectReason;
 
@@ -48,6 +48,7 @@ impl Hub {
             rooms: HashMap::new(),
             disconnects: HashMap::new(),
             resume_buffer: config.resume_buffer,
+            pacing: Pacing::new(config.batch_window, config.workers),
             draining: false,
             watchers: Vec::new(),
         }

@@ -8,6 +8,7 @@ mod extend;
 mod lifecycle;
 mod list_rooms;
 mod outlet;
+mod pacing;
 mod room;
 
 use std::collections::HashMap;
@@ -16,8 +17,8 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use log::debug;
-use thiserror::Error;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::domain::{ChatMessage, ClientId, MessageText, Nick, RoomName};
 use crate::socket::DisconnectReason;
@@ -27,6 +28,8 @@ pub use lifecycle::{Drain, Watch};
 pub use list_rooms::{ListRooms, RoomInfo};
 pub use outlet::Outlet;
 pub(crate) use outlet::Waiting;
+pub use pacing::{Acceptance, NotRegistered};
+use pacing::{FlushTimer, Pacing};
 use room::Room;
 
 /// The hub actor. Start it with [`Hub::start_in`], one to a server.
@@ -35,6 +38,7 @@ pub struct Hub {
     rooms: HashMap<RoomName, Room>,
     disconnects: HashMap<DisconnectReason, u64>,
     resume_buffer: usize,
+    pacing: Pacing,
     draining: bool,
     watchers: Vec<oneshot::Sender<()>>,
 }
@@ -48,6 +52,10 @@ struct Client {
 
 impl Actor for Hub {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.spawn(FlushTimer::new());
+    }
 }
 
 /// A client has come: it is a member of its room from now on.
@@ -87,11 +95,6 @@ pub struct Broadcast {
     pub text: MessageText,
 }
 
-/// The hub does not know the client, or has evicted it.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("the client is not registered")]
-pub struct NotRegistered;
-
 impl Handler<Register> for Hub {
     type Result = ();
 
@@ -121,12 +124,14 @@ impl Handler<Unregister> for Hub {
 }
 
 impl Handler<Broadcast> for Hub {
-    type Result = Result<(), NotRegistered>;
+    type Result = Acceptance;
 
-    fn handle(&mut self, said: Broadcast, _: &mut Self::Context) -> Self::Result {
-        let author = self.clients.get(&said.client).cloned().ok_or(NotRegistered)?;
+    fn handle(&mut self, said: Broadcast, _: &mut Self::Context) -> Acceptance {
+        let Some(author) = self.clients.get(&said.client).cloned() else {
+            return NotRegistered.into();
+        };
         self.broadcast(&author.room, &author.nick, said.text);
-        Ok(())
+        self.accept(&author.room)
     }
 }
 
@@ -136,17 +141,19 @@ impl Hub {
     pub fn broadcast(&mut self, name: &RoomName, nick: &Nick, text: MessageText) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         let attributed = !nick.is_anonymous() || room.reads_as_a_members(text.as_str());
-        let message = ChatMessage { room: name.clone(), nick: nick.clone(), text, attributed };
-        room.pending.push(Arc::new(message));
-        self.flush(name);
+        room.push(ChatMessage { room: name.clone(), nick: nick.clone(), text, attributed });
+        self.flush_when_due(name);
     }
 
     /// Takes what is pending in a room and fans it out.
     fn flush(&mut self, name: &RoomName) {
         let Some(room) = self.rooms.get_mut(name) else { return };
-        let messages = std::mem::take(&mut room.pending);
-        room.remember(&messages, self.resume_buffer);
-        self.fan_out(name, &Arc::new(Batch::new(messages)));
+        let messages = room.take_pending();
+        if !messages.is_empty() {
+            room.next_flush = Instant::now() + self.pacing.wait(room.members.len());
+            room.remember(&messages, self.resume_buffer);
+            self.fan_out(name, &Arc::new(Batch::new(messages)));
+        }
     }
 
     /// Delivers a batch to every member; those who do not take it are evicted.
@@ -163,8 +170,8 @@ impl Hub {
         }
     }
 
-    /// Drops a client that does not take what it is given, as the chat example does when `send`
-    /// would block.
+    /// Removes a client and orders it to close: one that does not take what it is given, as the
+    /// chat example does when `send` would block, or everybody in the end.
     fn evict(&mut self, id: ClientId, reason: DisconnectReason) {
         if let Some(client) = self.remove(id, reason) {
             client.to.close(reason);

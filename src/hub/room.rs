@@ -4,6 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
 use super::Client;
 use crate::domain::{ChatMessage, ClientId, Nick};
 
@@ -11,15 +14,48 @@ use crate::domain::{ChatMessage, ClientId, Nick};
 const MAX_RECENT_BYTES: usize = 1024 * 1024;
 
 /// A room with at least one member, or one that is about to get its first.
-#[derive(Default)]
 pub(super) struct Room {
     pub(super) members: HashMap<ClientId, Rc<Client>>,
     pub(super) pending: Vec<Arc<ChatMessage>>,
+    pub(super) pending_bytes: usize,
+    /// Dropped at the flush, which tells those who wait for it.
+    pub(super) accept_at_flush: Vec<oneshot::Sender<()>>,
+    pub(super) next_flush: Instant,
+    pub(super) scheduled: bool,
     recent: VecDeque<Arc<ChatMessage>>,
     recent_bytes: usize,
 }
 
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            members: HashMap::new(),
+            pending: Vec::new(),
+            pending_bytes: 0,
+            accept_at_flush: Vec::new(),
+            next_flush: Instant::now(),
+            scheduled: false,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+        }
+    }
+}
+
 impl Room {
+    /// Puts a message by for the next flush.
+    pub(super) fn push(&mut self, message: ChatMessage) {
+        self.pending_bytes += message.text.as_str().len();
+        self.pending.push(Arc::new(message));
+    }
+
+    /// Takes what is pending, and lets go of those who wait for that.
+    pub(super) fn take_pending(&mut self) -> Vec<Arc<ChatMessage>> {
+        self.pending_bytes = 0;
+        self.scheduled = false;
+        self.accept_at_flush.clear();
+        std::mem::take(&mut self.pending)
+    }
+
     /// Whether a line of this text, written without its author's name, would read as if somebody
     /// in the room had said it.
     pub(super) fn reads_as_a_members(&self, text: &str) -> bool {

@@ -151,8 +151,7 @@ impl Socket {
     /// Begins the end of the connection: tells the peer why, and stops the actor once the peer has
     /// closed too, or 2 seconds later. What comes in between is thrown away, since closing with
     /// input unread would reset the connection and the peer could not read the reason. A peer that
-    /// has closed (badly, perhaps) or has fallen silent is not waited for, and one that reads
-    /// nothing is cut off.
+    /// has closed, badly perhaps, is not waited for, and one that reads nothing is cut off.
     pub fn close<A>(&mut self, reason: DisconnectReason, ctx: &mut WebsocketContext<A>)
     where
         A: Actor<Context = WebsocketContext<A>>,
@@ -163,7 +162,7 @@ impl Socket {
         self.gate.discard();
         self.cutoff.arm();
         ctx.close(reason.close_reason());
-        if reason == DisconnectReason::NoPong || self.gate.peer_closed() {
+        if self.gate.peer_closed() {
             ctx.stop();
         } else {
             ctx.run_later(LINGER, |_, ctx| ctx.stop());

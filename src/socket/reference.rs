@@ -184,8 +184,11 @@ impl Unfinished {
     }
 }
 
-/// First byte, payload length, mask and what follows; nothing while the header is not whole.
-fn header(input: &[u8]) -> Option<(u8, u64, Option<[u8; 4]>, &[u8])> {
+/// First byte, payload length, mask and what follows.
+type Head<'a> = (u8, u64, Option<[u8; 4]>, &'a [u8]);
+
+/// Nothing while the header is not whole.
+fn header(input: &[u8]) -> Option<Head<'_>> {
     let (&first, input) = input.split_first()?;
     let (&second, input) = input.split_first()?;
     let (length, input) = match second & 0x7F {

@@ -250,3 +250,46 @@ fn is_whole(answer: &str) -> bool {
     let length = length.and_then(|rest| rest.split("\r\n").next()?.parse::<usize>().ok());
     head.starts_with("http/1.1 101") || length.is_some_and(|length| body.len() >= length)
 }
+
+/// Upgrades by hand and gives the bare connection.
+#[track_caller]
+pub fn raw_socket(addr: SocketAddr, path: &str) -> impl Future<Output = TcpStream> + use<> {
+    let path = path.to_owned();
+    within("a handshake", async move {
+        raw_upgrade(TcpStream::connect(addr).await.unwrap(), addr, &path).await
+    })
+}
+
+/// Upgrades a connection that was made elsewhere.
+pub async fn raw_upgrade(mut tcp: TcpStream, addr: SocketAddr, path: &str) -> TcpStream {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(tcp.read_u8().await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    tcp
+}
+
+/// A client's frame: first byte as given, a mask of zeros, the length in as few bytes as it takes.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        length @ 0..126 => frame.push(0x80 | length as u8),
+        length @ 126..65_536 => {
+            frame.push(0x80 | 126);
+            frame.extend((length as u16).to_be_bytes());
+        }
+        length => {
+            frame.push(0x80 | 127);
+            frame.extend((length as u64).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}

@@ -12,6 +12,8 @@ mod crowd; // many clients at once
 mod embedded; // the chat mounted in another program, on actix's own test server
 mod endings; // every way a connection ends
 mod extension; // messages and bots of another crate's
+mod flood; // clients that send more than they should
 mod pages; // what is served over plain HTTP
+mod slow; // clients that read slowly, or no more
 mod tidy; // rules about the source itself
 mod upgrade; // which handshakes are answered

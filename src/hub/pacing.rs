@@ -1,0 +1,176 @@
+//! When a room is flushed: at once if it has been idle, else no sooner than its size allows, so
+//! that a busy room sends its members few large batches in place of many small ones, and a huge
+//! room slows down in place of drowning. And when a sender's message counts as accepted: at once,
+//! unless the room already holds as much as one flush should carry.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use actix::dev::{MessageResponse, OneshotSender};
+use actix::fut::wrap_future;
+use actix::prelude::*;
+use thiserror::Error;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{Broadcast, Hub};
+use crate::domain::RoomName;
+
+/// The wait between two flushes of a room, for each member.
+const WAIT_PER_MEMBER: Duration = Duration::from_micros(50);
+
+/// What writing to one member is known to take on one worker.
+const WRITE_PER_MEMBER: Duration = Duration::from_micros(10);
+
+/// What a room may hold before its senders wait for the flush, in bytes of text and in messages.
+const MAX_PENDING_BYTES: usize = 64 * 1024;
+const MAX_PENDING_MESSAGES: usize = 4096;
+
+/// The rooms that wait to be flushed, and for how long rooms do.
+pub(super) struct Pacing {
+    window: Duration,
+    workers: u32,
+    due: BinaryHeap<Reverse<(Instant, RoomName)>>,
+}
+
+impl Pacing {
+    pub(super) fn new(window: Duration, workers: usize) -> Self {
+        let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
+        Self { window, workers, due: BinaryHeap::new() }
+    }
+
+    /// How long after a flush the next one of a room with so many members waits.
+    pub(super) fn wait(&self, members: usize) -> Duration {
+        if self.window.is_zero() {
+            return Duration::ZERO;
+        }
+        let members = u32::try_from(members).unwrap_or(u32::MAX);
+        let fitting = WAIT_PER_MEMBER.saturating_mul(members).min(self.window);
+        fitting.max(WRITE_PER_MEMBER.saturating_mul(members) / self.workers)
+    }
+}
+
+impl Hub {
+    /// Flushes a room now, if that is due, and else notes when it will be.
+    pub(super) fn flush_when_due(&mut self, name: &RoomName) {
+        let now = Instant::now();
+        // Timers run only when the mailbox is empty, which that of a busy hub hardly ever is.
+        self.flush_due(now);
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        if room.pending.is_empty() {
+            return;
+        }
+        if room.next_flush <= now {
+            self.flush(name);
+        } else if !std::mem::replace(&mut room.scheduled, true) {
+            self.pacing.due.push(Reverse((room.next_flush, name.clone())));
+        }
+    }
+
+    /// Flushes the rooms whose time has come.
+    fn flush_due(&mut self, now: Instant) {
+        while let Some(Reverse((at, _))) = self.pacing.due.peek()
+            && *at <= now
+            && let Some(Reverse((_, name))) = self.pacing.due.pop()
+        {
+            self.flush(&name);
+        }
+    }
+
+    /// The answer to somebody who has just said something in a room.
+    pub(super) fn accept(&mut self, name: &RoomName) -> Acceptance {
+        let full = self.rooms.get_mut(name).filter(|room| {
+            room.pending_bytes >= MAX_PENDING_BYTES || room.pending.len() >= MAX_PENDING_MESSAGES
+        });
+        let Some(room) = full else { return Acceptance(Ok(None)) };
+        let (accepted, acceptance) = oneshot::channel();
+        room.accept_at_flush.push(accepted);
+        Acceptance(Ok(Some(acceptance)))
+    }
+}
+
+/// The hub does not know the client, or has evicted it.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the client is not registered")]
+pub struct NotRegistered;
+
+/// The answer to a [`Broadcast`]: given at once, or when the room has been flushed.
+pub struct Acceptance(Result<Option<oneshot::Receiver<()>>, NotRegistered>);
+
+impl From<NotRegistered> for Acceptance {
+    fn from(refused: NotRegistered) -> Self {
+        Self(Err(refused))
+    }
+}
+
+impl MessageResponse<Hub, Broadcast> for Acceptance {
+    fn handle(
+        self,
+        ctx: &mut Context<Hub>,
+        answer: Option<OneshotSender<Result<(), NotRegistered>>>,
+    ) {
+        // Nobody may be waiting for the answer: then it need not be given.
+        let Some(answer) = answer else { return };
+        match self.0 {
+            Ok(None) => drop(answer.send(Ok(()))),
+            Err(refused) => drop(answer.send(Err(refused))),
+            Ok(Some(acceptance)) => {
+                // A room that was forgotten before its flush has nobody left to wait for.
+                ctx.spawn(wrap_future(acceptance).map(|_, _: &mut Hub, _| {
+                    let _ = answer.send(Ok(()));
+                }));
+            }
+        }
+    }
+}
+
+/// The hub's one timer, over all rooms that wait. The hub's context polls it whenever its mailbox
+/// is empty, so it sees what has been scheduled since.
+pub(super) struct FlushTimer(Pin<Box<Sleep>>);
+
+impl FlushTimer {
+    pub(super) fn new() -> Self {
+        Self(Box::pin(sleep_until(Instant::now())))
+    }
+}
+
+impl ActorFuture<Hub> for FlushTimer {
+    type Output = ();
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        hub: &mut Hub,
+        _: &mut Context<Hub>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        loop {
+            hub.flush_due(Instant::now());
+            let Some(Reverse((at, _))) = hub.pacing.due.peek() else { return Poll::Pending };
+            if self.0.deadline() != *at {
+                self.0.as_mut().reset(*at);
+            }
+            if self.0.as_mut().poll(task).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_room_waits_by_its_size_up_to_the_window_and_down_to_what_writing_takes() {
+        let pacing = Pacing::new(Duration::from_millis(50), 2);
+        let waits = [(0, 0), (1, 50), (100, 5_000), (1_000, 50_000), (5_000, 50_000)];
+        for (members, micros) in waits {
+            assert_eq!(pacing.wait(members), Duration::from_micros(micros), "{members} members");
+        }
+        assert_eq!(pacing.wait(100_000), Duration::from_millis(500), "writing takes longer");
+        assert_eq!(Pacing::new(Duration::ZERO, 2).wait(100_000), Duration::ZERO);
+    }
+}

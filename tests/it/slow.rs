@@ -1,0 +1,98 @@
+//! Clients that read slowly, or no more, or have fallen silent.
+//!
+//! Whether the server has let go of a socket is read from the kernel's table of connections.
+#![cfg(target_os = "linux")]
+
+use std::time::Duration;
+
+use chinwag::Config;
+use chinwag::socket::DisconnectReason as Reason;
+use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::harness::{DEADLINE, TestServer, config, eventually, frame, raw_upgrade, within};
+
+/// Connections that the server still holds a descriptor of: those from its port in the kernel's
+/// table that belong to a process.
+fn held_by_server(server: &TestServer) -> usize {
+    let port = format!(":{:04X}", server.addr().port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let held = table.lines().skip(1).filter(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let listening = fields[3] == "0A";
+        fields[1].ends_with(&port) && !listening && fields[9] != "0"
+    });
+    held.count()
+}
+
+/// A client with a small window and the segments of an Ethernet, as on a real network.
+async fn slow_client(server: &TestServer, window_bytes: usize) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(window_bytes).unwrap();
+    socket.set_tcp_mss(1400).unwrap();
+    socket.connect(&server.addr().into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let tcp = TcpStream::from_std(socket.into()).unwrap();
+    within("a handshake", raw_upgrade(tcp, server.addr(), "/ws?room=slow")).await
+}
+
+/// Reads at most so many bytes in a second until the connection ends.
+async fn read_slowly(mut tcp: TcpStream, bytes_per_second: usize) {
+    let mut taken = vec![0; (bytes_per_second / 10).max(1)];
+    loop {
+        // The pace is what this is about.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if bytes_per_second > 0 && matches!(tcp.read(&mut taken).await, Ok(0) | Err(_)) {
+            return;
+        }
+    }
+}
+
+#[actix_web::test]
+async fn readers_of_any_speed_that_a_room_outruns_are_gone_within_twice_the_write_timeout() {
+    const SPEEDS: [usize; 6] = [0, 1, 5_000, 20_000, 50_000, 100_000];
+    const WRITE_TIMEOUT: Duration = Duration::from_secs(4);
+    let server = TestServer::start_with(Config { write_timeout: WRITE_TIMEOUT, ..config() }).await;
+    let mut reader = server.join("room=slow").await;
+    let mut writer = raw_upgrade(
+        TcpStream::connect(server.addr()).await.unwrap(),
+        server.addr(),
+        "/ws?room=slow&nick=writer",
+    )
+    .await;
+    let mut slow = Vec::new();
+    for speed in SPEEDS {
+        let tcp = slow_client(&server, 16 * 1024).await;
+        slow.push(actix_web::rt::spawn(read_slowly(tcp, speed)));
+    }
+    eventually("all to be registered", async || server.client_count().await == 8).await;
+    assert_eq!(held_by_server(&server), 8);
+    // 4 kB a message, 400 a second: 1.6 MB/s, sixteen times what the fastest of them reads.
+    let long = "x".repeat(4000);
+    let line = format!("writer: {long}");
+    let message = frame(0x81, long.as_bytes());
+    let mut echo = vec![0; 64 * 1024];
+    let began = Instant::now();
+    let mut said = 0;
+    while server.disconnects(Reason::SlowClient).await < SPEEDS.len() as u64 {
+        assert!(began.elapsed() < DEADLINE, "all are outrun and evicted");
+        writer.write_all(&message).await.unwrap();
+        said += 1;
+        while writer.try_read(&mut echo).is_ok_and(|read| read > 0) {}
+        within("the reader's line", async {
+            assert_eq!(reader.line().await.as_ref(), Some(&line), "number {said}");
+        })
+        .await;
+        tokio::time::sleep(Duration::from_micros(2500)).await;
+    }
+    // From here on the room is silent.
+    let evicted = Instant::now();
+    eventually("their sockets to be gone", async || held_by_server(&server) == 2).await;
+    assert!(evicted.elapsed() < 2 * WRITE_TIMEOUT, "{:?}", evicted.elapsed());
+    assert_eq!(server.client_count().await, 2, "the rest of the room is there");
+    for task in slow {
+        task.abort();
+    }
+}
