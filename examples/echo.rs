@@ -12,13 +12,13 @@ use clap::Parser;
 
 /// Sends back what it is sent.
 #[derive(Clone, Debug, Parser)]
-struct Args {
+pub struct Args {
     /// Address and port to listen on.
     #[arg(long, default_value = "127.0.0.1:9001")]
-    listen: SocketAddr,
+    pub listen: SocketAddr,
     /// Longest WebSocket message, in bytes.
     #[arg(long, default_value_t = 16 * 1024 * 1024)]
-    max_frame_bytes: usize,
+    pub max_frame_bytes: usize,
 }
 
 const PING_INTERVAL: Duration = Duration::from_secs(25);
@@ -57,7 +57,8 @@ impl StreamHandler<Result<Message, ProtocolError>> for Echo {
     }
 }
 
-async fn echo(
+/// Upgrades to a WebSocket that echoes.
+pub async fn echo(
     req: HttpRequest,
     payload: web::Payload,
     args: web::Data<Args>,

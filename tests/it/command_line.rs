@@ -1,53 +1,9 @@
 //! The program: its flags, its exit codes, its signals.
 
-use std::net::SocketAddr;
-use std::process::Stdio;
-
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::process::Command;
 
 use crate::harness::{Client, raw_http, within};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_chinwag");
-
-/// The program running, and what it logs.
-pub struct Program {
-    pub child: Child,
-    pub addr: SocketAddr,
-    log: Lines<BufReader<ChildStderr>>,
-}
-
-impl Program {
-    pub async fn start(program: &str, folder: &std::path::Path, flags: &[&str]) -> Self {
-        let mut child = Command::new(program)
-            .args(["--listen", "127.0.0.1:0"])
-            .args(flags)
-            .current_dir(folder)
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let addr = loop {
-            let line = within("the address", log.next_line()).await.unwrap();
-            let line = line.expect("it logs the address before it ends");
-            if let Some((_, port)) = line.split_once("http://localhost:") {
-                break SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()));
-            }
-        };
-        Self { child, addr, log }
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().unwrap().to_string();
-        let kill = std::process::Command::new("kill").args([name, &pid]).status();
-        assert!(kill.unwrap().success());
-    }
-
-    async fn exit_code(&mut self) -> Option<i32> {
-        within("the program to end", self.child.wait()).await.unwrap().code()
-    }
-}
+use crate::program::{PROGRAM, Program};
 
 async fn run(flags: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(PROGRAM).args(flags).kill_on_drop(true).output();
@@ -136,8 +92,7 @@ async fn on_sigint_and_sigterm_every_client_reads_1001_and_the_exit_code_is_0() 
 async fn a_second_signal_ends_it_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(PROGRAM, folder.path(), &["--shutdown-timeout", "1h"]).await;
-    // A client that never answers the close frame holds the shutdown up for the linger of a
-    // connection; one that does not read at all, for the timeout.
+    // A client that does not answer the close frame holds the shutdown up for 2 seconds.
     let mut deaf = Client::connect(program.addr, "nick=deaf").await;
     deaf.say("here").await;
     deaf.expect("deaf: here").await;

@@ -3,16 +3,20 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod harness;
+mod program;
 
 // One module a topic.
 mod browser; // the page in a real browser (ignored unless asked for: needs Chromium)
 mod chat; // the text protocol: who reads what
 mod command_line; // the program: its flags, its exit codes, its signals
 mod crowd; // many clients at once
+mod echo; // the socket without the chat: the example, run
 mod embedded; // the chat mounted in another program, on actix's own test server
 mod endings; // every way a connection ends
 mod extension; // messages and bots of another crate's
 mod flood; // clients that send more than they should
+mod hostile; // attacks on raw sockets
+mod memory; // what hostile clients cost the server in memory
 mod pages; // what is served over plain HTTP
 mod slow; // clients that read slowly, or no more
 mod tidy; // rules about the source itself

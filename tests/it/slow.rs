@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chinwag::Config;
 use chinwag::socket::DisconnectReason as Reason;
+use futures_util::future::{join, join_all};
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -95,4 +96,81 @@ async fn readers_of_any_speed_that_a_room_outruns_are_gone_within_twice_the_writ
     for task in slow {
         task.abort();
     }
+}
+
+#[actix_web::test]
+async fn a_client_that_stops_reading_is_gone_within_twice_the_write_timeout_in_a_silent_room_too() {
+    const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
+    let server = TestServer::start_with(Config { write_timeout: WRITE_TIMEOUT, ..config() }).await;
+    let mut stalled = slow_client(&server, 16 * 1024).await;
+    // Enough to shut its window, and not enough to have it evicted: then silence.
+    let mut talker = server.join("room=slow").await;
+    let long = "x".repeat(4000);
+    for _ in 0..150 {
+        talker.say(&long).await;
+        talker.expect(&long).await;
+    }
+    talker.leave().await;
+    assert_eq!(server.disconnects(Reason::SlowClient).await, 0);
+    let silent = Instant::now();
+    eventually("its socket to be gone", async || held_by_server(&server) == 0).await;
+    assert!(silent.elapsed() < 2 * WRITE_TIMEOUT, "{:?}", silent.elapsed());
+    eventually("it to be unregistered", async || server.client_count().await == 0).await;
+    let _ = stalled.read_to_end(&mut Vec::new()).await;
+}
+
+#[actix_web::test]
+async fn a_slow_reader_that_keeps_up_with_a_quiet_room_stays() {
+    let server =
+        TestServer::start_with(Config { write_timeout: Duration::from_secs(1), ..config() }).await;
+    let slow = slow_client(&server, 16 * 1024).await;
+    let reading = actix_web::rt::spawn(read_slowly(slow, 5_000));
+    let mut talker = server.join("room=slow").await;
+    // 2 kB in a second, for five times the write timeout.
+    let long = "x".repeat(400);
+    for _ in 0..25 {
+        talker.say(&long).await;
+        talker.expect(&long).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(server.client_count().await, 2);
+    assert!(!reading.is_finished());
+    reading.abort();
+}
+
+#[actix_web::test]
+async fn fifty_of_a_thousand_stall_and_the_others_read_everything() {
+    const CLIENTS: usize = 1000;
+    const STALLED: usize = 50;
+    const MESSAGES: usize = 500;
+    let server = TestServer::start().await;
+    let mut readers = join_all((STALLED..CLIENTS).map(|_| server.connect("room=slow"))).await;
+    let stalled = join_all((0..STALLED).map(|_| slow_client(&server, 4 * 1024))).await;
+    eventually("all to be there", async || server.client_count().await == CLIENTS).await;
+    let mut writer = raw_upgrade(
+        TcpStream::connect(server.addr()).await.unwrap(),
+        server.addr(),
+        "/ws?room=slow",
+    )
+    .await;
+    // 100 messages in a second, with 1 kB each so that those who stall are soon outrun.
+    let padding = "x".repeat(1000);
+    let write = async {
+        let mut pace = tokio::time::interval(Duration::from_millis(10));
+        let mut echo = vec![0; 64 * 1024];
+        for n in 0..MESSAGES {
+            pace.tick().await;
+            let message = frame(0x81, format!("{n} {padding}").as_bytes());
+            writer.write_all(&message).await.unwrap();
+            while writer.try_read(&mut echo).is_ok_and(|read| read > 0) {}
+        }
+    };
+    let read = join_all(readers.iter_mut().map(async |reader| {
+        for n in 0..MESSAGES {
+            let line = within("the next line", reader.line()).await;
+            assert_eq!(line, Some(format!("{n} {padding}")));
+        }
+    }));
+    join(write, read).await;
+    drop(stalled);
 }

@@ -1,0 +1,73 @@
+//! The program as a child process: started on a free port, its log read, its memory weighed.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+use crate::harness::within;
+
+/// The program that these tests were built with.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_chinwag");
+
+/// The program running, and what it logs.
+pub struct Program {
+    pub child: Child,
+    pub addr: SocketAddr,
+    pub log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Program {
+    pub async fn start(program: &str, folder: &std::path::Path, flags: &[&str]) -> Self {
+        let mut child = Command::new(program)
+            .args(["--listen", "127.0.0.1:0"])
+            .args(flags)
+            .current_dir(folder)
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let addr = loop {
+            let line = within("the address", log.next_line()).await.unwrap();
+            let line = line.expect("it logs the address before it ends");
+            if let Some((_, port)) = line.split_once("http://localhost:") {
+                break SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()));
+            }
+        };
+        Self { child, addr, log }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        let kill = std::process::Command::new("kill").args([name, &pid]).status();
+        assert!(kill.unwrap().success());
+    }
+
+    pub async fn exit_code(&mut self) -> Option<i32> {
+        within("the program to end", self.child.wait()).await.unwrap().code()
+    }
+
+    /// Its resident memory now, in bytes.
+    pub fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most memory that was resident since [`Program::forget_peak`].
+    pub fn peak_memory(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    pub fn forget_peak(&self) {
+        let pid = self.child.id().unwrap();
+        std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+    }
+
+    fn status(&self, field: &str) -> u64 {
+        let pid = self.child.id().unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+}
