@@ -19,6 +19,10 @@ use super::cutoff::{Cutoff, Reaper};
 /// in as much again. Left to itself it would grow this to 4 MiB.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
 
+/// What the kernel may hold of a peer that sends faster than it is read, likewise. Left to itself
+/// it would grow this to tens of MiB.
+const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
+
 /// The connections of a server.
 ///
 /// A program that builds its own `HttpServer` gets the settings of chinwag's by these lines,
@@ -92,6 +96,7 @@ impl Connections {
 
     fn set_up(&self, socket: &Socket) -> std::io::Result<()> {
         socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
         // Ends a connection whose peer acknowledges nothing, or keeps its window shut, for so
         // long: the actor cannot, since it is not polled meanwhile (actix-web#2441).
         #[cfg(target_os = "linux")]

@@ -104,7 +104,12 @@ impl<S> Guard<S> {
         if header.opcode == opcode::CLOSE {
             self.gate.0.peer_closed.set(true);
         }
-        Ok(Some(self.received.split_to(frame_len).freeze()))
+        let frame = self.received.split_to(frame_len).freeze();
+        if self.received.is_empty() {
+            // An idle connection keeps no buffer, however large its last frames were.
+            self.received = BytesMut::new();
+        }
+        Ok(Some(frame))
     }
 
     /// Throws away what was received, frame by frame; says whether a close frame was among it.

@@ -142,8 +142,8 @@ async fn a_slow_reader_that_keeps_up_with_a_quiet_room_stays() {
 async fn fifty_of_a_thousand_stall_and_the_others_read_everything() {
     const CLIENTS: usize = 1000;
     const STALLED: usize = 50;
-    const MESSAGES: usize = 500;
-    let server = TestServer::start().await;
+    const MESSAGES: usize = 600;
+    let server = TestServer::start_with(Config { send_queue_bytes: 128 * 1024, ..config() }).await;
     let mut readers = join_all((STALLED..CLIENTS).map(|_| server.connect("room=slow"))).await;
     let stalled = join_all((0..STALLED).map(|_| slow_client(&server, 4 * 1024))).await;
     eventually("all to be there", async || server.client_count().await == CLIENTS).await;
@@ -172,5 +172,26 @@ async fn fifty_of_a_thousand_stall_and_the_others_read_everything() {
         }
     }));
     join(write, read).await;
+    assert_eq!(server.disconnects(Reason::SlowClient).await, STALLED as u64);
     drop(stalled);
+}
+
+/// A half-open connection: nothing that is sent arrives any more, and nobody says so. It takes a
+/// network of our own to switch off.
+#[ignore = "needs to make a network namespace; scripts/test runs it"]
+#[actix_web::test]
+async fn a_client_behind_a_dead_network_is_gone_within_pong_timeout_plus_one_ping_interval() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/half_open.sh");
+    let output = tokio::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "bash", script])
+        .arg(crate::program::PROGRAM)
+        .kill_on_drop(true)
+        .output();
+    let output = within("the namespace", output).await.unwrap();
+    let log = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}{errors}");
+    let seconds: f64 = log.trim().parse().unwrap_or_else(|_| panic!("{log}{errors}"));
+    // 2 s, 1 s, and as much again for a busy machine.
+    assert!((2.0..6.0).contains(&seconds), "gone after {seconds} s");
 }

@@ -1,0 +1,217 @@
+//! What clients cost the release build in memory, idle ones and hostile ones: each line is a
+//! figure of `/proc` beside the limit that it must keep. `cargo bench --bench memory`; Linux only.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const KB: u64 = 1024;
+const MB: u64 = 1024 * KB;
+
+/// Of one system: server and clients each need a descriptor, the server two.
+const IDLE_CLIENTS_MAX: u64 = 9_000;
+const PONGS: usize = 2_000;
+const FLOOD: Duration = Duration::from_secs(20);
+const STALLED: u64 = 20;
+
+struct Server {
+    process: Child,
+    addr: SocketAddr,
+}
+
+impl Server {
+    fn start() -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_chinwag"))
+            .args(["--listen", "127.0.0.1:0"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let port = lines
+            .find_map(|line| {
+                Some(line.unwrap().split_once("http://localhost:")?.1.parse::<u16>().unwrap())
+            })
+            .unwrap();
+        Self { process, addr: ([127, 0, 0, 1], port).into() }
+    }
+
+    fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    fn peak(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
+        let status = status.unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * KB
+    }
+
+    async fn connect(&self, query: &str) -> TcpStream {
+        let mut tcp = TcpStream::connect(self.addr).await.unwrap();
+        let request = format!(
+            "GET /ws?{query} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\n\
+             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            self.addr
+        );
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            assert_ne!(tcp.read_buf(&mut head).await.unwrap(), 0);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101 "));
+        tcp
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A masked frame with a mask of zeros.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len()).unwrap();
+    let mut frame = if length < 126 { vec![first, 0x80 | length as u8] } else { vec![first, 0xFE] };
+    if length >= 126 {
+        frame.extend(length.to_be_bytes());
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}
+
+/// Prints a figure beside its limit; says whether it keeps it.
+fn figure(what: &str, bytes: u64, limit: u64) -> bool {
+    let verdict = if bytes <= limit { "" } else { "  OVER" };
+    println!("{what:<62} {:>9.1} kB of {:>6} kB{verdict}", bytes as f64 / 1024.0, limit / KB);
+    bytes <= limit
+}
+
+async fn idle() -> bool {
+    let clients = IDLE_CLIENTS_MAX.min(rlimit::increase_nofile_limit(u64::MAX).unwrap() / 2 - 200);
+    let server = Server::start();
+    drop(server.connect("").await);
+    let before = server.memory();
+    let mut all = Vec::new();
+    for n in 0..clients {
+        all.push(server.connect(&format!("room=r{}", n % 100)).await);
+    }
+    let fresh = (server.memory() - before) / clients;
+    // A few at a time, as they would come over a day.
+    let pongs = frame(0x8A, b"").repeat(PONGS / 100);
+    for _ in 0..100 {
+        for tcp in &mut all {
+            tcp.write_all(&pongs).await.unwrap();
+        }
+    }
+    let ping = frame(0x89, b"");
+    for tcp in &mut all {
+        tcp.write_all(&ping).await.unwrap();
+    }
+    for tcp in &mut all {
+        // The answer to the ping tells that all the pongs have been read.
+        let mut answer = [0; 2];
+        tcp.read_exact(&mut answer).await.unwrap();
+    }
+    let worn = (server.memory() - before) / clients;
+    let kept = figure(&format!("{clients} idle clients, each, fresh"), fresh, 16 * KB);
+    figure(&format!("the same after {PONGS} pongs"), worn, 24 * KB) && kept
+}
+
+async fn giant_frame() -> bool {
+    let server = Server::start();
+    drop(server.connect("").await);
+    let before = server.memory();
+    let mut tcp = server.connect("").await;
+    tcp.write_all(&[0x82, 0xFF, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
+    let chunk = vec![0; MB as usize];
+    let mut sent = 0;
+    while sent < 300 && tcp.write_all(&chunk).await.is_ok() {
+        sent += 1;
+    }
+    figure(&format!("one giant frame, {sent} MB of it sent"), server.peak() - before, MB)
+}
+
+async fn flood() -> bool {
+    let server = Server::start();
+    drop(server.connect("").await);
+    let before = server.memory();
+    let (mut reader, mut writer) = server.connect("").await.into_split();
+    let echoes = tokio::spawn(async move {
+        let mut chunk = vec![0; 256 * 1024];
+        let mut read = 0;
+        while let Ok(bytes @ 1..) = reader.read(&mut chunk).await {
+            read += bytes as u64;
+        }
+        read
+    });
+    let message = frame(0x81, &[b'x'; 4000]);
+    let end = Instant::now() + FLOOD;
+    let mut sent = 0;
+    while Instant::now() < end {
+        writer.write_all(&message).await.unwrap();
+        sent += message.len() as u64;
+    }
+    let grown = server.peak().saturating_sub(before);
+    drop(writer);
+    drop(server);
+    let read = echoes.await.unwrap();
+    let what = format!("a flood of {} MB in 20 s, {} MB of echoes", sent / MB, read / MB);
+    figure(&what, grown, 4 * MB)
+}
+
+async fn stalled() -> bool {
+    let server = Server::start();
+    drop(server.connect("").await);
+    let before = server.memory();
+    let long = "x".repeat(4000);
+    let message = frame(0x81, long.as_bytes());
+    let mut kernel_max = 0;
+    let mut all = Vec::new();
+    for n in 0..STALLED {
+        // Each in a room of its own, so that no batch is shared: the worst case.
+        let query = format!("room=r{n}");
+        all.push(server.connect(&query).await);
+        let mut talker = server.connect(&query).await;
+        let mut echo = vec![0; 4004];
+        for _ in 0..1000 {
+            talker.write_all(&message).await.unwrap();
+            talker.read_exact(&mut echo).await.unwrap();
+        }
+        kernel_max = kernel_max.max(send_queue_max(server.addr));
+    }
+    let each = server.peak().saturating_sub(before) / STALLED;
+    let kept = figure("a client that stops reading, each, until it is cut off", each, 3 * MB);
+    figure("the same in the kernel, not counting its overhead", kernel_max, 256 * KB) && kept
+}
+
+/// The longest send queue of the server's sockets, from the kernel's table.
+fn send_queue_max(server: SocketAddr) -> u64 {
+    let port = format!(":{:04X}", server.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let queues = table.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let queue = fields[4].split(':').next()?;
+        fields[1].ends_with(&port).then(|| u64::from_str_radix(queue, 16).unwrap())
+    });
+    queues.max().unwrap_or(0)
+}
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let kept = runtime
+        .block_on(async { [idle().await, giant_frame().await, flood().await, stalled().await] });
+    if kept.iter().all(|&kept| kept) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
