@@ -168,7 +168,8 @@ async fn flood() -> bool {
     drop(writer);
     drop(server);
     let read = echoes.await.unwrap();
-    let what = format!("a flood of {} MB in 20 s, {} MB of echoes", sent / MB, read / MB);
+    let (sent, read) = (sent / 1_000_000, read / 1_000_000);
+    let what = format!("a flood of {sent} MB in 20 s, {read} MB of echoes");
     figure(&what, grown, 4 * MB)
 }
 
