@@ -1,15 +1,22 @@
 //! The routes: the page, the upgrade to a WebSocket, the sign of life.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::Addr;
 use actix_files::{Files, NamedFile};
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{StatusCode, header};
-use actix_web::middleware::DefaultHeaders;
-use actix_web::{Error, HttpRequest, HttpResponse, ResponseError, web};
+use actix_web::middleware::{DefaultHeaders, Next};
+use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
 use actix_web_actors::ws;
+use futures_core::Stream;
 use serde::Deserialize;
 use thiserror::Error;
+use tokio::time::timeout;
 
 use crate::admission::{Admission, Asked, Refusal};
 use crate::config::Config;
@@ -22,6 +29,10 @@ use crate::socket;
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
+
+/// How much of an unwanted body is read, in bytes, and for how long.
+const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
+const MAX_DISCARD_TIME: Duration = Duration::from_secs(5);
 
 const PAGE: &str = include_str!("../static/index.html");
 
@@ -102,6 +113,30 @@ async fn asset(file: web::Path<String>) -> HttpResponse {
         Some(&(_, kind, content)) => HttpResponse::Ok().content_type(kind).body(content),
         None => HttpResponse::NotFound().finish(),
     }
+}
+
+/// Reads a body that comes with a request, since no route wants one: a connection that is closed
+/// with input unread is reset, and the client may never see the answer. Within bounds: who sends
+/// more, or for longer, is answered all the same.
+pub(crate) async fn discard_body(
+    mut req: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    if !req.head().upgrade() {
+        let mut body = req.take_payload();
+        let read = async {
+            let mut bytes = 0;
+            while let Some(Ok(chunk)) = poll_fn(|cx| Pin::new(&mut body).poll_next(cx)).await {
+                bytes += chunk.len();
+                if bytes > MAX_DISCARDED_BYTES {
+                    break;
+                }
+            }
+        };
+        // A body that takes too long is left where it is.
+        let _ = timeout(MAX_DISCARD_TIME, read).await;
+    }
+    next.call(req).await
 }
 
 async fn healthz() -> &'static str {

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use actix::{Addr, Arbiter};
 use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, rt};
 use log::{error, info, warn};
 use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::config::{Config, ConfigError};
-use crate::http::Chat;
+use crate::http::{self, Chat};
 use crate::hub::{Drain, Hub, Watch};
 use crate::socket::Connections;
 
@@ -62,7 +63,9 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     let hub = Hub::start_in(&hub_thread, &config);
     let connections = Connections::new(config.write_timeout);
     let chat = Chat::new(hub.clone(), config.clone());
-    let mut http = HttpServer::new(move || App::new().configure(|app| chat.configure(app)))
+    let app =
+        move || App::new().wrap(from_fn(http::discard_body)).configure(|app| chat.configure(app));
+    let mut http = HttpServer::new(app)
         .workers(config.workers)
         .disable_signals()
         .tcp_nodelay(true)

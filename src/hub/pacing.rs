@@ -162,6 +162,9 @@ impl ActorFuture<Hub> for FlushTimer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::domain::{MessageText, Nick};
+    use crate::hub::room::Room;
 
     #[test]
     fn a_room_waits_by_its_size_up_to_the_window_and_down_to_what_writing_takes() {
@@ -172,5 +175,41 @@ mod tests {
         }
         assert_eq!(pacing.wait(100_000), Duration::from_millis(500), "writing takes longer");
         assert_eq!(Pacing::new(Duration::ZERO, 2).wait(100_000), Duration::ZERO);
+    }
+
+    /// Does in one go what a hub does whose mailbox is never empty: no timer can run in between.
+    #[derive(Message)]
+    #[rtype(result = "[bool; 3]")]
+    struct BusyHour;
+
+    impl Handler<BusyHour> for Hub {
+        type Result = MessageResult<BusyHour>;
+
+        fn handle(&mut self, _: BusyHour, _: &mut Self::Context) -> Self::Result {
+            let [busy, other] =
+                ["busy", "other"].map(|name| RoomName::parse(name).expect("a room"));
+            let nick = Nick::parse("ada").expect("a name");
+            let text = || MessageText::parse("hello", 100).expect("a text");
+            for room in [&busy, &other] {
+                self.rooms.insert(room.clone(), Room::default());
+            }
+            self.pacing = Pacing::new(Duration::from_millis(50), 1);
+            self.rooms.get_mut(&other).expect("it is there").next_flush =
+                Instant::now() + Duration::from_millis(20);
+            let is_flushed = |hub: &Self| hub.rooms[&other].pending.is_empty();
+            self.broadcast(&other, &nick, text());
+            let before = is_flushed(self);
+            self.broadcast(&busy, &nick, text());
+            let meanwhile = is_flushed(self);
+            std::thread::sleep(Duration::from_millis(25));
+            self.broadcast(&busy, &nick, text());
+            MessageResult([before, meanwhile, is_flushed(self)])
+        }
+    }
+
+    #[actix_web::test]
+    async fn a_room_that_is_due_is_flushed_by_what_others_say_when_no_timer_can_run() {
+        let hub = Hub::start_in(&Arbiter::new(), &Config::default());
+        assert_eq!(hub.send(BusyHour).await, Ok([false, false, true]));
     }
 }

@@ -233,3 +233,20 @@ async fn hundreds_that_come_and_go_at_once_leave_nothing_behind() {
         server.disconnects(Reason::Vanished).await + server.disconnects(Reason::Dropped).await;
     assert_eq!(gone, 500, "in {:?}", began.elapsed());
 }
+
+#[actix_web::test]
+async fn an_unwanted_body_is_read_so_that_its_sender_reads_the_answer() {
+    let server = TestServer::start().await;
+    let body = vec![0; 5_000_000];
+    for path in ["/", "/nope", "/ws", "/static/chat.js", "/healthz"] {
+        for _ in 0..2 {
+            let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n");
+            let mut tcp = TcpStream::connect(server.addr()).await.unwrap();
+            tcp.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).await.unwrap();
+            // Like a simple client it writes all of it before it reads.
+            within("the body", tcp.write_all(&body)).await.unwrap();
+            let answer = ended(tcp).await;
+            assert!(answer.starts_with(b"HTTP/1.1 40"), "{path}: {answer:?}");
+        }
+    }
+}
