@@ -2,6 +2,7 @@
 # Run in a network namespace of its own: starts the program ($1), connects a client, switches the
 # network off, and prints how many seconds later the program has let the client go.
 set -euo pipefail
+PATH="$PATH:/usr/sbin:/sbin"
 ip link set lo up
 port=8099
 log=$(mktemp)
