@@ -53,6 +53,7 @@ const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
 pub struct Connections {
     open: watch::Sender<usize>,
     reaper: Reaper,
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has the option"))]
     write_timeout: Duration,
 }
 

@@ -5,9 +5,11 @@ use std::time::Duration;
 use actix::prelude::*;
 use chinwag::socket::DisconnectReason as Reason;
 use chinwag::{Config, Hub};
+use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{TestServer, config, eventually, frame, raw_socket, within};
 
@@ -109,6 +111,33 @@ async fn a_slow_hub_slows_the_flooder_down_who_still_receives_and_is_not_taken_f
     assert!(pings >= 5, "{pings} pings: its timers ran");
     assert_eq!(server.disconnects(Reason::NoPong).await, 0);
     assert_eq!(server.client_count().await, 1);
+}
+
+#[actix_web::test]
+async fn a_client_that_waits_for_a_stalled_hub_is_pinged_and_not_taken_for_dead() {
+    let server = TestServer::start_with(Config {
+        ping_interval: Duration::from_millis(100),
+        pong_timeout: Duration::from_millis(600),
+        ..config()
+    })
+    .await;
+    let mut client = server.join("").await;
+    // While the hub naps, for several times the pong timeout, nothing is read of this client.
+    server.hub().do_send(Nap(Duration::from_secs(3)));
+    client.say("patience").await;
+    let mut pings = 0;
+    within("the echo, after pings", async {
+        while let Some(Ok(message)) = client.stream.next().await {
+            match message {
+                Message::Ping(_) => pings += 1,
+                message => return assert_eq!(message, Message::text("patience")),
+            }
+        }
+        panic!("it was taken for dead");
+    })
+    .await;
+    assert!(pings >= 5, "{pings} pings in 3 s");
+    assert_eq!(server.disconnects(Reason::NoPong).await, 0);
 }
 
 #[actix_web::test]

@@ -17,6 +17,7 @@ mod extension; // messages and bots of another crate's
 mod flood; // clients that send more than they should
 mod hostile; // attacks on raw sockets
 mod memory; // what hostile clients cost the server in memory
+mod pacing; // when rooms are flushed
 mod pages; // what is served over plain HTTP
 mod slow; // clients that read slowly, or no more
 mod tidy; // rules about the source itself

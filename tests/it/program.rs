@@ -48,7 +48,10 @@ impl Program {
     pub async fn exit_code(&mut self) -> Option<i32> {
         within("the program to end", self.child.wait()).await.unwrap().code()
     }
+}
 
+#[cfg(target_os = "linux")]
+impl Program {
     /// Its resident memory now, in bytes.
     pub fn memory(&self) -> u64 {
         self.status("VmRSS:")
