@@ -1,7 +1,10 @@
 //! Messages and bots of another crate's: the example, run.
 
+use std::sync::Arc;
+
 use actix::prelude::*;
-use chinwag::domain::{ClientId, Nick, RoomName};
+use chinwag::Hub;
+use chinwag::domain::{ChatMessage, ClientId, MessageText, Nick, RoomName};
 use chinwag::hub::{Deliver, Register};
 
 use crate::harness::{TestServer, eventually, within};
@@ -68,4 +71,45 @@ async fn any_actor_that_takes_deliver_can_be_a_client() {
     let mut ada = server.join("nick=ada").await;
     ada.say("hello").await;
     assert_eq!(within("the message", heard.recv()).await.unwrap(), "ada|hello");
+}
+
+/// Says something to one member of a room alone: a message of our own.
+#[derive(Message)]
+#[rtype(result = "usize")]
+struct Whisper {
+    to: Nick,
+    text: &'static str,
+}
+
+impl Handler<Whisper> for Hub {
+    type Result = usize;
+
+    fn handle(&mut self, Whisper { to, text }: Whisper, _: &mut Self::Context) -> usize {
+        let room = RoomName::default();
+        let ears: Vec<_> =
+            self.members(&room).filter(|(_, nick)| **nick == to).map(|(id, _)| id).collect();
+        let message = Arc::new(ChatMessage {
+            room,
+            nick: Nick::parse("whisper").unwrap(),
+            text: MessageText::parse(text, 100).unwrap(),
+            attributed: true,
+        });
+        for client in &ears {
+            self.send_to(*client, Deliver::Direct(Arc::clone(&message)));
+        }
+        ears.len()
+    }
+}
+
+#[actix_web::test]
+async fn a_message_of_another_crates_can_speak_to_one_member_alone() {
+    let server = TestServer::start().await;
+    let mut ada = server.join("nick=ada").await;
+    let mut ben = server.join("nick=ben").await;
+    let whisper = Whisper { to: Nick::parse("ADA").unwrap(), text: "psst" };
+    assert_eq!(server.hub().send(whisper).await, Ok(1));
+    ada.expect("whisper: psst").await;
+    ben.say("what?").await;
+    ben.expect("ben: what?").await;
+    ada.expect("ben: what?").await;
 }
