@@ -104,10 +104,12 @@ impl Handler<Register> for Hub {
             to.close(DisconnectReason::ShuttingDown);
             return;
         }
+        // An id is given once; who uses it twice takes his own place.
+        self.remove(id, DisconnectReason::Dropped);
         let client = Rc::new(Client { nick, room: name.clone(), to });
         let room = self.rooms.entry(name).or_default();
         let recent = room.recent(history);
-        room.members.insert(id, Rc::clone(&client));
+        room.join(id, Rc::clone(&client));
         self.clients.insert(id, client);
         if !recent.is_empty() {
             self.send_to(id, Deliver::Batch(Arc::new(Batch::new(recent))));
@@ -182,7 +184,7 @@ impl Hub {
     fn remove(&mut self, id: ClientId, reason: DisconnectReason) -> Option<Rc<Client>> {
         let client = self.clients.remove(&id)?;
         if let Some(room) = self.rooms.get_mut(&client.room) {
-            room.members.remove(&id);
+            room.leave(id);
             if room.members.is_empty() {
                 self.rooms.remove(&client.room);
             }

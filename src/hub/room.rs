@@ -1,5 +1,6 @@
 //! A room: who is in it, what is about to be flushed, what was said of late.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +17,9 @@ const MAX_RECENT_BYTES: usize = 1024 * 1024;
 /// A room with at least one member, or one that is about to get its first.
 pub(super) struct Room {
     pub(super) members: HashMap<ClientId, Rc<Client>>,
+    /// How many members bear each name, by the form in which names are compared: kept, since a
+    /// sender must not be able to make the hub look through all members at every message.
+    names: HashMap<String, usize>,
     pub(super) pending: Vec<Arc<ChatMessage>>,
     pub(super) pending_bytes: usize,
     /// Dropped at the flush, which tells those who wait for it.
@@ -30,6 +34,7 @@ impl Default for Room {
     fn default() -> Self {
         Self {
             members: HashMap::new(),
+            names: HashMap::new(),
             pending: Vec::new(),
             pending_bytes: 0,
             accept_at_flush: Vec::new(),
@@ -42,6 +47,21 @@ impl Default for Room {
 }
 
 impl Room {
+    pub(super) fn join(&mut self, id: ClientId, client: Rc<Client>) {
+        *self.names.entry(client.nick.key().to_owned()).or_default() += 1;
+        self.members.insert(id, client);
+    }
+
+    pub(super) fn leave(&mut self, id: ClientId) {
+        let Some(client) = self.members.remove(&id) else { return };
+        if let Entry::Occupied(mut bearers) = self.names.entry(client.nick.key().to_owned()) {
+            *bearers.get_mut() -= 1;
+            if *bearers.get() == 0 {
+                bearers.remove();
+            }
+        }
+    }
+
     /// Puts a message by for the next flush.
     pub(super) fn push(&mut self, message: ChatMessage) {
         self.pending_bytes += message.text.as_str().len();
@@ -60,8 +80,7 @@ impl Room {
     /// in the room had said it.
     pub(super) fn reads_as_a_members(&self, text: &str) -> bool {
         Nick::key_claimed_by(text).is_some_and(|key| {
-            key.starts_with(Nick::ANONYMOUS_PREFIX)
-                || self.members.values().any(|member| member.nick.key() == key)
+            key.starts_with(Nick::ANONYMOUS_PREFIX) || self.names.contains_key(&key)
         })
     }
 

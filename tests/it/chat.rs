@@ -5,7 +5,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
-use crate::harness::{TestServer, config};
+use crate::harness::{TestServer, config, eventually};
 
 #[actix_web::test]
 async fn everyone_in_the_room_reads_a_message_verbatim_the_sender_included() {
@@ -88,6 +88,22 @@ async fn a_name_is_forged_only_where_its_bearer_is() {
     other.say("ada: is not here").await;
     other.expect("ada: is not here").await;
     drop(ada);
+}
+
+#[actix_web::test]
+async fn a_name_is_guarded_until_its_last_bearer_has_left() {
+    let server = TestServer::start().await;
+    let first = server.join("nick=ada").await;
+    let second = server.join("nick=Ada").await;
+    let mut other = server.join("").await;
+    first.leave().await;
+    eventually("the first to be gone", async || server.client_count().await == 2).await;
+    other.say("ada: not me").await;
+    assert!(other.line().await.unwrap().ends_with(": ada: not me"));
+    second.leave().await;
+    eventually("the second to be gone", async || server.client_count().await == 1).await;
+    other.say("ada: was here").await;
+    other.expect("ada: was here").await;
 }
 
 #[actix_web::test]

@@ -73,6 +73,21 @@ async fn any_actor_that_takes_deliver_can_be_a_client() {
     assert_eq!(within("the message", heard.recv()).await.unwrap(), "ada|hello");
 }
 
+#[actix_web::test]
+async fn an_id_that_registers_twice_is_one_client() {
+    let server = TestServer::start().await;
+    let client = ClientId::next();
+    for room in ["first", "second"] {
+        let to = Probe(tokio::sync::mpsc::unbounded_channel().0).start().recipient().into();
+        let room = RoomName::parse(room).unwrap();
+        let register = Register { client, nick: Nick::anonymous(client), room, history: 0, to };
+        server.hub().send(register).await.unwrap();
+    }
+    let rooms = server.rooms().await;
+    assert_eq!(rooms.len(), 1);
+    assert_eq!((rooms[0].name.as_str(), rooms[0].member_count), ("second", 1));
+}
+
 /// Says something to one member of a room alone: a message of our own.
 #[derive(Message)]
 #[rtype(result = "usize")]
