@@ -38,19 +38,7 @@ impl Browser {
     }
 
     async fn open_as(look: Look, url: &str) -> Self {
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("chromedriver is installed: scripts/test installs it");
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = loop {
-            let line = within("chromedriver", lines.next_line()).await.unwrap().unwrap();
-            if let Some((_, port)) = line.split_once("successfully on port ") {
-                break port.trim_end_matches('.').to_owned();
-            }
-        };
+        let (driver, port) = within("chromedriver", start_driver()).await;
         let profile = tempfile::tempdir().unwrap();
         let profile_flag = format!("--user-data-dir={}", profile.path().display());
         let scheme =
@@ -135,6 +123,25 @@ impl Browser {
 
     async fn close(self) {
         let _ = self.page.close().await;
+    }
+}
+
+/// Starts a driver and gives its port. It looks for a free port before it binds it, so another
+/// test may take that in between: then it ends, and is started again.
+async fn start_driver() -> (Child, String) {
+    loop {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("chromedriver is installed: scripts/test installs it");
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if let Some((_, port)) = line.split_once("successfully on port ") {
+                return (driver, port.trim_end_matches('.').to_owned());
+            }
+        }
     }
 }
 

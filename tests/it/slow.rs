@@ -192,6 +192,7 @@ async fn a_client_behind_a_dead_network_is_gone_within_pong_timeout_plus_one_pin
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{log}{errors}");
     let seconds: f64 = log.trim().parse().unwrap_or_else(|_| panic!("{log}{errors}"));
-    // 2 s, 1 s, and as much again for a busy machine.
-    assert!((2.0..6.0).contains(&seconds), "gone after {seconds} s");
+    // At most 2 s and 1 s, and as much again for a busy machine. The last that was heard of the
+    // client was before the network went, so it may be a little less than 2 s.
+    assert!((1.0..6.0).contains(&seconds), "gone after {seconds} s");
 }
