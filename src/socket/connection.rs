@@ -15,9 +15,10 @@ use tokio::sync::watch;
 
 use super::cutoff::{Cutoff, Reaper};
 
-/// What the kernel may hold for a peer that does not read, in bytes. It counts its own overhead
-/// in as much again. Left to itself it would grow this to 4 MiB.
-const SEND_BUFFER_BYTES: usize = 128 * 1024;
+/// What the kernel may hold for a peer that does not read, in bytes. Linux doubles it to account
+/// for its own overhead, and goes over by the last write, so up to 256 KiB of ours may wait. Left
+/// to itself it would grow this to 4 MiB.
+const SEND_BUFFER_BYTES: usize = 96 * 1024;
 
 /// What the kernel may hold of a peer that sends faster than it is read, likewise. Left to itself
 /// it would grow this to tens of MiB.
