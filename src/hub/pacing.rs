@@ -3,17 +3,17 @@
 //! room slows down in place of drowning. And when a sender's message counts as accepted: at once,
 //! unless the room already holds as much as one flush should carry.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use actix::dev::{MessageResponse, OneshotSender};
-use actix::fut::wrap_future;
 use actix::prelude::*;
 use thiserror::Error;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Broadcast, Hub};
@@ -81,14 +81,31 @@ impl Hub {
     }
 
     /// The answer to somebody who has just said something in a room.
-    pub(super) fn accept(&mut self, name: &RoomName) -> Acceptance {
-        let full = self.rooms.get_mut(name).filter(|room| {
+    pub(super) fn accept(&self, name: &RoomName) -> Acceptance {
+        let full = self.rooms.get(name).filter(|room| {
             room.pending_bytes >= MAX_PENDING_BYTES || room.pending.len() >= MAX_PENDING_MESSAGES
         });
-        let Some(room) = full else { return Acceptance(Ok(None)) };
-        let (accepted, acceptance) = oneshot::channel();
-        room.accept_at_flush.push(accepted);
-        Acceptance(Ok(Some(acceptance)))
+        Acceptance(Ok(full.map(|room| Rc::clone(&room.unanswered))))
+    }
+}
+
+/// Senders whose message is accepted when their room is flushed, or forgotten. They wait here and
+/// not as futures of the hub's, which would all be polled whenever the hub is woken.
+#[derive(Default)]
+pub(super) struct Unanswered(RefCell<Vec<OneshotSender<Result<(), NotRegistered>>>>);
+
+impl Unanswered {
+    pub(super) fn accept(&self) {
+        for answer in self.0.borrow_mut().drain(..) {
+            // Who has gone meanwhile wants no answer.
+            let _ = answer.send(Ok(()));
+        }
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.accept();
     }
 }
 
@@ -98,7 +115,7 @@ impl Hub {
 pub struct NotRegistered;
 
 /// The answer to a [`Broadcast`]: given at once, or when the room has been flushed.
-pub struct Acceptance(Result<Option<oneshot::Receiver<()>>, NotRegistered>);
+pub struct Acceptance(Result<Option<Rc<Unanswered>>, NotRegistered>);
 
 impl From<NotRegistered> for Acceptance {
     fn from(refused: NotRegistered) -> Self {
@@ -109,7 +126,7 @@ impl From<NotRegistered> for Acceptance {
 impl MessageResponse<Hub, Broadcast> for Acceptance {
     fn handle(
         self,
-        ctx: &mut Context<Hub>,
+        _: &mut Context<Hub>,
         answer: Option<OneshotSender<Result<(), NotRegistered>>>,
     ) {
         // Nobody may be waiting for the answer: then it need not be given.
@@ -117,12 +134,7 @@ impl MessageResponse<Hub, Broadcast> for Acceptance {
         match self.0 {
             Ok(None) => drop(answer.send(Ok(()))),
             Err(refused) => drop(answer.send(Err(refused))),
-            Ok(Some(acceptance)) => {
-                // A room that was forgotten before its flush has nobody left to wait for.
-                ctx.spawn(wrap_future(acceptance).map(|_, _: &mut Hub, _| {
-                    let _ = answer.send(Ok(()));
-                }));
-            }
+            Ok(Some(unanswered)) => unanswered.0.borrow_mut().push(answer),
         }
     }
 }
@@ -211,5 +223,75 @@ mod tests {
     async fn a_room_that_is_due_is_flushed_by_what_others_say_when_no_timer_can_run() {
         let hub = Hub::start_in(&Arbiter::new(), &Config::default());
         assert_eq!(hub.send(BusyHour).await, Ok([false, false, true]));
+    }
+
+    /// Fills a room that is not due for an hour, and says from which message on senders wait.
+    #[derive(Message)]
+    #[rtype(result = "usize")]
+    struct Fill;
+
+    impl Handler<Fill> for Hub {
+        type Result = usize;
+
+        fn handle(&mut self, _: Fill, _: &mut Self::Context) -> usize {
+            let name = RoomName::default();
+            let nick = Nick::parse("ada").expect("a name");
+            self.rooms.insert(name.clone(), Room::default());
+            let room = self.rooms.get_mut(&name).expect("it is there");
+            room.next_flush = Instant::now() + Duration::from_secs(3600);
+            let mut said = 0;
+            while matches!(self.accept(&name).0, Ok(None)) {
+                let text = MessageText::parse("x".repeat(4096), 4096).expect("a text");
+                self.broadcast(&name, &nick, text);
+                said += 1;
+            }
+            said
+        }
+    }
+
+    /// Makes an end of the waiting.
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    enum Relieve {
+        Flush,
+        Forget,
+    }
+
+    impl Handler<Relieve> for Hub {
+        type Result = ();
+
+        fn handle(&mut self, relieve: Relieve, _: &mut Self::Context) {
+            match relieve {
+                Relieve::Flush => self.flush(&RoomName::default()),
+                Relieve::Forget => drop(self.rooms.remove(&RoomName::default())),
+            }
+        }
+    }
+
+    #[actix_web::test]
+    async fn senders_of_a_full_room_are_answered_when_it_is_flushed_or_forgotten() {
+        struct Deaf;
+        impl Actor for Deaf {
+            type Context = Context<Self>;
+        }
+        impl Handler<crate::hub::Deliver> for Deaf {
+            type Result = ();
+            fn handle(&mut self, _: crate::hub::Deliver, _: &mut Self::Context) {}
+        }
+        for relieve in [Relieve::Flush, Relieve::Forget] {
+            let hub = Hub::start_in(&Arbiter::new(), &Config::default());
+            let client = crate::domain::ClientId::next();
+            let (room, nick) = (RoomName::default(), Nick::anonymous(client));
+            let to = Deaf.start().recipient().into();
+            let register = crate::hub::Register { client, nick, room, history: 0, to };
+            hub.send(register).await.expect("the hub is there");
+            assert_eq!(hub.send(Fill).await, Ok(MAX_PENDING_BYTES / 4096));
+            let text = MessageText::parse("one more", 100).expect("a text");
+            let mut answer = std::pin::pin!(hub.send(Broadcast { client, text }));
+            let early = tokio::time::timeout(Duration::from_millis(100), answer.as_mut()).await;
+            assert!(early.is_err(), "it is not accepted yet");
+            hub.do_send(relieve);
+            assert_eq!(answer.await, Ok(Ok(())));
+        }
     }
 }

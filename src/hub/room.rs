@@ -5,10 +5,10 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Client;
+use super::pacing::Unanswered;
 use crate::domain::{ChatMessage, ClientId, Nick};
 
 /// The most that a room remembers, in bytes of text, whatever the number of messages: 1 MiB.
@@ -22,8 +22,7 @@ pub(super) struct Room {
     names: HashMap<String, usize>,
     pub(super) pending: Vec<Arc<ChatMessage>>,
     pub(super) pending_bytes: usize,
-    /// Dropped at the flush, which tells those who wait for it.
-    pub(super) accept_at_flush: Vec<oneshot::Sender<()>>,
+    pub(super) unanswered: Rc<Unanswered>,
     pub(super) next_flush: Instant,
     pub(super) scheduled: bool,
     recent: VecDeque<Arc<ChatMessage>>,
@@ -37,7 +36,7 @@ impl Default for Room {
             names: HashMap::new(),
             pending: Vec::new(),
             pending_bytes: 0,
-            accept_at_flush: Vec::new(),
+            unanswered: Rc::default(),
             next_flush: Instant::now(),
             scheduled: false,
             recent: VecDeque::new(),
@@ -72,7 +71,7 @@ impl Room {
     pub(super) fn take_pending(&mut self) -> Vec<Arc<ChatMessage>> {
         self.pending_bytes = 0;
         self.scheduled = false;
-        self.accept_at_flush.clear();
+        self.unanswered.accept();
         std::mem::take(&mut self.pending)
     }
 
