@@ -1,0 +1,459 @@
+//! The clients: thousands of WebSockets on one thread that never sleeps, over epoll.
+//!
+//! Every message is one [`record`] of the same length, with a number and the time it was due. All
+//! members of a room read the same messages in the same order, so what one reads first is put
+//! into the room's log, and what the others read is compared with it byte by byte: every message
+//! to every client is checked, at the price of a `memcmp`.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use socket2::{Domain, Socket, Type};
+
+/// The length of a message, and of the same with what separates it from the next.
+pub(crate) const RECORD: usize = 64;
+pub(crate) const STRIDE: usize = RECORD + 1;
+
+/// At most so many connections are being made at once, where it is not meant to be a storm.
+const CONNECTING_MAX: usize = 100;
+
+/// How many sockets are read before it is looked whether something is to be said.
+const EVENTS_MAX: usize = 64;
+const READ_BUFFER: usize = 256 * 1024;
+
+/// No answer for so long ends the benchmark.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A message: its number, the nanoseconds when it was due, and filling.
+pub(crate) fn record(number: u32, due: u64) -> String {
+    format!("{number:010} {due:016} {:x<width$}", "", width = RECORD - 28)
+}
+
+/// How a connection begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    /// A WebSocket handshake first.
+    WebSocket,
+    /// Frames at once: what the floor writes.
+    Frames,
+}
+
+/// How much is said, over all rooms.
+#[derive(Clone, Copy)]
+pub(crate) enum Rate {
+    Silent,
+    /// So many messages a second, every member of every room in turn.
+    PerSecond(u32),
+    /// One member of each room says something as soon as it has read what it said last.
+    ClosedLoop,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Connecting,
+    Upgrading,
+    Open,
+    /// Open, and never read again.
+    Stalled,
+    Gone,
+}
+
+struct Client {
+    tcp: TcpStream,
+    room: usize,
+    state: State,
+    /// A frame of which the rest has not come yet.
+    partial: Vec<u8>,
+    /// How much of the room's log it has read, in messages.
+    read: usize,
+    /// What it said last and has not read yet.
+    awaits: Option<u32>,
+}
+
+/// What was said in a room, in the order in which it was heard.
+#[derive(Default)]
+struct Log {
+    bytes: Vec<u8>,
+    due: Vec<u64>,
+}
+
+/// What has been counted since [`Load::reset`].
+#[derive(Clone)]
+pub(crate) struct Counts {
+    pub(crate) deliveries: u64,
+    pub(crate) frames: u64,
+    pub(crate) bytes: u64,
+    pub(crate) sent: u64,
+    pub(crate) pongs: u64,
+    pub(crate) busy: Duration,
+    pub(crate) latency_us: Histogram<u64>,
+}
+
+impl Counts {
+    fn new() -> Self {
+        let latency_us = Histogram::new_with_bounds(1, 60_000_000, 3).unwrap();
+        Self {
+            deliveries: 0,
+            frames: 0,
+            bytes: 0,
+            sent: 0,
+            pongs: 0,
+            busy: Duration::ZERO,
+            latency_us,
+        }
+    }
+}
+
+/// What should not be: messages that a client did not read, or read again, and clients that were
+/// closed.
+#[derive(Default, Debug, PartialEq, Eq)]
+pub(crate) struct Faults {
+    pub(crate) lost: u64,
+    pub(crate) repeated: u64,
+    pub(crate) closed: u64,
+}
+
+pub(crate) struct Load {
+    epoll: OwnedFd,
+    speaks: Speaks,
+    clients: Vec<Client>,
+    /// How many clients are not open yet.
+    coming: usize,
+    logs: Vec<Log>,
+    /// For each message its place in its room's log, once it is there.
+    places: Vec<Option<u32>>,
+    clock: Instant,
+    next: (Instant, usize),
+    faults: Faults,
+    pub(crate) counts: Counts,
+    buffer: Vec<u8>,
+}
+
+impl Load {
+    pub(crate) fn new(speaks: Speaks, rooms: usize) -> Self {
+        let clock = Instant::now();
+        Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(),
+            speaks,
+            clients: Vec::new(),
+            coming: 0,
+            logs: (0..rooms).map(|_| Log::default()).collect(),
+            places: Vec::new(),
+            clock,
+            next: (clock, 0),
+            faults: Faults::default(),
+            counts: Counts::new(),
+            buffer: vec![0; READ_BUFFER],
+        }
+    }
+
+    /// Connects so many clients more, spread over the rooms, and waits until they are in.
+    pub(crate) fn connect(&mut self, server: SocketAddr, clients: usize) {
+        self.come(server, clients, CONNECTING_MAX);
+    }
+
+    /// The same, all at once.
+    pub(crate) fn storm(&mut self, server: SocketAddr, clients: usize) {
+        self.come(server, clients, clients);
+    }
+
+    fn come(&mut self, server: SocketAddr, clients: usize, at_once: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        let goal = self.clients.len() + clients;
+        while self.clients.len() < goal || self.coming > 0 {
+            while self.clients.len() < goal && self.coming < at_once {
+                self.begin(server);
+            }
+            self.poll();
+            assert!(Instant::now() < deadline, "{} clients are not in yet", self.coming);
+        }
+        assert_eq!(self.faults, Faults::default(), "while they came");
+    }
+
+    fn begin(&mut self, server: SocketAddr) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket.set_tcp_nodelay(true).unwrap();
+        // They are cut, so that no port is kept for those who might still answer.
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+        match socket.connect(&server.into()) {
+            Err(error) if error.raw_os_error() != Some(115) => panic!("connecting: {error}"),
+            Ok(()) | Err(_) => {}
+        }
+        let (id, room) = (self.clients.len(), self.clients.len() % self.logs.len());
+        epoll::add(&self.epoll, &socket, EventData::new_u64(id as u64), EventFlags::OUT).unwrap();
+        self.clients.push(Client {
+            tcp: socket.into(),
+            room,
+            state: State::Connecting,
+            partial: Vec::new(),
+            read: 0,
+            awaits: None,
+        });
+        self.coming += 1;
+    }
+
+    /// Makes the first `clients` never read again.
+    pub(crate) fn stall(&mut self, clients: usize) {
+        for client in &mut self.clients[..clients] {
+            epoll::delete(&self.epoll, &client.tcp).unwrap();
+            socket2::SockRef::from(&client.tcp).set_recv_buffer_size(4096).unwrap();
+            client.state = State::Stalled;
+        }
+    }
+
+    /// Cuts all connections.
+    pub(crate) fn cut(&mut self) {
+        self.clients.clear();
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.counts = Counts::new();
+    }
+
+    /// Talks and listens for so long.
+    pub(crate) fn run(&mut self, rate: Rate, time: Duration) {
+        let start = Instant::now();
+        self.next.0 = start;
+        if let Rate::ClosedLoop = rate {
+            // One to a room: those who came first.
+            for id in 0..self.logs.len() {
+                self.say_and_await(id);
+            }
+        }
+        while start.elapsed() < time {
+            if let Rate::PerSecond(messages) = rate {
+                let pause = Duration::from_secs(1) / messages;
+                while self.next.0 <= Instant::now() {
+                    let (due, mut id) = self.next;
+                    while !matches!(self.clients[id].state, State::Open) {
+                        id = (id + 1) % self.clients.len();
+                    }
+                    self.say(id, due);
+                    self.next = (due + pause, (id + 1) % self.clients.len());
+                }
+            }
+            self.poll();
+        }
+        for client in &mut self.clients {
+            client.awaits = None;
+        }
+    }
+
+    /// Waits until everything that was said has been read by all, and tells what went wrong.
+    pub(crate) fn settle(&mut self, at_most: Duration) -> Faults {
+        let deadline = Instant::now() + at_most;
+        while !self.has_settled() && Instant::now() < deadline {
+            for _ in 0..100 {
+                self.poll();
+            }
+        }
+        let mut faults = std::mem::take(&mut self.faults);
+        let said = self.places.len();
+        let heard: usize = self.logs.iter().map(|log| log.due.len()).sum();
+        // What nobody has read is counted once; it has no room that we know of.
+        faults.lost += (said - heard) as u64;
+        for client in self.clients.iter().filter(|client| client.state == State::Open) {
+            faults.lost += (self.logs[client.room].due.len() - client.read) as u64;
+        }
+        faults
+    }
+
+    fn has_settled(&self) -> bool {
+        let heard: usize = self.logs.iter().map(|log| log.due.len()).sum();
+        let mut reading = self.clients.iter().filter(|client| client.state == State::Open);
+        heard == self.places.len()
+            && reading.all(|client| client.read == self.logs[client.room].due.len())
+    }
+
+    fn say_and_await(&mut self, id: usize) {
+        self.clients[id].awaits = Some(u32::try_from(self.places.len()).unwrap());
+        self.say(id, Instant::now());
+    }
+
+    fn say(&mut self, id: usize, due: Instant) {
+        let number = u32::try_from(self.places.len()).unwrap();
+        let due = u64::try_from((due - self.clock).as_nanos()).unwrap();
+        // A text frame, masked by zeros.
+        let mut frame = vec![0x81, 0x80 | RECORD as u8, 0, 0, 0, 0];
+        frame.extend(record(number, due).bytes());
+        let client = &mut self.clients[id];
+        // So few bytes find room, but with a server that has stopped to read altogether.
+        if client.tcp.write(&frame).is_ok_and(|written| written == frame.len()) {
+            self.places.push(None);
+            self.counts.sent += 1;
+        } else {
+            self.lose(id);
+        }
+    }
+
+    fn lose(&mut self, id: usize) {
+        let client = &mut self.clients[id];
+        if client.state == State::Gone {
+            return;
+        }
+        if matches!(client.state, State::Connecting | State::Upgrading) {
+            self.coming -= 1;
+        }
+        self.faults.closed += 1;
+        client.state = State::Gone;
+        let _ = epoll::delete(&self.epoll, &client.tcp);
+    }
+
+    /// Reads what there is to read, without waiting for it.
+    fn poll(&mut self) {
+        let start = Instant::now();
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&now)).unwrap();
+        for event in &events {
+            self.ready(usize::try_from(event.data.u64()).unwrap());
+        }
+        if !events.is_empty() {
+            self.counts.busy += start.elapsed();
+        }
+    }
+
+    fn ready(&mut self, id: usize) {
+        if self.clients[id].state == State::Connecting {
+            return self.connected(id);
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        match self.clients[id].tcp.read(&mut buffer) {
+            Ok(0) => self.lose(id),
+            Ok(bytes) => self.receive(id, &buffer[..bytes]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => self.lose(id),
+        }
+        self.buffer = buffer;
+    }
+
+    fn connected(&mut self, id: usize) {
+        let client = &mut self.clients[id];
+        epoll::modify(&self.epoll, &client.tcp, EventData::new_u64(id as u64), EventFlags::IN)
+            .unwrap();
+        if self.speaks == Speaks::Frames {
+            client.state = State::Open;
+            self.coming -= 1;
+            return;
+        }
+        client.state = State::Upgrading;
+        let request = format!(
+            "GET /ws?room=r{} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            client.room
+        );
+        if client.tcp.write_all(request.as_bytes()).is_err() {
+            self.lose(id);
+        }
+    }
+
+    fn receive(&mut self, id: usize, chunk: &[u8]) {
+        let mut partial = std::mem::take(&mut self.clients[id].partial);
+        let mut rest = if partial.is_empty() {
+            chunk
+        } else {
+            partial.extend_from_slice(chunk);
+            &partial[..]
+        };
+        if self.clients[id].state == State::Upgrading {
+            let Some(end) = rest.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
+                self.clients[id].partial = rest.to_owned();
+                return;
+            };
+            assert!(rest.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(rest));
+            rest = &rest[end + 4..];
+            self.clients[id].state = State::Open;
+            self.coming -= 1;
+        }
+        let now = u64::try_from(self.clock.elapsed().as_nanos()).unwrap();
+        self.counts.bytes += chunk.len() as u64;
+        while let Some((first, payload, behind)) = split_frame(rest) {
+            rest = behind;
+            match first {
+                0x81 => self.hear(id, payload, now),
+                0x89 => self.pong(id),
+                _ => return self.lose(id),
+            }
+        }
+        self.clients[id].partial = rest.to_owned();
+    }
+
+    fn pong(&mut self, id: usize) {
+        self.counts.pongs += 1;
+        if self.clients[id].tcp.write_all(&[0x8A, 0x80, 0, 0, 0, 0]).is_err() {
+            self.lose(id);
+        }
+    }
+
+    /// Takes a frame of messages.
+    fn hear(&mut self, id: usize, payload: &[u8], now: u64) {
+        let messages = (payload.len() + 1) / STRIDE;
+        assert_eq!(messages * STRIDE, payload.len() + 1, "a frame is of whole messages");
+        self.counts.frames += 1;
+        self.counts.deliveries += messages as u64;
+        if self.speaks == Speaks::Frames {
+            return;
+        }
+        let client = &mut self.clients[id];
+        let log = &mut self.logs[client.room];
+        let start = client.read * STRIDE;
+        if log.bytes.get(start..start + payload.len()) == Some(payload) {
+            client.read += messages;
+            for due in &log.due[client.read - messages..client.read] {
+                self.counts.latency_us.saturating_record(now.saturating_sub(*due) / 1000);
+            }
+        } else {
+            for message in payload.chunks(STRIDE) {
+                let number = digits(&message[..10]);
+                let due = digits(&message[11..27]);
+                self.counts.latency_us.saturating_record(now.saturating_sub(due) / 1000);
+                let place = &mut self.places[usize::try_from(number).unwrap()];
+                let at = *place.get_or_insert_with(|| {
+                    log.bytes.extend_from_slice(&message[..RECORD]);
+                    log.bytes.push(b'\n');
+                    log.due.push(due);
+                    u32::try_from(log.due.len() - 1).unwrap()
+                }) as usize;
+                if at < client.read {
+                    self.faults.repeated += 1;
+                } else {
+                    self.faults.lost += (at - client.read) as u64;
+                    client.read = at + 1;
+                }
+            }
+        }
+        let read = client.read;
+        let has_read = |number| self.places[number as usize].is_some_and(|at| (at as usize) < read);
+        if client.awaits.is_some_and(has_read) {
+            self.say_and_await(id);
+        }
+    }
+}
+
+fn digits(text: &[u8]) -> u64 {
+    text.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
+}
+
+/// The first frame of what was received: its first byte, its payload, and what is behind it.
+fn split_frame(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&[first, short], rest) = bytes.split_first_chunk()?;
+    let (length, rest) = match short {
+        126 => {
+            let (length, rest) = rest.split_first_chunk()?;
+            (usize::from(u16::from_be_bytes(*length)), rest)
+        }
+        127 => {
+            let (length, rest) = rest.split_first_chunk()?;
+            (usize::try_from(u64::from_be_bytes(*length)).unwrap(), rest)
+        }
+        short => (usize::from(short), rest),
+    };
+    let (payload, rest) = rest.split_at_checked(length)?;
+    Some((first, payload, rest))
+}

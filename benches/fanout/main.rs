@@ -1,0 +1,73 @@
+//! What it costs to bring messages to many: `cargo bench --bench fanout`. Linux only.
+//!
+//! The release binary runs as a child process on one core; clients on the other load it over
+//! loopback. Beside each figure stands what a bare loop needs that only writes the same bytes,
+//! measured right after it, since machines vary. Arguments after `--`:
+//!
+//! * names of scenarios, or parts of them: only these;
+//! * `--runs N`: the median of so many; defaults to 5;
+//! * `--save-baseline NAME`: keep the figures in `target/fanout`;
+//! * `--baseline NAME`: show the figures as multiples of those that were kept.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+#[cfg(target_os = "linux")]
+mod floor;
+#[cfg(target_os = "linux")]
+mod load;
+#[cfg(target_os = "linux")]
+#[path = "../support/process.rs"]
+mod process;
+#[cfg(target_os = "linux")]
+mod scenarios;
+#[cfg(target_os = "linux")]
+mod table;
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|argument| argument == floor::ARGUMENT).is_some() {
+        floor::run(arguments);
+    }
+    let (mut runs, mut save, mut baseline, mut names) = (5, None, None, Vec::new());
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().expect("the option takes a value");
+        match argument.as_str() {
+            // Cargo says so to every benchmark.
+            "--bench" => {}
+            "--runs" => runs = value().parse().expect("--runs takes a number"),
+            "--save-baseline" => save = Some(value()),
+            "--baseline" => baseline = Some(table::load(&value())),
+            option if option.starts_with("--") => panic!("there is no option {option}"),
+            name => names.push(name.to_owned()),
+        }
+    }
+    rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    let wanted = |scenario: &&scenarios::Scenario| {
+        names.is_empty() || names.iter().any(|name| scenario.name.contains(name))
+    };
+    table::print_heading();
+    let mut medians = table::Table::new();
+    for scenario in scenarios::ALL.iter().filter(wanted) {
+        let all: Vec<_> = (0..runs).map(|_| scenario.run()).collect();
+        let median = table::median(&all);
+        table::print_row(scenario.name, &median);
+        medians.insert(scenario.name.to_owned(), median);
+    }
+    if let Some(baseline) = baseline {
+        println!("\nas multiples of the baseline");
+        for (name, figures) in &medians {
+            if let Some(before) = baseline.get(name) {
+                table::print_row(name, &table::ratios(figures, before));
+            }
+        }
+    }
+    if let Some(name) = save {
+        table::save(&name, &medians);
+    }
+    table::verdict(&medians)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    println!("this benchmark stands on epoll and /proc: Linux only");
+}

@@ -1,0 +1,156 @@
+//! The figures: their median, their table, those kept from earlier, and what they should be.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The figures of a scenario by their columns.
+pub(crate) type Figures = BTreeMap<&'static str, f64>;
+
+/// The figures of all scenarios.
+pub(crate) type Table = BTreeMap<String, Figures>;
+
+/// Figures of an earlier time, whose columns need not be those of today.
+pub(crate) type Baseline = BTreeMap<String, BTreeMap<String, f64>>;
+
+/// The columns, and how many places each has behind the point.
+const COLUMNS: [(&str, usize); 19] = [
+    ("deliveries/s", 0),
+    ("writes/s", 0),
+    ("MB/s", 1),
+    ("us/delivery", 4),
+    ("x floor", 2),
+    ("msg/frame", 1),
+    ("p50 ms", 2),
+    ("p99 ms", 2),
+    ("max ms", 1),
+    ("core %", 2),
+    ("load %", 1),
+    ("RSS MB", 1),
+    ("kB/conn", 1),
+    ("grown", 3),
+    ("first s", 2),
+    ("back s", 2),
+    ("lost", 0),
+    ("repeated", 0),
+    ("closed", 0),
+];
+
+enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+    /// At most so many times the figure of another scenario.
+    AtMostTimes(f64, &'static str),
+}
+use Bound::{AtLeast, AtMost, AtMostTimes};
+
+/// What the figures should be, on a quiet machine with two cores.
+const TARGETS: [(&str, &str, Bound); 25] = [
+    ("light", "p50 ms", AtMost(1.0)),
+    ("light", "p99 ms", AtMost(5.0)),
+    ("town hall", "us/delivery", AtMost(0.7)),
+    ("town hall", "x floor", AtMost(1.5)),
+    ("town hall", "p99 ms", AtMost(70.0)),
+    ("at once", "us/delivery", AtMost(3.0)),
+    ("stadium", "deliveries/s", AtLeast(9_990_000.0)),
+    ("stadium", "us/delivery", AtMost(0.08)),
+    ("stadium", "x floor", AtMost(1.5)),
+    ("stadium", "p99 ms", AtMost(100.0)),
+    ("stadium", "lost", AtMost(0.0)),
+    ("arena", "closed", AtMost(0.0)),
+    ("arena", "lost", AtMost(0.0)),
+    ("arena", "grown", AtMost(1.05)),
+    ("rooms", "us/delivery", AtMost(12.0)),
+    ("rooms", "p50 ms", AtMost(0.5)),
+    ("rooms full", "deliveries/s", AtLeast(130_000.0)),
+    ("idle", "kB/conn", AtMost(14.0)),
+    ("idle", "core %", AtMost(1.0)),
+    ("stalled", "us/delivery", AtMostTimes(1.2, "town hall")),
+    ("stalled", "p99 ms", AtMostTimes(1.2, "town hall")),
+    ("stalled", "lost", AtMost(0.0)),
+    ("storm", "back s", AtMost(5.0)),
+    ("storm", "grown", AtMost(1.1)),
+    ("storm", "lost", AtMost(0.0)),
+];
+
+/// The median of each column.
+pub(crate) fn median(runs: &[Figures]) -> Figures {
+    let columns = runs.first().into_iter().flat_map(BTreeMap::keys);
+    columns
+        .map(|&column| {
+            let mut values: Vec<f64> = runs.iter().map(|run| run[column]).collect();
+            values.sort_by(f64::total_cmp);
+            (column, values[values.len() / 2])
+        })
+        .collect()
+}
+
+/// The figures as multiples of earlier ones.
+pub(crate) fn ratios(figures: &Figures, before: &BTreeMap<String, f64>) -> Figures {
+    let known = |(&column, figure): (&&'static str, &f64)| {
+        let before = before.get(column).filter(|before| **before != 0.0)?;
+        Some((column, figure / before))
+    };
+    figures.iter().filter_map(known).collect()
+}
+
+pub(crate) fn print_heading() {
+    let names = COLUMNS.map(|(name, _)| format!("{name:>8}"));
+    println!("{:<10} {}", "", names.join(" "));
+}
+
+pub(crate) fn print_row(name: &str, figures: &Figures) {
+    print!("{name:<10}");
+    for (column, places) in COLUMNS {
+        let width = column.len().max(8);
+        match figures.get(column) {
+            Some(figure) => print!(" {figure:>width$.places$}"),
+            None => print!(" {:>width$}", "-"),
+        }
+    }
+    println!();
+}
+
+/// Says of each target whether it is met. Fails when a message was lost or repeated, or a client
+/// closed: that is no matter of the machine.
+pub(crate) fn verdict(table: &Table) -> ExitCode {
+    println!();
+    for (scenario, column, bound) in TARGETS {
+        let figure = |scenario: &str| table.get(scenario)?.get(column).copied();
+        let Some(seen) = figure(scenario) else { continue };
+        let (met, words) = match bound {
+            AtMost(limit) => (seen <= limit, format!("at most {limit}")),
+            AtLeast(limit) => (seen >= limit, format!("at least {limit}")),
+            AtMostTimes(times, other) => {
+                let Some(other_seen) = figure(other) else { continue };
+                (seen <= times * other_seen, format!("at most {times} times {other}"))
+            }
+        };
+        let verdict = if met { "met" } else { "NOT MET" };
+        println!("{scenario:<10} {column:<12} {seen:>12.3}  {words:<28} {verdict}");
+    }
+    let faults = |figures: &Figures| {
+        ["lost", "repeated", "closed"]
+            .iter()
+            .any(|fault| figures.get(fault).is_some_and(|&n| n > 0.0))
+    };
+    if table.values().any(faults) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("target/fanout")
+        .join(name)
+        .with_extension("json")
+}
+
+pub(crate) fn save(name: &str, table: &Table) {
+    let path = path(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, serde_json::to_string_pretty(table).unwrap()).unwrap();
+}
+
+pub(crate) fn load(name: &str) -> Baseline {
+    let text = std::fs::read_to_string(path(name)).expect("a baseline of that name was saved");
+    serde_json::from_str(&text).unwrap()
+}

@@ -1,0 +1,65 @@
+//! A server as a child process, and what `/proc` says of it.
+#![allow(dead_code, reason = "each bench uses its part")]
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A server that listens on a port of its own choice. It ends when this is dropped.
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) addr: SocketAddr,
+}
+
+impl Process {
+    /// The release binary.
+    pub(crate) fn chinwag(flags: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chinwag"));
+        Self::spawn(command.args(["--listen", "127.0.0.1:0"]).args(flags))
+    }
+
+    /// Any program that says `http://localhost:PORT` on its standard error once it listens.
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let port = lines
+            .map_while(Result::ok)
+            .find_map(|line| line.split_once("http://localhost:")?.1.parse::<u16>().ok())
+            .expect("the server says its port");
+        Self { child, addr: ([127, 0, 0, 1], port).into() }
+    }
+
+    /// What it has in memory now, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most it has had in memory, in bytes.
+    pub(crate) fn peak(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// The time its threads have run so far.
+    pub(crate) fn cpu(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let nanos = threads.map(|thread| {
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("schedstat")).unwrap();
+            stat.split(' ').next().unwrap().parse::<u64>().unwrap()
+        });
+        Duration::from_nanos(nanos.sum())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
