@@ -1,5 +1,6 @@
 //! What is measured.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -61,12 +62,16 @@ pub(crate) const ALL: [Scenario; 10] = [
 const SERVER_CORE: usize = 0;
 const LOAD_CORE: usize = 1;
 
-/// Runs on one core from here on, with all processes started from here on; where there are two.
+/// Whether there is a core for each. Asked before anything is pinned.
+static CORES_SUFFICE: LazyLock<bool> =
+    LazyLock::new(|| std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
+
+/// Runs on one core from here on, with all processes started from here on.
 fn pin(core: usize) {
-    if std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) || core != 0 {
+    if *CORES_SUFFICE {
         let mut cores = CpuSet::new();
         cores.set(core);
-        let _ = sched_setaffinity(None, &cores);
+        sched_setaffinity(None, &cores).unwrap();
     }
 }
 
