@@ -170,6 +170,10 @@ impl Nick {
     /// names are compared. Invisible characters are passed over, as a reader's eye does.
     #[must_use]
     pub fn key_claimed_by(line: &str) -> Option<String> {
+        // Most lines need no closer look.
+        if !line.contains(COLONS) {
+            return None;
+        }
         // Any name with its colon fits in this, whatever white space is folded away before.
         let head: String = lower(line.trim_start())
             .filter(|&c| !is_invisible(c))
@@ -269,6 +273,9 @@ pub struct ChatMessage {
     /// author, and for an unnamed one whose text would else read as if a member had said it.
     pub attributed: bool,
 }
+
+/// The characters that are, or contain, a colon once they are normalized.
+const COLONS: [char; 5] = [':', '\u{FE13}', '\u{FE55}', '\u{FF1A}', '\u{2A74}'];
 
 /// NFKC and lower case, lazily, so that a caller can stop early on hostile input.
 fn lower(text: &str) -> impl Iterator<Item = char> {

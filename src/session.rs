@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use actix_web_actors::ws::{self, WebsocketContext};
-use bytestring::ByteString;
 use log::debug;
 
 use crate::config::Config;
 use crate::domain::{ClientId, Nick, RoomName};
 use crate::hub::{Broadcast, Deliver, Hub, Outlet, Register, Unregister, Waiting};
-use crate::socket::{DisconnectReason, Incoming, Socket};
-use crate::wire::{Command, Protocol, coalesce, text};
+use crate::socket::{DisconnectReason, Incoming, Socket, TextFrame};
+use crate::wire::{Command, Protocol, text};
 
 /// What the request for a session said of it.
 #[derive(Clone, Debug)]
@@ -33,7 +32,6 @@ pub(crate) struct Session {
     introduction: Introduction,
     registration: Option<Registration>,
     waiting: Waiting,
-    outbox: Vec<ByteString>,
 }
 
 impl Session {
@@ -44,13 +42,11 @@ impl Session {
         config: Arc<Config>,
     ) -> Self {
         let waiting = Waiting::at_most(config.send_queue_bytes);
-        let outbox = Vec::new();
-        Self { socket, hub, config, introduction, registration: None, waiting, outbox }
+        Self { socket, hub, config, introduction, registration: None, waiting }
     }
 
-    /// The end, seen or made: the hub is told why, and nothing more is written.
+    /// The end, seen or made: the hub is told why.
     fn ended(&mut self, reason: DisconnectReason) {
-        self.outbox.clear();
         if let Some(mut registration) = self.registration.take() {
             registration.reason = reason;
         }
@@ -155,25 +151,14 @@ impl Handler<Deliver> for Session {
             return;
         }
         match deliver {
-            Deliver::Batch(batch) => self.collect(batch.frames(Protocol::Text), ctx),
-            Deliver::Direct(message) => self.collect(&[text::line(&message)], ctx),
+            // What is written while the mailbox drains goes out together.
+            Deliver::Batch(batch) => {
+                for frame in batch.frames(Protocol::Text) {
+                    self.socket.write(frame.clone());
+                }
+            }
+            Deliver::Direct(message) => self.socket.write(TextFrame::new(&text::line(&message))),
             Deliver::Close(reason) => self.close(reason, ctx),
-        }
-    }
-}
-
-impl Session {
-    /// Puts lines by until the mailbox is empty: what the context spawns is polled only then.
-    fn collect(&mut self, lines: &[ByteString], ctx: &mut WebsocketContext<Self>) {
-        if self.outbox.is_empty() {
-            ctx.spawn(fut::ready(()).map(|(), session: &mut Self, ctx| session.write(ctx)));
-        }
-        self.outbox.extend_from_slice(lines);
-    }
-
-    fn write(&mut self, ctx: &mut WebsocketContext<Self>) {
-        for frame in coalesce(self.outbox.drain(..)) {
-            ctx.text(frame);
         }
     }
 }

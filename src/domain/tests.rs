@@ -142,3 +142,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn no_other_character_becomes_a_colon() {
+    for c in '\0'..=char::MAX {
+        let becomes_one = lower(c.encode_utf8(&mut [0; 4])).any(|c| c == ':');
+        assert_eq!(becomes_one, COLONS.contains(&c), "{c:?}");
+    }
+}

@@ -12,6 +12,7 @@ mod connection;
 mod cutoff;
 mod frame;
 mod guard;
+mod outbox;
 #[cfg(fuzzing)]
 pub mod reference;
 #[cfg(all(test, not(fuzzing)))]
@@ -20,6 +21,7 @@ mod reference;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, StreamHandler};
+use actix_web::body::MessageBody;
 use actix_web::{Error, HttpRequest, HttpResponse, web};
 use actix_web_actors::ws::{self, CloseReason, WebsocketContext, WsResponseBuilder};
 use bytes::Bytes;
@@ -30,6 +32,8 @@ pub use close::DisconnectReason;
 pub use connection::Connections;
 pub use cutoff::Cutoff;
 use guard::{Gate, Guard};
+pub use outbox::{MAX_COALESCED_BYTES, TextFrame};
+use outbox::{Outbox, Outgoing};
 
 /// How long a connection that we close is kept to let the peer read why and close as well.
 const LINGER: Duration = Duration::from_secs(2);
@@ -52,12 +56,14 @@ where
 {
     let gate = Gate::default();
     let guard = Guard::new(payload, gate.clone(), max_message_bytes);
-    let socket = Socket::new(gate, connection::cutoff(req));
-    let started = WsResponseBuilder::new(actor(socket), req, guard)
+    let outbox = Outbox::default();
+    let socket = Socket::new(gate, outbox.clone(), connection::cutoff(req));
+    let (addr, response) = WsResponseBuilder::new(actor(socket), req, guard)
         .frame_size(max_message_bytes)
         .start_with_addr()?;
     connection::upgraded(req);
-    Ok(started)
+    let response = response.map_body(|_, actor| Outgoing::new(actor, outbox).boxed());
+    Ok((addr, response))
 }
 
 /// What has come in, once the socket has done its own part.
@@ -77,6 +83,7 @@ pub enum Incoming {
 #[derive(Debug)]
 pub struct Socket {
     gate: Gate,
+    outbox: Outbox,
     assembly: Assembly,
     cutoff: Cutoff,
     heard: Instant,
@@ -84,8 +91,9 @@ pub struct Socket {
 }
 
 impl Socket {
-    fn new(gate: Gate, cutoff: Cutoff) -> Self {
-        Self { gate, assembly: Assembly::default(), cutoff, heard: Instant::now(), ending: false }
+    fn new(gate: Gate, outbox: Outbox, cutoff: Cutoff) -> Self {
+        let (assembly, heard) = (Assembly::default(), Instant::now());
+        Self { gate, outbox, assembly, cutoff, heard, ending: false }
     }
 
     /// The power to end the connection from outside, for whoever may have to.
@@ -124,6 +132,7 @@ impl Socket {
             Ok(Some(Whole::Pong) | None) => Incoming::Nothing,
             Ok(Some(Whole::Close(reason))) => {
                 self.ending = true;
+                self.outbox.clear();
                 ctx.close(reason.map(|reason| CloseReason::from(reason.code)));
                 ctx.stop();
                 Incoming::Ended(DisconnectReason::Left)
@@ -148,10 +157,20 @@ impl Socket {
         }
     }
 
-    /// Begins the end of the connection: tells the peer why, and stops the actor once the peer has
-    /// closed too, or 2 seconds later. What comes in between is thrown away, since closing with
-    /// input unread would reset the connection and the peer could not read the reason. A peer that
-    /// has closed, badly perhaps, is not waited for, and one that reads nothing is cut off.
+    /// Writes a text as soon as the actor has nothing more to do and the connection has room. Texts
+    /// that wait go out joined by `\n`, as few messages of many lines. What the connection is to
+    /// tell apart as messages goes out by the context's own `text`.
+    pub fn write(&mut self, text: TextFrame) {
+        if !self.ending {
+            self.outbox.push(text);
+        }
+    }
+
+    /// Begins the end of the connection: throws away what waits to be written, tells the peer why,
+    /// and stops the actor once the peer has closed too, or 2 seconds later. What comes in between
+    /// is thrown away, since closing with input unread would reset the connection and the peer
+    /// could not read the reason. A peer that has closed, badly perhaps, is not waited for, and one
+    /// that reads nothing is cut off.
     pub fn close<A>(&mut self, reason: DisconnectReason, ctx: &mut WebsocketContext<A>)
     where
         A: Actor<Context = WebsocketContext<A>>,
@@ -159,6 +178,7 @@ impl Socket {
         if std::mem::replace(&mut self.ending, true) {
             return;
         }
+        self.outbox.clear();
         self.gate.discard();
         self.cutoff.arm();
         ctx.close(reason.close_reason());

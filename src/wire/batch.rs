@@ -2,10 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use bytestring::ByteString;
-
-use super::{Protocol, coalesce, text};
+use super::{Protocol, text};
 use crate::domain::ChatMessage;
+use crate::socket::TextFrame;
 
 /// Messages of one room that were flushed together. Every member's session shares the same one,
 /// and it is encoded at most once for each protocol, by whoever asks first.
@@ -13,7 +12,7 @@ use crate::domain::ChatMessage;
 pub struct Batch {
     messages: Vec<Arc<ChatMessage>>,
     bytes: usize,
-    text: OnceLock<Vec<ByteString>>,
+    text: OnceLock<Vec<TextFrame>>,
 }
 
 impl Batch {
@@ -36,14 +35,17 @@ impl Batch {
         &self.messages
     }
 
-    /// The messages as the texts of WebSocket messages, each of several lines.
+    /// The messages as frames, each of several lines.
     #[must_use]
-    pub fn frames(&self, protocol: Protocol) -> &[ByteString] {
-        let messages = self.messages.iter();
+    pub fn frames(&self, protocol: Protocol) -> &[TextFrame] {
         match protocol {
-            Protocol::Text => {
-                self.text.get_or_init(|| coalesce(messages.map(|message| text::line(message))))
-            }
+            Protocol::Text => self.text.get_or_init(|| self.encode(text::line)),
         }
+    }
+
+    fn encode(&self, line: impl Fn(&ChatMessage) -> String) -> Vec<TextFrame> {
+        let lines = self.messages.iter().map(|message| TextFrame::new(&line(message)));
+        let mut waiting = lines.collect();
+        std::iter::from_fn(|| TextFrame::coalesce(&mut waiting)).collect()
     }
 }

@@ -3,11 +3,9 @@
 //! [`domain`](crate::domain); no actor and no address is known here.
 
 mod batch;
-mod coalesce;
 pub mod text;
 
 pub use batch::Batch;
-pub use coalesce::{MAX_FRAME_BYTES, coalesce};
 
 use crate::domain::MessageText;
 

@@ -1,8 +1,6 @@
 //! The text protocol, as in gorilla/websocket's chat example: a frame is a message, a line is a
 //! message, and nothing else is said.
 
-use bytestring::ByteString;
-
 use super::Command;
 use crate::domain::{BadText, ChatMessage, MessageText};
 
@@ -22,9 +20,9 @@ pub fn decode(frame: &str, max_bytes: usize) -> Result<Option<Command>, BadText>
 
 /// The line that tells of a message, without its line break.
 #[must_use]
-pub fn line(message: &ChatMessage) -> ByteString {
+pub fn line(message: &ChatMessage) -> String {
     let text = message.text.as_str().replace('\n', " ");
-    if message.attributed { format!("{}: {text}", message.nick).into() } else { text.into() }
+    if message.attributed { format!("{}: {text}", message.nick) } else { text }
 }
 
 #[cfg(test)]
