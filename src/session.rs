@@ -8,9 +8,10 @@ use std::sync::Arc;
 use actix::prelude::*;
 use actix_web_actors::ws::{self, WebsocketContext};
 use log::debug;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Config;
-use crate::domain::{ClientId, Nick, RoomName};
+use crate::domain::{ClientId, MessageText, Nick, RoomName};
 use crate::hub::{Broadcast, Deliver, Hub, Outlet, Register, Unregister, Waiting};
 use crate::socket::{DisconnectReason, Incoming, Socket, TextFrame};
 use crate::wire::{Command, Protocol, text};
@@ -32,6 +33,14 @@ pub(crate) struct Session {
     introduction: Introduction,
     registration: Option<Registration>,
     waiting: Waiting,
+    /// Room for what the client has said and the hub has not accepted yet, by [`weight`].
+    backlog: Arc<Semaphore>,
+}
+
+/// What a message counts for in its sender's backlog, in bytes: its text, and about what the hub
+/// needs to hold it.
+fn weight(text_bytes: usize) -> u32 {
+    u32::try_from(text_bytes.saturating_add(256)).unwrap_or(u32::MAX)
 }
 
 impl Session {
@@ -42,7 +51,9 @@ impl Session {
         config: Arc<Config>,
     ) -> Self {
         let waiting = Waiting::at_most(config.send_queue_bytes);
-        Self { socket, hub, config, introduction, registration: None, waiting }
+        // As much as one message may have, whatever its length.
+        let backlog = Arc::new(Semaphore::new(weight(config.max_message_bytes) as usize));
+        Self { socket, hub, config, introduction, registration: None, waiting, backlog }
     }
 
     /// The end, seen or made: the hub is told why.
@@ -102,31 +113,39 @@ impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for Session {
 impl Session {
     fn obey(&mut self, command: Command, ctx: &mut WebsocketContext<Self>) {
         match command {
-            Command::Say(text) => {
-                let client = self.introduction.client;
-                self.ask_hub(Broadcast { client, text }, ctx);
+            Command::Say(text) => self.say(text, ctx),
+        }
+    }
+
+    /// Broadcasts a text, once the backlog has room for it, and reads no further until it has: so a
+    /// client that says more than the hub accepts feels it in its TCP. Deliveries and timers go on
+    /// meanwhile, which they would not under `ctx.wait`.
+    fn say(&mut self, text: MessageText, ctx: &mut WebsocketContext<Self>) {
+        let weight = weight(text.as_str().len());
+        match Arc::clone(&self.backlog).try_acquire_many_owned(weight) {
+            Ok(permit) => self.broadcast(text, permit, ctx),
+            Err(_) => {
+                self.socket.pause();
+                let permit = Arc::clone(&self.backlog).acquire_many_owned(weight);
+                ctx.spawn(permit.into_actor(self).map(|permit, session, ctx| {
+                    session.socket.resume();
+                    session.broadcast(text, permit.expect("it is never closed"), ctx);
+                }));
             }
         }
     }
 
-    /// Sends the hub a request and reads no further until it is answered: so a client has one
-    /// request outstanding, its commands take effect in their order, and one that sends faster
-    /// than the hub accepts feels it in its TCP. Deliveries and timers go on meanwhile, which
-    /// they would not under `ctx.wait`.
-    fn ask_hub<M>(&mut self, request: M, ctx: &mut WebsocketContext<Self>)
-    where
-        M: Message<Result: Send> + Send + 'static,
-        Hub: Handler<M>,
-    {
-        self.socket.pause();
-        let answer = self.hub.send(request).into_actor(self);
-        ctx.spawn(answer.map(|answer, session, ctx| {
-            session.socket.resume();
-            // A client that the hub does not know has been evicted: `Close` is on its way.
-            if answer.is_err() {
-                session.close(DisconnectReason::Internal, ctx);
-            }
-        }));
+    fn broadcast(
+        &mut self,
+        text: MessageText,
+        permit: OwnedSemaphorePermit,
+        ctx: &mut WebsocketContext<Self>,
+    ) {
+        let client = self.introduction.client;
+        self.hub.do_send(Broadcast { client, text, permit });
+        if !self.hub.connected() {
+            self.close(DisconnectReason::Internal, ctx);
+        }
     }
 
     fn heartbeat(&mut self, ctx: &mut WebsocketContext<Self>) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
+use thiserror::Error;
 
 use crate::domain::ChatMessage;
 use crate::socket::DisconnectReason;
@@ -32,3 +33,8 @@ impl Deliver {
         }
     }
 }
+
+/// The hub does not know the client, or has evicted it.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the client is not registered")]
+pub struct NotRegistered;

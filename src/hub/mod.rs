@@ -17,18 +17,17 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use log::debug;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use crate::domain::{ChatMessage, ClientId, MessageText, Nick, RoomName};
 use crate::socket::DisconnectReason;
 use crate::wire::Batch;
-pub use deliver::Deliver;
+pub use deliver::{Deliver, NotRegistered};
 pub use lifecycle::{Drain, Watch};
 pub use list_rooms::{ListRooms, RoomInfo};
 pub use outlet::Outlet;
 pub(crate) use outlet::Waiting;
-pub use pacing::{Acceptance, NotRegistered};
 use pacing::{FlushTimer, Pacing};
 use room::Room;
 
@@ -84,15 +83,17 @@ pub struct Unregister {
     pub reason: DisconnectReason,
 }
 
-/// A client says something to everyone in its room, itself included. Await the answer before the
-/// next one: that is what bounds the hub's mailbox.
-#[derive(Clone, Debug, Message)]
+/// A client says something to everyone in its room, itself included.
+#[derive(Debug, Message)]
 #[rtype(result = "Result<(), NotRegistered>")]
 pub struct Broadcast {
     /// Who says it.
     pub client: ClientId,
     /// What it says.
     pub text: MessageText,
+    /// Of a semaphore of the sender's, given back when the hub has accepted the message: that the
+    /// sender waits for it when it has none left is what bounds the hub's mailbox.
+    pub permit: OwnedSemaphorePermit,
 }
 
 impl Handler<Register> for Hub {
@@ -126,14 +127,13 @@ impl Handler<Unregister> for Hub {
 }
 
 impl Handler<Broadcast> for Hub {
-    type Result = Acceptance;
+    type Result = Result<(), NotRegistered>;
 
-    fn handle(&mut self, said: Broadcast, _: &mut Self::Context) -> Acceptance {
-        let Some(author) = self.clients.get(&said.client).cloned() else {
-            return NotRegistered.into();
-        };
+    fn handle(&mut self, said: Broadcast, _: &mut Self::Context) -> Self::Result {
+        let author = self.clients.get(&said.client).cloned().ok_or(NotRegistered)?;
         self.broadcast(&author.room, &author.nick, said.text);
-        self.accept(&author.room)
+        self.accept(&author.room, said.permit);
+        Ok(())
     }
 }
 

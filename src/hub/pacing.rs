@@ -3,20 +3,17 @@
 //! room slows down in place of drowning. And when a sender's message counts as accepted: at once,
 //! unless the room already holds as much as one flush should carry.
 
-use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use actix::dev::{MessageResponse, OneshotSender};
 use actix::prelude::*;
-use thiserror::Error;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Broadcast, Hub};
+use super::Hub;
 use crate::domain::RoomName;
 
 /// The wait between two flushes of a room, for each member.
@@ -80,61 +77,12 @@ impl Hub {
         }
     }
 
-    /// The answer to somebody who has just said something in a room.
-    pub(super) fn accept(&self, name: &RoomName) -> Acceptance {
-        let full = self.rooms.get(name).filter(|room| {
-            room.pending_bytes >= MAX_PENDING_BYTES || room.pending.len() >= MAX_PENDING_MESSAGES
-        });
-        Acceptance(Ok(full.map(|room| Rc::clone(&room.unanswered))))
-    }
-}
-
-/// Senders whose message is accepted when their room is flushed, or forgotten. They wait here and
-/// not as futures of the hub's, which would all be polled whenever the hub is woken.
-#[derive(Default)]
-pub(super) struct Unanswered(RefCell<Vec<OneshotSender<Result<(), NotRegistered>>>>);
-
-impl Unanswered {
-    pub(super) fn accept(&self) {
-        for answer in self.0.borrow_mut().drain(..) {
-            // Who has gone meanwhile wants no answer.
-            let _ = answer.send(Ok(()));
-        }
-    }
-}
-
-impl Drop for Unanswered {
-    fn drop(&mut self) {
-        self.accept();
-    }
-}
-
-/// The hub does not know the client, or has evicted it.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("the client is not registered")]
-pub struct NotRegistered;
-
-/// The answer to a [`Broadcast`]: given at once, or when the room has been flushed.
-pub struct Acceptance(Result<Option<Rc<Unanswered>>, NotRegistered>);
-
-impl From<NotRegistered> for Acceptance {
-    fn from(refused: NotRegistered) -> Self {
-        Self(Err(refused))
-    }
-}
-
-impl MessageResponse<Hub, Broadcast> for Acceptance {
-    fn handle(
-        self,
-        _: &mut Context<Hub>,
-        answer: Option<OneshotSender<Result<(), NotRegistered>>>,
-    ) {
-        // Nobody may be waiting for the answer: then it need not be given.
-        let Some(answer) = answer else { return };
-        match self.0 {
-            Ok(None) => drop(answer.send(Ok(()))),
-            Err(refused) => drop(answer.send(Err(refused))),
-            Ok(Some(unanswered)) => unanswered.0.borrow_mut().push(answer),
+    /// Accepts what somebody has just said in a room: now, or if the room holds as much as one
+    /// flush should carry, when it is flushed or forgotten.
+    pub(super) fn accept(&mut self, name: &RoomName, permit: OwnedSemaphorePermit) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        if room.pending_bytes >= MAX_PENDING_BYTES || room.pending.len() >= MAX_PENDING_MESSAGES {
+            room.unaccepted.push(permit);
         }
     }
 }
@@ -177,6 +125,8 @@ mod tests {
     use crate::config::Config;
     use crate::domain::{MessageText, Nick};
     use crate::hub::room::Room;
+    use std::sync::Arc;
+    use tokio::sync::Semaphore;
 
     #[test]
     fn a_room_waits_by_its_size_up_to_the_window_and_down_to_what_writing_takes() {
@@ -225,24 +175,26 @@ mod tests {
         assert_eq!(hub.send(BusyHour).await, Ok([false, false, true]));
     }
 
-    /// Fills a room that is not due for an hour, and says from which message on senders wait.
+    /// Fills a room that is not due for an hour, and says after how many messages a permit of
+    /// this semaphore was kept.
     #[derive(Message)]
     #[rtype(result = "usize")]
-    struct Fill;
+    struct Fill(Arc<Semaphore>);
 
     impl Handler<Fill> for Hub {
         type Result = usize;
 
-        fn handle(&mut self, _: Fill, _: &mut Self::Context) -> usize {
+        fn handle(&mut self, Fill(permits): Fill, _: &mut Self::Context) -> usize {
             let name = RoomName::default();
             let nick = Nick::parse("ada").expect("a name");
             self.rooms.insert(name.clone(), Room::default());
             let room = self.rooms.get_mut(&name).expect("it is there");
             room.next_flush = Instant::now() + Duration::from_secs(3600);
             let mut said = 0;
-            while matches!(self.accept(&name).0, Ok(None)) {
+            while let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
                 let text = MessageText::parse("x".repeat(4096), 4096).expect("a text");
                 self.broadcast(&name, &nick, text);
+                self.accept(&name, permit);
                 said += 1;
             }
             said
@@ -269,29 +221,15 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn senders_of_a_full_room_are_answered_when_it_is_flushed_or_forgotten() {
-        struct Deaf;
-        impl Actor for Deaf {
-            type Context = Context<Self>;
-        }
-        impl Handler<crate::hub::Deliver> for Deaf {
-            type Result = ();
-            fn handle(&mut self, _: crate::hub::Deliver, _: &mut Self::Context) {}
-        }
+    async fn permits_of_a_full_room_come_back_when_it_is_flushed_or_forgotten() {
         for relieve in [Relieve::Flush, Relieve::Forget] {
             let hub = Hub::start_in(&Arbiter::new(), &Config::default());
-            let client = crate::domain::ClientId::next();
-            let (room, nick) = (RoomName::default(), Nick::anonymous(client));
-            let to = Deaf.start().recipient().into();
-            let register = crate::hub::Register { client, nick, room, history: 0, to };
-            hub.send(register).await.expect("the hub is there");
-            assert_eq!(hub.send(Fill).await, Ok(MAX_PENDING_BYTES / 4096));
-            let text = MessageText::parse("one more", 100).expect("a text");
-            let mut answer = std::pin::pin!(hub.send(Broadcast { client, text }));
-            let early = tokio::time::timeout(Duration::from_millis(100), answer.as_mut()).await;
-            assert!(early.is_err(), "it is not accepted yet");
-            hub.do_send(relieve);
-            assert_eq!(answer.await, Ok(Ok(())));
+            let permits = Arc::new(Semaphore::new(1));
+            let filled = hub.send(Fill(Arc::clone(&permits))).await;
+            assert_eq!(filled, Ok(MAX_PENDING_BYTES / 4096));
+            assert_eq!(permits.available_permits(), 0);
+            hub.send(relieve).await.expect("the hub is there");
+            assert_eq!(permits.available_permits(), 1);
         }
     }
 }

@@ -5,10 +5,10 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Client;
-use super::pacing::Unanswered;
 use crate::domain::{ChatMessage, ClientId, Nick};
 
 /// The most that a room remembers, in bytes of text, whatever the number of messages: 1 MiB.
@@ -22,7 +22,8 @@ pub(super) struct Room {
     names: HashMap<String, usize>,
     pub(super) pending: Vec<Arc<ChatMessage>>,
     pub(super) pending_bytes: usize,
-    pub(super) unanswered: Rc<Unanswered>,
+    /// Permits of senders that wait for the next flush: those who filled the batch.
+    pub(super) unaccepted: Vec<OwnedSemaphorePermit>,
     pub(super) next_flush: Instant,
     pub(super) scheduled: bool,
     recent: VecDeque<Arc<ChatMessage>>,
@@ -36,7 +37,7 @@ impl Default for Room {
             names: HashMap::new(),
             pending: Vec::new(),
             pending_bytes: 0,
-            unanswered: Rc::default(),
+            unaccepted: Vec::new(),
             next_flush: Instant::now(),
             scheduled: false,
             recent: VecDeque::new(),
@@ -71,7 +72,7 @@ impl Room {
     pub(super) fn take_pending(&mut self) -> Vec<Arc<ChatMessage>> {
         self.pending_bytes = 0;
         self.scheduled = false;
-        self.unanswered.accept();
+        self.unaccepted.clear();
         std::mem::take(&mut self.pending)
     }
 

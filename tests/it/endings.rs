@@ -1,5 +1,6 @@
 //! Every way a connection ends: what the client reads, and what the hub is told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -10,6 +11,7 @@ use chinwag::{Config, Hub};
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
@@ -236,6 +238,7 @@ async fn when_the_hub_dies_every_client_reads_1011_and_the_server_fails() {
 async fn a_client_that_the_hub_does_not_know_cannot_broadcast() {
     let server = TestServer::start().await;
     let text = chinwag::domain::MessageText::parse("boo", 8).unwrap();
-    let ghost = Broadcast { client: chinwag::domain::ClientId::next(), text };
+    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+    let ghost = Broadcast { client: chinwag::domain::ClientId::next(), text, permit };
     assert!(server.hub().send(ghost).await.unwrap().is_err());
 }
