@@ -192,7 +192,10 @@ impl Nick {
 
     fn from_shown(shown: String) -> Self {
         let key: String = lower(&shown).collect();
-        Self { shown: shown.into(), key: key.into() }
+        let shown: Arc<str> = shown.into();
+        // Most names are compared by what is shown, and need it only once.
+        let key = if *key == *shown { Arc::clone(&shown) } else { key.into() };
+        Self { shown, key }
     }
 }
 

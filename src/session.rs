@@ -28,13 +28,13 @@ pub(crate) struct Introduction {
 /// The actor of one connection.
 pub(crate) struct Session {
     socket: Socket,
-    hub: Addr<Hub>,
     config: Arc<Config>,
     introduction: Introduction,
+    /// Until the end.
     registration: Option<Registration>,
     waiting: Waiting,
     /// Room for what the client has said and the hub has not accepted yet, by [`weight`].
-    backlog: Arc<Semaphore>,
+    backlog: Option<Arc<Semaphore>>,
 }
 
 /// What a message counts for in its sender's backlog, in bytes: its text, and about what the hub
@@ -51,9 +51,9 @@ impl Session {
         config: Arc<Config>,
     ) -> Self {
         let waiting = Waiting::at_most(config.send_queue_bytes);
-        // As much as one message may have, whatever its length.
-        let backlog = Arc::new(Semaphore::new(weight(config.max_message_bytes) as usize));
-        Self { socket, hub, config, introduction, registration: None, waiting, backlog }
+        let client = introduction.client;
+        let registration = Some(Registration { client, hub, reason: DisconnectReason::Dropped });
+        Self { socket, config, introduction, registration, waiting, backlog: None }
     }
 
     /// The end, seen or made: the hub is told why.
@@ -74,14 +74,13 @@ impl Actor for Session {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(self.config.send_queue);
+        let Some(Registration { hub, .. }) = &self.registration else { return };
         let Introduction { client, nick, room, history } = self.introduction.clone();
         debug!("client {client} has come to {room} as {nick}");
         let to = ctx.address().recipient();
         let to = Outlet::new(to, self.waiting.clone(), self.socket.cutoff());
-        self.hub.do_send(Register { client, nick, room, history, to });
-        self.registration =
-            Some(Registration { client, hub: self.hub.clone(), reason: DisconnectReason::Dropped });
-        if !self.hub.connected() {
+        hub.do_send(Register { client, nick, room, history, to });
+        if !hub.connected() {
             return self.close(DisconnectReason::Internal, ctx);
         }
         ctx.run_interval(self.config.ping_interval, Self::heartbeat);
@@ -121,12 +120,15 @@ impl Session {
     /// client that says more than the hub accepts feels it in its TCP. Deliveries and timers go on
     /// meanwhile, which they would not under `ctx.wait`.
     fn say(&mut self, text: MessageText, ctx: &mut WebsocketContext<Self>) {
+        // It holds one message of any length, or several short ones.
+        let whole = weight(self.config.max_message_bytes) as usize;
+        let backlog = self.backlog.get_or_insert_with(|| Arc::new(Semaphore::new(whole)));
         let weight = weight(text.as_str().len());
-        match Arc::clone(&self.backlog).try_acquire_many_owned(weight) {
+        match Arc::clone(backlog).try_acquire_many_owned(weight) {
             Ok(permit) => self.broadcast(text, permit, ctx),
             Err(_) => {
                 self.socket.pause();
-                let permit = Arc::clone(&self.backlog).acquire_many_owned(weight);
+                let permit = Arc::clone(backlog).acquire_many_owned(weight);
                 ctx.spawn(permit.into_actor(self).map(|permit, session, ctx| {
                     session.socket.resume();
                     session.broadcast(text, permit.expect("it is never closed"), ctx);
@@ -141,9 +143,9 @@ impl Session {
         permit: OwnedSemaphorePermit,
         ctx: &mut WebsocketContext<Self>,
     ) {
-        let client = self.introduction.client;
-        self.hub.do_send(Broadcast { client, text, permit });
-        if !self.hub.connected() {
+        let Some(Registration { client, hub, .. }) = &self.registration else { return };
+        hub.do_send(Broadcast { client: *client, text, permit });
+        if !hub.connected() {
             self.close(DisconnectReason::Internal, ctx);
         }
     }

@@ -1,7 +1,7 @@
 //! What no server can go below: a bare epoll loop that writes the same batches, already encoded,
-//! to the same number of sockets, and does nothing else.
+//! to the same number of sockets, and does nothing else. What it is told, it reads and forgets.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -88,6 +88,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> ! {
     let pause = Duration::from_secs_f64(1.0 / batches.per_second);
     let mut next = Instant::now();
     let mut events = Vec::with_capacity(64);
+    let mut told = [0; 4096];
     for room in (0..batches.rooms).cycle() {
         for id in (room..clients.len()).step_by(batches.rooms) {
             let written = if unwritten[id] == batch.len() { 0 } else { unwritten[id] };
@@ -107,10 +108,15 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> ! {
                 tv_sec: wait.as_secs() as i64,
                 tv_nsec: i64::from(wait.subsec_nanos()),
             };
+            events.clear();
             let buffer = rustix::buffer::spare_capacity(&mut events);
-            if epoll::wait(&poller, buffer, Some(&wait)).is_ok_and(|ready| ready > 0) {
-                // Clients send nothing: they have been cut.
-                std::process::exit(0);
+            epoll::wait(&poller, buffer, Some(&wait)).unwrap();
+            for event in &events {
+                let mut client = &clients[event.data.u64() as usize];
+                if !client.read(&mut told).is_ok_and(|bytes| bytes > 0) {
+                    // The clients have been cut.
+                    std::process::exit(0);
+                }
             }
         }
     }

@@ -109,13 +109,17 @@ impl Scenario {
         let faults = load.settle(Duration::from_secs(5));
         let memory = server.memory();
         figures.insert("RSS MB", memory as f64 / 1e6);
-        figures.insert("kB/conn", (memory - before) as f64 / 1e3 / self.clients as f64);
+        figures.insert("kB/conn", (memory - before) as f64 / 1024.0 / self.clients as f64);
         figures.insert("grown", memory as f64 / warm as f64);
         insert_faults(&mut figures, &faults);
         drop((load, server));
         if let Some(batches) = batches {
             let ours = figures["us/delivery"];
-            figures.insert("x floor", ours / self.floor(batches));
+            figures.insert("x floor", ours / self.floor(batches, Rate::Silent));
+            // The same, with a floor that is also told what the clients say.
+            if let Rate::PerSecond(_) = self.rate {
+                figures.insert("x in+out", ours / self.floor(batches, self.rate));
+            }
         }
         figures
     }
@@ -162,14 +166,14 @@ impl Scenario {
         (figures, Some(batches))
     }
 
-    /// The CPU time that the floor needs for a delivery, in microseconds.
-    fn floor(&self, batches: Batches) -> f64 {
+    /// The CPU time that the floor needs for a delivery, in microseconds, while it is told so much.
+    fn floor(&self, batches: Batches, rate: Rate) -> f64 {
         let floor = start_pinned(|| batches.start());
         let mut load = Load::new(Speaks::Frames, self.rooms);
         load.connect(floor.addr, self.clients);
-        load.run(Rate::Silent, Duration::from_millis(500));
-        let (figures, _) =
-            self.measure(&floor, &mut load, Rate::Silent, self.time.min(Duration::from_secs(5)));
+        load.run(rate, Duration::from_millis(500));
+        let time = self.time.min(Duration::from_secs(5));
+        let (figures, _) = self.measure(&floor, &mut load, rate, time);
         figures["us/delivery"]
     }
 

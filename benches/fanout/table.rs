@@ -14,12 +14,13 @@ pub(crate) type Table = BTreeMap<String, Figures>;
 pub(crate) type Baseline = BTreeMap<String, BTreeMap<String, f64>>;
 
 /// The columns, and how many places each has behind the point.
-const COLUMNS: [(&str, usize); 19] = [
+const COLUMNS: [(&str, usize); 20] = [
     ("deliveries/s", 0),
     ("writes/s", 0),
     ("MB/s", 1),
     ("us/delivery", 4),
     ("x floor", 2),
+    ("x in+out", 2),
     ("msg/frame", 1),
     ("p50 ms", 2),
     ("p99 ms", 2),

@@ -17,8 +17,9 @@ const MAX_RECENT_BYTES: usize = 1024 * 1024;
 /// A room with at least one member, or one that is about to get its first.
 pub(super) struct Room {
     pub(super) members: HashMap<ClientId, Rc<Client>>,
-    /// How many members bear each name, by the form in which names are compared: kept, since a
-    /// sender must not be able to make the hub look through all members at every message.
+    /// How many members bear each name that was chosen, by the form in which names are compared:
+    /// kept, since a sender must not be able to make the hub look through all members at every
+    /// message.
     names: HashMap<String, usize>,
     pub(super) pending: Vec<Arc<ChatMessage>>,
     pub(super) pending_bytes: usize,
@@ -48,7 +49,9 @@ impl Default for Room {
 
 impl Room {
     pub(super) fn join(&mut self, id: ClientId, client: Rc<Client>) {
-        *self.names.entry(client.nick.key().to_owned()).or_default() += 1;
+        if !client.nick.is_anonymous() {
+            *self.names.entry(client.nick.key().to_owned()).or_default() += 1;
+        }
         self.members.insert(id, client);
     }
 

@@ -11,7 +11,7 @@ use socket2::Socket;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-/// A socket that is to end at a given time, unless it is gone by then.
+/// A socket that is to end, unless it is gone by then, and since when.
 type Appointment = (Weak<Socket>, Instant);
 
 /// The power to end a connection whose actor may not be able to. It does not keep the connection
@@ -36,28 +36,25 @@ impl Cutoff {
 /// Ends sockets when their time has come. All wait equally long, so they queue in order; a
 /// connection is in the queue twice at the most, once by whoever evicts it and once by itself.
 #[derive(Clone, Debug)]
-pub(super) struct Reaper {
-    appointments: mpsc::UnboundedSender<Appointment>,
-    delay: Duration,
-}
+pub(super) struct Reaper(mpsc::UnboundedSender<Appointment>);
 
 impl Reaper {
     pub(super) fn start(delay: Duration) -> Self {
         let (appointments, mut queue) = mpsc::unbounded_channel::<Appointment>();
         actix_web::rt::spawn(async move {
             while let Some((socket, at)) = queue.recv().await {
-                sleep_until(at).await;
+                sleep_until(at + delay).await;
                 if let Some(socket) = socket.upgrade() {
                     end(&socket);
                 }
             }
         });
-        Self { appointments, delay }
+        Self(appointments)
     }
 
     fn schedule(&self, socket: Weak<Socket>) {
         // It fails when the server's system has ended, and the sockets with it.
-        let _ = self.appointments.send((socket, Instant::now() + self.delay));
+        let _ = self.0.send((socket, Instant::now()));
     }
 }
 
