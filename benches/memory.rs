@@ -2,13 +2,17 @@
 //! figure of `/proc` beside the limit that it must keep. `cargo bench --bench memory`; Linux only.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use process::Process;
+
+#[path = "support/process.rs"]
+mod process;
 
 const KB: u64 = 1024;
 const MB: u64 = 1024 * KB;
@@ -19,65 +23,21 @@ const PONGS: usize = 2_000;
 const FLOOD: Duration = Duration::from_secs(20);
 const STALLED: u64 = 20;
 
-struct Server {
-    process: Child,
-    addr: SocketAddr,
-}
-
-impl Server {
-    fn start() -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_chinwag"))
-            .args(["--listen", "127.0.0.1:0"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let port = lines
-            .find_map(|line| {
-                Some(line.unwrap().split_once("http://localhost:")?.1.parse::<u16>().unwrap())
-            })
-            .unwrap();
-        Self { process, addr: ([127, 0, 0, 1], port).into() }
+async fn connect(server: &Process, query: &str) -> TcpStream {
+    let mut tcp = TcpStream::connect(server.addr).await.unwrap();
+    let request = format!(
+        "GET /ws?{query} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        server.addr
+    );
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        assert_ne!(tcp.read_buf(&mut head).await.unwrap(), 0);
     }
-
-    fn memory(&self) -> u64 {
-        self.status("VmRSS:")
-    }
-
-    fn peak(&self) -> u64 {
-        self.status("VmHWM:")
-    }
-
-    fn status(&self, field: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
-        let status = status.unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * KB
-    }
-
-    async fn connect(&self, query: &str) -> TcpStream {
-        let mut tcp = TcpStream::connect(self.addr).await.unwrap();
-        let request = format!(
-            "GET /ws?{query} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\n\
-             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-            self.addr
-        );
-        tcp.write_all(request.as_bytes()).await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            assert_ne!(tcp.read_buf(&mut head).await.unwrap(), 0);
-        }
-        assert!(head.starts_with(b"HTTP/1.1 101 "));
-        tcp
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "));
+    tcp
 }
 
 /// A masked frame with a mask of zeros.
@@ -101,12 +61,12 @@ fn figure(what: &str, bytes: u64, limit: u64) -> bool {
 
 async fn idle() -> bool {
     let clients = IDLE_CLIENTS_MAX.min(rlimit::increase_nofile_limit(u64::MAX).unwrap() / 2 - 200);
-    let server = Server::start();
-    drop(server.connect("").await);
+    let server = Process::chinwag(&[]);
+    drop(connect(&server, "").await);
     let before = server.memory();
     let mut all = Vec::new();
     for n in 0..clients {
-        all.push(server.connect(&format!("room=r{}", n % 100)).await);
+        all.push(connect(&server, &format!("room=r{}", n % 100)).await);
     }
     let fresh = (server.memory() - before) / clients;
     // A few at a time, as they would come over a day.
@@ -131,10 +91,10 @@ async fn idle() -> bool {
 }
 
 async fn giant_frame() -> bool {
-    let server = Server::start();
-    drop(server.connect("").await);
+    let server = Process::chinwag(&[]);
+    drop(connect(&server, "").await);
     let before = server.memory();
-    let mut tcp = server.connect("").await;
+    let mut tcp = connect(&server, "").await;
     tcp.write_all(&[0x82, 0xFF, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
     let chunk = vec![0; MB as usize];
     let mut sent = 0;
@@ -145,10 +105,10 @@ async fn giant_frame() -> bool {
 }
 
 async fn flood() -> bool {
-    let server = Server::start();
-    drop(server.connect("").await);
+    let server = Process::chinwag(&[]);
+    drop(connect(&server, "").await);
     let before = server.memory();
-    let (mut reader, mut writer) = server.connect("").await.into_split();
+    let (mut reader, mut writer) = connect(&server, "").await.into_split();
     let echoes = tokio::spawn(async move {
         let mut chunk = vec![0; 256 * 1024];
         let mut read = 0;
@@ -174,8 +134,8 @@ async fn flood() -> bool {
 }
 
 async fn stalled() -> bool {
-    let server = Server::start();
-    drop(server.connect("").await);
+    let server = Process::chinwag(&[]);
+    drop(connect(&server, "").await);
     let before = server.memory();
     let long = "x".repeat(4000);
     let message = frame(0x81, long.as_bytes());
@@ -184,8 +144,8 @@ async fn stalled() -> bool {
     for n in 0..STALLED {
         // Each in a room of its own, so that no batch is shared: the worst case.
         let query = format!("room=r{n}");
-        all.push(server.connect(&query).await);
-        let mut talker = server.connect(&query).await;
+        all.push(connect(&server, &query).await);
+        let mut talker = connect(&server, &query).await;
         let mut echo = vec![0; 4004];
         for _ in 0..1000 {
             talker.write_all(&message).await.unwrap();

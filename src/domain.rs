@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use thiserror::Error;
 use unicode_normalization::UnicodeNormalization;
@@ -19,6 +20,16 @@ impl ClientId {
     pub fn next() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// A part of an interval, from none of it to almost all, evenly spread over clients that come
+    /// one after another: by the golden ratio, as in Fibonacci hashing.
+    #[must_use]
+    pub fn part_of(self, interval: Duration) -> Duration {
+        const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+        // Of the 64 bits the upper 32 are enough for a fraction.
+        let fraction = self.0.wrapping_mul(GOLDEN) >> 32;
+        interval.mul_f64(fraction as f64 / f64::from(u32::MAX))
     }
 }
 

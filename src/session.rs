@@ -83,7 +83,11 @@ impl Actor for Session {
         if !hub.connected() {
             return self.close(DisconnectReason::Internal, ctx);
         }
-        ctx.run_interval(self.config.ping_interval, Self::heartbeat);
+        // Those who come together are not pinged together.
+        ctx.run_later(client.part_of(self.config.ping_interval), |session, ctx| {
+            session.heartbeat(ctx);
+            ctx.run_interval(session.config.ping_interval, Self::heartbeat);
+        });
     }
 }
 

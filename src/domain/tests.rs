@@ -150,3 +150,15 @@ fn no_other_character_becomes_a_colon() {
         assert_eq!(becomes_one, COLONS.contains(&c), "{c:?}");
     }
 }
+
+#[test]
+fn what_clients_do_at_intervals_is_spread_evenly() {
+    let interval = Duration::from_secs(10);
+    let mut parts: Vec<Duration> = (0..100).map(|n| ClientId(n).part_of(interval)).collect();
+    parts.sort();
+    assert!(parts[99] <= interval);
+    for pair in parts.windows(2) {
+        let gap = pair[1] - pair[0];
+        assert!(gap > interval / 1000 && gap < interval / 30, "{gap:?}");
+    }
+}

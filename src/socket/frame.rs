@@ -4,12 +4,12 @@ use super::DisconnectReason;
 
 /// Frame types, as RFC 6455 section 5.2 numbers them.
 pub(super) mod opcode {
-    pub(in crate::socket) const CONTINUATION: u8 = 0x0;
-    pub(in crate::socket) const TEXT: u8 = 0x1;
-    pub(in crate::socket) const BINARY: u8 = 0x2;
-    pub(in crate::socket) const CLOSE: u8 = 0x8;
-    pub(in crate::socket) const PING: u8 = 0x9;
-    pub(in crate::socket) const PONG: u8 = 0xA;
+    pub(in super::super) const CONTINUATION: u8 = 0x0;
+    pub(in super::super) const TEXT: u8 = 0x1;
+    pub(in super::super) const BINARY: u8 = 0x2;
+    pub(in super::super) const CLOSE: u8 = 0x8;
+    pub(in super::super) const PING: u8 = 0x9;
+    pub(in super::super) const PONG: u8 = 0xA;
 }
 
 /// The longest payload of a control frame, in bytes (RFC 6455 section 5.5).

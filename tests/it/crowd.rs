@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use chinwag::Config;
+use futures_util::StreamExt;
 use futures_util::future::join_all;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::{TestServer, eventually, within};
+use crate::harness::{TestServer, config, eventually, within};
 
 #[actix_web::test]
 async fn two_hundred_clients_read_every_message_once_and_in_the_same_order() {
@@ -68,4 +71,20 @@ async fn three_hundred_vanish_while_three_hundred_others_join() {
     drop(there);
     eventually("nobody, and no room", async || server.rooms().await.is_empty()).await;
     server.stop().await;
+}
+
+/// Else a server whose clients all came back at once would stand still at each heartbeat.
+#[actix_web::test]
+async fn clients_that_come_together_are_not_pinged_together() {
+    let ping_interval = Duration::from_secs(3);
+    let server = TestServer::start_with(Config { ping_interval, ..config() }).await;
+    let mut clients = join_all((0..50).map(|_| server.connect(""))).await;
+    let pinged = join_all(clients.iter_mut().map(async |client| {
+        let message = within("a ping", client.stream.next()).await.unwrap().unwrap();
+        assert!(matches!(message, Message::Ping(_)), "{message:?}");
+        Instant::now()
+    }));
+    let pinged = pinged.await;
+    let spread = *pinged.iter().max().unwrap() - *pinged.iter().min().unwrap();
+    assert!(spread > ping_interval / 2, "within {spread:?}");
 }

@@ -1,0 +1,152 @@
+//! The pure parts that every message goes through: `cargo bench --bench hot`. Criterion keeps the
+//! figures of the last run and says what has changed.
+#![allow(missing_docs, clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
+
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use actix_http::ws::{Codec, Frame};
+use actix_web::error::PayloadError;
+use actix_web_actors::ws::Message;
+use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
+use chinwag::domain::{ChatMessage, MessageText, Nick, RoomName};
+use chinwag::socket::{DisconnectReason, TextFrame};
+use chinwag::wire::{Batch, Protocol, text};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use futures_core::Stream;
+use tokio_util::codec::Decoder;
+
+use assembly::{Assembly, Whole};
+use guard::{Gate, Guard};
+
+// They are the socket's own affair, and are built in here to be measured.
+#[path = "../src/socket/assembly.rs"]
+#[allow(dead_code)]
+mod assembly;
+#[path = "../src/socket/frame.rs"]
+#[allow(dead_code)]
+mod frame;
+#[path = "../src/socket/guard.rs"]
+#[allow(dead_code)]
+mod guard;
+
+/// As many as a stadium's batch has.
+const MESSAGES: usize = 500;
+const TEXT: &str = "It is a truth universally acknowledged, that a single man in pos";
+
+fn message(nick: &str) -> Arc<ChatMessage> {
+    Arc::new(ChatMessage {
+        room: RoomName::default(),
+        nick: Nick::parse(nick).unwrap(),
+        text: MessageText::parse(TEXT, 4096).unwrap(),
+        attributed: true,
+    })
+}
+
+fn encode(c: &mut Criterion) {
+    let mut group = c.benchmark_group("encode");
+    let messages = vec![message("ada"); MESSAGES];
+    group.throughput(Throughput::Elements(MESSAGES as u64));
+    group.bench_function("a batch of 500 messages", |b| {
+        let batch = || Batch::new(messages.clone());
+        b.iter_batched_ref(
+            batch,
+            |batch| batch.frames(Protocol::Text).len(),
+            BatchSize::SmallInput,
+        );
+    });
+    let waiting: VecDeque<TextFrame> = (0..8).map(|_| TextFrame::new(TEXT)).collect();
+    group.throughput(Throughput::Elements(8));
+    group.bench_function("8 batches that wait for one client", |b| {
+        b.iter_batched_ref(|| waiting.clone(), TextFrame::coalesce, BatchSize::SmallInput);
+    });
+    group.finish();
+}
+
+/// A payload whose chunks are all there, last first; then it is pending for ever.
+struct Chunks(Vec<Bytes>);
+
+impl Stream for Chunks {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.pop().map_or(Poll::Pending, |chunk| Poll::Ready(Some(Ok(chunk))))
+    }
+}
+
+/// Masked, as a client sends it.
+fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
+    let mut frame = vec![first, 0x80 | 126];
+    frame.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+    frame.extend(MASK);
+    frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, key)| byte ^ key));
+    frame
+}
+
+/// What comes in until the payload is pending, as the stream decoder of actix-web-actors and the
+/// socket take it.
+fn receive(chunks: Vec<Bytes>) -> Result<usize, DisconnectReason> {
+    let mut guard = Guard::new(Chunks(chunks), Gate::default(), 28 * 1024);
+    let mut codec = Codec::new().max_size(28 * 1024);
+    let mut assembly = Assembly::default();
+    let (mut buffer, mut texts, mut idle) = (BytesMut::new(), 0, false);
+    loop {
+        let Poll::Ready(Some(Ok(bytes))) =
+            Pin::new(&mut guard).poll_next(&mut Context::from_waker(Waker::noop()))
+        else {
+            // It is pending once after each frame.
+            if std::mem::replace(&mut idle, true) {
+                return Ok(texts);
+            }
+            continue;
+        };
+        idle = false;
+        buffer.extend_from_slice(&bytes);
+        let message = match codec.decode(&mut buffer).unwrap().unwrap() {
+            Frame::Text(bytes) => Message::Text(ByteString::try_from(bytes).unwrap()),
+            Frame::Continuation(item) => Message::Continuation(item),
+            frame => panic!("{frame:?} was not sent"),
+        };
+        texts += usize::from(matches!(assembly.push(message)?, Some(Whole::Text(_))));
+    }
+}
+
+fn guard_and_assembly(c: &mut Criterion) {
+    let mut group = c.benchmark_group("guard and assembly");
+    let short: Bytes = masked(0x81, TEXT.as_bytes()).repeat(100).into();
+    let fragments = [0x01, 0x00, 0x00, 0x80].map(|first| masked(first, &[b'x'; 1024]));
+    for (name, bytes, texts) in [
+        ("100 messages of 64 bytes in one read", vec![short.clone()], 100),
+        (
+            "the same in reads of 10 bytes",
+            short.chunks(10).rev().map(Bytes::copy_from_slice).collect(),
+            100,
+        ),
+        ("4 KiB in 4 fragments", vec![fragments.concat().into()], 1),
+    ] {
+        assert_eq!(receive(bytes.clone()), Ok(texts));
+        group.throughput(Throughput::Elements(texts as u64));
+        group.bench_function(name, |b| {
+            b.iter_batched(|| bytes.clone(), receive, BatchSize::SmallInput);
+        });
+    }
+    group.finish();
+}
+
+fn decode(c: &mut Criterion) {
+    let mut group = c.benchmark_group("decode");
+    let long = TEXT.repeat(64);
+    for (name, text) in [("64 bytes", TEXT), ("4 KiB", &long)] {
+        group.throughput(Throughput::Bytes(text.len() as u64));
+        group.bench_function(name, |b| b.iter(|| text::decode(black_box(text), 4096).unwrap()));
+    }
+    group.finish();
+}
+
+criterion_group!(hot, encode, guard_and_assembly, decode);
+criterion_main!(hot);
