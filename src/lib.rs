@@ -14,12 +14,13 @@
 //!    hardened WebSocket of [`socket`].
 //! 2. The session, which knows its client by the names of [`domain`], reads a frame, decodes it
 //!    with [`wire`] into a [`Command`](wire::Command), and sends the [`hub`] a
-//!    [`Broadcast`](hub::Broadcast). It reads no further until the hub has accepted.
+//!    [`Broadcast`](hub::Broadcast). It reads no further while the hub has yet to accept as much
+//!    as one message may hold.
 //! 3. The hub puts the message into the room's pending batch, flushes it when that is due, and
 //!    delivers the one [`Batch`](wire::Batch) to every member. A member that does not take it is
 //!    evicted.
-//! 4. Each session collects what is delivered while its mailbox drains, and writes it as one
-//!    WebSocket message.
+//! 4. Each session puts what is delivered into its socket's outbox; when its mailbox is empty,
+//!    that is written as one WebSocket message. The frame of a batch is encoded once for all.
 //!
 //! # Layout, in reading order
 //!

@@ -5,6 +5,7 @@
 //! measured right after it, since machines vary. Arguments after `--`:
 //!
 //! * names of scenarios, or parts of them: only these;
+//! * `--talk CLIENTS,ROOMS,RATE`: a scenario of your own, with so many messages a second in all;
 //! * `--runs N`: the median of so many; defaults to 5;
 //! * `--save-baseline NAME`: keep the figures in `target/fanout`;
 //! * `--baseline NAME`: show the figures as multiples of those that were kept.
@@ -28,13 +29,15 @@ fn main() -> std::process::ExitCode {
     if arguments.next_if(|argument| argument == floor::ARGUMENT).is_some() {
         floor::run(arguments);
     }
-    let (mut runs, mut save, mut baseline, mut names) = (5, None, None, Vec::new());
+    let (mut runs, mut save, mut baseline) = (5, None, None);
+    let (mut names, mut own) = (Vec::new(), Vec::new());
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().expect("the option takes a value");
         match argument.as_str() {
             // Cargo says so to every benchmark.
             "--bench" => {}
             "--runs" => runs = value().parse().expect("--runs takes a number"),
+            "--talk" => own.push(scenarios::Scenario::parse(&value())),
             "--save-baseline" => save = Some(value()),
             "--baseline" => baseline = Some(table::load(&value())),
             option if option.starts_with("--") => panic!("there is no option {option}"),
@@ -42,16 +45,18 @@ fn main() -> std::process::ExitCode {
         }
     }
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
-    let wanted = |scenario: &&scenarios::Scenario| {
-        names.is_empty() || names.iter().any(|name| scenario.name.contains(name))
+    let wanted = |scenario: &scenarios::Scenario| {
+        names.is_empty() && own.is_empty() || names.iter().any(|name| scenario.name.contains(name))
     };
+    let mut all: Vec<_> = scenarios::all().into_iter().filter(wanted).collect();
+    all.extend(own);
     table::print_heading();
     let mut medians = table::Table::new();
-    for scenario in scenarios::ALL.iter().filter(wanted) {
-        let all: Vec<_> = (0..runs).map(|_| scenario.run()).collect();
-        let median = table::median(&all);
-        table::print_row(scenario.name, &median);
-        medians.insert(scenario.name.to_owned(), median);
+    for scenario in all {
+        let runs: Vec<_> = (0..runs).map(|_| scenario.run()).collect();
+        let median = table::median(&runs);
+        table::print_row(&scenario.name, &median);
+        medians.insert(scenario.name, median);
     }
     if let Some(baseline) = baseline {
         println!("\nas multiples of the baseline");

@@ -11,7 +11,7 @@ use crate::process::Process;
 use crate::table::Figures;
 
 pub(crate) struct Scenario {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     clients: usize,
     rooms: usize,
     rate: Rate,
@@ -32,31 +32,38 @@ enum Kind {
 /// Of one system: each client has a descriptor here and two in the server.
 const CLIENTS_MAX: usize = 9_900;
 
-const fn talk(name: &'static str, clients: usize, rooms: usize, rate: Rate) -> Scenario {
+fn talk(name: &str, clients: usize, rooms: usize, rate: Rate) -> Scenario {
     let time = Duration::from_secs(5);
+    let name = name.to_owned();
     Scenario { name, clients, rooms, rate, time, flags: &[], kind: Kind::Talk }
 }
 
-pub(crate) const ALL: [Scenario; 10] = [
-    talk("light", 100, 1, Rate::PerSecond(20)),
-    talk("town hall", 1_000, 1, Rate::PerSecond(400)),
-    Scenario { flags: &["--batch-window", "0"], ..talk("at once", 1_000, 1, Rate::PerSecond(400)) },
-    talk("stadium", 1_000, 1, Rate::PerSecond(10_000)),
-    Scenario {
-        time: Duration::from_secs(60),
-        ..talk("arena", CLIENTS_MAX, 1, Rate::PerSecond(20))
-    },
-    talk("rooms", 1_000, 100, Rate::PerSecond(1_000)),
-    talk("rooms full", 1_000, 100, Rate::ClosedLoop),
-    // Two heartbeats of every client.
-    Scenario { time: Duration::from_secs(50), ..talk("idle", 9_000, 100, Rate::Silent) },
-    Scenario {
-        time: Duration::from_secs(15),
-        kind: Kind::Stalled,
-        ..talk("stalled", 1_000, 1, Rate::PerSecond(400))
-    },
-    Scenario { kind: Kind::Storm, ..talk("storm", 5_000, 50, Rate::Silent) },
-];
+/// All that have a name.
+pub(crate) fn all() -> Vec<Scenario> {
+    vec![
+        talk("light", 100, 1, Rate::PerSecond(20)),
+        talk("town hall", 1_000, 1, Rate::PerSecond(400)),
+        Scenario {
+            flags: &["--batch-window", "0"],
+            ..talk("at once", 1_000, 1, Rate::PerSecond(400))
+        },
+        talk("stadium", 1_000, 1, Rate::PerSecond(10_000)),
+        Scenario {
+            time: Duration::from_secs(60),
+            ..talk("arena", CLIENTS_MAX, 1, Rate::PerSecond(20))
+        },
+        talk("rooms", 1_000, 100, Rate::PerSecond(1_000)),
+        talk("rooms full", 1_000, 100, Rate::ClosedLoop),
+        // Two heartbeats of every client.
+        Scenario { time: Duration::from_secs(50), ..talk("idle", 9_000, 100, Rate::Silent) },
+        Scenario {
+            time: Duration::from_secs(15),
+            kind: Kind::Stalled,
+            ..talk("stalled", 1_000, 1, Rate::PerSecond(400))
+        },
+        Scenario { kind: Kind::Storm, ..talk("storm", 5_000, 50, Rate::Silent) },
+    ]
+}
 
 /// The server's core, and that of the clients.
 const SERVER_CORE: usize = 0;
@@ -83,6 +90,16 @@ fn start_pinned(start: impl FnOnce() -> Process) -> Process {
 }
 
 impl Scenario {
+    /// `CLIENTS,ROOMS,RATE`.
+    pub(crate) fn parse(text: &str) -> Self {
+        let numbers: Vec<u32> = text
+            .split(',')
+            .map(|number| number.parse().expect("--talk takes CLIENTS,ROOMS,RATE"))
+            .collect();
+        let [clients, rooms, rate] = numbers[..] else { panic!("--talk takes three numbers") };
+        talk(text, clients as usize, rooms as usize, Rate::PerSecond(rate))
+    }
+
     /// Runs once, with its floor.
     pub(crate) fn run(&self) -> Figures {
         match self.kind {
