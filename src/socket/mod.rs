@@ -132,7 +132,6 @@ impl Socket {
             Ok(Some(Whole::Pong) | None) => Incoming::Nothing,
             Ok(Some(Whole::Close(reason))) => {
                 self.ending = true;
-                self.outbox.clear();
                 ctx.close(reason.map(|reason| CloseReason::from(reason.code)));
                 ctx.stop();
                 Incoming::Ended(DisconnectReason::Left)
