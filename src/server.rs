@@ -17,6 +17,11 @@ use crate::http::{self, Chat};
 use crate::hub::{Drain, Hub, Watch};
 use crate::socket::Connections;
 
+/// How many connections the system may hold for us that are not accepted yet: as many as Linux
+/// allows by default. After a restart all clients come back at once, and one that finds no place
+/// tries again only after a second.
+const BACKLOG: u32 = 4096;
+
 /// A server that is running. Dropping it does not stop it.
 #[derive(Debug)]
 pub struct Server {
@@ -68,6 +73,7 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     let mut http = HttpServer::new(app)
         .workers(config.workers)
         .disable_signals()
+        .backlog(BACKLOG)
         .tcp_nodelay(true)
         // After a close handshake the connection closes at once, not after a second of waiting
         // for a request body that has no end.
