@@ -29,7 +29,7 @@ impl ClientId {
         const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
         // Of the 64 bits the upper 32 are enough for a fraction.
         let fraction = self.0.wrapping_mul(GOLDEN) >> 32;
-        interval.mul_f64(fraction as f64 / f64::from(u32::MAX))
+        interval.mul_f64(fraction as f64 / (f64::from(u32::MAX) + 1.0))
     }
 }
 

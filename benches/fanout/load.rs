@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
 /// The length of a message, and of the same with what separates it from the next.
@@ -181,8 +182,10 @@ impl Load {
         // They are cut, so that no port is kept for those who might still answer.
         socket.set_linger(Some(Duration::ZERO)).unwrap();
         match socket.connect(&server.into()) {
-            Err(error) if error.raw_os_error() != Some(115) => panic!("connecting: {error}"),
-            Ok(()) | Err(_) => {}
+            Ok(()) => {}
+            // The rest of it is told by epoll.
+            Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
+            Err(error) => panic!("connecting: {error}"),
         }
         let (id, room) = (self.clients.len(), self.clients.len() % self.logs.len());
         epoll::add(&self.epoll, &socket, EventData::new_u64(id as u64), EventFlags::OUT).unwrap();

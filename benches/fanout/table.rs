@@ -74,14 +74,18 @@ const TARGETS: [(&str, &str, Bound); 25] = [
     ("storm", "lost", Most(0.0)),
 ];
 
-/// The median of each column.
+/// What must not be in any run, whatever the machine.
+const FAULTS: [&str; 3] = ["lost", "repeated", "closed"];
+
+/// The median of each column; of faults the most, since a median would hide those of a few runs.
 pub(crate) fn median(runs: &[Figures]) -> Figures {
     let columns = runs.first().into_iter().flat_map(BTreeMap::keys);
     columns
         .map(|&column| {
             let mut values: Vec<f64> = runs.iter().map(|run| run[column]).collect();
             values.sort_by(f64::total_cmp);
-            (column, values[values.len() / 2])
+            let chosen = if FAULTS.contains(&column) { values.len() - 1 } else { values.len() / 2 };
+            (column, values[chosen])
         })
         .collect()
 }
@@ -130,11 +134,8 @@ pub(crate) fn verdict(table: &Table) -> ExitCode {
         let verdict = if met { "met" } else { "NOT MET" };
         println!("{scenario:<10} {column:<12} {seen:>12.3}  {words:<28} {verdict}");
     }
-    let faults = |figures: &Figures| {
-        ["lost", "repeated", "closed"]
-            .iter()
-            .any(|fault| figures.get(fault).is_some_and(|&n| n > 0.0))
-    };
+    let faults =
+        |figures: &Figures| FAULTS.iter().any(|fault| figures.get(fault).is_some_and(|&n| n > 0.0));
     if table.values().any(faults) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

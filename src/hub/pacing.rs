@@ -123,8 +123,9 @@ impl ActorFuture<Hub> for FlushTimer {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::domain::{MessageText, Nick};
+    use crate::domain::{ClientId, MessageText, Nick};
     use crate::hub::room::Room;
+    use crate::hub::{Broadcast, Deliver, Register};
     use std::sync::Arc;
     use tokio::sync::Semaphore;
 
@@ -220,16 +221,40 @@ mod tests {
         }
     }
 
+    struct Deaf;
+
+    impl Actor for Deaf {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<Deliver> for Deaf {
+        type Result = ();
+
+        fn handle(&mut self, _: Deliver, _: &mut Self::Context) {}
+    }
+
     #[actix_web::test]
     async fn permits_of_a_full_room_come_back_when_it_is_flushed_or_forgotten() {
         for relieve in [Relieve::Flush, Relieve::Forget] {
             let hub = Hub::start_in(&Arbiter::new(), &Config::default());
+            let client = ClientId::next();
+            let (room, nick) = (RoomName::default(), Nick::anonymous(client));
+            let to = Deaf.start().recipient().into();
+            let register = Register { client, nick, room, history: 0, to };
+            hub.send(register).await.expect("the hub is there");
             let permits = Arc::new(Semaphore::new(1));
             let filled = hub.send(Fill(Arc::clone(&permits))).await;
             assert_eq!(filled, Ok(MAX_PENDING_BYTES / 4096));
             assert_eq!(permits.available_permits(), 0);
+            // The same for what a client says.
+            permits.add_permits(1);
+            let permit = Arc::clone(&permits).try_acquire_owned().expect("it was just added");
+            let text = MessageText::parse("one more", 100).expect("a text");
+            let said = hub.send(Broadcast { client, text, permit }).await;
+            assert_eq!(said, Ok(Ok(())));
+            assert_eq!(permits.available_permits(), 0, "it is not accepted yet");
             hub.send(relieve).await.expect("the hub is there");
-            assert_eq!(permits.available_permits(), 1);
+            assert_eq!(permits.available_permits(), 2);
         }
     }
 }

@@ -63,6 +63,7 @@ impl Handler<Nap> for Hub {
     type Result = ();
 
     fn handle(&mut self, Nap(duration): Nap, _: &mut Self::Context) {
+        // The hub's thread is to be busy, not the test to wait.
         std::thread::sleep(duration);
     }
 }

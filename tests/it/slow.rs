@@ -86,6 +86,7 @@ async fn readers_of_any_speed_that_a_room_outruns_are_gone_within_twice_the_writ
             assert_eq!(reader.line().await.as_ref(), Some(&line), "number {said}");
         })
         .await;
+        // The pace of the room, that the reader keeps up with.
         tokio::time::sleep(Duration::from_micros(2500)).await;
     }
     // From here on the room is silent.
@@ -131,6 +132,7 @@ async fn a_slow_reader_that_keeps_up_with_a_quiet_room_stays() {
     for _ in 0..25 {
         talker.say(&long).await;
         talker.expect(&long).await;
+        // The room is quiet: that is what this is about.
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert_eq!(server.client_count().await, 2);
