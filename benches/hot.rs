@@ -13,7 +13,7 @@ use actix_web::error::PayloadError;
 use actix_web_actors::ws::Message;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use chinwag::domain::{ChatMessage, MessageText, Nick, RoomName};
+use chinwag::domain::{ChatMessage, Draft, MessageText, Nick, RoomName, Seq, Timestamp};
 use chinwag::socket::{DisconnectReason, TextFrame};
 use chinwag::wire::{Batch, Protocol, text};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -39,12 +39,14 @@ const MESSAGES: usize = 500;
 const TEXT: &str = "It is a truth universally acknowledged, that a single man in pos";
 
 fn message(nick: &str) -> Arc<ChatMessage> {
-    Arc::new(ChatMessage {
+    let draft = Draft {
         room: RoomName::default(),
         nick: Nick::parse(nick).unwrap(),
         text: MessageText::parse(TEXT, 4096).unwrap(),
         attributed: true,
-    })
+        origin: None,
+    };
+    Arc::new(draft.placed(Seq::new(1), Timestamp::now()))
 }
 
 fn encode(c: &mut Criterion) {
@@ -143,7 +145,10 @@ fn decode(c: &mut Criterion) {
     let long = TEXT.repeat(64);
     for (name, text) in [("64 bytes", TEXT), ("4 KiB", &long)] {
         group.throughput(Throughput::Bytes(text.len() as u64));
-        group.bench_function(name, |b| b.iter(|| text::decode(black_box(text), 4096).unwrap()));
+        let room = RoomName::default();
+        group.bench_function(name, |b| {
+            b.iter(|| text::decode(black_box(text), &room, 4096).unwrap());
+        });
     }
     group.finish();
 }

@@ -6,7 +6,7 @@
 
 use actix::prelude::*;
 use chinwag::domain::{BadNick, ClientId, MessageText, Nick, RoomName};
-use chinwag::hub::{Deliver, Register};
+use chinwag::hub::{CatchUp, Deliver, Join, Register};
 use chinwag::{Config, Hub};
 
 const MAX_DICE: u32 = 20;
@@ -56,13 +56,10 @@ impl Actor for DiceBot {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.hub.do_send(Register {
-            client: ClientId::next(),
-            nick: self.nick.clone(),
-            room: self.room.clone(),
-            history: 0,
-            to: ctx.address().recipient().into(),
-        });
+        let (client, nick, room) = (ClientId::next(), self.nick.clone(), self.room.clone());
+        let to = ctx.address().recipient().into();
+        self.hub.do_send(Register { client, nick, receipts: false, to });
+        self.hub.do_send(Join { client, room, catch_up: CatchUp::Latest(0), reference: None });
     }
 }
 
@@ -72,7 +69,7 @@ impl Handler<Deliver> for DiceBot {
     fn handle(&mut self, deliver: Deliver, ctx: &mut Self::Context) {
         let batch = match deliver {
             Deliver::Batch(batch) => batch,
-            Deliver::Direct(_) => return,
+            Deliver::Answer(_) | Deliver::Direct(_) => return,
             Deliver::Close(_) => return ctx.stop(),
         };
         for message in batch.messages() {

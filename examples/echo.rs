@@ -64,7 +64,7 @@ pub async fn echo(
     args: web::Data<Args>,
 ) -> Result<HttpResponse, Error> {
     let (_, response) =
-        socket::upgrade(&req, payload, args.max_frame_bytes, |socket| Echo { socket })?;
+        socket::upgrade(&req, payload, &[], args.max_frame_bytes, |socket| Echo { socket })?;
     Ok(response)
 }
 

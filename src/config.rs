@@ -84,6 +84,39 @@ pub struct Args {
     #[arg(long, env = "CHINWAG_RESUME_BUFFER", value_name = "N", default_value = "1000")]
     #[arg(value_parser = number::<0, 1_000_000>)]
     resume_buffer: usize,
+
+    /// File that keeps the history; none keeps it in memory only.
+    #[arg(long, env = "CHINWAG_DB", value_name = "PATH", default_value = "chinwag.db")]
+    #[arg(value_parser = db)]
+    db: Db,
+
+    /// How surely a message is on disk before anyone sees it: full also when the power fails.
+    #[arg(long, env = "CHINWAG_DB_SYNC", value_name = "full|normal", default_value = "full")]
+    #[arg(value_parser = db_sync)]
+    db_sync: DbSync,
+
+    /// Messages that are kept of each room.
+    #[arg(long, env = "CHINWAG_KEEP_MESSAGES", value_name = "N", default_value = "100000")]
+    #[arg(value_parser = number::<1, 1_000_000_000>)]
+    keep_messages: usize,
+
+    /// How long a message is kept [default: for ever]
+    #[arg(long, env = "CHINWAG_KEEP_FOR", value_name = "D", value_parser = interval)]
+    keep_for: Option<Duration>,
+}
+
+/// Where the history is kept: in this file, or nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Db(Option<PathBuf>);
+
+/// How surely a message is on disk once it is committed: SQLite's `synchronous`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DbSync {
+    /// It survives also when the power fails.
+    Full,
+    /// It survives when the program is killed. When the power fails the last ones may be lost;
+    /// then the log begins a new epoch.
+    Normal,
 }
 
 const MAX_BYTES: usize = 16 * 1024 * 1024;
@@ -123,6 +156,22 @@ pub struct Config {
     pub allowed_origins: Vec<AllowedOrigin>,
     /// Recent messages that a room keeps in memory. Defaults to 1000.
     pub resume_buffer: usize,
+    /// The file that keeps the history. Defaults to none: it is kept in memory only. (The program's
+    /// own default is `chinwag.db`.)
+    pub db: Option<PathBuf>,
+    /// How surely a message is on disk before anyone sees it. Defaults to [`DbSync::Full`].
+    pub db_sync: DbSync,
+    /// Messages that are kept of each room. Defaults to 100000.
+    pub keep_messages: usize,
+    /// How long a message is kept. Defaults to for ever.
+    pub keep_for: Option<Duration>,
+    /// How long after a look at all rooms for what need not be kept any more the next one begins.
+    /// Defaults to 10 seconds.
+    pub prune_interval: Duration,
+    /// How long a client of the JSON protocol may take to say `hello`. Defaults to 10 seconds.
+    pub hello_timeout: Duration,
+    /// Rooms that one connection may be in. Defaults to 1000.
+    pub max_rooms_per_client: usize,
 }
 
 /// Why the parts of a [`Config`] do not fit together, and what to change.
@@ -160,6 +209,13 @@ impl Default for Config {
             shutdown_timeout: Duration::from_secs(5),
             allowed_origins: Vec::new(),
             resume_buffer: 1000,
+            db: None,
+            db_sync: DbSync::Full,
+            keep_messages: 100_000,
+            keep_for: None,
+            prune_interval: Duration::from_secs(10),
+            hello_timeout: Duration::from_secs(10),
+            max_rooms_per_client: 1000,
         }
     }
 }
@@ -213,6 +269,11 @@ impl TryFrom<Args> for Config {
             shutdown_timeout: args.shutdown_timeout,
             allowed_origins: args.allowed_origin,
             resume_buffer: args.resume_buffer,
+            db: args.db.0,
+            db_sync: args.db_sync,
+            keep_messages: args.keep_messages,
+            keep_for: args.keep_for,
+            ..Self::default()
         };
         config.check()?;
         Ok(config)
@@ -226,6 +287,22 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
 fn number<const MIN: usize, const MAX: usize>(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (MIN..=MAX).contains(number));
     number.ok_or_else(|| format!("takes a whole number from {MIN} to {MAX}"))
+}
+
+fn db(text: &str) -> Result<Db, &'static str> {
+    match text {
+        "" => Err("takes the path of a file, or none"),
+        "none" => Ok(Db(None)),
+        path => Ok(Db(Some(path.into()))),
+    }
+}
+
+fn db_sync(text: &str) -> Result<DbSync, &'static str> {
+    match text {
+        "full" => Ok(DbSync::Full),
+        "normal" => Ok(DbSync::Normal),
+        _ => Err("takes full or normal"),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, &'static str> {
@@ -248,8 +325,10 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_the_command_line_and_the_library_agree() {
-        let typed = config(&[]).expect("nothing is wrong with nothing");
+    fn without_flags_the_command_line_and_the_library_agree_but_for_the_file() {
+        let mut typed = config(&[]).expect("nothing is wrong with nothing");
+        assert_eq!(typed.db.take(), Some(PathBuf::from("chinwag.db")));
+        assert_eq!(config(&["--db", "none"]).expect("no file").db, None);
         assert_eq!(format!("{typed:?}"), format!("{:?}", Config::default()));
         assert_eq!(typed.frame_limit(), 6 * 4096 + 4096);
     }

@@ -1,14 +1,22 @@
 //! What the chat talks about: clients, rooms, names, texts. Each is parsed once, where it enters
 //! the program, and is valid ever after; nothing further in checks it again.
 
+mod message;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
 use thiserror::Error;
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
+
+pub use message::{
+    BadKey, BadMessageId, ChatMessage, Draft, Epoch, Identity, MessageId, Origin, Position, Seq,
+    Timestamp,
+};
 
 /// One connection as the hub knows it. Unique for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,7 +50,8 @@ impl fmt::Display for ClientId {
 /// The name of a room: 1 to 64 letters and digits of any script, `-` and `_`, in lower case and
 /// NFKC, so that what looks alike to a keyboard is the same room. A mark that belongs to a letter
 /// (as in Hindi or Thai) counts as part of it, but no name begins with one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
 pub struct RoomName(Arc<str>);
 
 /// Why a text is not a [`RoomName`].
@@ -195,6 +204,12 @@ impl Nick {
         (!key.is_empty()).then_some(key)
     }
 
+    /// A name as it was kept with a message, whatever rules it was given by.
+    #[must_use]
+    pub fn kept(shown: String) -> Self {
+        Self::from_shown(shown)
+    }
+
     /// The name in the form in which names are compared.
     #[must_use]
     pub fn key(&self) -> &str {
@@ -224,6 +239,12 @@ impl std::hash::Hash for Nick {
     }
 }
 
+impl Serialize for Nick {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.shown)
+    }
+}
+
 impl fmt::Display for Nick {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown)
@@ -231,7 +252,8 @@ impl fmt::Display for Nick {
 }
 
 /// What an author said: at least one byte of UTF-8, no control characters but newline and tab.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
 pub struct MessageText(Box<str>);
 
 /// Why a text is not a [`MessageText`].
@@ -266,26 +288,17 @@ impl MessageText {
         }
     }
 
+    /// A text as it was kept with a message, whatever rules it was given by.
+    #[must_use]
+    pub fn kept(text: String) -> Self {
+        Self(text.into())
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
-}
-
-/// A message as the hub has accepted it: what everyone in the room is told, whatever protocol
-/// they speak.
-#[derive(Clone, Debug)]
-pub struct ChatMessage {
-    /// The room it was said in.
-    pub room: RoomName,
-    /// Who said it.
-    pub nick: Nick,
-    /// What was said.
-    pub text: MessageText,
-    /// Whether a line of plain text must begin with the author's name. So it is for every named
-    /// author, and for an unnamed one whose text would else read as if a member had said it.
-    pub attributed: bool,
 }
 
 /// The characters that are, or contain, a colon once they are normalized.

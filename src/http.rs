@@ -24,6 +24,7 @@ use crate::domain::{BadNick, BadRoomName, ClientId, Nick, RoomName};
 use crate::hub::Hub;
 use crate::session::{Introduction, Session};
 use crate::socket;
+use crate::wire::{Protocol, json};
 
 /// The page may load and run nothing but what this server sends, and talk to nobody else.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -161,8 +162,13 @@ async fn websocket(
 ) -> Result<HttpResponse, Error> {
     ws::handshake(&req)?;
     chat.admission.admit(asked(&req)).map_err(BadUpgrade::Refused)?;
-    let introduction = introduction(req.query_string())?;
-    let (_, response) = socket::upgrade(&req, payload, chat.config.frame_limit(), |socket| {
+    let introduction = introduction(&req)?;
+    let protocols: &[_] = match introduction.protocol {
+        Protocol::Json => &[json::SUBPROTOCOL],
+        Protocol::Text => &[],
+    };
+    let max_bytes = chat.config.frame_limit();
+    let (_, response) = socket::upgrade(&req, payload, protocols, max_bytes, |socket| {
         Session::new(introduction, socket, chat.hub.clone(), Arc::clone(&chat.config))
     })?;
     Ok(response)
@@ -177,12 +183,22 @@ fn asked(req: &HttpRequest) -> Asked<'_> {
     }
 }
 
-fn introduction(query: &str) -> Result<Introduction, BadUpgrade> {
-    let query = web::Query::<Query>::from_query(query).map_err(|_| BadUpgrade::Query)?;
+/// Who asks for none of the protocols that there are speaks plain text.
+fn protocol(req: &HttpRequest) -> Protocol {
+    let asked = req.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    let mut asked = asked.filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(','));
+    let json = asked.any(|name| name.trim() == json::SUBPROTOCOL);
+    if json { Protocol::Json } else { Protocol::Text }
+}
+
+fn introduction(req: &HttpRequest) -> Result<Introduction, BadUpgrade> {
+    let query = web::Query::<Query>::from_query(req.query_string());
+    let query = query.map_err(|_| BadUpgrade::Query)?;
     let client = ClientId::next();
     let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     Ok(Introduction {
         client,
+        protocol: protocol(req),
         room: given(&query.room).map_or(Ok(RoomName::default()), |room| RoomName::parse(&room))?,
         nick: given(&query.nick).map_or(Ok(Nick::anonymous(client)), |nick| Nick::parse(&nick))?,
         history: given(&query.history)

@@ -148,8 +148,11 @@ impl Server {
     pub async fn stop(self) {
         let told = timeout(self.shutdown_timeout, async {
             self.http.pause().await;
-            // A hub that has died has told its clients as it fell.
-            let _ = self.hub.send(Drain).await;
+            // A log that stands still must not keep the clients from being told.
+            if timeout(self.shutdown_timeout / 2, self.drained(true)).await.is_err() {
+                warn!("what was said last could not be kept in time");
+                self.drained(false).await;
+            }
             self.connections.all_closed().await;
         });
         if told.await.is_err() {
@@ -157,6 +160,15 @@ impl Server {
         }
         self.http.stop(false).await;
         self.hub_thread.stop();
+    }
+}
+
+impl Server {
+    /// Waits until the hub has drained. One that has died has told its clients as it fell.
+    async fn drained(&self, wait: bool) {
+        if let Ok(drained) = self.hub.send(Drain { wait }).await {
+            let _ = drained.await;
+        }
     }
 }
 

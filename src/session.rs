@@ -1,28 +1,34 @@
 //! The session: one actor for each WebSocket. Its inbound half reads what the peer sends and
-//! broadcasts it through the hub; its outbound half collects what the hub delivers and writes it
-//! in as few WebSocket messages as it can. It pings, and it unregisters exactly once, however it
-//! ends.
+//! passes it on to the hub, one command after the other; its outbound half collects what the hub
+//! delivers and writes it in as few WebSocket messages as it can. It pings, and it unregisters
+//! exactly once, however it ends.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web_actors::ws::{self, WebsocketContext};
+use bytestring::ByteString;
 use log::debug;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::config::Config;
-use crate::domain::{ClientId, MessageText, Nick, RoomName};
-use crate::hub::{Broadcast, Deliver, Hub, Outlet, Register, Unregister, Waiting};
+use crate::domain::{ClientId, Nick, RoomName};
+use crate::hub::{
+    Broadcast, CatchUp, Deliver, Hello, History, Hub, Join, Leave, Outlet, Register, Unregister,
+    Waiting,
+};
 use crate::socket::{DisconnectReason, Incoming, Socket, TextFrame};
-use crate::wire::{Command, Protocol, text};
+use crate::wire::{Command, ErrorCode, Event, Protocol, Refusal, Reply, Request, json, text};
 
 /// What the request for a session said of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Introduction {
     pub(crate) client: ClientId,
+    pub(crate) protocol: Protocol,
     pub(crate) nick: Nick,
+    /// Where who speaks plain text is, and how much it wants to be told first.
     pub(crate) room: RoomName,
     pub(crate) history: usize,
 }
@@ -37,6 +43,12 @@ pub(crate) struct Session {
     waiting: Waiting,
     /// Room for what the client has said and the hub has not accepted yet, by [`weight`].
     backlog: Option<Arc<Semaphore>>,
+    /// What the peer has sent and is not obeyed yet. It is read no further meanwhile.
+    inbox: Option<ByteString>,
+    /// Whether the next command has to wait for the hub.
+    held: bool,
+    /// Whether it has said `hello`, where it must.
+    greeted: bool,
 }
 
 /// What a message counts for in its sender's backlog, in bytes: its text, and about what the hub
@@ -63,10 +75,18 @@ impl Session {
         hub: Addr<Hub>,
         config: Arc<Config>,
     ) -> Self {
-        let waiting = Waiting::at_most(config.send_queue_bytes);
         let client = introduction.client;
-        let registration = Some(Registration { client, hub, reason: DisconnectReason::Dropped });
-        Self { socket, config, introduction, registration, waiting, backlog: None }
+        Self {
+            socket,
+            introduction,
+            registration: Some(Registration { client, hub, reason: DisconnectReason::Dropped }),
+            waiting: Waiting::at_most(config.send_queue_bytes),
+            config,
+            backlog: None,
+            inbox: None,
+            held: false,
+            greeted: false,
+        }
     }
 
     /// The end, seen or made: the hub is told why.
@@ -87,14 +107,24 @@ impl Actor for Session {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(self.config.send_queue);
-        let Some(Registration { hub, .. }) = &self.registration else { return };
-        let Introduction { client, nick, room, history } = self.introduction.clone();
-        debug!("client {client} has come to {room} as {nick}");
+        let Introduction { client, protocol, nick, room, history } = self.introduction.clone();
         let to = ctx.address().recipient();
         let to = Outlet::new(to, self.waiting.clone(), self.socket.cutoff());
-        hub.do_send(Register { client, nick, room, history, to });
-        if !hub.connected() {
-            return self.close(DisconnectReason::Internal, ctx);
+        let receipts = protocol == Protocol::Json;
+        debug!("client {client} has come as {nick}");
+        self.tell(Register { client, nick, receipts, to }, ctx);
+        match protocol {
+            Protocol::Text => {
+                let catch_up = CatchUp::Latest(history);
+                self.ask(Join { client, room, catch_up, reference: None }, ctx);
+            }
+            Protocol::Json => {
+                ctx.run_later(self.config.hello_timeout, |session, ctx| {
+                    if !session.greeted {
+                        session.close(DisconnectReason::NoHello, ctx);
+                    }
+                });
+            }
         }
         let interval = self.config.ping_interval;
         ctx.run_interval_at(first_heartbeat(client, interval), interval, Self::heartbeat);
@@ -105,11 +135,10 @@ impl Actor for Session {
 impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for Session {
     fn handle(&mut self, item: Result<ws::Message, ws::ProtocolError>, ctx: &mut Self::Context) {
         match self.socket.receive(item, ctx) {
-            Incoming::Text(frame) => match text::decode(&frame, self.config.max_message_bytes) {
-                Ok(Some(command)) => self.obey(command, ctx),
-                Ok(None) => {}
-                Err(_) => self.close(DisconnectReason::TooBig, ctx),
-            },
+            Incoming::Text(frame) => {
+                self.inbox = Some(frame);
+                self.proceed(ctx);
+            }
             Incoming::Binary(_) => self.close(DisconnectReason::Unsupported, ctx),
             Incoming::Nothing => {}
             Incoming::Ended(reason) => self.ended(reason),
@@ -124,43 +153,125 @@ impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for Session {
 }
 
 impl Session {
-    fn obey(&mut self, command: Command, ctx: &mut WebsocketContext<Self>) {
-        match command {
-            Command::Say(text) => self.say(text, ctx),
+    /// Obeys what has come, as far as it can without waiting for the hub.
+    fn proceed(&mut self, ctx: &mut WebsocketContext<Self>) {
+        while !self.held
+            && !self.socket.is_ending()
+            && let Some(frame) = self.inbox.take()
+        {
+            let max_bytes = self.config.max_message_bytes;
+            match self.introduction.protocol {
+                Protocol::Text => match text::decode(&frame, &self.introduction.room, max_bytes) {
+                    Ok(Some(command)) => self.obey(Request { command, reference: None }, ctx),
+                    Ok(None) => {}
+                    Err(_) => self.close(DisconnectReason::TooBig, ctx),
+                },
+                Protocol::Json => {
+                    let (line, rest) = frame.split_once('\n').unwrap_or((&frame, ""));
+                    let line = json::decode(line, max_bytes);
+                    self.inbox = (!rest.is_empty()).then(|| frame.slice_ref(rest));
+                    match line {
+                        Ok(Some(request)) => self.obey(request, ctx),
+                        Ok(None) => {}
+                        Err(mistake) => self.reply(&mistake),
+                    }
+                }
+            }
         }
     }
 
-    /// Broadcasts a text, once the backlog has room for it, and reads no further until it has: so a
-    /// client that says more than the hub accepts feels it in its TCP. Deliveries and timers go on
+    fn obey(&mut self, request: Request, ctx: &mut WebsocketContext<Self>) {
+        let Request { command, reference } = request;
+        let client = self.introduction.client;
+        let is_hello = matches!(command, Command::Hello { .. });
+        if self.introduction.protocol == Protocol::Json && !self.greeted && !is_hello {
+            let refusal = Refusal::new(ErrorCode::HelloFirst, "say hello first");
+            return self.reply(&Reply { event: Event::Error(refusal), reference });
+        }
+        match command {
+            Command::Hello { nick, identity } => {
+                self.greeted = true;
+                self.ask(Hello { client, nick, identity, reference }, ctx);
+            }
+            Command::Join { room, after } => {
+                let catch_up = after.map_or(CatchUp::Latest(CatchUp::LATEST), CatchUp::After);
+                self.ask(Join { client, room, catch_up, reference }, ctx);
+            }
+            Command::Leave { room } => self.ask(Leave { client, room, reference }, ctx),
+            Command::History { room, before, limit } => {
+                self.ask(History { client, room, before, limit, reference }, ctx);
+            }
+            Command::Say { room, text, id } => {
+                let weight = weight(text.as_str().len());
+                self.say(weight, ctx, move |permit| Broadcast {
+                    client,
+                    room,
+                    text,
+                    id,
+                    reference,
+                    permit,
+                });
+            }
+        }
+    }
+
+    /// Broadcasts, once the backlog has room for it, and reads no further until it has: so a client
+    /// that says more than the hub accepts feels it in its TCP. Deliveries and timers go on
     /// meanwhile, which they would not under `ctx.wait`.
-    fn say(&mut self, text: MessageText, ctx: &mut WebsocketContext<Self>) {
+    fn say(
+        &mut self,
+        weight: u32,
+        ctx: &mut WebsocketContext<Self>,
+        broadcast: impl FnOnce(OwnedSemaphorePermit) -> Broadcast + 'static,
+    ) {
         // It holds one message of any length, or several short ones.
-        let whole = weight(self.config.max_message_bytes) as usize;
+        let whole = self::weight(self.config.max_message_bytes) as usize;
         let backlog = self.backlog.get_or_insert_with(|| Arc::new(Semaphore::new(whole)));
-        let weight = weight(text.as_str().len());
         match Arc::clone(backlog).try_acquire_many_owned(weight) {
-            Ok(permit) => self.broadcast(text, permit, ctx),
+            Ok(permit) => self.tell(broadcast(permit), ctx),
             Err(_) => {
-                self.socket.pause();
                 let permit = Arc::clone(backlog).acquire_many_owned(weight);
+                self.hold();
                 ctx.spawn(permit.into_actor(self).map(|permit, session, ctx| {
-                    session.socket.resume();
-                    session.broadcast(text, permit.expect("it is never closed"), ctx);
+                    session.tell(broadcast(permit.expect("it is never closed")), ctx);
+                    session.go_on(ctx);
                 }));
             }
         }
     }
 
-    fn broadcast(
-        &mut self,
-        text: MessageText,
-        permit: OwnedSemaphorePermit,
-        ctx: &mut WebsocketContext<Self>,
-    ) {
-        let Some(Registration { client, hub, .. }) = &self.registration else { return };
-        hub.do_send(Broadcast { client: *client, text, permit });
+    /// Sends the hub what it answers, and reads no further until it has.
+    fn ask<M>(&mut self, question: M, ctx: &mut WebsocketContext<Self>)
+    where
+        M: Message<Result: Send> + Send + 'static,
+        Hub: Handler<M>,
+    {
+        self.hold();
+        self.tell(question, ctx);
+    }
+
+    fn tell<M>(&mut self, message: M, ctx: &mut WebsocketContext<Self>)
+    where
+        M: Message<Result: Send> + Send + 'static,
+        Hub: Handler<M>,
+    {
+        let Some(Registration { hub, .. }) = &self.registration else { return };
+        hub.do_send(message);
         if !hub.connected() {
             self.close(DisconnectReason::Internal, ctx);
+        }
+    }
+
+    fn hold(&mut self) {
+        self.held = true;
+        self.socket.pause();
+    }
+
+    fn go_on(&mut self, ctx: &mut WebsocketContext<Self>) {
+        self.held = false;
+        self.proceed(ctx);
+        if !self.held {
+            self.socket.resume();
         }
     }
 
@@ -188,13 +299,43 @@ impl Handler<Deliver> for Session {
         match deliver {
             // What is written while the mailbox drains goes out together.
             Deliver::Batch(batch) => {
-                for frame in batch.frames(Protocol::Text) {
+                for frame in batch.frames(self.introduction.protocol) {
                     self.socket.write(frame.clone());
                 }
             }
-            Deliver::Direct(message) => self.socket.write(TextFrame::new(&text::line(&message))),
+            Deliver::Answer(reply) => {
+                self.told(&reply, ctx);
+                self.go_on(ctx);
+            }
+            Deliver::Direct(replies) => replies.iter().for_each(|reply| self.told(reply, ctx)),
             Deliver::Close(reason) => self.close(reason, ctx),
         }
+    }
+}
+
+impl Session {
+    fn told(&mut self, reply: &Reply, ctx: &mut WebsocketContext<Self>) {
+        match (self.introduction.protocol, &reply.event) {
+            (Protocol::Json, _) => self.reply(reply),
+            (Protocol::Text, Event::Joined { messages, .. }) => {
+                for message in messages {
+                    self.socket.write(TextFrame::new(&text::line(message)));
+                }
+            }
+            // Plain text has no other way to say that a message is lost.
+            (Protocol::Text, Event::Error(_)) => self.close(DisconnectReason::Busy, ctx),
+            (
+                Protocol::Text,
+                Event::Welcome { .. }
+                | Event::Left { .. }
+                | Event::History { .. }
+                | Event::Said { .. },
+            ) => {}
+        }
+    }
+
+    fn reply(&mut self, reply: &Reply) {
+        self.socket.write(TextFrame::new(&json::reply(reply)));
     }
 }
 
@@ -255,8 +396,9 @@ mod tests {
         let websocket = move |req: HttpRequest, payload: web::Payload| {
             let client = ClientId::next();
             let nick = Nick::anonymous(client);
-            let introduction = Introduction { client, nick, room: RoomName::default(), history: 0 };
-            let upgraded = crate::socket::upgrade(&req, payload, 100, |socket| {
+            let (protocol, room) = (Protocol::Text, RoomName::default());
+            let introduction = Introduction { client, protocol, nick, room, history: 0 };
+            let upgraded = crate::socket::upgrade(&req, payload, &[], 100, |socket| {
                 Session::new(introduction, socket, session_hub.clone(), Arc::clone(&config))
             });
             let response = upgraded.map(|(session, response)| {

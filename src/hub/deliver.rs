@@ -5,9 +5,8 @@ use std::sync::Arc;
 use actix::prelude::*;
 use thiserror::Error;
 
-use crate::domain::ChatMessage;
 use crate::socket::DisconnectReason;
-use crate::wire::Batch;
+use crate::wire::{Batch, Reply};
 
 /// What the hub delivers to a client. Any actor that handles it can be registered: a session
 /// takes the bytes of a batch, a bot its messages.
@@ -16,8 +15,11 @@ use crate::wire::Batch;
 pub enum Deliver {
     /// Messages for everyone in a room.
     Batch(Arc<Batch>),
-    /// A message for this client alone.
-    Direct(Arc<ChatMessage>),
+    /// The answer to what the client has asked: one to each [`Hello`](super::Hello),
+    /// [`Join`](super::Join), [`Leave`](super::Leave) and [`History`](super::History).
+    Answer(Box<Reply>),
+    /// What this client alone is told besides, as what has become of its messages.
+    Direct(Vec<Reply>),
     /// The hub has forgotten the client. Nothing that was delivered before and is still unwritten
     /// needs to be written, and nothing comes after.
     Close(DisconnectReason),
@@ -28,13 +30,14 @@ impl Deliver {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Batch(batch) => batch.bytes(),
-            Self::Direct(message) => message.text.as_str().len(),
+            Self::Answer(reply) => reply.bytes(),
+            Self::Direct(replies) => replies.iter().map(Reply::bytes).sum(),
             Self::Close(_) => 0,
         }
     }
 }
 
-/// The hub does not know the client, or has evicted it.
+/// The hub does not know the client, or it is not in the room.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("the client is not registered")]
-pub struct NotRegistered;
+#[error("the client is not in the room")]
+pub struct NotAMember;

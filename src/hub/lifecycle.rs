@@ -3,24 +3,59 @@
 
 use std::collections::HashMap;
 
+use actix::WeakAddr;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use super::{Hub, Pacing};
+use super::log::Logging;
+use super::pacing::FlushTimer;
+use super::{Hub, Log, Pacing, Rings};
 use crate::config::Config;
 use crate::socket::DisconnectReason;
+use crate::wire::Limits;
 
-/// Ends every client's connection with code 1001, also of those who register from now on.
+impl Actor for Hub {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.spawn(FlushTimer::new());
+    }
+}
+
+/// Whether the hub's life is ending, and who wants to know.
+#[derive(Default)]
+pub(super) struct Lifecycle {
+    pub(super) draining: bool,
+    drained: Vec<oneshot::Sender<()>>,
+    watchers: Vec<oneshot::Sender<()>>,
+}
+
+/// Takes nothing more, brings what has been accepted to the log and to everyone, and then ends
+/// every client's connection with code 1001, also of those who register from now on. It is
+/// answered by a channel that closes when all that is done.
 #[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "()")]
-pub struct Drain;
+#[rtype(result = "oneshot::Receiver<()>")]
+pub struct Drain {
+    /// Whether to wait for the log. Without it, what is under way is left to itself.
+    pub wait: bool,
+}
 
 impl Handler<Drain> for Hub {
-    type Result = ();
+    type Result = MessageResult<Drain>;
 
-    fn handle(&mut self, _: Drain, _: &mut Self::Context) {
-        self.draining = true;
-        self.close_all(DisconnectReason::ShuttingDown);
+    fn handle(&mut self, Drain { wait }: Drain, _: &mut Self::Context) -> Self::Result {
+        let (sender, drained) = oneshot::channel();
+        self.lifecycle.drained.push(sender);
+        if !std::mem::replace(&mut self.lifecycle.draining, true) {
+            let names: Vec<_> = self.rooms.keys().cloned().collect();
+            names.iter().for_each(|name| self.flush(name));
+        }
+        if wait {
+            self.end_if_drained();
+        } else {
+            self.end();
+        }
+        MessageResult(drained)
     }
 }
 
@@ -34,30 +69,50 @@ impl Handler<Watch> for Hub {
 
     fn handle(&mut self, _: Watch, _: &mut Self::Context) -> Self::Result {
         let (watcher, watched) = oneshot::channel();
-        self.watchers.push(watcher);
+        self.lifecycle.watchers.push(watcher);
         MessageResult(watched)
     }
 }
 
 impl Hub {
     /// A hub without clients.
-    #[must_use]
-    pub fn new(config: &Config) -> Self {
+    fn new(config: &Config, log: Option<Log>, this: WeakAddr<Self>) -> Self {
         Self {
             clients: HashMap::new(),
             rooms: HashMap::new(),
-            disconnects: HashMap::new(),
-            resume_buffer: config.resume_buffer,
+            rings: Rings::new(config),
+            log: Logging::new(log),
             pacing: Pacing::new(config.batch_window, config.workers),
-            draining: false,
-            watchers: Vec::new(),
+            limits: Limits::of(config),
+            disconnects: HashMap::new(),
+            lifecycle: Lifecycle::default(),
+            this,
         }
     }
 
-    /// Starts a hub on a thread of its own.
+    /// Starts a hub on a thread of its own. It keeps messages in memory only.
     pub fn start_in(arbiter: &Arbiter, config: &Config) -> Addr<Self> {
+        Self::start_with_log(arbiter, config, None)
+    }
+
+    /// Starts a hub on a thread of its own, with a log that keeps its messages.
+    pub fn start_with_log(arbiter: &Arbiter, config: &Config, log: Option<Log>) -> Addr<Self> {
         let config = config.clone();
-        Self::start_in_arbiter(&arbiter.handle(), move |_| Self::new(&config))
+        Self::start_in_arbiter(&arbiter.handle(), move |ctx| {
+            Self::new(&config, log, ctx.address().downgrade())
+        })
+    }
+
+    /// Ends all connections, if nothing is under way that they should be told.
+    pub(super) fn end_if_drained(&mut self) {
+        if self.lifecycle.draining && self.log.is_idle() {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        self.close_all(DisconnectReason::ShuttingDown);
+        self.lifecycle.drained.clear();
     }
 
     fn close_all(&mut self, reason: DisconnectReason) {

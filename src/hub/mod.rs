@@ -5,59 +5,68 @@
 
 mod deliver;
 mod extend;
+mod hello;
+mod history;
 mod lifecycle;
 mod list_rooms;
+mod log;
+mod membership;
+mod memory;
 mod outlet;
 mod pacing;
+mod ring;
 mod room;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ::log::debug;
+use actix::WeakAddr;
 use actix::prelude::*;
-use log::debug;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::Instant;
+use tokio::sync::OwnedSemaphorePermit;
 
-use crate::domain::{ChatMessage, ClientId, MessageText, Nick, RoomName};
+use crate::domain::{ClientId, Identity, MessageId, MessageText, Nick, Origin, RoomName};
 use crate::socket::DisconnectReason;
-use crate::wire::Batch;
-pub use deliver::{Deliver, NotRegistered};
+use crate::wire::{Batch, Limits, Ref};
+pub use deliver::{Deliver, NotAMember};
+pub use hello::Hello;
+pub use history::History;
+use lifecycle::Lifecycle;
 pub use lifecycle::{Drain, Watch};
 pub use list_rooms::{ListRooms, RoomInfo};
+use log::Logging;
+pub use log::{Answer, Append, Appended, Log, LogError, Messages, Page, Paged, Placed};
+pub use membership::{CatchUp, Join, Leave};
 pub use outlet::Outlet;
 pub(crate) use outlet::Waiting;
-use pacing::{FlushTimer, Pacing};
-use room::Room;
+use pacing::Pacing;
+use ring::Rings;
+use room::{Room, Sender};
 
 /// The hub actor. Start it with [`Hub::start_in`], one to a server.
 pub struct Hub {
-    clients: HashMap<ClientId, Rc<Client>>,
+    clients: HashMap<ClientId, Client>,
     rooms: HashMap<RoomName, Room>,
-    disconnects: HashMap<DisconnectReason, u64>,
-    resume_buffer: usize,
+    rings: Rings,
+    log: Logging,
     pacing: Pacing,
-    draining: bool,
-    watchers: Vec<oneshot::Sender<()>>,
+    limits: Limits,
+    disconnects: HashMap<DisconnectReason, u64>,
+    lifecycle: Lifecycle,
+    this: WeakAddr<Self>,
 }
 
 /// A client as the hub holds it.
 struct Client {
     nick: Nick,
-    room: RoomName,
-    to: Outlet,
+    identity: Identity,
+    receipts: bool,
+    rooms: HashSet<RoomName>,
+    to: Rc<Outlet>,
 }
 
-impl Actor for Hub {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.spawn(FlushTimer::new());
-    }
-}
-
-/// A client has come: it is a member of its room from now on.
+/// A client has come. It is in no room yet.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Register {
@@ -65,10 +74,8 @@ pub struct Register {
     pub client: ClientId,
     /// The name its messages bear.
     pub nick: Nick,
-    /// The room it is in.
-    pub room: RoomName,
-    /// How many of the room's recent messages it wants first.
-    pub history: usize,
+    /// Whether it wants to be told, by `Said`, the place of each of its messages.
+    pub receipts: bool,
     /// Where to deliver.
     pub to: Outlet,
 }
@@ -83,16 +90,22 @@ pub struct Unregister {
     pub reason: DisconnectReason,
 }
 
-/// A client says something to everyone in its room, itself included.
+/// A client says something to everyone in a room that it is in, itself included.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<(), NotRegistered>")]
+#[rtype(result = "Result<(), NotAMember>")]
 pub struct Broadcast {
     /// Who says it.
     pub client: ClientId,
+    /// Where.
+    pub room: RoomName,
     /// What it says.
     pub text: MessageText,
-    /// Of a semaphore of the sender's, given back when the hub has accepted the message: that the
-    /// sender waits for it when it has none left is what bounds the hub's mailbox.
+    /// What it calls that: the same of the same identity is said only once.
+    pub id: Option<MessageId>,
+    /// What the answer echoes.
+    pub reference: Option<Ref>,
+    /// Of the sender's semaphore, given back when the hub has accepted the message: that the sender
+    /// waits when it has none left is what bounds the hub's mailbox.
     pub permit: OwnedSemaphorePermit,
 }
 
@@ -100,21 +113,14 @@ impl Handler<Register> for Hub {
     type Result = ();
 
     fn handle(&mut self, register: Register, _: &mut Self::Context) {
-        let Register { client: id, nick, room: name, history, to } = register;
-        if self.draining {
-            to.close(DisconnectReason::ShuttingDown);
-            return;
+        let Register { client: id, nick, receipts, to } = register;
+        if self.lifecycle.draining {
+            return to.close(DisconnectReason::ShuttingDown);
         }
-        // An id is given once; who uses it twice takes his own place.
+        // An id is given once; who uses it twice takes its own place.
         self.remove(id, DisconnectReason::Dropped);
-        let client = Rc::new(Client { nick, room: name.clone(), to });
-        let room = self.rooms.entry(name).or_default();
-        let recent = room.recent(history);
-        room.join(id, Rc::clone(&client));
-        self.clients.insert(id, client);
-        if !recent.is_empty() {
-            self.send_to(id, Deliver::Batch(Arc::new(Batch::new(recent))));
-        }
+        let (identity, rooms, to) = (Identity::of_client(id), HashSet::new(), Rc::new(to));
+        self.clients.insert(id, Client { nick, identity, receipts, rooms, to });
     }
 }
 
@@ -127,34 +133,34 @@ impl Handler<Unregister> for Hub {
 }
 
 impl Handler<Broadcast> for Hub {
-    type Result = Result<(), NotRegistered>;
+    type Result = Result<(), NotAMember>;
 
     fn handle(&mut self, said: Broadcast, _: &mut Self::Context) -> Self::Result {
-        let author = self.clients.get(&said.client).cloned().ok_or(NotRegistered)?;
-        self.broadcast(&author.room, &author.nick, said.text);
-        self.accept(&author.room, said.permit);
+        let Broadcast { client, room, text, id, reference, permit } = said;
+        if self.lifecycle.draining {
+            return Err(NotAMember);
+        }
+        let sender = Sender { client, reference };
+        let Some(author) = self.clients.get(&client).filter(|author| author.rooms.contains(&room))
+        else {
+            return self.refuse(sender);
+        };
+        let origin = id.map(|id| Origin { author: author.identity, id });
+        self.say(&room, author.nick.clone(), text, origin, Some(sender));
+        self.accept(&room, permit);
         Ok(())
     }
 }
 
 impl Hub {
-    /// Says something to everyone in a room, in the name of `nick`. In a room where nobody is,
-    /// nobody hears it.
-    pub fn broadcast(&mut self, name: &RoomName, nick: &Nick, text: MessageText) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
-        let attributed = !nick.is_anonymous() || room.reads_as_a_members(text.as_str());
-        room.push(ChatMessage { room: name.clone(), nick: nick.clone(), text, attributed });
-        self.flush_when_due(name);
-    }
-
-    /// Takes what is pending in a room and fans it out.
+    /// Takes what is pending in a room to the log, and from there to everyone.
     fn flush(&mut self, name: &RoomName) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
-        let messages = room.take_pending();
-        if !messages.is_empty() {
-            room.next_flush = Instant::now() + self.pacing.wait(room.members.len());
-            room.remember(&messages, self.resume_buffer);
-            self.fan_out(name, &Arc::new(Batch::new(messages)));
+        let (mut pending, mut asked) = (Vec::new(), Vec::new());
+        if self.log.is_idle() {
+            self.take_pending(name, &mut pending, &mut asked);
+            self.append(pending, asked);
+        } else {
+            self.log.wait(name);
         }
     }
 
@@ -163,7 +169,7 @@ impl Hub {
         let Some(room) = self.rooms.get(name) else { return };
         let mut refused = Vec::new();
         for (&id, member) in &room.members {
-            if let Err(reason) = member.to.deliver(Deliver::Batch(Arc::clone(batch))) {
+            if let Err(reason) = member.deliver(Deliver::Batch(Arc::clone(batch))) {
                 refused.push((id, reason));
             }
         }
@@ -180,17 +186,14 @@ impl Hub {
         }
     }
 
-    /// The one way out of the registry. An empty room is forgotten.
-    fn remove(&mut self, id: ClientId, reason: DisconnectReason) -> Option<Rc<Client>> {
+    /// The one way out of the registry, and of all rooms.
+    fn remove(&mut self, id: ClientId, reason: DisconnectReason) -> Option<Client> {
         let client = self.clients.remove(&id)?;
-        if let Some(room) = self.rooms.get_mut(&client.room) {
-            room.leave(id);
-            if room.members.is_empty() {
-                self.rooms.remove(&client.room);
-            }
+        for name in &client.rooms {
+            self.leave(id, name, &client.nick);
         }
         *self.disconnects.entry(reason).or_default() += 1;
-        debug!("client {id} is gone from {}: {reason}", client.room);
+        debug!("client {id} is gone: {reason}");
         Some(client)
     }
 }

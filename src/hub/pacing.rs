@@ -13,8 +13,9 @@ use actix::prelude::*;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::Hub;
-use crate::domain::RoomName;
+use super::room::{Pending, Sender};
+use super::{History, Hub};
+use crate::domain::{Draft, MessageText, Nick, Origin, RoomName};
 
 /// The wait between two flushes of a room, for each member.
 const WAIT_PER_MEMBER: Duration = Duration::from_micros(50);
@@ -26,17 +27,23 @@ const WRITE_PER_MEMBER: Duration = Duration::from_micros(10);
 const MAX_PENDING_BYTES: usize = 64 * 1024;
 const MAX_PENDING_MESSAGES: usize = 4096;
 
+/// What all rooms together may hold before all senders wait, in bytes of text: rooms wait for
+/// each other when the log is slow.
+const MAX_PENDING_BYTES_IN_ALL: usize = 8 * 1024 * 1024;
+
 /// The rooms that wait to be flushed, and for how long rooms do.
 pub(super) struct Pacing {
     window: Duration,
     workers: u32,
     due: BinaryHeap<Reverse<(Instant, RoomName)>>,
+    /// What all rooms hold, in bytes of text.
+    pub(super) pending_bytes: usize,
 }
 
 impl Pacing {
     pub(super) fn new(window: Duration, workers: usize) -> Self {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
-        Self { window, workers, due: BinaryHeap::new() }
+        Self { window, workers, due: BinaryHeap::new(), pending_bytes: 0 }
     }
 
     /// How long after a flush the next one of a room with so many members waits.
@@ -51,20 +58,52 @@ impl Pacing {
 }
 
 impl Hub {
+    /// Puts what somebody says by for the room's next flush.
+    pub(super) fn say(
+        &mut self,
+        name: &RoomName,
+        nick: Nick,
+        text: MessageText,
+        origin: Option<Origin>,
+        sender: Option<Sender>,
+    ) {
+        let room = self.rooms.entry(name.clone()).or_default();
+        let attributed = !nick.is_anonymous() || room.reads_as_a_members(text.as_str());
+        let draft = Draft { room: name.clone(), nick, text, attributed, origin };
+        self.pacing.pending_bytes += room.push(Pending { draft, sender });
+        self.flush_when_due(name);
+    }
+
     /// Flushes a room now, if that is due, and else notes when it will be.
     pub(super) fn flush_when_due(&mut self, name: &RoomName) {
         let now = Instant::now();
         // Timers run only when the mailbox is empty, which that of a busy hub hardly ever is.
         self.flush_due(now);
         let Some(room) = self.rooms.get_mut(name) else { return };
-        if room.pending.is_empty() {
+        if room.pending.is_empty() || std::mem::replace(&mut room.scheduled, true) {
             return;
         }
         if room.next_flush <= now {
             self.flush(name);
-        } else if !std::mem::replace(&mut room.scheduled, true) {
+        } else {
             self.pacing.due.push(Reverse((room.next_flush, name.clone())));
         }
+    }
+
+    /// Takes what is pending in a room, and what is to be answered after it.
+    pub(super) fn take_pending(
+        &mut self,
+        name: &RoomName,
+        pending: &mut Vec<Pending>,
+        asked: &mut Vec<History>,
+    ) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        room.next_flush = Instant::now() + self.pacing.wait(room.members.len());
+        room.in_flight |= !room.pending.is_empty();
+        self.pacing.pending_bytes -= room.pending_bytes;
+        let (taken, asking) = room.take_pending();
+        pending.extend(taken);
+        asked.extend(asking);
     }
 
     /// Flushes the rooms whose time has come.
@@ -81,7 +120,10 @@ impl Hub {
     /// flush should carry, when it is flushed or forgotten.
     pub(super) fn accept(&mut self, name: &RoomName, permit: OwnedSemaphorePermit) {
         let Some(room) = self.rooms.get_mut(name) else { return };
-        if room.pending_bytes >= MAX_PENDING_BYTES || room.pending.len() >= MAX_PENDING_MESSAGES {
+        let is_full = room.pending_bytes >= MAX_PENDING_BYTES
+            || room.pending.len() >= MAX_PENDING_MESSAGES
+            || self.pacing.pending_bytes >= MAX_PENDING_BYTES_IN_ALL;
+        if is_full && !room.pending.is_empty() {
             room.unaccepted.push(permit);
         }
     }
@@ -125,7 +167,7 @@ mod tests {
     use crate::config::Config;
     use crate::domain::{ClientId, MessageText, Nick};
     use crate::hub::room::Room;
-    use crate::hub::{Broadcast, Deliver, Register};
+    use crate::hub::{Broadcast, CatchUp, Deliver, Join, Register};
     use std::sync::Arc;
     use tokio::sync::Semaphore;
 
@@ -159,7 +201,8 @@ mod tests {
             self.pacing = Pacing::new(Duration::from_millis(50), 1);
             self.rooms.get_mut(&other).expect("it is there").next_flush =
                 Instant::now() + Duration::from_millis(20);
-            let is_flushed = |hub: &Self| hub.rooms[&other].pending.is_empty();
+            let is_flushed =
+                |hub: &Self| hub.rooms.get(&other).is_none_or(|room| room.pending.is_empty());
             self.broadcast(&other, &nick, text());
             let before = is_flushed(self);
             self.broadcast(&busy, &nick, text());
@@ -205,19 +248,13 @@ mod tests {
     /// Makes an end of the waiting.
     #[derive(Message)]
     #[rtype(result = "()")]
-    enum Relieve {
-        Flush,
-        Forget,
-    }
+    struct Relieve;
 
     impl Handler<Relieve> for Hub {
         type Result = ();
 
-        fn handle(&mut self, relieve: Relieve, _: &mut Self::Context) {
-            match relieve {
-                Relieve::Flush => self.flush(&RoomName::default()),
-                Relieve::Forget => drop(self.rooms.remove(&RoomName::default())),
-            }
+        fn handle(&mut self, _: Relieve, _: &mut Self::Context) {
+            self.flush(&RoomName::default());
         }
     }
 
@@ -234,27 +271,28 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn permits_of_a_full_room_come_back_when_it_is_flushed_or_forgotten() {
-        for relieve in [Relieve::Flush, Relieve::Forget] {
-            let hub = Hub::start_in(&Arbiter::new(), &Config::default());
-            let client = ClientId::next();
-            let (room, nick) = (RoomName::default(), Nick::anonymous(client));
-            let to = Deaf.start().recipient().into();
-            let register = Register { client, nick, room, history: 0, to };
-            hub.send(register).await.expect("the hub is there");
-            let permits = Arc::new(Semaphore::new(1));
-            let filled = hub.send(Fill(Arc::clone(&permits))).await;
-            assert_eq!(filled, Ok(MAX_PENDING_BYTES / 4096));
-            assert_eq!(permits.available_permits(), 0);
-            // The same for what a client says.
-            permits.add_permits(1);
-            let permit = Arc::clone(&permits).try_acquire_owned().expect("it was just added");
-            let text = MessageText::parse("one more", 100).expect("a text");
-            let said = hub.send(Broadcast { client, text, permit }).await;
-            assert_eq!(said, Ok(Ok(())));
-            assert_eq!(permits.available_permits(), 0, "it is not accepted yet");
-            hub.send(relieve).await.expect("the hub is there");
-            assert_eq!(permits.available_permits(), 2);
-        }
+    async fn permits_of_a_full_room_come_back_when_it_is_flushed() {
+        let hub = Hub::start_in(&Arbiter::new(), &Config::default());
+        let client = ClientId::next();
+        let (room, nick) = (RoomName::default(), Nick::anonymous(client));
+        let to = Deaf.start().recipient().into();
+        let register = Register { client, nick, receipts: false, to };
+        hub.send(register).await.expect("the hub is there");
+        let permits = Arc::new(Semaphore::new(1));
+        let filled = hub.send(Fill(Arc::clone(&permits))).await;
+        assert_eq!(filled, Ok(MAX_PENDING_BYTES / 4096));
+        assert_eq!(permits.available_permits(), 0);
+        // The same for what a client says.
+        let catch_up = CatchUp::Latest(0);
+        let join = Join { client, room: room.clone(), catch_up, reference: None };
+        hub.send(join).await.expect("the hub is there");
+        permits.add_permits(1);
+        let permit = Arc::clone(&permits).try_acquire_owned().expect("it was just added");
+        let text = MessageText::parse("one more", 100).expect("a text");
+        let said = Broadcast { client, room, text, id: None, reference: None, permit };
+        assert_eq!(hub.send(said).await, Ok(Ok(())));
+        assert_eq!(permits.available_permits(), 0, "it is not accepted yet");
+        hub.send(Relieve).await.expect("the hub is there");
+        assert_eq!(permits.available_permits(), 2);
     }
 }

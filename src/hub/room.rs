@@ -1,34 +1,53 @@
-//! A room: who is in it, what is about to be flushed, what was said of late.
+//! A room: who is in it, what is about to be flushed.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::Client;
-use crate::domain::{ChatMessage, ClientId, Nick};
+use super::history::History;
+use super::{Join, Outlet};
+use crate::domain::{ChatMessage, ClientId, Draft, Nick};
+use crate::wire::Ref;
 
-/// The most that a room remembers, in bytes of text, whatever the number of messages: 1 MiB.
-const MAX_RECENT_BYTES: usize = 1024 * 1024;
-
-/// A room with at least one member, or one that is about to get its first.
+/// A room where somebody is, or something is under way.
 pub(super) struct Room {
-    pub(super) members: HashMap<ClientId, Rc<Client>>,
+    pub(super) members: HashMap<ClientId, Rc<Outlet>>,
     /// How many members bear each name that was chosen, by the form in which names are compared:
     /// kept, since a sender must not be able to make the hub look through all members at every
     /// message.
     names: HashMap<String, usize>,
-    pub(super) pending: Vec<Arc<ChatMessage>>,
+    /// Who joins as soon as the ring has been read.
+    pub(super) joining: Vec<Join>,
+    /// What has been said since the reading began.
+    pub(super) meanwhile: Vec<Arc<ChatMessage>>,
+    pub(super) pending: Vec<Pending>,
     pub(super) pending_bytes: usize,
+    /// Who has asked what was said after saying something that is pending.
+    pub(super) asked: Vec<History>,
     /// Permits of senders that wait for the next flush: those who filled the batch.
     pub(super) unaccepted: Vec<OwnedSemaphorePermit>,
     pub(super) next_flush: Instant,
+    /// Whether it is noted somewhere that the room will be flushed.
     pub(super) scheduled: bool,
-    recent: VecDeque<Arc<ChatMessage>>,
-    recent_bytes: usize,
+    /// Whether the log has something of the room that it has not answered yet.
+    pub(super) in_flight: bool,
+}
+
+/// What somebody has said, before it has its place.
+pub(super) struct Pending {
+    pub(super) draft: Draft,
+    /// The client that said it, unless the server itself did.
+    pub(super) sender: Option<Sender>,
+}
+
+/// Whom to tell what has become of a message.
+pub(super) struct Sender {
+    pub(super) client: ClientId,
+    pub(super) reference: Option<Ref>,
 }
 
 impl Default for Room {
@@ -36,28 +55,45 @@ impl Default for Room {
         Self {
             members: HashMap::new(),
             names: HashMap::new(),
+            joining: Vec::new(),
+            meanwhile: Vec::new(),
             pending: Vec::new(),
             pending_bytes: 0,
+            asked: Vec::new(),
             unaccepted: Vec::new(),
             next_flush: Instant::now(),
             scheduled: false,
-            recent: VecDeque::new(),
-            recent_bytes: 0,
+            in_flight: false,
         }
     }
 }
 
 impl Room {
-    pub(super) fn join(&mut self, id: ClientId, client: Rc<Client>) {
-        if !client.nick.is_anonymous() {
-            *self.names.entry(client.nick.key().to_owned()).or_default() += 1;
-        }
-        self.members.insert(id, client);
+    pub(super) fn join(&mut self, id: ClientId, nick: &Nick, to: Rc<Outlet>) {
+        self.add_name(nick);
+        self.members.insert(id, to);
     }
 
-    pub(super) fn leave(&mut self, id: ClientId) {
-        let Some(client) = self.members.remove(&id) else { return };
-        if let Entry::Occupied(mut bearers) = self.names.entry(client.nick.key().to_owned()) {
+    pub(super) fn leave(&mut self, id: ClientId, nick: &Nick) {
+        if self.members.remove(&id).is_some() {
+            self.remove_name(nick);
+        }
+    }
+
+    /// A member goes by another name.
+    pub(super) fn rename(&mut self, before: &Nick, after: &Nick) {
+        self.remove_name(before);
+        self.add_name(after);
+    }
+
+    fn add_name(&mut self, nick: &Nick) {
+        if !nick.is_anonymous() {
+            *self.names.entry(nick.key().to_owned()).or_default() += 1;
+        }
+    }
+
+    fn remove_name(&mut self, nick: &Nick) {
+        if let Entry::Occupied(mut bearers) = self.names.entry(nick.key().to_owned()) {
             *bearers.get_mut() -= 1;
             if *bearers.get() == 0 {
                 bearers.remove();
@@ -65,18 +101,26 @@ impl Room {
         }
     }
 
-    /// Puts a message by for the next flush.
-    pub(super) fn push(&mut self, message: ChatMessage) {
-        self.pending_bytes += message.text.as_str().len();
-        self.pending.push(Arc::new(message));
+    /// Puts a message by for the next flush, and says how many bytes of text that adds.
+    pub(super) fn push(&mut self, pending: Pending) -> usize {
+        let bytes = pending.draft.text.as_str().len();
+        self.pending_bytes += bytes;
+        self.pending.push(pending);
+        bytes
     }
 
     /// Takes what is pending, and lets go of those who wait for that.
-    pub(super) fn take_pending(&mut self) -> Vec<Arc<ChatMessage>> {
+    pub(super) fn take_pending(&mut self) -> (Vec<Pending>, Vec<History>) {
         self.pending_bytes = 0;
         self.scheduled = false;
         self.unaccepted.clear();
-        std::mem::take(&mut self.pending)
+        (std::mem::take(&mut self.pending), std::mem::take(&mut self.asked))
+    }
+
+    /// Whether nobody is here and nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        let nobody = self.members.is_empty() && self.joining.is_empty();
+        nobody && self.pending.is_empty() && !self.in_flight
     }
 
     /// Whether a line of this text, written without its author's name, would read as if somebody
@@ -85,23 +129,5 @@ impl Room {
         Nick::key_claimed_by(text).is_some_and(|key| {
             key.starts_with(Nick::ANONYMOUS_PREFIX) || self.names.contains_key(&key)
         })
-    }
-
-    /// Keeps messages for those who come later, at most `limit` in all.
-    pub(super) fn remember(&mut self, messages: &[Arc<ChatMessage>], limit: usize) {
-        for message in messages {
-            self.recent_bytes += message.text.as_str().len();
-            self.recent.push_back(Arc::clone(message));
-        }
-        while self.recent.len() > limit || self.recent_bytes > MAX_RECENT_BYTES {
-            let Some(oldest) = self.recent.pop_front() else { break };
-            self.recent_bytes -= oldest.text.as_str().len();
-        }
-    }
-
-    /// The last messages, at most `count`, oldest first.
-    pub(super) fn recent(&self, count: usize) -> Vec<Arc<ChatMessage>> {
-        let skipped = self.recent.len().saturating_sub(count);
-        self.recent.iter().skip(skipped).cloned().collect()
     }
 }

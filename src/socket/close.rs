@@ -28,6 +28,10 @@ pub enum DisconnectReason {
     Internal,
     /// A handler of the session panicked. Nothing can be sent any more.
     Panicked,
+    /// Code 1013: the server cannot do just now what the client has asked.
+    Busy,
+    /// Code 4000: the client did not say who it is.
+    NoHello,
     /// Code 4001: more waited for the client than its queue holds.
     SlowClient,
     /// Code 4002: nothing was heard from the client for too long.
@@ -36,7 +40,7 @@ pub enum DisconnectReason {
 
 impl DisconnectReason {
     /// Every reason, in the order in which they are declared.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Left,
         Self::Vanished,
         Self::Dropped,
@@ -47,6 +51,8 @@ impl DisconnectReason {
         Self::TooBig,
         Self::Internal,
         Self::Panicked,
+        Self::Busy,
+        Self::NoHello,
         Self::SlowClient,
         Self::NoPong,
     ];
@@ -63,6 +69,8 @@ impl DisconnectReason {
             Self::InvalidText => Some(1007),
             Self::TooBig => Some(1009),
             Self::Internal => Some(1011),
+            Self::Busy => Some(1013),
+            Self::NoHello => Some(4000),
             Self::SlowClient => Some(4001),
             Self::NoPong => Some(4002),
         }
@@ -82,6 +90,8 @@ impl DisconnectReason {
             Self::TooBig => "the message is too big",
             Self::Internal => "the server cannot go on",
             Self::Panicked => "the session failed",
+            Self::Busy => "a message could not be kept; try again later",
+            Self::NoHello => "no hello in time",
             Self::SlowClient => "too slow to take what is sent",
             Self::NoPong => "no answer to pings",
         }
@@ -101,6 +111,8 @@ impl DisconnectReason {
             Self::TooBig => "too_big",
             Self::Internal => "internal",
             Self::Panicked => "panicked",
+            Self::Busy => "busy",
+            Self::NoHello => "no_hello",
             Self::SlowClient => "slow_client",
             Self::NoPong => "no_pong",
         }

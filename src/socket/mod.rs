@@ -38,7 +38,8 @@ use outbox::{Outbox, Outgoing};
 /// How long a connection that we close is kept to let the peer read why and close as well.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Answers a WebSocket handshake and starts the actor that `actor` makes on its socket. No
+/// Answers a WebSocket handshake and starts the actor that `actor` makes on its socket. Of the
+/// subprotocols that the peer asks for, the first that is one of `protocols` is agreed to. No
 /// message of the peer may be longer than `max_message_bytes`, whole or in fragments. Gives the
 /// actor's address and the response to return.
 ///
@@ -47,6 +48,7 @@ const LINGER: Duration = Duration::from_secs(2);
 pub fn upgrade<A>(
     req: &HttpRequest,
     payload: web::Payload,
+    protocols: &[&str],
     max_message_bytes: usize,
     actor: impl FnOnce(Socket) -> A,
 ) -> Result<(Addr<A>, HttpResponse), Error>
@@ -59,6 +61,7 @@ where
     let outbox = Outbox::default();
     let socket = Socket::new(gate, outbox.clone(), connection::cutoff(req));
     let (addr, response) = WsResponseBuilder::new(actor(socket), req, guard)
+        .protocols(protocols)
         .frame_size(max_message_bytes)
         .start_with_addr()?;
     connection::upgraded(req);

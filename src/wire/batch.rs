@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Protocol, text};
+use super::{Protocol, json, text};
 use crate::domain::ChatMessage;
 use crate::socket::TextFrame;
 
@@ -13,6 +13,7 @@ pub struct Batch {
     messages: Vec<Arc<ChatMessage>>,
     bytes: usize,
     text: OnceLock<Vec<TextFrame>>,
+    json: OnceLock<Vec<TextFrame>>,
 }
 
 impl Batch {
@@ -20,7 +21,7 @@ impl Batch {
     #[must_use]
     pub fn new(messages: Vec<Arc<ChatMessage>>) -> Self {
         let bytes = messages.iter().map(|message| message.text.as_str().len()).sum();
-        Self { messages, bytes, text: OnceLock::new() }
+        Self { messages, bytes, text: OnceLock::new(), json: OnceLock::new() }
     }
 
     /// The length of all its texts, in bytes.
@@ -40,6 +41,7 @@ impl Batch {
     pub fn frames(&self, protocol: Protocol) -> &[TextFrame] {
         match protocol {
             Protocol::Text => self.text.get_or_init(|| self.encode(text::line)),
+            Protocol::Json => self.json.get_or_init(|| self.encode(json::line)),
         }
     }
 

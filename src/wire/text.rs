@@ -2,17 +2,18 @@
 //! message, and nothing else is said.
 
 use super::Command;
-use crate::domain::{BadText, ChatMessage, MessageText};
+use crate::domain::{BadText, ChatMessage, MessageText, RoomName};
 
-/// Reads a client's frame. Line breaks and other control characters become spaces, since the
-/// protocol has neither a way to quote them nor one to complain; what is empty then is no command.
+/// Reads a frame of a client in this room. Line breaks and other control characters become spaces,
+/// since the protocol has neither a way to quote them nor one to complain; what is empty then is
+/// no command.
 ///
 /// # Errors
 /// When the message is longer than `max_bytes`.
-pub fn decode(frame: &str, max_bytes: usize) -> Result<Option<Command>, BadText> {
+pub fn decode(frame: &str, room: &RoomName, max_bytes: usize) -> Result<Option<Command>, BadText> {
     let text = frame.replace("\r\n", " ").replace(|c: char| c.is_control() && c != '\t', " ");
     match MessageText::parse(text.trim(), max_bytes) {
-        Ok(text) => Ok(Some(Command::Say(text))),
+        Ok(text) => Ok(Some(Command::Say { room: room.clone(), text, id: None })),
         Err(BadText::Empty) => Ok(None),
         Err(error @ (BadText::TooLong(_) | BadText::Control)) => Err(error),
     }
@@ -28,12 +29,14 @@ pub fn line(message: &ChatMessage) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Nick, RoomName};
+    use crate::domain::{Draft, Nick, Seq, Timestamp};
 
     fn said(frame: &str) -> Option<String> {
-        decode(frame, 8).expect("not too long").map(|command| match command {
-            Command::Say(text) => text.as_str().to_owned(),
-        })
+        match decode(frame, &RoomName::default(), 8).expect("not too long") {
+            Some(Command::Say { text, .. }) => Some(text.as_str().to_owned()),
+            Some(other) => panic!("{other:?}"),
+            None => None,
+        }
     }
 
     #[test]
@@ -54,18 +57,21 @@ mod tests {
     #[test]
     fn the_limit_counts_bytes_after_trimming() {
         assert_eq!(said("  12345678  ").as_deref(), Some("12345678"));
-        assert_eq!(decode("123456789", 8), Err(BadText::TooLong(8)));
-        assert_eq!(decode("éééé!", 8), Err(BadText::TooLong(8)));
+        for long in ["123456789", "éééé!"] {
+            assert_eq!(decode(long, &RoomName::default(), 8), Err(BadText::TooLong(8)));
+        }
     }
 
     #[test]
     fn a_line_names_its_author_where_it_must() {
-        let mut message = ChatMessage {
+        let draft = Draft {
             room: RoomName::default(),
             nick: Nick::parse("ada").expect("a name"),
             text: MessageText::parse("one\ntwo", 8).expect("a text"),
             attributed: true,
+            origin: None,
         };
+        let mut message = draft.placed(Seq::new(1), Timestamp::now());
         assert_eq!(line(&message), "ada: one two");
         message.attributed = false;
         assert_eq!(line(&message), "one two");

@@ -158,7 +158,7 @@ async fn who_comes_late_reads_the_last_lines_when_it_asks_for_them() {
 }
 
 #[actix_web::test]
-async fn a_room_remembers_no_more_than_it_is_told_to_and_forgets_when_it_is_empty() {
+async fn a_room_remembers_no_more_than_it_is_told_to_also_when_everybody_has_left() {
     let server = TestServer::start_with(Config { resume_buffer: 2, ..config() }).await;
     let mut early = server.join("").await;
     for text in ["one", "two", "three"] {
@@ -170,9 +170,10 @@ async fn a_room_remembers_no_more_than_it_is_told_to_and_forgets_when_it_is_empt
     late.expect("three").await;
     early.leave().await;
     late.leave().await;
+    eventually("all to be gone", async || server.client_count().await == 0).await;
     let mut next = server.join("history=100").await;
-    next.say("anew").await;
-    next.expect("anew").await;
+    next.expect("two").await;
+    next.expect("three").await;
 }
 
 #[actix_web::test]

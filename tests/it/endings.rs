@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use chinwag::hub::Broadcast;
+use chinwag::domain::{ClientId, MessageText, RoomName};
+use chinwag::hub::{Broadcast, Drain};
 use chinwag::server::ServerError;
 use chinwag::socket::DisconnectReason as Reason;
 use chinwag::{Config, Hub};
@@ -172,7 +173,8 @@ async fn a_client_that_stops_reading_is_evicted_and_the_others_read_on() {
 async fn at_shutdown_every_client_reads_1001_and_a_late_one_too() {
     let server = TestServer::start().await;
     let mut clients = [server.join("").await, server.join("room=other").await];
-    server.hub().send(chinwag::hub::Drain).await.unwrap();
+    let drained = server.hub().send(Drain { wait: true }).await.unwrap();
+    within("the hub to drain", drained).await.unwrap_err();
     for client in &mut clients {
         assert_eq!(client.expect_close().await.0, 1001);
     }
@@ -237,8 +239,9 @@ async fn when_the_hub_dies_every_client_reads_1011_and_the_server_fails() {
 #[actix_web::test]
 async fn a_client_that_the_hub_does_not_know_cannot_broadcast() {
     let server = TestServer::start().await;
-    let text = chinwag::domain::MessageText::parse("boo", 8).unwrap();
+    let text = MessageText::parse("boo", 8).unwrap();
     let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    let ghost = Broadcast { client: chinwag::domain::ClientId::next(), text, permit };
+    let (client, room) = (ClientId::next(), RoomName::default());
+    let ghost = Broadcast { client, room, text, id: None, reference: None, permit };
     assert!(server.hub().send(ghost).await.unwrap().is_err());
 }

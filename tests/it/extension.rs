@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use chinwag::Hub;
-use chinwag::domain::{ChatMessage, ClientId, MessageText, Nick, RoomName};
-use chinwag::hub::{Deliver, Register};
+use chinwag::domain::{ClientId, Draft, MessageText, Nick, RoomName, Seq, Timestamp};
+use chinwag::hub::{CatchUp, Deliver, Join, Register};
+use chinwag::wire::Batch;
 
 use crate::harness::{TestServer, eventually, within};
 
@@ -56,18 +57,19 @@ impl Handler<Deliver> for Probe {
     }
 }
 
+fn join(client: ClientId, room: &str) -> Join {
+    let room = RoomName::parse(room).unwrap();
+    Join { client, room, catch_up: CatchUp::Latest(0), reference: None }
+}
+
 #[actix_web::test]
 async fn any_actor_that_takes_deliver_can_be_a_client() {
     let server = TestServer::start().await;
     let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
-    let register = Register {
-        client: ClientId::next(),
-        nick: Nick::parse("probe").unwrap(),
-        room: RoomName::default(),
-        history: 0,
-        to: Probe(sender).start().recipient().into(),
-    };
-    server.hub().send(register).await.unwrap();
+    let (client, nick) = (ClientId::next(), Nick::parse("probe").unwrap());
+    let to = Probe(sender).start().recipient().into();
+    server.hub().send(Register { client, nick, receipts: false, to }).await.unwrap();
+    server.hub().send(join(client, "lobby")).await.unwrap();
     let mut ada = server.join("nick=ada").await;
     ada.say("hello").await;
     assert_eq!(within("the message", heard.recv()).await.unwrap(), "ada|hello");
@@ -79,9 +81,9 @@ async fn an_id_that_registers_twice_is_one_client() {
     let client = ClientId::next();
     for room in ["first", "second"] {
         let to = Probe(tokio::sync::mpsc::unbounded_channel().0).start().recipient().into();
-        let room = RoomName::parse(room).unwrap();
-        let register = Register { client, nick: Nick::anonymous(client), room, history: 0, to };
-        server.hub().send(register).await.unwrap();
+        let nick = Nick::anonymous(client);
+        server.hub().send(Register { client, nick, receipts: false, to }).await.unwrap();
+        server.hub().send(join(client, room)).await.unwrap();
     }
     let rooms = server.rooms().await;
     assert_eq!(rooms.len(), 1);
@@ -103,14 +105,18 @@ impl Handler<Whisper> for Hub {
         let room = RoomName::default();
         let ears: Vec<_> =
             self.members(&room).filter(|(_, nick)| **nick == to).map(|(id, _)| id).collect();
-        let message = Arc::new(ChatMessage {
+        let draft = Draft {
             room,
             nick: Nick::parse("whisper").unwrap(),
             text: MessageText::parse(text, 100).unwrap(),
             attributed: true,
-        });
+            origin: None,
+        };
+        // It has no place in the log.
+        let message = draft.placed(Seq::default(), Timestamp::now());
+        let batch = Arc::new(Batch::new(vec![Arc::new(message)]));
         for client in &ears {
-            self.send_to(*client, Deliver::Direct(Arc::clone(&message)));
+            self.send_to(*client, Deliver::Batch(Arc::clone(&batch)));
         }
         ears.len()
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use chinwag::Config;
 use chinwag::domain::{ClientId, Nick, RoomName};
-use chinwag::hub::{Deliver, Register};
+use chinwag::hub::{CatchUp, Deliver, Join, Register};
 use tokio::sync::mpsc;
 
 use crate::harness::{TestServer, config, eventually, within};
@@ -42,8 +42,10 @@ async fn batches_of_a_flood(messages: usize, config: Config) -> Vec<Vec<String>>
         let client = ClientId::next();
         let room = RoomName::default();
         let nick = Nick::anonymous(client);
-        let register = Register { client, nick, room, history: 0, to: to.recipient().into() };
-        server.hub().send(register).await.unwrap();
+        let to = to.recipient().into();
+        server.hub().send(Register { client, nick, receipts: false, to }).await.unwrap();
+        let join = Join { client, room, catch_up: CatchUp::Latest(0), reference: None };
+        server.hub().send(join).await.unwrap();
     }
     let mut flooder = server.connect("").await;
     eventually("all", async || server.client_count().await == MEMBERS + 1).await;

@@ -1,0 +1,381 @@
+//! The hub's side of the log: who gives messages their places, and keeps them. The hub hands it
+//! batches by [`Append`] and asks for what was said by [`Page`]; what answers is not its affair.
+//! Without a log that does, places are counted here and only the rings remember
+//! (`memory.rs`). One append is in flight at a time; what is flushed meanwhile goes with the next.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use log::{error, warn};
+use thiserror::Error;
+
+use super::history::History;
+use super::memory::Memory;
+use super::room::{Pending, Sender};
+use super::{Deliver, Hub};
+use crate::domain::{ChatMessage, ClientId, Draft, Epoch, RoomName, Seq, Timestamp};
+use crate::wire::{Batch, ErrorCode, Event, Refusal, Reply};
+
+/// A log that a hub is started with.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// Which log it is.
+    pub epoch: Epoch,
+    /// The place of its last message.
+    pub head: Seq,
+    /// Who appends to it.
+    pub append: Recipient<Append>,
+    /// Who reads it.
+    pub page: Recipient<Page>,
+}
+
+/// Gives messages their places, in this order, and keeps them: all or none. Once it is answered
+/// they survive.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Append {
+    /// The messages, those of a room together.
+    pub drafts: Vec<Draft>,
+    /// Takes the outcome.
+    pub answer: Answer<Appended>,
+}
+
+/// What has become of an [`Append`].
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Appended {
+    /// The messages, as they were given.
+    pub drafts: Vec<Draft>,
+    /// For each of them, what has become of it.
+    pub outcome: Result<Vec<Placed>, LogError>,
+}
+
+/// What has become of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// It has this place, at this time.
+    New(Seq, Timestamp),
+    /// It had been said before, in this place.
+    Duplicate(Seq),
+}
+
+/// Asks for messages of a room.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Page {
+    /// Which room.
+    pub room: RoomName,
+    /// Only messages before this place.
+    pub before: Seq,
+    /// The last so many of them.
+    pub limit: usize,
+    /// But no more than this, in bytes of text; one message is given in any case.
+    pub max_bytes: usize,
+    /// Takes the messages.
+    pub answer: Answer<Paged>,
+}
+
+/// What a [`Page`] holds.
+#[derive(Clone, Debug, Default)]
+pub struct Messages {
+    /// Oldest first.
+    pub messages: Vec<ChatMessage>,
+    /// All of the room's messages after this place, and before what was asked, are here.
+    pub floor: Seq,
+    /// Whether there are older ones.
+    pub more: bool,
+}
+
+/// What has become of a [`Page`].
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Paged {
+    pub(super) wanted: Wanted,
+    pub(super) outcome: Result<Messages, LogError>,
+}
+
+/// What a page is for.
+#[derive(Clone, Debug)]
+pub(super) enum Wanted {
+    /// The ring of a room that wakes.
+    Ring(RoomName),
+    /// A client.
+    History(History),
+}
+
+/// Why the log has not done what it was asked.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum LogError {
+    /// It cannot just now, as when the disk is full.
+    #[error("{0}")]
+    Busy(String),
+    /// It cannot.
+    #[error("{0}")]
+    Failed(String),
+    /// It is no more.
+    #[error("the log has died")]
+    Died,
+}
+
+impl Wanted {
+    fn room(&self) -> &RoomName {
+        match self {
+            Self::Ring(room) | Self::History(History { room, .. }) => room,
+        }
+    }
+}
+
+impl From<&LogError> for Refusal {
+    fn from(error: &LogError) -> Self {
+        match error {
+            LogError::Busy(_) => {
+                Self::new(ErrorCode::Busy, "the message cannot be kept just now; try again later")
+            }
+            LogError::Failed(_) | LogError::Died => {
+                Self::new(ErrorCode::Internal, "the server cannot read or keep messages")
+            }
+        }
+    }
+}
+
+/// The way back to the hub. If it is dropped unused, as when the log's thread panics, the hub
+/// hears of that.
+#[derive(Debug)]
+pub struct Answer<M: Message<Result = ()> + Send + 'static> {
+    hub: Recipient<M>,
+    /// What the hub is told unless there is something better.
+    died: Option<M>,
+}
+
+impl Answer<Appended> {
+    fn new(hub: Recipient<Appended>) -> Self {
+        let died = Appended { drafts: Vec::new(), outcome: Err(LogError::Died) };
+        Self { hub, died: Some(died) }
+    }
+
+    /// Tells what has become of the messages, and gives them back.
+    pub fn give(mut self, drafts: Vec<Draft>, outcome: Result<Vec<Placed>, LogError>) {
+        self.died = None;
+        self.hub.do_send(Appended { drafts, outcome });
+    }
+}
+
+impl Answer<Paged> {
+    fn new(hub: Recipient<Paged>, wanted: Wanted) -> Self {
+        Self { hub, died: Some(Paged { wanted, outcome: Err(LogError::Died) }) }
+    }
+
+    /// Gives the messages, or says why not.
+    pub fn give(mut self, outcome: Result<Messages, LogError>) {
+        if let Some(Paged { wanted, .. }) = self.died.take() {
+            self.hub.do_send(Paged { wanted, outcome });
+        }
+    }
+}
+
+impl<M: Message<Result = ()> + Send + 'static> Drop for Answer<M> {
+    fn drop(&mut self) {
+        if let Some(died) = self.died.take() {
+            self.hub.do_send(died);
+        }
+    }
+}
+
+/// Who gives places.
+pub(super) enum Keeper {
+    Memory(Memory),
+    Log { append: Recipient<Append>, page: Recipient<Page> },
+}
+
+/// What the hub knows of its log.
+pub(super) struct Logging {
+    pub(super) epoch: Epoch,
+    /// The place of the last message that everyone has been told.
+    pub(super) head: Seq,
+    keeper: Keeper,
+    in_flight: Option<Flight>,
+    /// The rooms that were due meanwhile.
+    waiting: Vec<RoomName>,
+}
+
+/// What is at the log and not answered yet.
+struct Flight {
+    /// Who said it.
+    senders: Vec<Option<Sender>>,
+    /// Who has asked what was said, after saying something that is among it.
+    asked: Vec<History>,
+}
+
+impl Logging {
+    pub(super) fn new(log: Option<Log>) -> Self {
+        let (epoch, head, keeper) = match log {
+            Some(Log { epoch, head, append, page }) => (epoch, head, Keeper::Log { append, page }),
+            None => (Epoch::random(), Seq::default(), Keeper::Memory(Memory::default())),
+        };
+        Self { epoch, head, keeper, in_flight: None, waiting: Vec::new() }
+    }
+
+    /// Whether only the rings remember.
+    pub(super) fn is_memory(&self) -> bool {
+        matches!(self.keeper, Keeper::Memory(_))
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_none()
+    }
+
+    /// Notes that a room is due as soon as the log is free.
+    pub(super) fn wait(&mut self, room: &RoomName) {
+        self.waiting.push(room.clone());
+    }
+}
+
+impl Hub {
+    /// Takes what has been said to the log, and to everyone once the log has it.
+    pub(super) fn append(&mut self, pending: Vec<Pending>, asked: Vec<History>) {
+        if pending.is_empty() {
+            return;
+        }
+        let (drafts, senders): (Vec<_>, _) =
+            pending.into_iter().map(|Pending { draft, sender }| (draft, sender)).unzip();
+        let flight = Flight { senders, asked };
+        match &mut self.log.keeper {
+            Keeper::Memory(memory) => {
+                let placed = memory.append(&drafts);
+                self.settle(flight, drafts, Ok(placed));
+            }
+            Keeper::Log { append, .. } => {
+                let Some(hub) = self.this.upgrade() else { return };
+                let answer = Answer::<Appended>::new(hub.recipient());
+                append.do_send(Append { drafts, answer });
+                self.log.in_flight = Some(flight);
+            }
+        }
+    }
+
+    /// Asks the log for messages.
+    pub(super) fn page(&mut self, wanted: Wanted, before: Seq, limit: usize, max_bytes: usize) {
+        let Some(hub) = self.this.upgrade() else { return };
+        let Keeper::Log { page, .. } = &self.log.keeper else { return };
+        let room = wanted.room().clone();
+        let answer = Answer::<Paged>::new(hub.recipient(), wanted);
+        page.do_send(Page { room, before, limit, max_bytes, answer });
+    }
+
+    /// Answers a client's question about a room after what is under way of it.
+    pub(super) fn ask_after_flight(&mut self, asked: History) {
+        match (self.rooms.get_mut(&asked.room), &mut self.log.in_flight) {
+            (Some(room), _) if !room.pending.is_empty() => room.asked.push(asked),
+            (Some(room), Some(flight)) if room.in_flight => flight.asked.push(asked),
+            _ => self.tell_history(asked),
+        }
+    }
+
+    /// The log has answered: everyone is told, then those who spoke, then those who asked.
+    fn settle(
+        &mut self,
+        flight: Flight,
+        drafts: Vec<Draft>,
+        outcome: Result<Vec<Placed>, LogError>,
+    ) {
+        let mut receipts: HashMap<ClientId, Vec<Reply>> = HashMap::new();
+        let mut rooms: Vec<(RoomName, Vec<Arc<ChatMessage>>)> = Vec::new();
+        for (n, (draft, sender)) in drafts.into_iter().zip(flight.senders).enumerate() {
+            let placed = match &outcome {
+                Ok(placed) => placed.get(n).copied().ok_or(&LogError::Died),
+                Err(error) => Err(error),
+            };
+            if let Some(sender) = sender {
+                self.receipt(&mut receipts, sender, &draft, placed);
+            }
+            if rooms.last().is_none_or(|(room, _)| *room != draft.room) {
+                rooms.push((draft.room.clone(), Vec::new()));
+            }
+            if let (Ok(Placed::New(seq, at)), Some((_, batch))) = (placed, rooms.last_mut()) {
+                self.log.head = self.log.head.max(seq);
+                batch.push(Arc::new(draft.placed(seq, at)));
+            }
+        }
+        for (name, messages) in rooms {
+            if let Some(room) = self.rooms.get_mut(&name) {
+                room.in_flight = false;
+            }
+            if !messages.is_empty() {
+                self.remember(&name, &messages);
+                self.fan_out(&name, &Arc::new(Batch::new(messages)));
+            }
+            self.forget_if_idle(&name);
+        }
+        for (client, replies) in receipts {
+            self.send_to(client, Deliver::Direct(replies));
+        }
+        for asked in flight.asked {
+            self.tell_history(asked);
+        }
+    }
+
+    /// Notes what a sender is to be told: what went wrong in any case, and what went well if it
+    /// wants to know.
+    fn receipt(
+        &self,
+        receipts: &mut HashMap<ClientId, Vec<Reply>>,
+        Sender { client, reference }: Sender,
+        draft: &Draft,
+        placed: Result<Placed, &LogError>,
+    ) {
+        let wanted = self.clients.get(&client).is_some_and(|client| client.receipts);
+        let (seq, duplicate) = match placed {
+            Ok(Placed::New(seq, _)) => (seq, false),
+            Ok(Placed::Duplicate(seq)) => (seq, true),
+            Err(error) => {
+                let event = Event::Error(error.into());
+                return receipts.entry(client).or_default().push(Reply { event, reference });
+            }
+        };
+        if wanted {
+            let id = draft.origin.as_ref().map(|origin| origin.id.clone());
+            let event = Event::Said { room: draft.room.clone(), seq, id, duplicate };
+            receipts.entry(client).or_default().push(Reply { event, reference });
+        }
+    }
+}
+
+impl Handler<Appended> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, appended: Appended, ctx: &mut Self::Context) {
+        let Some(flight) = self.log.in_flight.take() else { return };
+        let Appended { drafts, outcome } = appended;
+        match &outcome {
+            Err(LogError::Died) => {
+                error!("the log has died, and so does the hub");
+                return ctx.terminate();
+            }
+            Err(error) => warn!("{} messages are not kept: {error}", drafts.len()),
+            Ok(_) => {}
+        }
+        self.settle(flight, drafts, outcome);
+        // All that is due goes together.
+        let (mut pending, mut asked) = (Vec::new(), Vec::new());
+        for name in std::mem::take(&mut self.log.waiting) {
+            self.take_pending(&name, &mut pending, &mut asked);
+        }
+        self.append(pending, asked);
+        self.end_if_drained();
+    }
+}
+
+impl Handler<Paged> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Paged { wanted, outcome }: Paged, _: &mut Self::Context) {
+        if let Err(error) = &outcome {
+            warn!("history cannot be read: {error}");
+        }
+        match wanted {
+            Wanted::Ring(room) => self.woken(&room, outcome),
+            Wanted::History(history) => self.history_read(history, outcome),
+        }
+    }
+}

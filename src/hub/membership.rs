@@ -1,0 +1,207 @@
+//! Who is in which room: a client joins and leaves as many as it may.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::prelude::*;
+
+use super::log::Wanted;
+use super::ring::{RING_BYTES_MAX, Ring};
+use super::room::Sender;
+use super::{Deliver, Hub, LogError, Messages, NotAMember};
+use crate::domain::{ChatMessage, ClientId, Nick, Position, RoomName, Seq};
+use crate::wire::{ErrorCode, Event, Ref, Refusal, Reply};
+
+/// The most members that a joiner is told by name.
+const NAMED_MAX: usize = 100;
+
+/// Makes a client a member of a room, which it may be already. It is answered by
+/// [`Event::Joined`], and told all that is said there from then on.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Join {
+    /// Who joins.
+    pub client: ClientId,
+    /// What.
+    pub room: RoomName,
+    /// What it wants to be told first.
+    pub catch_up: CatchUp,
+    /// What the answer echoes.
+    pub reference: Option<Ref>,
+}
+
+/// What a joiner is told of before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CatchUp {
+    /// The latest messages, so many.
+    Latest(usize),
+    /// All after what it has seen; or if that cannot be, the latest 50.
+    After(Position),
+}
+
+impl CatchUp {
+    /// How many messages a joiner is told who has not asked for a number.
+    pub const LATEST: usize = 50;
+}
+
+/// Makes a client a member no more. It is answered by [`Event::Left`].
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Leave {
+    /// Who leaves.
+    pub client: ClientId,
+    /// What.
+    pub room: RoomName,
+    /// What the answer echoes.
+    pub reference: Option<Ref>,
+}
+
+impl Handler<Join> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, join: Join, _: &mut Self::Context) {
+        let Some(client) = self.clients.get(&join.client) else { return };
+        if client.rooms.len() >= self.limits.rooms && !client.rooms.contains(&join.room) {
+            let words = format!("a connection is in at most {} rooms", self.limits.rooms);
+            let refusal = Refusal::new(ErrorCode::Forbidden, words);
+            return self.answer(join.client, Event::Error(refusal), join.reference);
+        }
+        let name = join.room.clone();
+        let is_asleep = !self.rings.contains(&name);
+        let room = self.rooms.entry(name.clone()).or_default();
+        if !is_asleep && room.joining.is_empty() {
+            return self.admit(join);
+        }
+        room.joining.push(join);
+        if self.log.is_memory() {
+            self.rings.insert(&name, Ring::from(self.log.head));
+            self.admit_all(&name);
+        } else if self.rooms.get(&name).is_some_and(|room| room.joining.len() == 1) {
+            // One more than it may hold, to know how far back it reaches.
+            let limit = self.rings.messages_max() + 1;
+            self.page(Wanted::Ring(name), Seq::MAX, limit, RING_BYTES_MAX);
+        }
+    }
+}
+
+impl Handler<Leave> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Leave { client, room, reference }: Leave, _: &mut Self::Context) {
+        if !self.is_member(client, &room) {
+            return self.refuse_stranger(client, reference);
+        }
+        if let Some(known) = self.clients.get_mut(&client) {
+            known.rooms.remove(&room);
+            let nick = known.nick.clone();
+            self.leave(client, &room, &nick);
+        }
+        self.answer(client, Event::Left { room }, reference);
+    }
+}
+
+impl Hub {
+    pub(super) fn is_member(&self, client: ClientId, room: &RoomName) -> bool {
+        self.clients.get(&client).is_some_and(|client| client.rooms.contains(room))
+    }
+
+    pub(super) fn refuse_stranger(&mut self, client: ClientId, reference: Option<Ref>) {
+        self.answer(client, not_joined(), reference);
+    }
+
+    /// The same for something said, which nobody waits for an answer to.
+    pub(super) fn refuse(&mut self, sender: Sender) -> Result<(), NotAMember> {
+        let Sender { client, reference } = sender;
+        self.send_to(client, Deliver::Direct(vec![Reply { event: not_joined(), reference }]));
+        Err(NotAMember)
+    }
+
+    /// The ring of a room that wakes has been read, or cannot be.
+    pub(super) fn woken(&mut self, name: &RoomName, read: Result<Messages, LogError>) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        let meanwhile = std::mem::take(&mut room.meanwhile);
+        if let Ok(Messages { messages, floor, .. }) = read {
+            let head = self.log.head;
+            self.rings.insert(name, Ring::from(floor));
+            // The log may be ahead of what everyone has been told, and its page behind it.
+            let mut messages: Vec<_> = messages.into_iter().map(Arc::new).collect();
+            messages.retain(|message| message.seq <= head);
+            let last = messages.last().map_or(floor, |message| message.seq);
+            messages.extend(meanwhile.into_iter().filter(|message| message.seq > last));
+            self.rings.push(name, &messages);
+        }
+        self.admit_all(name);
+    }
+
+    fn admit_all(&mut self, name: &RoomName) {
+        let joining = self.rooms.get_mut(name).map(|room| std::mem::take(&mut room.joining));
+        for join in joining.into_iter().flatten() {
+            self.admit(join);
+        }
+        self.forget_if_idle(name);
+    }
+
+    /// Makes a client a member at this point of the log, and tells it what came before.
+    fn admit(&mut self, Join { client: id, room: name, catch_up, reference }: Join) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let room = self.rooms.entry(name.clone()).or_default();
+        if client.rooms.insert(name.clone()) {
+            room.join(id, &client.nick, Rc::clone(&client.to));
+        }
+        let head = self.log.head;
+        let ring = self.rings.get(&name);
+        let (missed, count) = match catch_up {
+            CatchUp::Latest(count) => (None, count),
+            CatchUp::After(Position { epoch, seq }) => {
+                let known = epoch == self.log.epoch && seq <= head;
+                (ring.filter(|_| known).and_then(|ring| ring.after(seq)), CatchUp::LATEST)
+            }
+        };
+        let recovered = missed.is_some();
+        let latest = || ring.map(|ring| ring.latest(count)).unwrap_or_default();
+        let messages = missed.unwrap_or_else(latest);
+        let joined = Event::Joined {
+            epoch: self.log.epoch.clone(),
+            seq: head,
+            recovered,
+            messages,
+            members: self.names(&name),
+            member_count: self.members(&name).count(),
+            room: name,
+        };
+        self.answer(id, joined, reference);
+    }
+
+    /// Keeps what everyone is about to be told for those who come later.
+    pub(super) fn remember(&mut self, name: &RoomName, messages: &[Arc<ChatMessage>]) {
+        self.rings.push(name, messages);
+        if let Some(room) = self.rooms.get_mut(name).filter(|room| !room.joining.is_empty()) {
+            room.meanwhile.extend_from_slice(messages);
+        }
+    }
+
+    /// The names of a room's members, as many as are told.
+    fn names(&self, room: &RoomName) -> Vec<Nick> {
+        self.members(room).take(NAMED_MAX).map(|(_, nick)| nick.clone()).collect()
+    }
+
+    /// Takes a client out of a room.
+    pub(super) fn leave(&mut self, id: ClientId, name: &RoomName, nick: &Nick) {
+        if let Some(room) = self.rooms.get_mut(name) {
+            room.leave(id, nick);
+        }
+        self.forget_if_idle(name);
+    }
+
+    /// Forgets a room where nobody is and nothing is under way. Its ring stays for those who
+    /// come back.
+    pub(super) fn forget_if_idle(&mut self, name: &RoomName) {
+        if self.rooms.get(name).is_some_and(super::Room::is_idle) {
+            self.rooms.remove(name);
+        }
+    }
+}
+
+fn not_joined() -> Event {
+    Event::Error(Refusal::new(ErrorCode::NotJoined, "join the room first"))
+}

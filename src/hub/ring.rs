@@ -1,0 +1,168 @@
+//! What was said of late in each room, kept in memory: who comes or comes back is told from here.
+//! Rings outlive their rooms' members, and are together bounded in bytes: the one that was used
+//! longest ago goes first. Where there is a log that keeps messages, it fills them again.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::domain::{ChatMessage, RoomName, Seq, Timestamp};
+
+/// The most that one ring and all together hold, in bytes.
+pub(super) const RING_BYTES_MAX: usize = 1024 * 1024;
+const RINGS_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// About what a message and a ring take beside texts, in bytes.
+const MESSAGE_BYTES: usize = 192;
+const RING_BYTES: usize = 512;
+
+/// The last messages of a room: all of them that came after its floor.
+#[derive(Default)]
+pub(super) struct Ring {
+    messages: VecDeque<Arc<ChatMessage>>,
+    floor: Seq,
+    text_bytes: usize,
+}
+
+impl Ring {
+    /// An empty ring of a room of which nothing is known before this place.
+    pub(super) fn from(floor: Seq) -> Self {
+        Self { floor, ..Self::default() }
+    }
+
+    fn push(&mut self, message: Arc<ChatMessage>) {
+        self.text_bytes += message.text.as_str().len();
+        self.messages.push_back(message);
+    }
+
+    fn pop(&mut self) {
+        if let Some(oldest) = self.messages.pop_front() {
+            self.text_bytes -= oldest.text.as_str().len();
+            self.floor = oldest.seq;
+        }
+    }
+
+    /// The messages after this place, unless some of them are not here any more.
+    pub(super) fn after(&self, seq: Seq) -> Option<Vec<Arc<ChatMessage>>> {
+        let known = self.messages.partition_point(|message| message.seq <= seq);
+        (seq >= self.floor).then(|| self.messages.range(known..).cloned().collect())
+    }
+
+    /// The last messages, at most `count`, oldest first.
+    pub(super) fn latest(&self, count: usize) -> Vec<Arc<ChatMessage>> {
+        let skipped = self.messages.len().saturating_sub(count);
+        self.messages.range(skipped..).cloned().collect()
+    }
+
+    /// The last messages before this place, at most `limit` and within `max_bytes` of text, and
+    /// whether there are older ones here. Fewer than asked for means that the ring has no more.
+    pub(super) fn page(
+        &self,
+        before: Seq,
+        limit: usize,
+        max_bytes: usize,
+    ) -> (Vec<Arc<ChatMessage>>, bool) {
+        let end = self.messages.partition_point(|message| message.seq < before);
+        let (mut start, mut bytes) = (end, 0);
+        while start > 0 && end - start < limit {
+            bytes += self.messages[start - 1].text.as_str().len();
+            if bytes > max_bytes && start < end {
+                break;
+            }
+            start -= 1;
+        }
+        (self.messages.range(start..end).cloned().collect(), start > 0)
+    }
+
+    fn bytes(&self) -> usize {
+        self.text_bytes + self.messages.len() * MESSAGE_BYTES + RING_BYTES
+    }
+}
+
+/// The rings of all rooms that were used of late.
+pub(super) struct Rings {
+    rings: HashMap<RoomName, Used>,
+    /// Which ring was used when, longest ago first.
+    order: BTreeMap<u64, RoomName>,
+    uses: u64,
+    bytes: usize,
+    messages_max: usize,
+    bytes_max: usize,
+    keep_for: Option<Duration>,
+}
+
+struct Used {
+    ring: Ring,
+    last: u64,
+}
+
+impl Rings {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            rings: HashMap::new(),
+            order: BTreeMap::new(),
+            uses: 0,
+            bytes: 0,
+            messages_max: config.resume_buffer.min(config.keep_messages),
+            bytes_max: RINGS_BYTES_MAX,
+            keep_for: config.keep_for,
+        }
+    }
+
+    /// How many messages a ring holds.
+    pub(super) fn messages_max(&self) -> usize {
+        self.messages_max
+    }
+
+    pub(super) fn contains(&self, room: &RoomName) -> bool {
+        self.rings.contains_key(room)
+    }
+
+    /// The ring of a room, without what is too old to be told.
+    pub(super) fn get(&mut self, room: &RoomName) -> Option<&Ring> {
+        self.change(room, |_| {})
+    }
+
+    /// Puts a ring where there is none.
+    pub(super) fn insert(&mut self, room: &RoomName, ring: Ring) {
+        self.bytes += ring.bytes();
+        self.rings.insert(room.clone(), Used { ring, last: 0 });
+        self.change(room, |_| {});
+    }
+
+    /// Adds what has just been said, if there is a ring to add it to.
+    pub(super) fn push(&mut self, room: &RoomName, messages: &[Arc<ChatMessage>]) {
+        self.change(room, |ring| {
+            for message in messages {
+                ring.push(Arc::clone(message));
+            }
+        });
+    }
+
+    /// Changes a ring, notes that it was used, and cuts off what is too much.
+    fn change(&mut self, room: &RoomName, change: impl FnOnce(&mut Ring)) -> Option<&Ring> {
+        let Used { ring, last } = self.rings.get_mut(room)?;
+        let before = ring.bytes();
+        change(ring);
+        let horizon = self.keep_for.map(|keep_for| Timestamp::now().minus(keep_for));
+        let is_old = |message: &Arc<ChatMessage>| horizon.is_some_and(|at| message.at < at);
+        while ring.messages.len() > self.messages_max
+            || ring.text_bytes > RING_BYTES_MAX
+            || ring.messages.front().is_some_and(is_old)
+        {
+            ring.pop();
+        }
+        self.bytes = self.bytes + ring.bytes() - before;
+        self.uses += 1;
+        let name = self.order.remove(last).unwrap_or_else(|| room.clone());
+        *last = self.uses;
+        self.order.insert(self.uses, name);
+        while self.bytes > self.bytes_max && self.order.len() > 1 {
+            let Some((_, oldest)) = self.order.pop_first() else { break };
+            let gone = self.rings.remove(&oldest);
+            self.bytes -= gone.map_or(0, |used| used.ring.bytes());
+        }
+        self.rings.get(room).map(|used| &used.ring)
+    }
+}
