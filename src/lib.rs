@@ -61,6 +61,8 @@ pub mod config;
 pub mod domain;
 pub mod http;
 pub mod hub;
+#[cfg(feature = "journal")]
+pub mod journal;
 pub mod server;
 mod session;
 pub mod socket;

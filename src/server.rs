@@ -15,6 +15,8 @@ use tokio::time::timeout;
 use crate::config::{Config, ConfigError};
 use crate::http::{self, Chat};
 use crate::hub::{Drain, Hub, Watch};
+#[cfg(feature = "journal")]
+use crate::journal::{Journal, JournalError, Options};
 use crate::socket::Connections;
 
 /// How many connections the system may hold for us that are not accepted yet: as many as Linux
@@ -27,6 +29,8 @@ const BACKLOG: u32 = 4096;
 pub struct Server {
     hub: Addr<Hub>,
     hub_thread: Arbiter,
+    #[cfg(feature = "journal")]
+    journal: Option<Journal>,
     http: ServerHandle,
     connections: Connections,
     addrs: Vec<SocketAddr>,
@@ -39,6 +43,14 @@ pub enum ServerError {
     /// The configuration contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The history cannot be kept where it should be.
+    #[cfg(feature = "journal")]
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The history should be kept in a file, but this program has been built without that.
+    #[cfg(not(feature = "journal"))]
+    #[error("this program is built without the journal; keep messages in memory with --db none")]
+    NoJournal,
     /// An address could not be bound.
     #[error("cannot listen on {addr}: {source}; choose another address with --listen")]
     Listen {
@@ -64,8 +76,20 @@ pub enum ServerError {
 /// When the configuration contradicts itself or an address cannot be bound.
 pub async fn start(config: Config) -> Result<Server, ServerError> {
     config.check()?;
+    #[cfg(feature = "journal")]
+    let journal = Options::of(&config).map(|options| Journal::open(&options)).transpose()?;
+    #[cfg(feature = "journal")]
+    let log = journal.as_ref().map(|journal| {
+        info!("history is kept in {}", journal.path().display());
+        journal.log()
+    });
+    #[cfg(not(feature = "journal"))]
+    let log = match config.db {
+        Some(_) => return Err(ServerError::NoJournal),
+        None => None,
+    };
     let hub_thread = Arbiter::new();
-    let hub = Hub::start_in(&hub_thread, &config);
+    let hub = Hub::start_with_log(&hub_thread, &config, log);
     let connections = Connections::new(config.write_timeout);
     let chat = Chat::new(hub.clone(), config.clone());
     let app =
@@ -93,6 +117,8 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     let server = Server {
         hub,
         hub_thread,
+        #[cfg(feature = "journal")]
+        journal,
         http: running.handle(),
         connections,
         addrs,
@@ -160,6 +186,12 @@ impl Server {
         }
         self.http.stop(false).await;
         self.hub_thread.stop();
+        #[cfg(feature = "journal")]
+        if let Some(journal) = self.journal
+            && timeout(self.shutdown_timeout, journal.close()).await.is_err()
+        {
+            warn!("the journal did not close in time; what it has committed is safe");
+        }
     }
 }
 

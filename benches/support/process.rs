@@ -16,7 +16,7 @@ impl Process {
     /// The release binary.
     pub(crate) fn chinwag(flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_chinwag"));
-        Self::spawn(command.args(["--listen", "127.0.0.1:0"]).args(flags))
+        Self::spawn(command.args(["--listen", "127.0.0.1:0", "--db", "none"]).args(flags))
     }
 
     /// Any program that says `http://localhost:PORT` on its standard error once it listens.

@@ -1,0 +1,158 @@
+//! The log on disk: one SQLite file, and the only place that knows SQL. A [`Writer`] on a thread
+//! of its own gives messages their places, and commits before it answers; [`Reader`]s beside it
+//! tell what was said. The hub reaches both by [`Append`](crate::hub::Append) and
+//! [`Page`](crate::hub::Page), and knows nothing else of them.
+
+mod lock;
+mod reader;
+mod retention;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use actix::prelude::*;
+use thiserror::Error;
+
+use crate::config::{Config, DbSync};
+use crate::hub::Log;
+use lock::Lock;
+pub use reader::Reader;
+use schema::Opened;
+use writer::Close;
+pub use writer::Writer;
+
+/// How many threads read.
+const READERS: usize = 2;
+
+/// What a journal is opened with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The file.
+    pub path: PathBuf,
+    /// How surely a message is on disk once it is committed.
+    pub sync: DbSync,
+    /// How many messages are kept of each room.
+    pub keep_messages: usize,
+    /// How long a message is kept.
+    pub keep_for: Option<Duration>,
+    /// How long after a look at all rooms the next one begins.
+    pub prune_interval: Duration,
+}
+
+impl Options {
+    /// What a configuration says, if it names a file.
+    #[must_use]
+    pub fn of(config: &Config) -> Option<Self> {
+        config.db.as_ref().map(|path| Self {
+            path: path.clone(),
+            sync: config.db_sync,
+            keep_messages: config.keep_messages,
+            keep_for: config.keep_for,
+            prune_interval: config.prune_interval,
+        })
+    }
+}
+
+/// Why a journal cannot be opened, and what to do.
+#[derive(Debug, Error)]
+pub enum JournalError {
+    /// Another server has it.
+    #[error(
+        "{} is in use by another chinwag server; stop that one, choose another file with --db, \
+         or keep messages in memory only with --db none", .0.display()
+    )]
+    InUse(PathBuf),
+    /// The system does not let us have it.
+    #[error(
+        "cannot open {}: {}; see to the folder and its permissions, choose another file with \
+         --db, or keep messages in memory only with --db none", .0.display(), .1
+    )]
+    System(PathBuf, std::io::Error),
+    /// SQLite does not let us have it.
+    #[error(
+        "cannot open {}: {}; see to the file, choose another with --db, or keep messages in \
+         memory only with --db none", .0.display(), .1
+    )]
+    Sqlite(PathBuf, rusqlite::Error),
+    /// It is somebody else's.
+    #[error(
+        "{} is not a chinwag journal; choose another file with --db, or keep messages in memory \
+         only with --db none", .0.display()
+    )]
+    NotOurs(PathBuf),
+    /// It is from the future.
+    #[error(
+        "{} was made by a newer chinwag; use that, choose another file with --db, or keep \
+         messages in memory only with --db none", .0.display()
+    )]
+    Newer(PathBuf),
+}
+
+/// A journal that is open. It is closed in order by [`Journal::close`]; one that is dropped, or
+/// whose process is killed, has lost nothing that was committed.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    log: Log,
+    writer: Addr<Writer>,
+    thread: Arbiter,
+    _lock: Lock,
+}
+
+impl Journal {
+    /// Opens a journal, and makes it if there is none. Call it on an actix system.
+    ///
+    /// # Errors
+    /// When the file is in use, cannot be read or written, or is not ours.
+    pub fn open(options: &Options) -> Result<Self, JournalError> {
+        let path = lock::canonical(&options.path)
+            .map_err(|error| JournalError::System(options.path.clone(), error))?;
+        let lock = Lock::take(&path)?;
+        let Opened { connection, epoch, head } = schema::open(&path, options.sync)?;
+        let writer = Writer::new(connection, path.clone(), epoch.clone(), head, options.clone());
+        let thread = Arbiter::new();
+        let writer = Writer::start_in_arbiter(&thread.handle(), |_| writer);
+        let readers = (0..READERS)
+            .map(|_| schema::open_to_read(&path))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| JournalError::Sqlite(path.clone(), error))?;
+        let (readers, read) = (Mutex::new(readers), path.clone());
+        let readers = SyncArbiter::start(READERS, move || {
+            let connection = readers.lock().ok().and_then(|mut readers| readers.pop());
+            Reader::new(connection, read.clone())
+        });
+        let (append, page) = (writer.clone().recipient(), readers.recipient());
+        let log = Log { epoch, head, append, page };
+        Ok(Self { path, log, writer, thread, _lock: lock })
+    }
+
+    /// What a hub is started with.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        self.log.clone()
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The writer, for messages of your own.
+    #[must_use]
+    pub fn writer(&self) -> &Addr<Writer> {
+        &self.writer
+    }
+
+    /// Ends in order, after all that it was given before.
+    pub async fn close(self) {
+        // A writer that has died has nothing more to close.
+        let _ = self.writer.send(Close).await;
+        self.thread.stop();
+    }
+}

@@ -1,0 +1,217 @@
+//! The one that writes: what the hub appends is committed as a whole before it is answered. It
+//! blocks its thread, which is nobody else's.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use actix::prelude::*;
+use log::warn;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
+
+use super::{Options, schema};
+use crate::domain::{Draft, Epoch, RoomName, Seq, Timestamp};
+use crate::hub::{Append, LogError, Placed};
+
+/// How many rooms' numbers are remembered.
+const ROOMS_MAX: usize = 65_536;
+
+/// The actor that writes the journal.
+pub struct Writer {
+    pub(super) connection: Connection,
+    path: PathBuf,
+    epoch: Epoch,
+    head: Seq,
+    rooms: HashMap<RoomName, i64>,
+    /// Whether the connection is to be made anew before it is used again.
+    broken: bool,
+    pub(super) options: Options,
+    /// The last room that was looked at for something to prune.
+    pub(super) pruned: i64,
+}
+
+impl Actor for Writer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_later(self.options.prune_interval, Self::prune);
+    }
+}
+
+/// Ends in order.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Close;
+
+impl Handler<Append> for Writer {
+    type Result = ();
+
+    fn handle(&mut self, Append { drafts, answer }: Append, _: &mut Self::Context) {
+        let outcome = self.append(&drafts);
+        answer.give(drafts, outcome);
+    }
+}
+
+impl Handler<Close> for Writer {
+    type Result = ();
+
+    fn handle(&mut self, _: Close, ctx: &mut Self::Context) {
+        if let Err(error) = schema::close(&self.connection) {
+            warn!("the journal's end is not in order: {error}");
+        }
+        ctx.stop();
+    }
+}
+
+impl Writer {
+    pub(super) fn new(
+        connection: Connection,
+        path: PathBuf,
+        epoch: Epoch,
+        head: Seq,
+        options: Options,
+    ) -> Self {
+        let rooms = HashMap::new();
+        Self { connection, path, epoch, head, rooms, broken: false, options, pruned: 0 }
+    }
+
+    pub(super) fn append(&mut self, drafts: &[Draft]) -> Result<Vec<Placed>, LogError> {
+        self.mend()?;
+        let mut batch = Batch {
+            head: self.head,
+            at: Timestamp::now(),
+            known: &self.rooms,
+            found: HashMap::new(),
+        };
+        let written = batch.write(&mut self.connection, drafts);
+        let Batch { head, found, .. } = batch;
+        match written {
+            Ok(placed) => {
+                self.head = head;
+                if self.rooms.len() + found.len() > ROOMS_MAX {
+                    self.rooms.clear();
+                }
+                self.rooms.extend(found);
+                Ok(placed)
+            }
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    /// Makes the connection anew, if there was a fault that it may not have survived.
+    fn mend(&mut self) -> Result<(), LogError> {
+        if !self.broken {
+            return Ok(());
+        }
+        match schema::reopen(&self.path, self.options.sync) {
+            Ok((connection, Some(epoch))) if epoch == self.epoch => {
+                (self.connection, self.broken) = (connection, false);
+                Ok(())
+            }
+            Ok(_) => Err(LogError::Failed("the file was replaced; restart the server".into())),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    fn failed(&mut self, error: &rusqlite::Error) -> LogError {
+        let code = error.sqlite_error_code();
+        let passes = [ErrorCode::DiskFull, ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
+        let is_busy = code.is_some_and(|code| passes.contains(&code));
+        self.broken |= !is_busy;
+        if is_busy || code == Some(ErrorCode::SystemIoFailure) {
+            LogError::Busy(error.to_string())
+        } else {
+            LogError::Failed(error.to_string())
+        }
+    }
+}
+
+/// One append under way. What it finds out counts only once it is committed.
+struct Batch<'a> {
+    head: Seq,
+    at: Timestamp,
+    known: &'a HashMap<RoomName, i64>,
+    found: HashMap<RoomName, i64>,
+}
+
+impl Batch<'_> {
+    fn write(
+        &mut self,
+        connection: &mut Connection,
+        drafts: &[Draft],
+    ) -> rusqlite::Result<Vec<Placed>> {
+        let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut placed = Vec::with_capacity(drafts.len());
+        for in_room in drafts.chunk_by(|a, b| a.room == b.room) {
+            let room = self.room(&change, &in_room[0].room)?;
+            let before = self.head;
+            for draft in in_room {
+                placed.push(self.place(&change, room, draft)?);
+            }
+            let added = integer(self.head) - integer(before);
+            change
+                .prepare_cached("UPDATE rooms SET messages = messages + ?2 WHERE id = ?1")?
+                .execute((room, added))?;
+        }
+        schema::set_meta(&change, "head", integer(self.head))?;
+        change.commit()?;
+        Ok(placed)
+    }
+
+    fn room(&mut self, change: &Transaction<'_>, name: &RoomName) -> rusqlite::Result<i64> {
+        if let Some(&id) = self.known.get(name).or_else(|| self.found.get(name)) {
+            return Ok(id);
+        }
+        let select = "SELECT id FROM rooms WHERE name = ?1";
+        let known = change.prepare_cached(select)?;
+        let id = { known }.query_row([name.as_str()], |row| row.get(0)).optional()?;
+        let id = match id {
+            Some(id) => id,
+            None => {
+                change
+                    .prepare_cached("INSERT INTO rooms (name) VALUES (?1)")?
+                    .execute([name.as_str()])?;
+                change.last_insert_rowid()
+            }
+        };
+        self.found.insert(name.clone(), id);
+        Ok(id)
+    }
+
+    fn place(
+        &mut self,
+        change: &Transaction<'_>,
+        room: i64,
+        draft: &Draft,
+    ) -> rusqlite::Result<Placed> {
+        let origin = draft.origin.as_ref();
+        let author = origin.map(|origin| origin.author.as_bytes().as_slice());
+        let id = origin.map(|origin| origin.id.as_str());
+        if id.is_some() {
+            let select = "SELECT seq FROM messages WHERE room = ?1 AND author = ?2 AND id = ?3";
+            let mut select = change.prepare_cached(select)?;
+            let said = select.query_row((room, author, id), |row| row.get::<_, i64>(0));
+            if let Some(seq) = said.optional()? {
+                return Ok(Placed::Duplicate(Seq::new(seq.unsigned_abs())));
+            }
+        }
+        self.head = self.head.next();
+        let insert = "INSERT INTO messages (room, seq, at, nick, text, attributed, author, id)
+                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+        change.prepare_cached(insert)?.execute((
+            room,
+            integer(self.head),
+            i64::try_from(self.at.millis()).unwrap_or(i64::MAX),
+            draft.nick.as_str(),
+            draft.text.as_str(),
+            draft.attributed,
+            author,
+            id,
+        ))?;
+        Ok(Placed::New(self.head, self.at))
+    }
+}
+
+/// SQLite's integers have a sign.
+pub(super) fn integer(seq: Seq) -> i64 {
+    i64::try_from(seq.get()).unwrap_or(i64::MAX)
+}
