@@ -16,6 +16,8 @@ mod endings; // every way a connection ends
 mod extension; // messages and bots of another crate's
 mod flood; // clients that send more than they should
 mod hostile; // attacks on raw sockets
+mod journal; // history on disk, and a disk that does not
+mod json; // the JSON protocol: what is answered, in which order
 mod memory; // what hostile clients cost the server in memory
 mod pacing; // when rooms are flushed
 mod pages; // what is served over plain HTTP

@@ -39,6 +39,11 @@ impl Program {
         Self { child, addr, log }
     }
 
+    /// Ends it without warning, as a crash would.
+    pub async fn kill(mut self) {
+        within("the program to be killed", self.child.kill()).await.unwrap();
+    }
+
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().unwrap().to_string();
         let kill = std::process::Command::new("kill").args([name, &pid]).status();

@@ -1,0 +1,436 @@
+//! History on disk: what survives, who may have the file, what happens when the disk does not.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix_web::rt;
+use chinwag::Config;
+use futures_util::StreamExt;
+use futures_util::future::{join, join_all};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::harness::{Client, TestServer, config, eventually, within};
+use crate::json::JsonClient;
+use crate::program::{PROGRAM, Program};
+
+fn stored(folder: &Path) -> Config {
+    Config { db: Some(folder.join("chat.db")), ..config() }
+}
+
+fn join_line(room: &str) -> Value {
+    json!({"type": "join", "room": room})
+}
+
+/// All of a room's messages, page by page, oldest first.
+async fn history(addr: SocketAddr, room: &str) -> Vec<Value> {
+    let mut reader = JsonClient::hello(addr, json!({})).await;
+    reader.send(&[join_line(room)]).await;
+    reader.expect("joined").await;
+    let (mut found, mut before) = (Vec::new(), Value::Null);
+    loop {
+        let page = json!({"type": "history", "room": room, "before": before, "limit": 100});
+        reader.send(&[page]).await;
+        let page = reader.expect("history").await;
+        before = page["messages"][0]["seq"].clone();
+        found.splice(0..0, page["messages"].as_array().unwrap().iter().cloned());
+        if page["more"] == false {
+            return found;
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a_restart_forgets_nothing_neither_messages_nor_what_was_said_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let hello = json!({"nick": "ada", "key": "a secret of ada's own"});
+    let say = json!({"type": "say", "room": "a", "text": "hello", "id": "1"});
+    let server = TestServer::start_with(stored(folder.path())).await;
+    let mut ada = JsonClient::hello(server.addr(), hello.clone()).await;
+    ada.send(&[join_line("a"), say.clone()]).await;
+    let epoch = ada.expect("joined").await["epoch"].clone();
+    let seq = ada.expect("message").await["seq"].clone();
+    ada.expect("said").await;
+    server.stop().await;
+
+    let server = TestServer::start_with(stored(folder.path())).await;
+    let mut text = server.join("room=a&history=5").await;
+    text.expect("ada: hello").await;
+    let mut ada = JsonClient::hello(server.addr(), hello).await;
+    let after = json!({"epoch": epoch, "seq": 0});
+    ada.send(&[json!({"type": "join", "room": "a", "after": after}), say]).await;
+    let joined = ada.expect("joined").await;
+    assert_eq!((&joined["recovered"], &joined["epoch"]), (&json!(true), &epoch));
+    assert_eq!((&joined["seq"], &joined["messages"][0]["seq"]), (&seq, &seq));
+    let said = ada.expect("said").await;
+    assert_eq!((&said["seq"], &said["duplicate"]), (&seq, &json!(true)));
+    server.stop().await;
+}
+
+/// What a client of the torture has been told.
+#[derive(Default)]
+struct Witness {
+    seen: Vec<(u64, String)>,
+    acknowledged: Vec<String>,
+}
+
+impl Witness {
+    fn see(&mut self, message: &Value) {
+        let seq = message["seq"].as_u64().unwrap();
+        let last = self.seen.last().map_or(0, |(seq, _)| *seq);
+        assert!(seq > last, "{message} after {last}");
+        self.seen.push((seq, message["id"].as_str().unwrap().to_owned()));
+    }
+}
+
+/// Says one message after the other, each again until it is acknowledged, over one connection
+/// after the other, until it is told to stop.
+async fn torment(
+    name: String,
+    room: String,
+    addr: Rc<Cell<SocketAddr>>,
+    acknowledged: Rc<Cell<usize>>,
+    stop: Rc<Cell<bool>>,
+) -> Witness {
+    let mut witness = Witness::default();
+    let mut position: Option<(Value, u64)> = None;
+    let mut number = 0;
+    let key = json!({"nick": name, "key": format!("the secret of {name}")});
+    'connection: while !stop.get() {
+        let Ok(mut client) = JsonClient::try_connect(addr.get()).await else {
+            // As every client does between two tries.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let mut hello = json!({"type": "hello"});
+        hello.as_object_mut().unwrap().extend(key.as_object().unwrap().clone());
+        let after = position.as_ref().map(|(epoch, seq)| json!({"epoch": epoch, "seq": seq}));
+        let join = json!({"type": "join", "room": room, "after": after});
+        let say = |number: usize| {
+            let id = format!("{name}-{number}");
+            json!({"type": "say", "room": room, "text": "x", "id": id}).to_string()
+        };
+        let first = format!("{hello}\n{join}\n{}", say(number));
+        use futures_util::SinkExt;
+        use tokio_tungstenite::tungstenite::Message;
+        if client.stream.send(Message::text(first)).await.is_err() {
+            continue;
+        }
+        while let Some(line) = client.next().await {
+            match line["type"].as_str().unwrap() {
+                "welcome" => {}
+                "joined" => {
+                    assert_eq!(line["recovered"], position.is_some(), "{name}: {line}");
+                    for message in line["messages"].as_array().unwrap() {
+                        // Who is here for the first time is told only of late.
+                        witness.see(message);
+                    }
+                    let seq = line["seq"].as_u64().unwrap();
+                    position = Some((line["epoch"].clone(), seq));
+                }
+                "message" => {
+                    witness.see(&line);
+                    position.as_mut().unwrap().1 = line["seq"].as_u64().unwrap();
+                }
+                "said" => {
+                    assert_eq!(line["id"], format!("{name}-{number}"));
+                    witness.acknowledged.push(format!("{name}-{number}"));
+                    acknowledged.set(acknowledged.get() + 1);
+                    number += 1;
+                    if stop.get() || client.stream.send(Message::text(say(number))).await.is_err() {
+                        continue 'connection;
+                    }
+                }
+                _ => panic!("{line}"),
+            }
+        }
+    }
+    witness
+}
+
+#[actix_web::test]
+async fn killed_ten_times_under_fifty_writers_it_has_lost_and_repeated_nothing() {
+    const ROOMS: usize = 5;
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
+    let addr = Rc::new(Cell::new(program.addr));
+    let acknowledged = Rc::new(Cell::new(0));
+    let stop = Rc::new(Cell::new(false));
+    let writers: Vec<_> = (0..50)
+        .map(|n| {
+            let (name, room) = (format!("w{n}"), format!("r{}", n % ROOMS));
+            let (addr, acknowledged) = (Rc::clone(&addr), Rc::clone(&acknowledged));
+            (n % ROOMS, rt::spawn(torment(name, room, addr, acknowledged, Rc::clone(&stop))))
+        })
+        .collect();
+    for _ in 0..10 {
+        let before = acknowledged.get();
+        eventually("progress", async || acknowledged.get() > before + 300).await;
+        program.kill().await;
+        program = Program::start(PROGRAM, folder.path(), &[]).await;
+        addr.set(program.addr);
+    }
+    let before = acknowledged.get();
+    eventually("progress", async || acknowledged.get() > before + 300).await;
+    stop.set(true);
+    let mut witnesses = Vec::new();
+    for (room, writer) in writers {
+        witnesses.push((room, within("a writer to end", writer).await.unwrap()));
+    }
+    for room in 0..ROOMS {
+        let said = history(program.addr, &format!("r{room}")).await;
+        let said: Vec<(u64, String)> = said
+            .iter()
+            .map(|message| {
+                let id = message["id"].as_str().unwrap().to_owned();
+                (message["seq"].as_u64().unwrap(), id)
+            })
+            .collect();
+        assert!(said.is_sorted_by(|(a, _), (b, _)| a < b));
+        let ids: HashSet<&str> = said.iter().map(|(_, id)| id.as_str()).collect();
+        assert_eq!(ids.len(), said.len(), "each is there once");
+        for (_, witness) in witnesses.iter().filter(|(its, _)| *its == room) {
+            for id in &witness.acknowledged {
+                assert!(ids.contains(id.as_str()), "{id} was acknowledged and is gone");
+            }
+            // What it saw is all that was said from its first message to its last.
+            let (first, last) = (witness.seen.first().unwrap(), witness.seen.last().unwrap());
+            let span = said.iter().filter(|(seq, _)| (first.0..=last.0).contains(seq));
+            assert!(span.eq(&witness.seen), "no gap and no repeat");
+            assert!(witness.seen.len() > 100);
+        }
+    }
+}
+
+async fn refused(folder: &Path, db: &Path) -> String {
+    let mut program = Command::new(PROGRAM);
+    program.args(["--listen", "127.0.0.1:0", "--db"]).arg(db).current_dir(folder);
+    let output = within("the program to end", program.kill_on_drop(true).output()).await.unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(error.contains("--db none"), "{error}");
+    error
+}
+
+#[actix_web::test]
+async fn a_file_that_cannot_be_had_is_a_clear_error_that_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let program = Program::start(PROGRAM, folder.path(), &[]).await;
+    std::os::unix::fs::symlink(path("chinwag.db"), path("alias.db")).unwrap();
+    for name in ["chinwag.db", "./alias.db"] {
+        let error = refused(folder.path(), Path::new(name)).await;
+        assert!(error.contains("in use by another chinwag server"), "{error}");
+    }
+    drop(program);
+
+    std::fs::write(path("letter.db"), "Dear Ada, this is no database.".repeat(100)).unwrap();
+    let error = refused(folder.path(), Path::new("letter.db")).await;
+    assert!(error.contains("is not a chinwag journal"), "{error}");
+    assert!(std::fs::read(path("letter.db")).unwrap().starts_with(b"Dear Ada"));
+
+    let other = Connection::open(path("other.db")).unwrap();
+    other.execute_batch("CREATE TABLE mine (a); PRAGMA user_version = 9").unwrap();
+    let error = refused(folder.path(), Path::new("other.db")).await;
+    assert!(error.contains("is not a chinwag journal"), "{error}");
+
+    Program::start(PROGRAM, folder.path(), &["--db", "new.db"]).await.kill().await;
+    let new = Connection::open(path("new.db")).unwrap();
+    new.execute_batch("PRAGMA user_version = 99").unwrap();
+    let error = refused(folder.path(), Path::new("new.db")).await;
+    assert!(error.contains("newer"), "{error}");
+
+    for unfit in ["nowhere/chat.db", ".", "/proc/chat.db"] {
+        let error = refused(folder.path(), Path::new(unfit)).await;
+        assert!(error.contains("cannot open"), "{error}");
+    }
+}
+
+#[actix_web::test]
+async fn a_locked_file_makes_senders_busy_and_all_is_well_when_it_is_free_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start_with(stored(folder.path())).await;
+    let mut json = JsonClient::hello(server.addr(), json!({"nick": "ada"})).await;
+    json.send(&[join_line("lobby")]).await;
+    json.expect("joined").await;
+    let mut text = server.join("nick=ben").await;
+    let mut reader = server.join("").await;
+    let other = Connection::open(folder.path().join("chat.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let say = json!({"type": "say", "room": "lobby", "text": "anybody?", "id": "1", "ref": 5});
+    json.send(std::slice::from_ref(&say)).await;
+    let error = json.expect_error("busy").await;
+    assert_eq!((&error["ref"], &error["temporary"]), (&json!(5), &json!(true)));
+    text.say("me neither").await;
+    assert_eq!(text.expect_close().await.0, 1013);
+    // Who only reads is served meanwhile.
+    let mut late = JsonClient::hello(server.addr(), json!({})).await;
+    late.send(&[join_line("lobby"), json!({"type": "history", "room": "lobby"})]).await;
+    late.expect("joined").await;
+    late.expect("history").await;
+    other.execute_batch("ROLLBACK").unwrap();
+    json.send(&[say]).await;
+    json.expect("message").await;
+    assert_eq!(json.expect("said").await["duplicate"], false);
+    reader.expect("ada: anybody?").await;
+    server.stop().await;
+}
+
+#[cfg(target_os = "linux")]
+#[actix_web::test]
+async fn a_journal_that_stalls_under_a_hundred_flooders_costs_no_memory_and_no_message() {
+    const FLOODERS: usize = 100;
+    const MESSAGES: usize = 150;
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["--ping-interval", "200ms", "--pong-timeout", "700ms", "--resume-buffer", "10"];
+    let program = Program::start(PROGRAM, folder.path(), &flags).await;
+    let mut clients = Vec::new();
+    for n in 0..FLOODERS {
+        let mut client = JsonClient::hello(program.addr, json!({})).await;
+        client.send(&[join_line(&format!("r{}", n / 2))]).await;
+        client.expect("joined").await;
+        clients.push(client);
+    }
+    program.forget_peak();
+    let before = program.memory();
+    let lock = Connection::open(folder.path().join("chinwag.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let stall = async {
+        // The stall itself: twice the pong timeout.
+        tokio::time::sleep(Duration::from_millis(1400)).await;
+        let grown = program.peak_memory().saturating_sub(before);
+        lock.execute_batch("ROLLBACK").unwrap();
+        grown
+    };
+    let text = "x".repeat(4000);
+    let flood = join_all(clients.into_iter().enumerate().map(|(n, client)| {
+        let text = &text;
+        async move {
+            let JsonClient { stream, .. } = client;
+            let (mut sink, mut stream) = stream.split();
+            let room = format!("r{}", n / 2);
+            let send = async {
+                use futures_util::SinkExt;
+                use tokio_tungstenite::tungstenite::Message;
+                for number in 0..MESSAGES {
+                    let id = format!("{n}-{number}");
+                    let say = json!({"type": "say", "room": room, "text": text, "id": id});
+                    sink.send(Message::text(say.to_string())).await.unwrap();
+                }
+            };
+            let seen = RefCell::new(Vec::new());
+            let read = async {
+                let mut said = 0;
+                while said < MESSAGES || seen.borrow().len() < 2 * MESSAGES {
+                    let frame = stream.next().await.unwrap().unwrap();
+                    if !frame.is_text() {
+                        assert!(!frame.is_close(), "{n} was closed: {frame}");
+                        continue;
+                    }
+                    for line in frame.to_text().unwrap().split('\n') {
+                        let line: Value = serde_json::from_str(line).unwrap();
+                        match line["type"].as_str().unwrap() {
+                            "said" => said += 1,
+                            "message" => seen.borrow_mut().push(line["id"].to_string()),
+                            _ => panic!("{line}"),
+                        }
+                    }
+                }
+            };
+            within("all to be delivered", join(send, read)).await;
+            let seen = seen.into_inner();
+            let once: HashSet<_> = seen.iter().collect();
+            assert_eq!((once.len(), seen.len()), (2 * MESSAGES, 2 * MESSAGES));
+        }
+    }));
+    let (grown, _) = join(stall, flood).await;
+    // 60 MB were to be said; 350 kB for each is what connections and rooms hold at most.
+    assert!(grown < 35_000_000, "grown by {grown} bytes during the stall");
+}
+
+#[actix_web::test]
+async fn what_is_too_much_or_too_old_is_pruned_and_nobody_resumes_into_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start_with(Config {
+        keep_messages: 20,
+        prune_interval: Duration::from_millis(50),
+        ..stored(folder.path())
+    })
+    .await;
+    let mut ada = JsonClient::hello(server.addr(), json!({"key": "a secret of ada's own"})).await;
+    ada.send(&[join_line("a")]).await;
+    let epoch = ada.expect("joined").await["epoch"].clone();
+    let mut seqs = Vec::new();
+    for n in 0..50 {
+        let say = json!({"type": "say", "room": "a", "text": n.to_string(), "id": n.to_string()});
+        ada.send(&[say]).await;
+        seqs.push(ada.expect("message").await["seq"].clone());
+        ada.expect("said").await;
+    }
+    eventually("the surplus to be pruned", async || {
+        let said = history(server.addr(), "a").await;
+        said.len() == 20 && said[0]["text"] == "30"
+    })
+    .await;
+    for (after, recovered) in [(10, false), (28, false), (29, true), (40, true)] {
+        let after = json!({"epoch": epoch, "seq": seqs[after]});
+        ada.send(&[json!({"type": "join", "room": "a", "after": after})]).await;
+        assert_eq!(ada.expect("joined").await["recovered"], recovered, "{after}");
+    }
+    // What is pruned is known again all the same.
+    ada.send(&[json!({"type": "say", "room": "a", "text": "0", "id": "0"})]).await;
+    let said = ada.expect("said").await;
+    assert_eq!((&said["seq"], &said["duplicate"]), (&seqs[0], &json!(true)));
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn an_unclean_end_begins_a_new_epoch_only_where_messages_may_be_lost() {
+    for (sync, keeps) in [("full", true), ("normal", false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut epochs = Vec::new();
+        for end in ["-KILL", "-TERM", "-TERM"] {
+            let mut program = Program::start(PROGRAM, folder.path(), &["--db-sync", sync]).await;
+            let mut client = JsonClient::hello(program.addr, json!({})).await;
+            client.send(&[join_line("a")]).await;
+            epochs.push(client.expect("joined").await["epoch"].clone());
+            program.signal(end);
+            program.exit_code().await;
+        }
+        assert_eq!(epochs[0] == epochs[1], keeps, "{sync}");
+        assert_eq!(epochs[1], epochs[2], "{sync}");
+    }
+}
+
+#[actix_web::test]
+async fn the_last_words_before_a_shutdown_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start(PROGRAM, folder.path(), &["--batch-window", "10s"]).await;
+    let mut clients = Vec::new();
+    for n in 0..20 {
+        clients.push(Client::connect(program.addr, &format!("nick=n{n}")).await);
+    }
+    clients[0].say("first").await;
+    clients[0].expect("n0: first").await;
+    // Accepted, and waiting for the next flush.
+    clients[0].say("last words").await;
+    let mut other = JsonClient::hello(program.addr, json!({})).await;
+    other.send(&[join_line("elsewhere")]).await;
+    other.expect("joined").await;
+    program.signal("-TERM");
+    for client in &mut clients[1..] {
+        assert_eq!(client.expect_close().await.0, 1001);
+    }
+    assert_eq!(program.exit_code().await, Some(0));
+    let program = Program::start(PROGRAM, folder.path(), &[]).await;
+    let said = history(program.addr, "lobby").await;
+    let texts: Vec<_> = said.iter().map(|message| message["text"].as_str().unwrap()).collect();
+    assert_eq!(texts[0], "first");
+    assert!(texts.len() <= 2);
+}
