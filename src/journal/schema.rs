@@ -10,7 +10,7 @@ use crate::config::DbSync;
 use crate::domain::{Epoch, Seq};
 
 /// How long one who holds the file's lock is waited for.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What marks a SQLite file as ours: "chnw".
 const APPLICATION_ID: i32 = 0x6368_6E77;
