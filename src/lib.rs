@@ -5,9 +5,9 @@
 //! # The way of one message
 //!
 //! ```text
-//! browser ──frame──▶ Session actor ──Broadcast──▶ Hub actor
-//!                    (one per socket)             (one, on its own thread)
-//! browser ◀─frame─── Session actor ◀──Deliver──── one batch to each member of the room
+//! browser ──frame──▶ Session actor ──Broadcast──▶ Hub actor ──Append───▶ Journal
+//!                    (one per socket)             (one, own   ◀─Appended─ (SQLite, own
+//! browser ◀─frame─── Session actor ◀──Deliver──── thread)                  thread)
 //! ```
 //!
 //! 1. [`http`] answers the handshake, once [`admission`] lets it in, and starts a session on the
@@ -16,7 +16,8 @@
 //!    with [`wire`] into a [`Command`](wire::Command), and sends the [`hub`] a
 //!    [`Broadcast`](hub::Broadcast). It reads no further while the hub has yet to accept as much
 //!    as one message may hold.
-//! 3. The hub puts the message into the room's pending batch, flushes it when that is due, and
+//! 3. The hub puts the message into the room's pending batch and flushes it when that is due: the
+//!    `journal`, if there is one, gives it its place and commits it, and the hub then
 //!    delivers the one [`Batch`](wire::Batch) to every member. A member that does not take it is
 //!    evicted.
 //! 4. Each session puts what is delivered into its socket's outbox; when its mailbox is empty,
@@ -32,6 +33,7 @@
 //! * [`wire`]: the protocols.
 //! * [`domain`]: names and texts, parsed once.
 //! * [`hub`]: the rooms, and who is in them.
+//! * `journal`: what was said, on disk (with the feature of that name, on by default).
 //!
 //! # Mounting it
 //!

@@ -7,8 +7,6 @@ mod lock;
 mod reader;
 mod retention;
 mod schema;
-#[cfg(test)]
-mod tests;
 mod writer;
 
 use std::path::{Path, PathBuf};

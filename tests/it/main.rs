@@ -21,6 +21,8 @@ mod json; // the JSON protocol: what is answered, in which order
 mod memory; // what hostile clients cost the server in memory
 mod pacing; // when rooms are flushed
 mod pages; // what is served over plain HTTP
+mod protocol; // the examples of docs/PROTOCOL.md, played
 mod slow; // clients that read slowly, or no more
 mod tidy; // rules about the source itself
+mod torture; // killed under those who write
 mod upgrade; // which handshakes are answered

@@ -81,6 +81,12 @@ fn no_session_waits_and_no_recipient_is_cloned() {
 }
 
 #[test]
+fn sql_is_in_the_journal_alone() {
+    let journal = |path: &Path| path.starts_with("src/journal");
+    none_in("src", journal, &["rusqlite", "SELECT ", "INSERT "]);
+}
+
+#[test]
 fn a_client_leaves_the_registry_in_exactly_one_function() {
     let removals: usize =
         sources("src/hub").iter().map(|path| code(path).matches("clients.remove(").count()).sum();
