@@ -62,8 +62,8 @@ pub enum ServerError {
     /// The system does not let us hear its signals.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
-    /// The hub has panicked. All clients have been told.
-    #[error("the hub has died")]
+    /// The hub has panicked, or its log has. All clients have been told.
+    #[error("the hub has died, or its journal")]
     HubDied,
     /// A second signal came while the first was being obeyed.
     #[error("told twice to stop: stopped at once")]
@@ -136,6 +136,13 @@ impl Server {
     #[must_use]
     pub fn hub(&self) -> &Addr<Hub> {
         &self.hub
+    }
+
+    /// Where the history is kept, if it is.
+    #[cfg(feature = "journal")]
+    #[must_use]
+    pub fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
     }
 
     /// The addresses it listens on, with the ports that were taken where 0 was asked for.
