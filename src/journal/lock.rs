@@ -13,7 +13,12 @@ pub(super) fn canonical(path: &Path) -> io::Result<PathBuf> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let name = path.file_name().ok_or(error)?;
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            Ok(parent.unwrap_or(Path::new(".")).canonicalize()?.join(name))
+            let parent = parent.unwrap_or(Path::new(".")).canonicalize()?;
+            // A link to a file that is yet to be made; links in a circle are another error.
+            match path.read_link() {
+                Ok(target) => canonical(&parent.join(target)),
+                Err(_) => Ok(parent.join(name)),
+            }
         }
         found => found,
     }
@@ -27,6 +32,10 @@ pub(super) struct Lock {
 
 impl Lock {
     pub(super) fn take(path: &Path) -> Result<Self, JournalError> {
+        if path.is_dir() {
+            let error = io::ErrorKind::IsADirectory.into();
+            return Err(JournalError::System(path.to_owned(), error));
+        }
         let mut name = path.as_os_str().to_owned();
         name.push(".lock");
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&name);

@@ -3,6 +3,8 @@
 //! tell what was said. The hub reaches both by [`Append`](crate::hub::Append) and
 //! [`Page`](crate::hub::Page), and knows nothing else of them.
 
+mod backup;
+mod export;
 mod lock;
 mod reader;
 mod retention;
@@ -10,7 +12,7 @@ mod schema;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -18,9 +20,12 @@ use thiserror::Error;
 
 use crate::config::{Config, DbSync};
 use crate::hub::Log;
+pub use backup::{BackupError, backup};
+pub use export::{ExportError, export};
 use lock::Lock;
 pub use reader::Reader;
 use schema::Opened;
+pub use schema::SourceError;
 use writer::Close;
 pub use writer::Writer;
 
@@ -77,10 +82,16 @@ pub enum JournalError {
          memory only with --db none", .0.display(), .1
     )]
     Sqlite(PathBuf, rusqlite::Error),
-    /// It is somebody else's.
+    /// Another program has locked it.
     #[error(
-        "{} is not a chinwag journal; choose another file with --db, or keep messages in memory \
-         only with --db none", .0.display()
+        "{} is locked by another program; end that one, choose another file with --db, or keep \
+         messages in memory only with --db none", .0.display()
+    )]
+    Locked(PathBuf),
+    /// It is somebody else's, or what is in it cannot be understood.
+    #[error(
+        "{} is not a chinwag journal, or is damaged; choose another file with --db, or keep \
+         messages in memory only with --db none", .0.display()
     )]
     NotOurs(PathBuf),
     /// It is from the future.
@@ -99,7 +110,8 @@ pub struct Journal {
     log: Log,
     writer: Addr<Writer>,
     thread: Arbiter,
-    _lock: Lock,
+    /// Shared with the writer, which may outlive a journal that is not closed by a little.
+    _lock: Arc<Lock>,
 }
 
 impl Journal {
@@ -109,16 +121,17 @@ impl Journal {
     /// When the file is in use, cannot be read or written, or is not ours.
     pub fn open(options: &Options) -> Result<Self, JournalError> {
         let path = lock::canonical(&options.path)
-            .map_err(|error| JournalError::System(options.path.clone(), error))?;
-        let lock = Lock::take(&path)?;
+            .map_err(|error| JournalError::System(absolute(&options.path), error))?;
+        let lock = Arc::new(Lock::take(&path)?);
         let Opened { connection, epoch, head } = schema::open(&path, options.sync)?;
-        let writer = Writer::new(connection, path.clone(), epoch.clone(), head, options.clone());
-        let thread = Arbiter::new();
-        let writer = Writer::start_in_arbiter(&thread.handle(), |_| writer);
         let readers = (0..READERS)
             .map(|_| schema::open_to_read(&path))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| JournalError::Sqlite(path.clone(), error))?;
+        let options = Options { path: path.clone(), ..options.clone() };
+        let writer = Writer::new(connection, epoch.clone(), head, options, Some(lock.clone()));
+        let thread = Arbiter::new();
+        let writer = Writer::start_in_arbiter(&thread.handle(), |_| writer);
         let (readers, read) = (Mutex::new(readers), path.clone());
         let readers = SyncArbiter::start(READERS, move || {
             let connection = readers.lock().ok().and_then(|mut readers| readers.pop());
@@ -151,6 +164,20 @@ impl Journal {
     pub async fn close(self) {
         // A writer that has died has nothing more to close.
         let _ = self.writer.send(Close).await;
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // The threads that read end when nobody has their address any more.
         self.thread.stop();
     }
 }
+
+/// A name to tell a person, who may not know what it is relative to.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

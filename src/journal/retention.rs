@@ -22,7 +22,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 impl Writer {
     /// Prunes a slice, and comes back for the next.
     pub(super) fn prune(&mut self, ctx: &mut Context<Self>) {
-        let more = self.prune_slice(Timestamp::now()).unwrap_or_else(|error| {
+        let pruned = self.mend().and_then(|()| {
+            let pruned = self.prune_slice(Timestamp::now());
+            pruned.map_err(|error| self.failed(&error))
+        });
+        let more = pruned.unwrap_or_else(|error| {
             warn!("old messages stay for now: {error}");
             false
         });
@@ -108,6 +112,7 @@ impl Room {
                      WHERE room = ?1 AND seq > ?2 AND seq <= ?3",
                 )?
                 .execute((self.id, self.floor, floor))?;
+            return Ok(pruned);
         }
         let forgotten = change
             .prepare_cached(
@@ -118,7 +123,7 @@ impl Room {
                      WHERE at < ?3)",
             )?
             .execute((self.id, self.floor, forgotten, MESSAGES_MAX))?;
-        Ok(pruned + i64::try_from(forgotten).unwrap_or(i64::MAX))
+        Ok(i64::try_from(forgotten).unwrap_or(i64::MAX))
     }
 }
 

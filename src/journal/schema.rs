@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
+use thiserror::Error;
 
-use super::JournalError;
+use super::{JournalError, absolute, lock};
 use crate::config::DbSync;
 use crate::domain::{Epoch, Seq};
 
@@ -51,17 +52,65 @@ pub(super) struct Opened {
 
 /// Opens the file to write, and makes it if there is none.
 pub(super) fn open(path: &Path, sync: DbSync) -> Result<Opened, JournalError> {
-    let failed = |error: rusqlite::Error| match error.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase) => JournalError::NotOurs(path.to_owned()),
-        _ => JournalError::Sqlite(path.to_owned(), error),
+    let unfit = |unfit: Unfit| match unfit {
+        Unfit::NotOurs => JournalError::NotOurs(path.to_owned()),
+        Unfit::Newer => JournalError::Newer(path.to_owned()),
+        Unfit::Locked => JournalError::Locked(path.to_owned()),
+        Unfit::Sqlite(error) => JournalError::Sqlite(path.to_owned(), error),
     };
-    let mut connection = Connection::open(path).map_err(failed)?;
-    check(&connection, path).map_err(|error| match error {
-        Unfit::Journal(error) => error,
-        Unfit::Sqlite(error) => failed(error),
-    })?;
-    let (epoch, head) = prepare(&mut connection, sync).map_err(failed)?;
+    let mut connection = Connection::open(path).map_err(|error| unfit(error.into()))?;
+    check(&connection).map_err(unfit)?;
+    let (epoch, head) = prepare(&mut connection, sync).map_err(|error| unfit(error.into()))?;
     Ok(Opened { connection, epoch, head })
+}
+
+/// Why a journal cannot be exported or backed up.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// There is none, or the system does not let us have it.
+    #[error("cannot open {}: {}", .0.display(), .1)]
+    System(PathBuf, std::io::Error),
+    /// SQLite does not let us have it.
+    #[error("cannot read {}: {}", .0.display(), .1)]
+    Sqlite(PathBuf, rusqlite::Error),
+    /// Another program has locked it.
+    #[error("{} is locked by another program; end that one, or try again later", .0.display())]
+    Locked(PathBuf),
+    /// It is somebody else's, or what is in it cannot be understood.
+    #[error("{} is not a chinwag journal, or is damaged", .0.display())]
+    NotOurs(PathBuf),
+    /// It is from the future.
+    #[error("{} was made by a newer chinwag; use that", .0.display())]
+    Newer(PathBuf),
+}
+
+impl SourceError {
+    pub(super) fn of(path: &Path, error: rusqlite::Error) -> Self {
+        Self::unfit(path, error.into())
+    }
+
+    fn unfit(path: &Path, unfit: Unfit) -> Self {
+        let path = path.to_owned();
+        match unfit {
+            Unfit::NotOurs => Self::NotOurs(path),
+            Unfit::Newer => Self::Newer(path),
+            Unfit::Locked => Self::Locked(path),
+            Unfit::Sqlite(error) => Self::Sqlite(path, error),
+        }
+    }
+}
+
+/// Opens a journal that somebody else may be writing, to read it as a whole. Gives its one name,
+/// too.
+pub(super) fn open_source(path: &Path) -> Result<(Connection, PathBuf), SourceError> {
+    let found = path.metadata().and_then(|_| lock::canonical(path));
+    let path = found.map_err(|error| SourceError::System(absolute(path), error))?;
+    let connection = open_to_read(&path).map_err(|error| SourceError::of(&path, error))?;
+    match check(&connection) {
+        Ok(0) => Err(SourceError::NotOurs(path)),
+        Ok(_) => Ok((connection, path)),
+        Err(unfit) => Err(SourceError::unfit(&path, unfit)),
+    }
 }
 
 /// Opens the file to read.
@@ -72,44 +121,60 @@ pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// The same, to write: it must be there.
-pub(super) fn reopen(path: &Path, sync: DbSync) -> rusqlite::Result<(Connection, Option<Epoch>)> {
+/// Opens the file to write, once more. Gives no epoch where it has none.
+pub(super) fn reopen(
+    path: &Path,
+    sync: DbSync,
+) -> rusqlite::Result<(Connection, Option<Epoch>, Seq)> {
     let connection = Connection::open_with_flags(path, existing())?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "synchronous", synchronous(sync))?;
     let epoch = meta::<String>(&connection, "epoch")?.map(|epoch| Epoch::of(&epoch));
-    Ok((connection, epoch))
+    let head = meta::<i64>(&connection, "head")?.unwrap_or_default();
+    Ok((connection, epoch, Seq::new(head.unsigned_abs())))
 }
 
 fn existing() -> OpenFlags {
     OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
 }
 
+/// Why a file cannot be used as a journal.
 enum Unfit {
-    Journal(JournalError),
+    NotOurs,
+    Newer,
+    Locked,
     Sqlite(rusqlite::Error),
 }
 
 impl From<rusqlite::Error> for Unfit {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
+        let among = |codes: [ErrorCode; 2]| {
+            error.sqlite_error_code().is_some_and(|code| codes.contains(&code))
+        };
+        if among([ErrorCode::NotADatabase, ErrorCode::DatabaseCorrupt]) {
+            Self::NotOurs
+        } else if among([ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked]) {
+            Self::Locked
+        } else {
+            Self::Sqlite(error)
+        }
     }
 }
 
-/// Whether the file is ours, before anything in it is changed.
-fn check(connection: &Connection, path: &Path) -> Result<(), Unfit> {
+/// Whether the file is ours, before anything in it is changed. Gives the version of its layout, 0
+/// where nothing is laid out.
+fn check(connection: &Connection) -> Result<i64, Unfit> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    let path = || PathBuf::from(path);
     if tables > 0 && id != APPLICATION_ID {
-        Err(Unfit::Journal(JournalError::NotOurs(path())))
+        Err(Unfit::NotOurs)
     } else if version > MIGRATIONS.len() as i64 {
-        Err(Unfit::Journal(JournalError::Newer(path())))
+        Err(Unfit::Newer)
     } else {
-        Ok(())
+        Ok(version)
     }
 }
 
@@ -144,6 +209,15 @@ pub(super) fn close(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", synchronous(DbSync::Full))?;
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     set_meta(connection, "unsynced", 0)
+}
+
+/// Makes a copy a log of its own: it begins an epoch when it is first opened, since its places and
+/// those of the log it was copied from go apart. It is one file afterwards.
+pub(super) fn detach(copy: &Connection) -> rusqlite::Result<()> {
+    copy.pragma_update(None, "synchronous", synchronous(DbSync::Full))?;
+    copy.execute("DELETE FROM meta WHERE name = 'epoch'", [])?;
+    set_meta(copy, "unsynced", 0)?;
+    copy.pragma_update(None, "journal_mode", "delete")
 }
 
 fn synchronous(sync: DbSync) -> &'static str {

@@ -2,12 +2,13 @@
 //! blocks its thread, which is nobody else's.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use actix::prelude::*;
 use log::warn;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
 
+use super::lock::Lock;
 use super::{Options, schema};
 use crate::domain::{Draft, Epoch, RoomName, Seq, Timestamp};
 use crate::hub::{Append, LogError, Placed};
@@ -18,8 +19,7 @@ const ROOMS_MAX: usize = 65_536;
 /// The actor that writes the journal.
 pub struct Writer {
     pub(super) connection: Connection,
-    path: PathBuf,
-    epoch: Epoch,
+    pub(super) epoch: Epoch,
     head: Seq,
     rooms: HashMap<RoomName, i64>,
     /// Whether the connection is to be made anew before it is used again.
@@ -27,6 +27,7 @@ pub struct Writer {
     pub(super) options: Options,
     /// The last room that was looked at for something to prune.
     pub(super) pruned: i64,
+    lock: Option<Arc<Lock>>,
 }
 
 impl Actor for Writer {
@@ -55,9 +56,11 @@ impl Handler<Close> for Writer {
     type Result = ();
 
     fn handle(&mut self, _: Close, ctx: &mut Self::Context) {
-        if let Err(error) = schema::close(&self.connection) {
+        if let Err(error) = self.close() {
             warn!("the journal's end is not in order: {error}");
         }
+        // Nothing is written any more, and whoever waits for this may open the file again.
+        self.lock = None;
         ctx.stop();
     }
 }
@@ -65,13 +68,13 @@ impl Handler<Close> for Writer {
 impl Writer {
     pub(super) fn new(
         connection: Connection,
-        path: PathBuf,
         epoch: Epoch,
         head: Seq,
         options: Options,
+        lock: Option<Arc<Lock>>,
     ) -> Self {
         let rooms = HashMap::new();
-        Self { connection, path, epoch, head, rooms, broken: false, options, pruned: 0 }
+        Self { connection, epoch, head, rooms, broken: false, options, pruned: 0, lock }
     }
 
     pub(super) fn append(&mut self, drafts: &[Draft]) -> Result<Vec<Placed>, LogError> {
@@ -97,22 +100,30 @@ impl Writer {
         }
     }
 
+    /// Marks the end as one in order, unless a fault has left that in doubt.
+    pub(super) fn close(&mut self) -> Result<(), LogError> {
+        self.mend()?;
+        schema::close(&self.connection).map_err(|error| self.failed(&error))
+    }
+
     /// Makes the connection anew, if there was a fault that it may not have survived.
-    fn mend(&mut self) -> Result<(), LogError> {
+    pub(super) fn mend(&mut self) -> Result<(), LogError> {
         if !self.broken {
             return Ok(());
         }
-        match schema::reopen(&self.path, self.options.sync) {
-            Ok((connection, Some(epoch))) if epoch == self.epoch => {
-                (self.connection, self.broken) = (connection, false);
+        match schema::reopen(&self.options.path, self.options.sync) {
+            Ok((connection, Some(epoch), head)) if epoch == self.epoch && head >= self.head => {
+                // What failed may have been committed all the same: its places are taken.
+                (self.connection, self.head, self.broken) = (connection, head, false);
                 Ok(())
             }
-            Ok(_) => Err(LogError::Failed("the file was replaced; restart the server".into())),
+            Ok(_) => Err(LogError::Failed("the database was replaced; restart the server".into())),
             Err(error) => Err(self.failed(&error)),
         }
     }
 
-    fn failed(&mut self, error: &rusqlite::Error) -> LogError {
+    /// Notes a fault, and says what it is to the hub.
+    pub(super) fn failed(&mut self, error: &rusqlite::Error) -> LogError {
         let code = error.sqlite_error_code();
         let passes = [ErrorCode::DiskFull, ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
         let is_busy = code.is_some_and(|code| passes.contains(&code));
