@@ -27,6 +27,8 @@ enum Kind {
     Stalled,
     /// All connect at once, are cut, and come back.
     Storm,
+    /// Every message is on disk before it is sent.
+    Kept,
 }
 
 /// Of one system: each client has a descriptor here and two in the server.
@@ -36,6 +38,11 @@ fn talk(name: &str, clients: usize, rooms: usize, rate: Rate) -> Scenario {
     let time = Duration::from_secs(5);
     let name = name.to_owned();
     Scenario { name, clients, rooms, rate, time, flags: &[], kind: Kind::Talk }
+}
+
+/// The same with a journal, compared with how it is without.
+fn kept(name: &str, clients: usize, rate: Rate) -> Scenario {
+    Scenario { kind: Kind::Kept, ..talk(name, clients, 1, rate) }
 }
 
 /// All that have a name.
@@ -62,6 +69,9 @@ pub(crate) fn all() -> Vec<Scenario> {
             ..talk("stalled", 1_000, 1, Rate::PerSecond(400))
         },
         Scenario { kind: Kind::Storm, ..talk("storm", 5_000, 50, Rate::Silent) },
+        kept("light kept", 100, Rate::PerSecond(20)),
+        kept("town kept", 1_000, Rate::PerSecond(400)),
+        kept("stadium kept", 1_000, Rate::PerSecond(10_000)),
     ]
 }
 
@@ -100,16 +110,41 @@ impl Scenario {
         talk(text, clients as usize, rooms as usize, Rate::PerSecond(rate))
     }
 
-    /// Runs once, with its floor.
+    /// Runs once, with what it is compared with.
     pub(crate) fn run(&self) -> Figures {
         match self.kind {
-            Kind::Talk | Kind::Stalled => self.talk(),
+            Kind::Talk | Kind::Stalled => self.beside_its_floor(),
+            Kind::Kept => self.beside_no_journal(),
             Kind::Storm => self.storm(),
         }
     }
 
-    fn talk(&self) -> Figures {
-        let server = start_pinned(|| Process::chinwag(self.flags));
+    fn beside_its_floor(&self) -> Figures {
+        let (mut figures, batches) = self.talk(self.flags);
+        if let Some(batches) = batches {
+            let ours = figures["us/delivery"];
+            figures.insert("x floor", ours / self.floor(batches, Rate::Silent));
+            // The same, with a floor that is also told what the clients say.
+            if let Rate::PerSecond(_) = self.rate {
+                figures.insert("x in+out", ours / self.floor(batches, self.rate));
+            }
+        }
+        figures
+    }
+
+    fn beside_no_journal(&self) -> Figures {
+        // Not in /tmp, which may be in memory.
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let db = folder.path().join("chinwag.db");
+        let (mut figures, _) = self.talk(&["--db", db.to_str().unwrap(), "--db-sync", "full"]);
+        let (without, _) = self.talk(&[]);
+        figures.insert("x none", figures["us/delivery"] / without["us/delivery"]);
+        figures
+    }
+
+    /// Lets them talk to a server of their own; tells also what batches went out.
+    fn talk(&self, flags: &[&str]) -> (Figures, Option<Batches>) {
+        let server = start_pinned(|| Process::chinwag(flags));
         Load::new(Speaks::WebSocket, 1).connect(server.addr, 1);
         let before = server.memory();
         let mut load = Load::new(Speaks::WebSocket, self.rooms);
@@ -129,16 +164,7 @@ impl Scenario {
         figures.insert("kB/conn", (memory - before) as f64 / 1024.0 / self.clients as f64);
         figures.insert("grown", memory as f64 / warm as f64);
         insert_faults(&mut figures, &faults);
-        drop((load, server));
-        if let Some(batches) = batches {
-            let ours = figures["us/delivery"];
-            figures.insert("x floor", ours / self.floor(batches, Rate::Silent));
-            // The same, with a floor that is also told what the clients say.
-            if let Rate::PerSecond(_) = self.rate {
-                figures.insert("x in+out", ours / self.floor(batches, self.rate));
-            }
-        }
-        figures
+        (figures, batches)
     }
 
     /// Lets them talk, and counts; tells also what batches went out.

@@ -13,10 +13,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// The release binary.
+    /// The release binary. It keeps no history unless a flag says so.
     pub(crate) fn chinwag(flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_chinwag"));
-        Self::spawn(command.args(["--listen", "127.0.0.1:0", "--db", "none"]).args(flags))
+        command.env("CHINWAG_DB", "none").args(["--listen", "127.0.0.1:0"]).args(flags);
+        Self::spawn(&mut command)
     }
 
     /// Any program that says `http://localhost:PORT` on its standard error once it listens.
