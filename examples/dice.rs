@@ -67,12 +67,10 @@ impl Handler<Deliver> for DiceBot {
     type Result = ();
 
     fn handle(&mut self, deliver: Deliver, ctx: &mut Self::Context) {
-        let batch = match deliver {
-            Deliver::Batch(batch) => batch,
-            Deliver::Answer(_) | Deliver::Direct(_) => return,
-            Deliver::Close(_) => return ctx.stop(),
-        };
-        for message in batch.messages() {
+        if matches!(deliver, Deliver::Close(_)) {
+            return ctx.stop();
+        }
+        for message in deliver.batches().iter().flat_map(|batch| batch.messages()) {
             if let Some((dice, sides)) = asked_for(message.text.as_str()) {
                 self.hub.do_send(Roll {
                     room: message.room.clone(),

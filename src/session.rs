@@ -296,19 +296,21 @@ impl Handler<Deliver> for Session {
         if self.socket.is_ending() {
             return;
         }
-        match deliver {
+        match &deliver {
             // What is written while the mailbox drains goes out together.
-            Deliver::Batch(batch) => {
-                for frame in batch.frames(self.introduction.protocol) {
-                    self.socket.write(frame.clone());
+            Deliver::Batch(_) | Deliver::Batches(_) => {
+                for batch in deliver.batches() {
+                    for frame in batch.frames(self.introduction.protocol) {
+                        self.socket.write(frame.clone());
+                    }
                 }
             }
             Deliver::Answer(reply) => {
-                self.told(&reply, ctx);
+                self.told(reply, ctx);
                 self.go_on(ctx);
             }
             Deliver::Direct(replies) => replies.iter().for_each(|reply| self.told(reply, ctx)),
-            Deliver::Close(reason) => self.close(reason, ctx),
+            Deliver::Close(reason) => self.close(*reason, ctx),
         }
     }
 }

@@ -31,6 +31,13 @@ impl Process {
         Self { child, addr: ([127, 0, 0, 1], port).into() }
     }
 
+    /// Ends it in order.
+    pub(crate) fn stop(mut self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(self.child.wait().unwrap().success());
+    }
+
     /// What it has in memory now, in bytes.
     pub(crate) fn memory(&self) -> u64 {
         self.status("VmRSS:")

@@ -15,6 +15,8 @@ use crate::wire::{Batch, Reply};
 pub enum Deliver {
     /// Messages for everyone in a room.
     Batch(Arc<Batch>),
+    /// The same of several rooms that the client is in.
+    Batches(Vec<Arc<Batch>>),
     /// The answer to what the client has asked: one to each [`Hello`](super::Hello),
     /// [`Join`](super::Join), [`Leave`](super::Leave) and [`History`](super::History).
     Answer(Box<Reply>),
@@ -26,10 +28,21 @@ pub enum Deliver {
 }
 
 impl Deliver {
+    /// The messages for everyone that it brings, by rooms.
+    #[must_use]
+    pub fn batches(&self) -> &[Arc<Batch>] {
+        match self {
+            Self::Batch(batch) => std::slice::from_ref(batch),
+            Self::Batches(batches) => batches,
+            Self::Answer(_) | Self::Direct(_) | Self::Close(_) => &[],
+        }
+    }
+
     /// What it holds while it waits, in bytes.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Batch(batch) => batch.bytes(),
+            Self::Batches(batches) => batches.iter().map(|batch| batch.bytes()).sum(),
             Self::Answer(reply) => reply.bytes(),
             Self::Direct(replies) => replies.iter().map(Reply::bytes).sum(),
             Self::Close(_) => 0,

@@ -3,11 +3,11 @@
 //! Without a log that does, places are counted here and only the rings remember
 //! (`memory.rs`). One append is in flight at a time; what is flushed meanwhile goes with the next.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use actix::prelude::*;
-use log::{error, warn};
+use log::{error, info, warn};
 use thiserror::Error;
 
 use super::history::History;
@@ -195,8 +195,10 @@ pub(super) struct Logging {
     pub(super) head: Seq,
     keeper: Keeper,
     in_flight: Option<Flight>,
-    /// The rooms that were due meanwhile.
-    waiting: Vec<RoomName>,
+    /// The rooms that were due meanwhile, longest ago first.
+    pub(super) waiting: VecDeque<RoomName>,
+    /// Whether the last append has failed, and everybody who can see to it been told.
+    failing: bool,
 }
 
 /// What is at the log and not answered yet.
@@ -213,7 +215,7 @@ impl Logging {
             Some(Log { epoch, head, append, page }) => (epoch, head, Keeper::Log { append, page }),
             None => (Epoch::random(), Seq::default(), Keeper::Memory(Memory::default())),
         };
-        Self { epoch, head, keeper, in_flight: None, waiting: Vec::new() }
+        Self { epoch, head, keeper, in_flight: None, waiting: VecDeque::new(), failing: false }
     }
 
     /// Whether only the rings remember.
@@ -227,7 +229,18 @@ impl Logging {
 
     /// Notes that a room is due as soon as the log is free.
     pub(super) fn wait(&mut self, room: &RoomName) {
-        self.waiting.push(room.clone());
+        self.waiting.push_back(room.clone());
+    }
+
+    /// Logs when appends begin to fail, and when they succeed again: not each of them.
+    fn note(&mut self, failed: Option<&LogError>) {
+        match (std::mem::replace(&mut self.failing, failed.is_some()), failed) {
+            (false, Some(error)) => {
+                error!("messages are refused, since they cannot be kept: {error}")
+            }
+            (true, None) => info!("messages are kept again"),
+            (true, Some(_)) | (false, None) => {}
+        }
     }
 }
 
@@ -297,16 +310,18 @@ impl Hub {
                 batch.push(Arc::new(draft.placed(seq, at)));
             }
         }
+        let mut batches = Vec::with_capacity(rooms.len());
         for (name, messages) in rooms {
             if let Some(room) = self.rooms.get_mut(&name) {
                 room.in_flight = false;
             }
+            self.forget_if_idle(&name);
             if !messages.is_empty() {
                 self.remember(&name, &messages);
-                self.fan_out(&name, &Arc::new(Batch::new(messages)));
+                batches.push((name, Arc::new(Batch::new(messages))));
             }
-            self.forget_if_idle(&name);
         }
+        self.fan_out_all(&batches);
         for (client, replies) in receipts {
             self.send_to(client, Deliver::Direct(replies));
         }
@@ -352,15 +367,11 @@ impl Handler<Appended> for Hub {
                 error!("the log has died, and so does the hub");
                 return ctx.terminate();
             }
-            Err(error) => warn!("{} messages are not kept: {error}", drafts.len()),
-            Ok(_) => {}
+            Err(error) => self.log.note(Some(error)),
+            Ok(_) => self.log.note(None),
         }
         self.settle(flight, drafts, outcome);
-        // All that is due goes together.
-        let (mut pending, mut asked) = (Vec::new(), Vec::new());
-        for name in std::mem::take(&mut self.log.waiting) {
-            self.take_pending(&name, &mut pending, &mut asked);
-        }
+        let (pending, asked) = self.take_waiting();
         self.append(pending, asked);
         self.end_if_drained();
     }

@@ -3,6 +3,7 @@
 //! [`Register`], [`Unregister`] and [`Broadcast`]; it talks to them by [`Deliver`]. Every further
 //! message has a file of its own beside this one.
 
+mod bundle;
 mod deliver;
 mod extend;
 mod hello;
@@ -22,8 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ::log::debug;
-use actix::WeakAddr;
-use actix::prelude::*;
+use actix::{WeakAddr, prelude::*};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::domain::{ClientId, Identity, MessageId, MessageText, Nick, Origin, RoomName};

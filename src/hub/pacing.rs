@@ -27,6 +27,10 @@ const WRITE_PER_MEMBER: Duration = Duration::from_micros(10);
 const MAX_PENDING_BYTES: usize = 64 * 1024;
 const MAX_PENDING_MESSAGES: usize = 4096;
 
+/// What goes to the log together, in bytes of text: somebody may be in all those rooms, and has
+/// to take it in one go.
+const MAX_APPEND_BYTES: usize = 256 * 1024;
+
 /// What all rooms together may hold before all senders wait, in bytes of text: rooms wait for
 /// each other when the log is slow.
 const MAX_PENDING_BYTES_IN_ALL: usize = 8 * 1024 * 1024;
@@ -88,6 +92,19 @@ impl Hub {
         } else {
             self.pacing.due.push(Reverse((room.next_flush, name.clone())));
         }
+    }
+
+    /// Takes what is pending in the rooms that wait for the log: as much as goes together.
+    pub(super) fn take_waiting(&mut self) -> (Vec<Pending>, Vec<History>) {
+        let (mut pending, mut asked) = (Vec::new(), Vec::new());
+        let before = self.pacing.pending_bytes;
+        while pending.len() < MAX_PENDING_MESSAGES
+            && before - self.pacing.pending_bytes < MAX_APPEND_BYTES
+            && let Some(name) = self.log.waiting.pop_front()
+        {
+            self.take_pending(&name, &mut pending, &mut asked);
+        }
+        (pending, asked)
     }
 
     /// Takes what is pending in a room, and what is to be answered after it.

@@ -49,10 +49,8 @@ impl Handler<Deliver> for Probe {
     type Result = ();
 
     fn handle(&mut self, deliver: Deliver, _: &mut Self::Context) {
-        if let Deliver::Batch(batch) = deliver {
-            for message in batch.messages() {
-                let _ = self.0.send(format!("{}|{}", message.nick, message.text.as_str()));
-            }
+        for message in deliver.batches().iter().flat_map(|batch| batch.messages()) {
+            let _ = self.0.send(format!("{}|{}", message.nick, message.text.as_str()));
         }
     }
 }

@@ -217,6 +217,39 @@ async fn a_journal_that_stalls_under_a_hundred_flooders_costs_no_client_and_no_m
     join(stall, flood).await;
 }
 
+/// Once everybody who was in more rooms of one commit than its queue holds was dropped for it.
+#[actix_web::test]
+async fn who_is_in_many_rooms_takes_what_one_commit_holds_of_all_of_them() {
+    const ROOMS: usize = 600;
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start_with(stored(folder.path())).await;
+    let mut ada = JsonClient::hello(server.addr(), json!({})).await;
+    for n in 0..ROOMS {
+        ada.send(&[join_line(&format!("r{n}"))]).await;
+        ada.expect("joined").await;
+    }
+    let lock = Connection::open(folder.path().join("chat.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for n in 0..ROOMS {
+        ada.send(&[json!({"type": "say", "room": format!("r{n}"), "text": "x"})]).await;
+    }
+    // Answered when all before it has been handed to the hub.
+    ada.send(&[json!({"type": "dance"})]).await;
+    ada.expect_error("unknown_type").await;
+    lock.execute_batch("ROLLBACK").unwrap();
+    let (mut seen, mut said) = (HashSet::new(), 0);
+    while seen.len() < ROOMS || said < ROOMS {
+        let line = within("all to be delivered", ada.next()).await;
+        let line = line.unwrap_or_else(|| panic!("closed with {:?}", ada.close_code));
+        match line["type"].as_str().unwrap() {
+            "message" => assert!(seen.insert(line["room"].to_string()), "{line} came twice"),
+            "said" => said += 1,
+            _ => panic!("{line}"),
+        }
+    }
+    server.stop().await;
+}
+
 /// Makes the writer fall.
 #[derive(ActorMessage)]
 #[rtype(result = "()")]

@@ -21,7 +21,7 @@ impl Handler<Deliver> for Probe {
     type Result = ();
 
     fn handle(&mut self, deliver: Deliver, _: &mut Self::Context) {
-        if let Deliver::Batch(batch) = deliver {
+        for batch in deliver.batches() {
             let texts = batch.messages().iter().map(|message| message.text.as_str().to_owned());
             let _ = self.0.send(texts.collect());
         }
