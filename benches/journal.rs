@@ -12,6 +12,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -26,6 +27,9 @@ const ROOMS_PER_CLIENT: usize = 1000;
 
 /// Lines that fit a frame.
 const LINES_PER_FRAME: usize = 100;
+
+/// How many messages a client says before it waits for an answer.
+const WINDOW: usize = 1000;
 
 /// How many rooms are opened to see how long that takes.
 const OPENED: usize = 300;
@@ -51,21 +55,27 @@ fn room(n: usize) -> String {
 async fn fill(server: &Process, rooms: std::ops::Range<usize>, rounds: usize) {
     let (mut sink, mut stream) = connect(server).await;
     let says = rooms.len() * rounds;
-    let joins = rooms.clone().map(|n| json!({"type": "join", "room": room(n)}));
-    let says_of = |round: usize| {
-        let text = "a message of sixty-four bytes, as people write them to each othe";
+    let joins: Vec<_> = rooms.clone().map(|n| json!({"type": "join", "room": room(n)})).collect();
+    let joins = joins.chunks(LINES_PER_FRAME).map(|lines| lines.iter().map(Value::to_string));
+    for lines in joins {
+        let frame: Vec<_> = lines.collect();
+        sink.send(Message::text(frame.join("\n"))).await.unwrap();
+    }
+    let text = "a message of sixty-four bytes, as people write them to each othe";
+    let mut lines = (0..rounds).flat_map(|round| {
         rooms.clone().map(move |n| {
             let id = format!("{round}-{n}");
-            json!({"type": "say", "room": room(n), "text": text, "id": id})
+            json!({"type": "say", "room": room(n), "text": text, "id": id}).to_string()
         })
-    };
-    let mut lines = joins.chain((0..rounds).flat_map(says_of)).map(|line| line.to_string());
+    });
+    let window = Semaphore::new(WINDOW);
     let send = async {
         loop {
             let frame: Vec<_> = lines.by_ref().take(LINES_PER_FRAME).collect();
             if frame.is_empty() {
                 break;
             }
+            window.acquire_many(frame.len() as u32).await.unwrap().forget();
             sink.send(Message::text(frame.join("\n"))).await.unwrap();
         }
     };
@@ -73,8 +83,12 @@ async fn fill(server: &Process, rooms: std::ops::Range<usize>, rounds: usize) {
         let mut said = 0;
         while said < says {
             let Message::Text(text) = stream.next().await.unwrap().unwrap() else { continue };
-            assert!(!text.contains(r#"{"type":"error""#), "{text}");
-            said += text.split('\n').filter(|line| line.starts_with(r#"{"type":"said""#)).count();
+            let answers =
+                |kind: &str| text.split('\n').filter(|line| line.starts_with(kind)).count();
+            assert_eq!(answers(r#"{"type":"error""#), 0, "{text}");
+            let answered = answers(r#"{"type":"said""#);
+            window.add_permits(answered);
+            said += answered;
         }
     };
     tokio::join!(send, receive);

@@ -1,5 +1,8 @@
 //! The chinwag server: reads its arguments, runs, and tells by its exit code how it went.
 
+#[cfg(feature = "journal")]
+mod commands;
+
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -11,11 +14,37 @@ use clap::error::ErrorKind;
 /// Exit code for arguments that are wrong, as clap and most Unix tools use it.
 const USAGE: u8 = 2;
 
+/// A web chat server: start it, open the page, talk.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+struct CommandLine {
+    #[command(flatten)]
+    args: Args,
+
+    #[cfg(feature = "journal")]
+    #[command(subcommand)]
+    command: Option<commands::Command>,
+}
+
 fn main() -> ExitCode {
-    let config = match config() {
-        Ok(config) => config,
+    let typed = match typed() {
+        Ok(typed) => typed,
         Err(line) => return fail(USAGE, &line),
     };
+    #[cfg(feature = "journal")]
+    if let Some(command) = typed.command {
+        return match command.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(1, &error.to_string()),
+        };
+    }
+    match Config::try_from(typed.args) {
+        Ok(config) => serve(config),
+        Err(error) => fail(USAGE, &error.to_string()),
+    }
+}
+
+fn serve(config: Config) -> ExitCode {
     env_logger::Builder::from_env(
         env_logger::Env::default().default_filter_or("warn,chinwag=info"),
     )
@@ -33,9 +62,9 @@ async fn run(config: Config) -> Result<(), ServerError> {
     server::start(config).await?.run().await
 }
 
-/// The arguments, checked; or one line that names the flag and what it takes.
-fn config() -> Result<Config, String> {
-    let args = Args::try_parse().map_err(|error| {
+/// What was typed; or one line that names the flag and what it takes.
+fn typed() -> Result<CommandLine, String> {
+    CommandLine::try_parse().map_err(|error| {
         if !matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) {
             // Help, version, and mistakes whose explanation needs more than a line.
             error.exit();
@@ -43,8 +72,7 @@ fn config() -> Result<Config, String> {
         let text = error.to_string();
         let first = text.split("\n\nFor more").next().unwrap_or(&text);
         first.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ")
-    })?;
-    Config::try_from(args).map_err(|error| error.to_string())
+    })
 }
 
 fn fail(code: u8, line: &str) -> ExitCode {

@@ -19,6 +19,7 @@ mod hostile; // attacks on raw sockets
 mod journal; // history on disk, and a disk that does not
 mod json; // the JSON protocol: what is answered, in which order
 mod memory; // what hostile clients cost the server in memory
+mod model; // history held against a plain list, with crashes in between
 mod pacing; // when rooms are flushed
 mod pages; // what is served over plain HTTP
 mod protocol; // the examples of docs/PROTOCOL.md, played
