@@ -77,8 +77,7 @@ impl Handler<Join> for Hub {
             self.rings.insert(&name, Ring::from(self.log.head));
             self.admit_all(&name);
         } else if self.rooms.get(&name).is_some_and(|room| room.joining.len() == 1) {
-            // One more than it may hold, to know how far back it reaches.
-            let limit = self.rings.messages_max() + 1;
+            let limit = self.rings.messages_max();
             self.page(Wanted::Ring(name), Seq::MAX, limit, RING_BYTES_MAX);
         }
     }
