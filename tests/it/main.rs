@@ -9,6 +9,7 @@ mod program;
 mod browser; // the page in a real browser (ignored unless asked for: needs Chromium)
 mod chat; // the text protocol: who reads what
 mod command_line; // the program: its flags, its exit codes, its signals
+mod commands; // the program's other commands: backup, export
 mod crowd; // many clients at once
 mod echo; // the socket without the chat: the example, run
 mod embedded; // the chat mounted in another program, on actix's own test server

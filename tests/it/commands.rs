@@ -1,0 +1,149 @@
+//! The program's other commands: a backup and an export, both of a journal that a server is
+//! writing.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::harness::within;
+use crate::journal::history;
+use crate::json::JsonClient;
+use crate::program::{PROGRAM, Program};
+
+/// Runs the program to its end; gives its exit code, its output, its errors.
+async fn run(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments).current_dir(folder).kill_on_drop(true);
+    let output = within("the program to end", command.output()).await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// A server, and what was said on it in two rooms.
+async fn server(folder: &Path) -> (Program, Value, Vec<Value>) {
+    let program = Program::start(PROGRAM, folder, &[]).await;
+    let mut ada = JsonClient::hello(program.addr, json!({"nick": "Ada"})).await;
+    let mut said = Vec::new();
+    let mut epoch = Value::Null;
+    for room in ["tea", "coffee"] {
+        ada.send(&[json!({"type": "join", "room": room})]).await;
+        epoch = ada.expect("joined").await["epoch"].clone();
+        for n in 0..100 {
+            let text = format!("{n} \"quoted\"\nand {}", "long ".repeat(100));
+            ada.send(&[json!({"type": "say", "room": room, "text": text, "id": n.to_string()})])
+                .await;
+            let mut message = ada.expect("message").await;
+            message.as_object_mut().unwrap().remove("type");
+            said.push(message);
+            ada.expect("said").await;
+        }
+    }
+    (program, epoch, said)
+}
+
+#[actix_web::test]
+async fn a_backup_of_a_running_server_is_a_journal_that_another_one_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let (program, epoch, said) = server(folder.path()).await;
+    let made = run(folder.path(), &["backup", "copy.db"]).await;
+    assert_eq!(made, (Some(0), String::new(), String::new()));
+    let other = Program::start(PROGRAM, folder.path(), &["--db", "copy.db"]).await;
+    assert_eq!(history(other.addr, "tea").await, said[..100]);
+    // Its places and those of the first go apart from here on, so nobody may resume across.
+    let mut ada = JsonClient::hello(other.addr, json!({})).await;
+    let after = json!({"epoch": epoch, "seq": said[99]["seq"]});
+    ada.send(&[json!({"type": "join", "room": "tea", "after": after})]).await;
+    assert_eq!(ada.expect("joined").await["recovered"], false);
+    // The first has not noticed.
+    assert_eq!(history(program.addr, "coffee").await, said[100..]);
+}
+
+#[actix_web::test]
+async fn an_export_of_a_running_server_tells_each_message_on_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_program, _, mut said) = server(folder.path()).await;
+    // By the names of the rooms.
+    said.rotate_left(100);
+    for (arguments, expected) in
+        [(&["export"][..], &said[..]), (&["export", "--room", "Tea"], &said[100..])]
+    {
+        let (code, lines, errors) = run(folder.path(), arguments).await;
+        assert_eq!((code, errors.as_str()), (Some(0), ""));
+        let lines: Vec<Value> =
+            lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines, expected);
+    }
+}
+
+#[actix_web::test]
+async fn who_has_read_enough_of_an_export_may_go() {
+    let folder = tempfile::tempdir().unwrap();
+    server(folder.path()).await.0.kill().await;
+    // More than a pipe holds, and nobody there to read it.
+    let mut command = Command::new(PROGRAM);
+    command.arg("export").current_dir(folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = within("the program to end", child.wait_with_output()).await.unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[actix_web::test]
+async fn what_cannot_be_done_is_one_line_that_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    Program::start(PROGRAM, folder.path(), &[]).await.kill().await;
+    std::fs::write(folder.path().join("letter"), "Dear Ada, this is no database.").unwrap();
+    let wrong: [(&[&str], i32, &str); 7] = [
+        (&["backup", "--db", "none", "copy"], 2, "--db"),
+        (&["export", "--room", "a b"], 2, "--room"),
+        (&["export", "--room", "tea"], 1, "nothing was ever said in the room 'tea'"),
+        (&["export", "--db", "nowhere"], 1, "cannot open"),
+        (&["export", "--db", "letter"], 1, "is not a chinwag journal"),
+        (&["backup", "letter"], 1, "exists already"),
+        (&["backup", "no/such/folder/copy"], 1, "cannot write the backup"),
+    ];
+    for (arguments, expected, words) in wrong {
+        let (code, output, error) = run(folder.path(), arguments).await;
+        assert_eq!((code, output.as_str()), (Some(expected), ""), "{arguments:?}: {error}");
+        assert!(error.starts_with("error: ") && error.contains(words), "{arguments:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    // A flag of the server's would have no effect.
+    let (code, _, error) = run(folder.path(), &["--workers", "1", "backup", "copy"]).await;
+    assert_eq!((code, error.contains("--workers")), (Some(2), true), "{error}");
+    assert!(!folder.path().join("copy").exists());
+}
+
+#[cfg(target_os = "linux")]
+#[actix_web::test]
+async fn progress_is_shown_on_a_terminal_in_one_line() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use std::io::Read;
+
+    let folder = tempfile::tempdir().unwrap();
+    server(folder.path()).await.0.kill().await;
+    for (arguments, shown) in [
+        (&["backup", "copy.db"][..], ["100% copied", "copied to copy.db\r\n"]),
+        (&["export"], ["200 messages", "200 messages exported\r\n"]),
+    ] {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+        let other_end = std::fs::OpenOptions::new().read(true).write(true).open(name).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).current_dir(folder.path()).stderr(Stdio::from(other_end));
+        let child = command.stdout(Stdio::null()).kill_on_drop(true).status();
+        assert!(within("the program to end", child).await.unwrap().success());
+        // It holds the last open end of the terminal.
+        drop(command);
+        let mut seen = String::new();
+        // The end of a terminal is an error.
+        let _ = std::fs::File::from(terminal).read_to_string(&mut seen);
+        assert!(shown.iter().all(|words| seen.contains(words)), "{seen:?}");
+        assert_eq!(seen.lines().count(), 1, "{seen:?}");
+    }
+}
