@@ -11,6 +11,7 @@ mod chat; // the text protocol: who reads what
 mod command_line; // the program: its flags, its exit codes, its signals
 mod commands; // the program's other commands: backup, export
 mod crowd; // many clients at once
+mod disk; // disks that are full, read-only or damaged
 mod echo; // the socket without the chat: the example, run
 mod embedded; // the chat mounted in another program, on actix's own test server
 mod endings; // every way a connection ends
