@@ -22,8 +22,8 @@ pub enum Deliver {
     Answer(Box<Reply>),
     /// What this client alone is told besides, as what has become of its messages.
     Direct(Vec<Reply>),
-    /// The hub has forgotten the client. Nothing that was delivered before and is still unwritten
-    /// needs to be written, and nothing comes after.
+    /// The hub has forgotten the client, and nothing comes after. What was delivered before and is
+    /// still unwritten is of use to it, unless it was too slow for that.
     Close(DisconnectReason),
 }
 

@@ -168,11 +168,11 @@ impl Socket {
         }
     }
 
-    /// Begins the end of the connection: throws away what waits to be written, tells the peer why,
-    /// and stops the actor once the peer has closed too, or 2 seconds later. What comes in between
-    /// is thrown away, since closing with input unread would reset the connection and the peer
-    /// could not read the reason. A peer that has closed, badly perhaps, is not waited for, and one
-    /// that reads nothing is cut off.
+    /// Begins the end of the connection: writes what still waits, unless the peer is too slow for
+    /// that or silent, tells it why, and stops the actor once it has closed too, or 2 seconds
+    /// later. What comes in between is thrown away, since closing with input unread would reset the
+    /// connection and the peer could not read the reason. A peer that has closed, badly perhaps, is
+    /// not waited for, and one that reads nothing is cut off.
     pub fn close<A>(&mut self, reason: DisconnectReason, ctx: &mut WebsocketContext<A>)
     where
         A: Actor<Context = WebsocketContext<A>>,
@@ -180,7 +180,11 @@ impl Socket {
         if std::mem::replace(&mut self.ending, true) {
             return;
         }
-        self.outbox.clear();
+        let waiting = self.outbox.take();
+        if !matches!(reason, DisconnectReason::SlowClient | DisconnectReason::NoPong) {
+            // Behind the close frame it would be too late.
+            waiting.into_iter().for_each(|text| ctx.text(text));
+        }
         self.gate.discard();
         self.cutoff.arm();
         ctx.close(reason.close_reason());

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use bytes::{BufMut, Bytes, BytesMut};
+use bytestring::ByteString;
 
 use super::frame::opcode;
 
@@ -100,8 +101,11 @@ impl Outbox {
         self.0.borrow_mut().push_back(frame);
     }
 
-    pub(super) fn clear(&self) {
-        self.0.borrow_mut().clear();
+    /// Takes all that waits, as messages.
+    pub(super) fn take(&self) -> Vec<ByteString> {
+        let mut waiting = self.0.take();
+        let frames = std::iter::from_fn(|| TextFrame::coalesce(&mut waiting));
+        frames.filter_map(|frame| frame.bytes.slice(frame.header_len..).try_into().ok()).collect()
     }
 
     fn next(&self) -> Option<Bytes> {

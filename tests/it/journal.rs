@@ -1,6 +1,5 @@
 //! History on disk: what survives, who may have the file, what happens when the disk does not.
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -9,22 +8,19 @@ use actix::{Handler, Message as ActorMessage};
 use chinwag::Config;
 use chinwag::journal::Writer;
 use chinwag::server::ServerError;
-use futures_util::future::{join, join_all};
-use futures_util::{SinkExt, StreamExt};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use tokio::process::Command;
-use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::{Client, TestServer, config, eventually, within};
+use crate::harness::{TestServer, config, eventually, within};
 use crate::json::JsonClient;
 use crate::program::{PROGRAM, Program};
 
-fn stored(folder: &Path) -> Config {
+pub fn stored(folder: &Path) -> Config {
     Config { db: Some(folder.join("chat.db")), ..config() }
 }
 
-fn join_line(room: &str) -> Value {
+pub fn join_line(room: &str) -> Value {
     json!({"type": "join", "room": room})
 }
 
@@ -148,108 +144,6 @@ async fn a_locked_file_makes_senders_busy_and_all_is_well_when_it_is_free_again(
     server.stop().await;
 }
 
-const FLOODERS: usize = 100;
-
-/// A program whose journal stands still while somebody else holds the file, and those who are
-/// about to flood it, two to a room.
-async fn stalled(folder: &Path) -> (Program, Connection, Vec<JsonClient>) {
-    let flags = ["--ping-interval", "500ms", "--pong-timeout", "2s", "--resume-buffer", "10"];
-    let program = Program::start(PROGRAM, folder, &flags).await;
-    // Together, since one that is not read meanwhile answers no pings.
-    let clients = join_all((0..FLOODERS).map(async |n| {
-        let mut client = JsonClient::hello(program.addr, json!({})).await;
-        client.send(&[join_line(&format!("r{}", n / 2))]).await;
-        client.expect("joined").await;
-        client
-    }))
-    .await;
-    let lock = Connection::open(folder.join("chinwag.db")).unwrap();
-    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
-    (program, lock, clients)
-}
-
-/// Twice the pong timeout.
-const STALL: Duration = Duration::from_secs(4);
-
-fn long_say(client: usize, number: usize) -> Message {
-    let (room, id) = (format!("r{}", client / 2), format!("{client}-{number}"));
-    let text = "x".repeat(4000);
-    Message::text(json!({"type": "say", "room": room, "text": text, "id": id}).to_string())
-}
-
-#[actix_web::test]
-async fn a_journal_that_stalls_under_a_hundred_flooders_costs_no_client_and_no_message() {
-    const MESSAGES: usize = 40;
-    let folder = tempfile::tempdir().unwrap();
-    let (_program, lock, clients) = stalled(folder.path()).await;
-    let stall = async {
-        // The stall itself.
-        tokio::time::sleep(STALL).await;
-        lock.execute_batch("ROLLBACK").unwrap();
-    };
-    let flood = join_all(clients.into_iter().enumerate().map(async |(n, client)| {
-        let (mut sink, mut stream) = client.stream.split();
-        let send = async {
-            for number in 0..MESSAGES {
-                sink.send(long_say(n, number)).await.unwrap();
-            }
-        };
-        let read = async {
-            let (mut said, mut seen) = (0, Vec::new());
-            while said < MESSAGES || seen.len() < 2 * MESSAGES {
-                let frame = stream.next().await.unwrap().unwrap();
-                assert!(!frame.is_close(), "{n} was closed: {frame}");
-                for line in frame.to_text().unwrap().split('\n').filter(|_| frame.is_text()) {
-                    let line: Value = serde_json::from_str(line).unwrap();
-                    match line["type"].as_str().unwrap() {
-                        "said" => said += 1,
-                        "message" => seen.push(line["id"].to_string()),
-                        _ => panic!("{line}"),
-                    }
-                }
-            }
-            seen
-        };
-        let ((), seen) = within("all to be delivered", join(send, read)).await;
-        let once: HashSet<_> = seen.iter().collect();
-        assert_eq!((once.len(), seen.len()), (2 * MESSAGES, 2 * MESSAGES));
-    }));
-    join(stall, flood).await;
-}
-
-/// Once everybody who was in more rooms of one commit than its queue holds was dropped for it.
-#[actix_web::test]
-async fn who_is_in_many_rooms_takes_what_one_commit_holds_of_all_of_them() {
-    const ROOMS: usize = 600;
-    let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start_with(stored(folder.path())).await;
-    let mut ada = JsonClient::hello(server.addr(), json!({})).await;
-    for n in 0..ROOMS {
-        ada.send(&[join_line(&format!("r{n}"))]).await;
-        ada.expect("joined").await;
-    }
-    let lock = Connection::open(folder.path().join("chat.db")).unwrap();
-    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
-    for n in 0..ROOMS {
-        ada.send(&[json!({"type": "say", "room": format!("r{n}"), "text": "x"})]).await;
-    }
-    // Answered when all before it has been handed to the hub.
-    ada.send(&[json!({"type": "dance"})]).await;
-    ada.expect_error("unknown_type").await;
-    lock.execute_batch("ROLLBACK").unwrap();
-    let (mut seen, mut said) = (HashSet::new(), 0);
-    while seen.len() < ROOMS || said < ROOMS {
-        let line = within("all to be delivered", ada.next()).await;
-        let line = line.unwrap_or_else(|| panic!("closed with {:?}", ada.close_code));
-        match line["type"].as_str().unwrap() {
-            "message" => assert!(seen.insert(line["room"].to_string()), "{line} came twice"),
-            "said" => said += 1,
-            _ => panic!("{line}"),
-        }
-    }
-    server.stop().await;
-}
-
 /// Makes the writer fall.
 #[derive(ActorMessage)]
 #[rtype(result = "()")]
@@ -319,6 +213,33 @@ async fn what_is_too_much_or_too_old_is_pruned_and_nobody_resumes_into_it() {
 }
 
 #[actix_web::test]
+async fn what_is_older_than_it_is_kept_is_gone_for_everybody() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start_with(Config {
+        keep_for: Some(Duration::from_millis(300)),
+        prune_interval: Duration::from_millis(50),
+        ..stored(folder.path())
+    })
+    .await;
+    let mut ada = JsonClient::hello(server.addr(), json!({})).await;
+    ada.send(&[join_line("a"), json!({"type": "say", "room": "a", "text": "for now"})]).await;
+    let epoch = ada.expect("joined").await["epoch"].clone();
+    ada.expect("message").await;
+    ada.expect("said").await;
+    let journal = Connection::open(folder.path().join("chat.db")).unwrap();
+    eventually("the file to be without it", async || {
+        let count = "SELECT count(*) FROM messages";
+        journal.query_row(count, [], |row| row.get::<_, i64>(0)).unwrap() == 0
+    })
+    .await;
+    assert_eq!(history(server.addr(), "a").await, [] as [Value; 0]);
+    let after = json!({"epoch": epoch, "seq": 0});
+    ada.send(&[json!({"type": "join", "room": "a", "after": after})]).await;
+    assert_eq!(ada.expect("joined").await["recovered"], false);
+    server.stop().await;
+}
+
+#[actix_web::test]
 async fn an_unclean_end_begins_a_new_epoch_only_where_messages_may_be_lost() {
     for (sync, keeps) in [("full", true), ("normal", false)] {
         let folder = tempfile::tempdir().unwrap();
@@ -334,31 +255,4 @@ async fn an_unclean_end_begins_a_new_epoch_only_where_messages_may_be_lost() {
         assert_eq!(epochs[0] == epochs[1], keeps, "{sync}");
         assert_eq!(epochs[1], epochs[2], "{sync}");
     }
-}
-
-#[actix_web::test]
-async fn the_last_words_before_a_shutdown_are_kept() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut program = Program::start(PROGRAM, folder.path(), &["--batch-window", "10s"]).await;
-    let mut clients = Vec::new();
-    for n in 0..20 {
-        clients.push(Client::connect(program.addr, &format!("nick=n{n}")).await);
-    }
-    clients[0].say("first").await;
-    clients[0].expect("n0: first").await;
-    // Accepted, and waiting for the next flush.
-    clients[0].say("last words").await;
-    let mut other = JsonClient::hello(program.addr, json!({})).await;
-    other.send(&[join_line("elsewhere")]).await;
-    other.expect("joined").await;
-    program.signal("-TERM");
-    for client in &mut clients[1..] {
-        assert_eq!(client.expect_close().await.0, 1001);
-    }
-    assert_eq!(program.exit_code().await, Some(0));
-    let program = Program::start(PROGRAM, folder.path(), &[]).await;
-    let said = history(program.addr, "lobby").await;
-    let texts: Vec<_> = said.iter().map(|message| message["text"].as_str().unwrap()).collect();
-    assert_eq!(texts[0], "first");
-    assert!(texts.len() <= 2);
 }

@@ -26,6 +26,7 @@ mod pacing; // when rooms are flushed
 mod pages; // what is served over plain HTTP
 mod protocol; // the examples of docs/PROTOCOL.md, played
 mod slow; // clients that read slowly, or no more
+mod stall; // a journal that stands still
 mod tidy; // rules about the source itself
 mod torture; // killed under those who write
 mod upgrade; // which handshakes are answered

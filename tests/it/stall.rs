@@ -1,0 +1,195 @@
+//! A journal that stands still, as a disk may: nobody pays for it but with patience.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+use futures_util::{SinkExt, StreamExt};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpSocket;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::{TestServer, frame, raw_upgrade, within};
+use crate::journal::{history, join_line, stored};
+use crate::json::JsonClient;
+use crate::program::{PROGRAM, Program};
+
+const FLOODERS: usize = 100;
+
+/// A program whose journal stands still while somebody else holds the file, and those who are
+/// about to flood it, two to a room.
+async fn stalled(folder: &Path) -> (Program, Connection, Vec<JsonClient>) {
+    let flags = ["--ping-interval", "500ms", "--pong-timeout", "2s", "--resume-buffer", "10"];
+    let program = Program::start(PROGRAM, folder, &flags).await;
+    // Together, since one that is not read meanwhile answers no pings.
+    let clients = join_all((0..FLOODERS).map(async |n| {
+        let mut client = JsonClient::hello(program.addr, json!({})).await;
+        client.send(&[join_line(&format!("r{}", n / 2))]).await;
+        client.expect("joined").await;
+        client
+    }))
+    .await;
+    let lock = Connection::open(folder.join("chinwag.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    (program, lock, clients)
+}
+
+/// Twice the pong timeout.
+const STALL: Duration = Duration::from_secs(4);
+
+fn long_say(client: usize, number: usize) -> Message {
+    let (room, id) = (format!("r{}", client / 2), format!("{client}-{number}"));
+    let text = "x".repeat(4000);
+    Message::text(json!({"type": "say", "room": room, "text": text, "id": id}).to_string())
+}
+
+#[actix_web::test]
+async fn a_journal_that_stalls_under_a_hundred_flooders_costs_no_client_and_no_message() {
+    const MESSAGES: usize = 40;
+    let folder = tempfile::tempdir().unwrap();
+    let (_program, lock, clients) = stalled(folder.path()).await;
+    let stall = async {
+        // The stall itself.
+        tokio::time::sleep(STALL).await;
+        lock.execute_batch("ROLLBACK").unwrap();
+    };
+    let flood = join_all(clients.into_iter().enumerate().map(async |(n, client)| {
+        let (mut sink, mut stream) = client.stream.split();
+        let send = async {
+            for number in 0..MESSAGES {
+                sink.send(long_say(n, number)).await.unwrap();
+            }
+        };
+        let read = async {
+            let (mut said, mut seen) = (0, Vec::new());
+            while said < MESSAGES || seen.len() < 2 * MESSAGES {
+                let frame = stream.next().await.unwrap().unwrap();
+                assert!(!frame.is_close(), "{n} was closed: {frame}");
+                for line in frame.to_text().unwrap().split('\n').filter(|_| frame.is_text()) {
+                    let line: Value = serde_json::from_str(line).unwrap();
+                    match line["type"].as_str().unwrap() {
+                        "said" => said += 1,
+                        "message" => seen.push(line["id"].to_string()),
+                        _ => panic!("{line}"),
+                    }
+                }
+            }
+            seen
+        };
+        let ((), seen) = within("all to be delivered", join(send, read)).await;
+        let once: HashSet<_> = seen.iter().collect();
+        assert_eq!((once.len(), seen.len()), (2 * MESSAGES, 2 * MESSAGES));
+    }));
+    join(stall, flood).await;
+}
+
+/// They have 2 GB to say, and are made to wait.
+#[cfg(target_os = "linux")]
+#[actix_web::test]
+async fn a_journal_that_stalls_makes_a_hundred_flooders_wait_and_memory_stay() {
+    const MB: usize = 1024 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::start(PROGRAM, folder.path(), &[]).await;
+    let lock = Connection::open(folder.path().join("chinwag.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let before = program.memory();
+    let flood = frame(0x81, &[b'x'; 4000]).repeat(16);
+    let flooders = join_all((0..FLOODERS).map(async |n| {
+        let socket = TcpSocket::new_v4().unwrap();
+        // The kernel is not to take for them what the server does not.
+        socket.set_send_buffer_size(64 * 1024).unwrap();
+        let tcp = socket.connect(program.addr).await.unwrap();
+        let mut tcp = raw_upgrade(tcp, program.addr, &format!("/ws?room=r{}", n / 2)).await;
+        let mut written = 0;
+        // Whoever is not let on for a second is made to wait.
+        let patience = Duration::from_secs(1);
+        while written < 20 * MB
+            && let Ok(Ok(more)) =
+                timeout(patience, tcp.write(&flood[written % flood.len()..])).await
+        {
+            written += more;
+        }
+        (tcp, written)
+    }));
+    let flooders = within("all to wait", flooders).await;
+    let written: Vec<_> = flooders.iter().map(|(_, written)| written / 1024).collect();
+    let grown = program.memory().saturating_sub(before) / MB as u64;
+    assert!(written.iter().all(|&kb| kb < 20 * 1024), "{written:?} kB");
+    // A megabyte each: what was received is in buffers that grow by doubling.
+    assert!(grown < FLOODERS as u64, "grown by {grown} MB for {written:?} kB");
+}
+
+/// Once everybody who was in more rooms of one commit than its queue holds was dropped for it.
+#[actix_web::test]
+async fn who_is_in_many_rooms_takes_what_one_commit_holds_of_all_of_them() {
+    const ROOMS: usize = 600;
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start_with(stored(folder.path())).await;
+    let mut ada = JsonClient::hello(server.addr(), json!({})).await;
+    for n in 0..ROOMS {
+        ada.send(&[join_line(&format!("r{n}"))]).await;
+        ada.expect("joined").await;
+    }
+    let lock = Connection::open(folder.path().join("chat.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for n in 0..ROOMS {
+        ada.send(&[json!({"type": "say", "room": format!("r{n}"), "text": "x"})]).await;
+    }
+    // Answered when all before it has been handed to the hub.
+    ada.send(&[json!({"type": "dance"})]).await;
+    ada.expect_error("unknown_type").await;
+    lock.execute_batch("ROLLBACK").unwrap();
+    let (mut seen, mut said) = (HashSet::new(), 0);
+    while seen.len() < ROOMS || said < ROOMS {
+        let line = within("all to be delivered", ada.next()).await;
+        let line = line.unwrap_or_else(|| panic!("closed with {:?}", ada.close_code));
+        match line["type"].as_str().unwrap() {
+            "message" => assert!(seen.insert(line["room"].to_string()), "{line} came twice"),
+            "said" => said += 1,
+            _ => panic!("{line}"),
+        }
+    }
+    server.stop().await;
+}
+
+/// What the hub has been told is on disk before the server ends, and everybody has been told.
+#[actix_web::test]
+async fn the_last_words_before_a_shutdown_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
+    let mut ada = JsonClient::hello(program.addr, json!({})).await;
+    ada.send(&[join_line("a"), join_line("b")]).await;
+    ada.expect("joined").await;
+    ada.expect("joined").await;
+    let lock = Connection::open(folder.path().join("chinwag.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // The first is at the journal, and the others wait for it.
+    let say = |room: &str, text: &str| json!({"type": "say", "room": room, "text": text});
+    ada.send(&[say("a", "last"), say("a", "words"), say("b", "and these")]).await;
+    // Answered when all before it has been handed to the hub.
+    ada.send(&[json!({"type": "dance"})]).await;
+    ada.expect_error("unknown_type").await;
+    program.signal("-TERM");
+    let line = within("the log", program.log.next_line()).await.unwrap().unwrap();
+    assert!(line.contains("shutting down"), "{line}");
+    lock.execute_batch("ROLLBACK").unwrap();
+    let mut told = Vec::new();
+    while let Some(line) = within("the end", ada.next()).await {
+        told.extend(line["text"].as_str().map(str::to_owned));
+    }
+    assert_eq!(ada.close_code, Some(1001));
+    drop(ada);
+    told.sort();
+    assert_eq!(told, ["and these", "last", "words"]);
+    assert_eq!(program.exit_code().await, Some(0));
+    let program = Program::start(PROGRAM, folder.path(), &[]).await;
+    for (room, expected) in [("a", &["last", "words"][..]), ("b", &["and these"])] {
+        let said = history(program.addr, room).await;
+        let texts: Vec<_> = said.iter().map(|message| message["text"].as_str().unwrap()).collect();
+        assert_eq!(texts, expected);
+    }
+}
