@@ -166,3 +166,59 @@ impl Rings {
         self.rings.get(room).map(|used| &used.ring)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Draft, MessageText, Nick};
+
+    fn name(n: usize) -> RoomName {
+        RoomName::parse(&format!("r{n}")).expect("a room")
+    }
+
+    fn message(room: usize, seq: u64, bytes: usize) -> Arc<ChatMessage> {
+        let nick = Nick::parse("ada").expect("a name");
+        let text = MessageText::parse("x".repeat(bytes), bytes).expect("a text");
+        let draft = Draft { room: name(room), nick, text, attributed: false, origin: None };
+        Arc::new(draft.placed(Seq::new(seq), Timestamp::now()))
+    }
+
+    fn rings(bytes_max: usize) -> Rings {
+        Rings { bytes_max, ..Rings::new(&Config::default()) }
+    }
+
+    #[test]
+    fn all_rings_together_are_bounded_and_the_one_used_longest_ago_goes() {
+        let each = RING_BYTES + 10 * (MESSAGE_BYTES + 100);
+        let mut rings = rings(3 * each);
+        let fill = |rings: &mut Rings, room: usize| {
+            rings.insert(&name(room), Ring::default());
+            let messages: Vec<_> = (1..=10).map(|seq| message(room, seq, 100)).collect();
+            rings.push(&name(room), &messages);
+        };
+        (0..3).for_each(|room| fill(&mut rings, room));
+        assert_eq!(rings.bytes, 3 * each);
+        assert!(rings.get(&name(0)).is_some());
+        fill(&mut rings, 3);
+        let left = [0, 1, 2, 3].map(|room| rings.contains(&name(room)));
+        assert_eq!(left, [true, false, true, true], "room 1 was used longest ago");
+        assert_eq!(rings.bytes, 3 * each);
+        assert_eq!(rings.order.len(), 3);
+    }
+
+    #[test]
+    fn one_ring_is_bounded_in_messages_and_bytes_and_knows_how_far_it_reaches() {
+        let mut rings = rings(RINGS_BYTES_MAX);
+        rings.messages_max = 3;
+        rings.insert(&name(0), Ring::default());
+        let say = |rings: &mut Rings, seq, bytes| {
+            rings.push(&name(0), &[message(0, seq, bytes)]);
+            let ring = rings.get(&name(0)).expect("it is there");
+            (ring.floor.get(), ring.messages.len())
+        };
+        let floors = [1, 2, 3, 4].map(|seq| say(&mut rings, seq, 10));
+        assert_eq!(floors, [(0, 1), (0, 2), (0, 3), (1, 3)]);
+        assert_eq!(say(&mut rings, 5, RING_BYTES_MAX - 10), (3, 2));
+        assert_eq!(say(&mut rings, 6, RING_BYTES_MAX), (5, 1));
+    }
+}
