@@ -58,7 +58,7 @@ impl Actor for DiceBot {
     fn started(&mut self, ctx: &mut Self::Context) {
         let (client, nick, room) = (ClientId::next(), self.nick.clone(), self.room.clone());
         let to = ctx.address().recipient().into();
-        self.hub.do_send(Register { client, nick, receipts: false, to });
+        self.hub.do_send(Register { client, nick, events: false, to });
         self.hub.do_send(Join { client, room, catch_up: CatchUp::Latest(0), reference: None });
     }
 }

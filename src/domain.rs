@@ -174,6 +174,15 @@ impl Nick {
         Self::from_shown(format!("{}{suffix}", Self::ANONYMOUS_PREFIX))
     }
 
+    /// The name with a number behind it, if that is a name.
+    #[must_use]
+    pub fn numbered(&self, number: u32) -> Option<Self> {
+        let end = format!("-{number}");
+        let room = Self::MAX_CHARS.saturating_sub(end.len());
+        let begin: String = self.shown.chars().take(room).collect();
+        Self::parse(&format!("{begin}{end}")).ok()
+    }
+
     /// Whether the server gave this name because its bearer has none.
     #[must_use]
     pub fn is_anonymous(&self) -> bool {

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use crate::admission::{Admission, Asked, Refusal};
 use crate::config::Config;
 use crate::domain::{BadNick, BadRoomName, ClientId, Nick, RoomName};
-use crate::hub::Hub;
+use crate::hub::{Hub, IsFree};
 use crate::session::{Introduction, Session};
 use crate::socket;
 use crate::wire::{Protocol, json};
@@ -163,6 +163,13 @@ async fn websocket(
     ws::handshake(&req)?;
     chat.admission.admit(asked(&req)).map_err(BadUpgrade::Refused)?;
     let introduction = introduction(&req)?;
+    if introduction.protocol == Protocol::Text && !introduction.nick.is_anonymous() {
+        let (room, nick) = (introduction.room.clone(), introduction.nick.clone());
+        let is_free = chat.hub.send(IsFree { room, nick }).await;
+        if !is_free.map_err(|_| BadUpgrade::NoHub)? {
+            return Err(BadUpgrade::NameTaken(introduction.nick).into());
+        }
+    }
     let protocols: &[_] = match introduction.protocol {
         Protocol::Json => &[json::SUBPROTOCOL],
         Protocol::Text => &[],
@@ -220,12 +227,18 @@ enum BadUpgrade {
     Nick(#[from] BadNick),
     #[error("history takes a whole number of messages")]
     History,
+    #[error("somebody else goes by the name '{0}'")]
+    NameTaken(Nick),
+    #[error("the server cannot go on")]
+    NoHub,
 }
 
 impl ResponseError for BadUpgrade {
     fn status_code(&self) -> StatusCode {
         match self {
             Self::Refused(_) => StatusCode::FORBIDDEN,
+            Self::NameTaken(_) => StatusCode::CONFLICT,
+            Self::NoHub => StatusCode::SERVICE_UNAVAILABLE,
             Self::Query | Self::Room(_) | Self::Nick(_) | Self::History => StatusCode::BAD_REQUEST,
         }
     }

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::domain::{ClientId, Nick, RoomName};
 use crate::hub::{
-    Broadcast, CatchUp, Deliver, Hello, History, Hub, Join, Leave, Outlet, Register, Unregister,
-    Waiting,
+    Broadcast, CatchUp, Deliver, Hello, History, Hub, Join, Leave, Outlet, Register, Typing,
+    Unregister, Waiting, Who,
 };
 use crate::socket::{DisconnectReason, Incoming, Socket, TextFrame};
 use crate::wire::{Command, ErrorCode, Event, Protocol, Refusal, Reply, Request, json, text};
@@ -49,7 +49,12 @@ pub(crate) struct Session {
     held: bool,
     /// Whether it has said `hello`, where it must.
     greeted: bool,
+    /// When others were last told that it is typing.
+    typed: Option<Instant>,
 }
+
+/// How often others are told that somebody is typing, at most.
+const TYPING_INTERVAL: Duration = Duration::from_secs(3);
 
 /// What a message counts for in its sender's backlog, in bytes: its text, and about what the hub
 /// needs to hold it.
@@ -86,6 +91,7 @@ impl Session {
             inbox: None,
             held: false,
             greeted: false,
+            typed: None,
         }
     }
 
@@ -110,9 +116,9 @@ impl Actor for Session {
         let Introduction { client, protocol, nick, room, history } = self.introduction.clone();
         let to = ctx.address().recipient();
         let to = Outlet::new(to, self.waiting.clone(), self.socket.cutoff());
-        let receipts = protocol == Protocol::Json;
+        let events = protocol == Protocol::Json;
         debug!("client {client} has come as {nick}");
-        self.tell(Register { client, nick, receipts, to }, ctx);
+        self.tell(Register { client, nick, events, to }, ctx);
         match protocol {
             Protocol::Text => {
                 let catch_up = CatchUp::Latest(history);
@@ -193,11 +199,22 @@ impl Session {
                 self.greeted = true;
                 self.ask(Hello { client, nick, identity, reference }, ctx);
             }
+            Command::Nick { nick } => {
+                self.ask(Hello { client, nick: Some(nick), identity: None, reference }, ctx);
+            }
             Command::Join { room, after } => {
                 let catch_up = after.map_or(CatchUp::Latest(CatchUp::LATEST), CatchUp::After);
                 self.ask(Join { client, room, catch_up, reference }, ctx);
             }
             Command::Leave { room } => self.ask(Leave { client, room, reference }, ctx),
+            Command::Who { room } => self.ask(Who { client, room, reference }, ctx),
+            Command::Typing { room } => {
+                let now = Instant::now();
+                if self.typed.is_none_or(|typed| now - typed >= TYPING_INTERVAL) {
+                    self.typed = Some(now);
+                    self.tell(Typing { client, room }, ctx);
+                }
+            }
             Command::History { room, before, limit } => {
                 self.ask(History { client, room, before, limit, reference }, ctx);
             }
@@ -305,6 +322,7 @@ impl Handler<Deliver> for Session {
                     }
                 }
             }
+            Deliver::Notice(notice) => self.socket.write(notice.frame().clone()),
             Deliver::Answer(reply) => {
                 self.told(reply, ctx);
                 self.go_on(ctx);
@@ -324,11 +342,18 @@ impl Session {
                     self.socket.write(TextFrame::new(&text::line(message)));
                 }
             }
-            // Plain text has no other way to say that a message is lost.
+            // Plain text has no other way to say so.
+            (Protocol::Text, Event::Error(Refusal { code: ErrorCode::NickTaken, .. })) => {
+                self.close(DisconnectReason::NameTaken, ctx);
+            }
             (Protocol::Text, Event::Error(_)) => self.close(DisconnectReason::Busy, ctx),
             (
                 Protocol::Text,
                 Event::Welcome { .. }
+                | Event::Presence { .. }
+                | Event::Renamed { .. }
+                | Event::Typing { .. }
+                | Event::Members { .. }
                 | Event::Left { .. }
                 | Event::History { .. }
                 | Event::Said { .. },

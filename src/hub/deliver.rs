@@ -6,7 +6,7 @@ use actix::prelude::*;
 use thiserror::Error;
 
 use crate::socket::DisconnectReason;
-use crate::wire::{Batch, Reply};
+use crate::wire::{Batch, Notice, Reply};
 
 /// What the hub delivers to a client. Any actor that handles it can be registered: a session
 /// takes the bytes of a batch, a bot its messages.
@@ -17,8 +17,11 @@ pub enum Deliver {
     Batch(Arc<Batch>),
     /// The same of several rooms that the client is in.
     Batches(Vec<Arc<Batch>>),
+    /// What else all in a room are told, if they want to know.
+    Notice(Arc<Notice>),
     /// The answer to what the client has asked: one to each [`Hello`](super::Hello),
-    /// [`Join`](super::Join), [`Leave`](super::Leave) and [`History`](super::History).
+    /// [`Join`](super::Join), [`Leave`](super::Leave), [`Who`](super::Who) and
+    /// [`History`](super::History).
     Answer(Box<Reply>),
     /// What this client alone is told besides, as what has become of its messages.
     Direct(Vec<Reply>),
@@ -34,7 +37,7 @@ impl Deliver {
         match self {
             Self::Batch(batch) => std::slice::from_ref(batch),
             Self::Batches(batches) => batches,
-            Self::Answer(_) | Self::Direct(_) | Self::Close(_) => &[],
+            Self::Notice(_) | Self::Answer(_) | Self::Direct(_) | Self::Close(_) => &[],
         }
     }
 
@@ -43,6 +46,7 @@ impl Deliver {
         match self {
             Self::Batch(batch) => batch.bytes(),
             Self::Batches(batches) => batches.iter().map(|batch| batch.bytes()).sum(),
+            Self::Notice(notice) => notice.bytes(),
             Self::Answer(reply) => reply.bytes(),
             Self::Direct(replies) => replies.iter().map(Reply::bytes).sum(),
             Self::Close(_) => 0,

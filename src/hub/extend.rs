@@ -29,7 +29,7 @@ impl Hub {
     /// The members of a room, in no order.
     pub fn members(&self, room: &RoomName) -> impl Iterator<Item = (ClientId, &Nick)> {
         let members = self.rooms.get(room).into_iter().flat_map(|room| room.members.keys());
-        members.filter_map(|id| self.clients.get(id).map(|client| (*id, &client.nick)))
+        members.filter_map(|id| self.nick(*id).map(|nick| (*id, nick)))
     }
 
     /// How many clients have gone for this reason since the hub began.

@@ -79,6 +79,7 @@ impl Hub {
     fn new(config: &Config, log: Option<Log>, this: WeakAddr<Self>) -> Self {
         Self {
             clients: HashMap::new(),
+            people: HashMap::new(),
             rooms: HashMap::new(),
             rings: Rings::new(config),
             log: Logging::new(log),

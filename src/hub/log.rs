@@ -339,7 +339,7 @@ impl Hub {
         draft: &Draft,
         placed: Result<Placed, &LogError>,
     ) {
-        let wanted = self.clients.get(&client).is_some_and(|client| client.receipts);
+        let wanted = self.clients.get(&client).is_some_and(|client| client.events);
         let (seq, duplicate) = match placed {
             Ok(Placed::New(seq, _)) => (seq, false),
             Ok(Placed::Duplicate(seq)) => (seq, true),

@@ -1,6 +1,5 @@
 //! Who is in which room: a client joins and leaves as many as it may.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use actix::prelude::*;
@@ -9,14 +8,12 @@ use super::log::Wanted;
 use super::ring::{RING_BYTES_MAX, Ring};
 use super::room::Sender;
 use super::{Deliver, Hub, LogError, Messages, NotAMember};
-use crate::domain::{ChatMessage, ClientId, Nick, Position, RoomName, Seq};
+use crate::domain::{ChatMessage, ClientId, Identity, Position, RoomName, Seq};
 use crate::wire::{ErrorCode, Event, Ref, Refusal, Reply};
 
-/// The most members that a joiner is told by name.
-const NAMED_MAX: usize = 100;
-
 /// Makes a client a member of a room, which it may be already. It is answered by
-/// [`Event::Joined`], and told all that is said there from then on.
+/// [`Event::Joined`], and told all that is said there from then on; or by
+/// [`ErrorCode::NickTaken`].
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Join {
@@ -92,8 +89,8 @@ impl Handler<Leave> for Hub {
         }
         if let Some(known) = self.clients.get_mut(&client) {
             known.rooms.remove(&room);
-            let nick = known.nick.clone();
-            self.leave(client, &room, &nick);
+            let identity = known.identity;
+            self.leave(client, identity, &room);
         }
         self.answer(client, Event::Left { room }, reference);
     }
@@ -142,11 +139,14 @@ impl Hub {
 
     /// Makes a client a member at this point of the log, and tells it what came before.
     fn admit(&mut self, Join { client: id, room: name, catch_up, reference }: Join) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        let room = self.rooms.entry(name.clone()).or_default();
-        if client.rooms.insert(name.clone()) {
-            room.join(id, &client.nick, Rc::clone(&client.to));
+        let (Some(client), Some(nick)) = (self.clients.get(&id), self.nick(id)) else { return };
+        let bearer = self.rooms.get(&name).and_then(|room| room.bearer(nick));
+        if bearer.is_some_and(|bearer| bearer != client.identity) {
+            let (nick, rooms) = (nick.clone(), client.rooms.clone());
+            return self.refuse_name(id, &nick, rooms.iter().chain([&name]), reference);
         }
+        self.enter(id, &name);
+        let (members, member_count) = self.names(&name);
         let head = self.log.head;
         let ring = self.rings.get(&name);
         let (missed, count) = match catch_up {
@@ -164,8 +164,8 @@ impl Hub {
             seq: head,
             recovered,
             messages,
-            members: self.names(&name),
-            member_count: self.members(&name).count(),
+            members,
+            member_count,
             room: name,
         };
         self.answer(id, joined, reference);
@@ -179,16 +179,9 @@ impl Hub {
         }
     }
 
-    /// The names of a room's members, as many as are told.
-    fn names(&self, room: &RoomName) -> Vec<Nick> {
-        self.members(room).take(NAMED_MAX).map(|(_, nick)| nick.clone()).collect()
-    }
-
     /// Takes a client out of a room.
-    pub(super) fn leave(&mut self, id: ClientId, name: &RoomName, nick: &Nick) {
-        if let Some(room) = self.rooms.get_mut(name) {
-            room.leave(id, nick);
-        }
+    pub(super) fn leave(&mut self, id: ClientId, identity: Identity, name: &RoomName) {
+        self.exit(id, identity, name);
         self.forget_if_idle(name);
     }
 

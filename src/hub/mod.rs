@@ -15,6 +15,8 @@ mod membership;
 mod memory;
 mod outlet;
 mod pacing;
+mod people;
+mod presence;
 mod ring;
 mod room;
 
@@ -41,12 +43,16 @@ pub use membership::{CatchUp, Join, Leave};
 pub use outlet::Outlet;
 pub(crate) use outlet::Waiting;
 use pacing::Pacing;
+pub use people::IsFree;
+use people::{Client, Person};
+pub use presence::{Typing, Who};
 use ring::Rings;
 use room::{Room, Sender};
 
 /// The hub actor. Start it with [`Hub::start_in`], one to a server.
 pub struct Hub {
     clients: HashMap<ClientId, Client>,
+    people: HashMap<Identity, Person>,
     rooms: HashMap<RoomName, Room>,
     rings: Rings,
     log: Logging,
@@ -57,15 +63,6 @@ pub struct Hub {
     this: WeakAddr<Self>,
 }
 
-/// A client as the hub holds it.
-struct Client {
-    nick: Nick,
-    identity: Identity,
-    receipts: bool,
-    rooms: HashSet<RoomName>,
-    to: Rc<Outlet>,
-}
-
 /// A client has come. It is in no room yet.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -74,8 +71,9 @@ pub struct Register {
     pub client: ClientId,
     /// The name its messages bear.
     pub nick: Nick,
-    /// Whether it wants to be told, by `Said`, the place of each of its messages.
-    pub receipts: bool,
+    /// Whether it wants to be told more than messages: the place of each of its own, who comes and
+    /// goes.
+    pub events: bool,
     /// Where to deliver.
     pub to: Outlet,
 }
@@ -113,14 +111,15 @@ impl Handler<Register> for Hub {
     type Result = ();
 
     fn handle(&mut self, register: Register, _: &mut Self::Context) {
-        let Register { client: id, nick, receipts, to } = register;
+        let Register { client: id, nick, events, to } = register;
         if self.lifecycle.draining {
             return to.close(DisconnectReason::ShuttingDown);
         }
         // An id is given once; who uses it twice takes its own place.
         self.remove(id, DisconnectReason::Dropped);
         let (identity, rooms, to) = (Identity::of_client(id), HashSet::new(), Rc::new(to));
-        self.clients.insert(id, Client { nick, identity, receipts, rooms, to });
+        self.enroll(identity, nick);
+        self.clients.insert(id, Client { identity, events, rooms, to });
     }
 }
 
@@ -141,12 +140,12 @@ impl Handler<Broadcast> for Hub {
             return Err(NotAMember);
         }
         let sender = Sender { client, reference };
-        let Some(author) = self.clients.get(&client).filter(|author| author.rooms.contains(&room))
-        else {
+        let author = self.clients.get(&client).filter(|author| author.rooms.contains(&room));
+        let (Some(author), Some(nick)) = (author, self.nick(client)) else {
             return self.refuse(sender);
         };
         let origin = id.map(|id| Origin { author: author.identity, id });
-        self.say(&room, author.nick.clone(), text, origin, Some(sender));
+        self.say(&room, nick.clone(), text, origin, Some(sender));
         self.accept(&room, permit);
         Ok(())
     }
@@ -190,8 +189,9 @@ impl Hub {
     fn remove(&mut self, id: ClientId, reason: DisconnectReason) -> Option<Client> {
         let client = self.clients.remove(&id)?;
         for name in &client.rooms {
-            self.leave(id, name, &client.nick);
+            self.leave(id, client.identity, name);
         }
+        self.dismiss(client.identity);
         *self.disconnects.entry(reason).or_default() += 1;
         debug!("client {id} is gone: {reason}");
         Some(client)

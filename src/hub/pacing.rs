@@ -39,15 +39,27 @@ const MAX_PENDING_BYTES_IN_ALL: usize = 8 * 1024 * 1024;
 pub(super) struct Pacing {
     window: Duration,
     workers: u32,
-    due: BinaryHeap<Reverse<(Instant, RoomName)>>,
+    due: BinaryHeap<Reverse<(Instant, Due, RoomName)>>,
     /// What all rooms hold, in bytes of text.
     pub(super) pending_bytes: usize,
+}
+
+/// What is due in a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Flush,
+    News,
 }
 
 impl Pacing {
     pub(super) fn new(window: Duration, workers: usize) -> Self {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
         Self { window, workers, due: BinaryHeap::new(), pending_bytes: 0 }
+    }
+
+    /// Notes when a room is to be told who has come and gone.
+    pub(super) fn tell_news_at(&mut self, at: Instant, name: &RoomName) {
+        self.due.push(Reverse((at, Due::News, name.clone())));
     }
 
     /// How long after a flush the next one of a room with so many members waits.
@@ -90,7 +102,7 @@ impl Hub {
         if room.next_flush <= now {
             self.flush(name);
         } else {
-            self.pacing.due.push(Reverse((room.next_flush, name.clone())));
+            self.pacing.due.push(Reverse((room.next_flush, Due::Flush, name.clone())));
         }
     }
 
@@ -125,11 +137,14 @@ impl Hub {
 
     /// Flushes the rooms whose time has come.
     fn flush_due(&mut self, now: Instant) {
-        while let Some(Reverse((at, _))) = self.pacing.due.peek()
+        while let Some(Reverse((at, ..))) = self.pacing.due.peek()
             && *at <= now
-            && let Some(Reverse((_, name))) = self.pacing.due.pop()
+            && let Some(Reverse((_, due, name))) = self.pacing.due.pop()
         {
-            self.flush(&name);
+            match due {
+                Due::Flush => self.flush(&name),
+                Due::News => self.tell_news(&name),
+            }
         }
     }
 
@@ -167,7 +182,7 @@ impl ActorFuture<Hub> for FlushTimer {
     ) -> Poll<()> {
         loop {
             hub.flush_due(Instant::now());
-            let Some(Reverse((at, _))) = hub.pacing.due.peek() else { return Poll::Pending };
+            let Some(Reverse((at, ..))) = hub.pacing.due.peek() else { return Poll::Pending };
             if self.0.deadline() != *at {
                 self.0.as_mut().reset(*at);
             }
@@ -293,7 +308,7 @@ mod tests {
         let client = ClientId::next();
         let (room, nick) = (RoomName::default(), Nick::anonymous(client));
         let to = Deaf.start().recipient().into();
-        let register = Register { client, nick, receipts: false, to };
+        let register = Register { client, nick, events: false, to };
         hub.send(register).await.expect("the hub is there");
         let permits = Arc::new(Semaphore::new(1));
         let filled = hub.send(Fill(Arc::clone(&permits))).await;

@@ -1,7 +1,6 @@
 //! A room: who is in it, what is about to be flushed.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,17 +8,19 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::history::History;
+use super::presence::News;
 use super::{Join, Outlet};
-use crate::domain::{ChatMessage, ClientId, Draft, Nick};
+use crate::domain::{ChatMessage, ClientId, Draft, Identity, Nick};
 use crate::wire::Ref;
 
 /// A room where somebody is, or something is under way.
 pub(super) struct Room {
     pub(super) members: HashMap<ClientId, Rc<Outlet>>,
-    /// How many members bear each name that was chosen, by the form in which names are compared:
-    /// kept, since a sender must not be able to make the hub look through all members at every
-    /// message.
-    names: HashMap<String, usize>,
+    /// Who is here, each once, in however many windows.
+    pub(super) people: HashSet<Identity>,
+    /// Who bears each name that was chosen, by the form in which names are compared.
+    names: HashMap<String, Identity>,
+    pub(super) news: News,
     /// Who joins as soon as the ring has been read.
     pub(super) joining: Vec<Join>,
     /// What has been said since the reading began.
@@ -54,7 +55,9 @@ impl Default for Room {
     fn default() -> Self {
         Self {
             members: HashMap::new(),
+            people: HashSet::new(),
             names: HashMap::new(),
+            news: News::default(),
             joining: Vec::new(),
             meanwhile: Vec::new(),
             pending: Vec::new(),
@@ -69,36 +72,34 @@ impl Default for Room {
 }
 
 impl Room {
-    pub(super) fn join(&mut self, id: ClientId, nick: &Nick, to: Rc<Outlet>) {
-        self.add_name(nick);
-        self.members.insert(id, to);
+    /// Somebody is here who was not.
+    pub(super) fn arrive(&mut self, who: Identity, nick: &Nick) {
+        self.people.insert(who);
+        self.names.extend(Self::chosen(who, nick));
+        self.news.came(who, nick);
     }
 
-    pub(super) fn leave(&mut self, id: ClientId, nick: &Nick) {
-        if self.members.remove(&id).is_some() {
-            self.remove_name(nick);
-        }
+    /// Somebody's last window is gone.
+    pub(super) fn depart(&mut self, who: Identity, nick: &Nick) {
+        self.people.remove(&who);
+        self.names.remove(nick.key());
+        self.news.went(who, nick);
     }
 
-    /// A member goes by another name.
-    pub(super) fn rename(&mut self, before: &Nick, after: &Nick) {
-        self.remove_name(before);
-        self.add_name(after);
+    /// Somebody goes by another name.
+    pub(super) fn rename(&mut self, who: Identity, before: &Nick, after: &Nick) {
+        self.names.remove(before.key());
+        self.names.extend(Self::chosen(who, after));
+        self.news.renamed(who, before);
     }
 
-    fn add_name(&mut self, nick: &Nick) {
-        if !nick.is_anonymous() {
-            *self.names.entry(nick.key().to_owned()).or_default() += 1;
-        }
+    /// Who goes by a name here, if it is one that was chosen.
+    pub(super) fn bearer(&self, nick: &Nick) -> Option<Identity> {
+        self.names.get(nick.key()).copied()
     }
 
-    fn remove_name(&mut self, nick: &Nick) {
-        if let Entry::Occupied(mut bearers) = self.names.entry(nick.key().to_owned()) {
-            *bearers.get_mut() -= 1;
-            if *bearers.get() == 0 {
-                bearers.remove();
-            }
-        }
+    fn chosen(who: Identity, nick: &Nick) -> Option<(String, Identity)> {
+        (!nick.is_anonymous()).then(|| (nick.key().to_owned(), who))
     }
 
     /// Puts a message by for the next flush, and says how many bytes of text that adds.

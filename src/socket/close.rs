@@ -22,6 +22,8 @@ pub enum DisconnectReason {
     Unsupported,
     /// Code 1007: a text message that is not UTF-8.
     InvalidText,
+    /// Code 1008: the name that the client goes by is somebody else's.
+    NameTaken,
     /// Code 1009: a frame or a message over the limit.
     TooBig,
     /// Code 1011: the server cannot go on.
@@ -40,7 +42,7 @@ pub enum DisconnectReason {
 
 impl DisconnectReason {
     /// Every reason, in the order in which they are declared.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Left,
         Self::Vanished,
         Self::Dropped,
@@ -48,6 +50,7 @@ impl DisconnectReason {
         Self::Protocol,
         Self::Unsupported,
         Self::InvalidText,
+        Self::NameTaken,
         Self::TooBig,
         Self::Internal,
         Self::Panicked,
@@ -67,6 +70,7 @@ impl DisconnectReason {
             Self::Protocol => Some(1002),
             Self::Unsupported => Some(1003),
             Self::InvalidText => Some(1007),
+            Self::NameTaken => Some(1008),
             Self::TooBig => Some(1009),
             Self::Internal => Some(1011),
             Self::Busy => Some(1013),
@@ -87,6 +91,7 @@ impl DisconnectReason {
             Self::Protocol => "not the WebSocket protocol",
             Self::Unsupported => "only text is understood here",
             Self::InvalidText => "text that is not UTF-8",
+            Self::NameTaken => "somebody else goes by that name",
             Self::TooBig => "the message is too big",
             Self::Internal => "the server cannot go on",
             Self::Panicked => "the session failed",
@@ -108,6 +113,7 @@ impl DisconnectReason {
             Self::Protocol => "protocol",
             Self::Unsupported => "unsupported",
             Self::InvalidText => "invalid_text",
+            Self::NameTaken => "name_taken",
             Self::TooBig => "too_big",
             Self::Internal => "internal",
             Self::Panicked => "panicked",

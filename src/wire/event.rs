@@ -1,4 +1,4 @@
-//! What a client is told beside the messages of its rooms.
+//! What clients are told beside the messages of their rooms.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::Ref;
 use crate::config::Config;
 use crate::domain::{ChatMessage, Epoch, MessageId, Nick, RoomName, Seq};
 
-/// What a client alone is told.
+/// What a client is told that is no message.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Event {
@@ -37,6 +37,42 @@ pub enum Event {
         member_count: usize,
         /// Oldest first.
         messages: Vec<Arc<ChatMessage>>,
+    },
+    /// Tells of those who came and went, of each at most 100.
+    Presence {
+        /// Where.
+        room: RoomName,
+        /// Who is there now who was not.
+        joined: Vec<Nick>,
+        /// Who is not any more.
+        left: Vec<Nick>,
+        /// How many are there.
+        member_count: usize,
+    },
+    /// Tells that somebody goes by another name.
+    Renamed {
+        /// Where.
+        room: RoomName,
+        /// The name so far.
+        from: Nick,
+        /// The name from now on.
+        to: Nick,
+    },
+    /// Tells that somebody is typing.
+    Typing {
+        /// Where.
+        room: RoomName,
+        /// Who.
+        nick: Nick,
+    },
+    /// Answers `who`.
+    Members {
+        /// Of which room.
+        room: RoomName,
+        /// Who is there, at most 100 of them.
+        members: Vec<Nick>,
+        /// How many are there.
+        member_count: usize,
     },
     /// Answers `leave`.
     Left {
@@ -66,6 +102,26 @@ pub enum Event {
     },
     /// Answers whatever could not be done.
     Error(Refusal),
+}
+
+impl Event {
+    /// About how much it holds while it waits, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let texts = match self {
+            Self::Joined { messages, .. } | Self::History { messages, .. } => {
+                messages.iter().map(|message| message.text.as_str().len()).sum()
+            }
+            Self::Presence { joined, left, .. } => (joined.len() + left.len()) * size_of::<Nick>(),
+            Self::Members { members, .. } => members.len() * size_of::<Nick>(),
+            Self::Welcome { .. }
+            | Self::Renamed { .. }
+            | Self::Typing { .. }
+            | Self::Left { .. }
+            | Self::Said { .. }
+            | Self::Error(_) => 0,
+        };
+        size_of::<Reply>() + texts
+    }
 }
 
 /// What a client may send: see the flags of these names.
@@ -103,13 +159,17 @@ pub struct Refusal {
     pub message: Cow<'static, str>,
     /// Whether the same command may succeed later.
     pub temporary: bool,
+    /// Of a name that is taken: one that is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suggested: Option<Nick>,
 }
 
 impl Refusal {
     /// A refusal for this reason.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), temporary: code.is_temporary() }
+        let temporary = code.is_temporary();
+        Self { code, message: message.into(), temporary, suggested: None }
     }
 }
 
@@ -180,12 +240,6 @@ pub struct Reply {
 impl Reply {
     /// About how much it holds while it waits, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        let texts = match &self.event {
-            Event::Joined { messages, .. } | Event::History { messages, .. } => {
-                messages.iter().map(|message| message.text.as_str().len()).sum()
-            }
-            Event::Welcome { .. } | Event::Left { .. } | Event::Said { .. } | Event::Error(_) => 0,
-        };
-        size_of::<Self>() + texts
+        self.event.bytes()
     }
 }

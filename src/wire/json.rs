@@ -25,9 +25,12 @@ const EXPLAINED_MAX_CHARS: usize = 200;
 #[serde(rename_all = "snake_case")]
 enum Type {
     Hello,
+    Nick,
     Join,
     Leave,
     Say,
+    Who,
+    Typing,
     History,
     #[serde(other)]
     Unknown,
@@ -49,6 +52,11 @@ struct Hello {
 }
 
 #[derive(Deserialize)]
+struct Named {
+    nick: String,
+}
+
+#[derive(Deserialize)]
 struct Join {
     room: String,
     after: Option<After>,
@@ -60,8 +68,9 @@ struct After {
     seq: Seq,
 }
 
+/// What `leave`, `who` and `typing` have.
 #[derive(Deserialize)]
-struct Leave {
+struct InRoom {
     room: String,
 }
 
@@ -101,12 +110,15 @@ fn command(kind: &Type, line: &str, max_bytes: usize) -> Result<Command, Refusal
     Ok(match kind {
         Type::Hello => {
             let Hello { nick, key } = parse(line)?;
-            let nick = nick.as_deref().map(Nick::parse).transpose();
             let identity = key.as_deref().map(Identity::of_key).transpose();
             Command::Hello {
-                nick: nick.map_err(|error| refusal(ErrorCode::BadNick, &error))?,
+                nick: nick.as_deref().map(self::nick).transpose()?,
                 identity: identity.map_err(|error| refusal(ErrorCode::BadJson, &error))?,
             }
+        }
+        Type::Nick => {
+            let Named { nick } = parse(line)?;
+            Command::Nick { nick: self::nick(&nick)? }
         }
         Type::Join => {
             let Join { room, after } = parse(line)?;
@@ -115,8 +127,16 @@ fn command(kind: &Type, line: &str, max_bytes: usize) -> Result<Command, Refusal
             Command::Join { room: self::room(&room)?, after }
         }
         Type::Leave => {
-            let Leave { room } = parse(line)?;
+            let InRoom { room } = parse(line)?;
             Command::Leave { room: self::room(&room)? }
+        }
+        Type::Who => {
+            let InRoom { room } = parse(line)?;
+            Command::Who { room: self::room(&room)? }
+        }
+        Type::Typing => {
+            let InRoom { room } = parse(line)?;
+            Command::Typing { room: self::room(&room)? }
         }
         Type::Say => {
             let Say { room, text, id } = parse(line)?;
@@ -157,6 +177,10 @@ fn reference(value: Value) -> Result<Ref, Refusal> {
     };
     let takes = "a ref is a number, or a string of at most 64 characters";
     if fits { Ok(Ref(value)) } else { Err(refusal(ErrorCode::BadJson, &takes)) }
+}
+
+fn nick(text: &str) -> Result<Nick, Refusal> {
+    Nick::parse(text).map_err(|error| refusal(ErrorCode::BadNick, &error))
 }
 
 fn room(text: &str) -> Result<RoomName, Refusal> {
@@ -204,6 +228,12 @@ pub fn line(message: &ChatMessage) -> String {
 #[must_use]
 pub fn reply(reply: &Reply) -> String {
     encode(reply)
+}
+
+/// The line that tells of an event, without its line break.
+#[must_use]
+pub fn event(event: &Event) -> String {
+    encode(event)
 }
 
 fn encode(told: &impl Serialize) -> String {

@@ -4,10 +4,12 @@
 mod batch;
 mod event;
 pub mod json;
+mod notice;
 pub mod text;
 
 pub use batch::Batch;
 pub use event::{ErrorCode, Event, Limits, Refusal, Reply};
+pub use notice::Notice;
 
 use serde::Serialize;
 
@@ -32,6 +34,11 @@ pub enum Command {
         /// Whose client it is; without a key it stays by itself.
         identity: Option<Identity>,
     },
+    /// Go by another name.
+    Nick {
+        /// Which.
+        nick: Nick,
+    },
     /// Be a member of a room.
     Join {
         /// Which.
@@ -52,6 +59,16 @@ pub enum Command {
         text: MessageText,
         /// What the client calls it.
         id: Option<MessageId>,
+    },
+    /// Tell who is in a room.
+    Who {
+        /// In which.
+        room: RoomName,
+    },
+    /// Let the others in a room know that something is being typed.
+    Typing {
+        /// In which.
+        room: RoomName,
     },
     /// Tell what was said in a room.
     History {

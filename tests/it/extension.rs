@@ -66,7 +66,7 @@ async fn any_actor_that_takes_deliver_can_be_a_client() {
     let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let (client, nick) = (ClientId::next(), Nick::parse("probe").unwrap());
     let to = Probe(sender).start().recipient().into();
-    server.hub().send(Register { client, nick, receipts: false, to }).await.unwrap();
+    server.hub().send(Register { client, nick, events: false, to }).await.unwrap();
     server.hub().send(join(client, "lobby")).await.unwrap();
     let mut ada = server.join("nick=ada").await;
     ada.say("hello").await;
@@ -80,7 +80,7 @@ async fn an_id_that_registers_twice_is_one_client() {
     for room in ["first", "second"] {
         let to = Probe(tokio::sync::mpsc::unbounded_channel().0).start().recipient().into();
         let nick = Nick::anonymous(client);
-        server.hub().send(Register { client, nick, receipts: false, to }).await.unwrap();
+        server.hub().send(Register { client, nick, events: false, to }).await.unwrap();
         server.hub().send(join(client, room)).await.unwrap();
     }
     let rooms = server.rooms().await;

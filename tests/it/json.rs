@@ -21,6 +21,8 @@ pub struct JsonClient {
     pub stream: WebSocketStream<TcpStream>,
     lines: VecDeque<Value>,
     pub close_code: Option<u16>,
+    /// Whether it is told who comes and goes, which most tests do not want to know.
+    pub hears_presence: bool,
 }
 
 impl JsonClient {
@@ -32,7 +34,7 @@ impl JsonClient {
         let upgraded = tokio_tungstenite::client_async(request, tcp).await;
         let (stream, response) = upgraded.map_err(|error| error.to_string())?;
         assert_eq!(response.headers()["sec-websocket-protocol"], "chinwag.v1");
-        Ok(Self { stream, lines: VecDeque::new(), close_code: None })
+        Ok(Self { stream, lines: VecDeque::new(), close_code: None, hears_presence: false })
     }
 
     pub async fn connect(addr: SocketAddr) -> Self {
@@ -65,7 +67,8 @@ impl JsonClient {
             match self.stream.next().await? {
                 Ok(Message::Text(text)) => {
                     let lines = text.split('\n').map(|line| serde_json::from_str(line).unwrap());
-                    self.lines.extend(lines);
+                    let heard = |line: &Value| self.hears_presence || line["type"] != "presence";
+                    self.lines.extend(lines.filter(heard));
                 }
                 Ok(Message::Close(frame)) => {
                     self.close_code = frame.map(|frame| frame.code.into());
@@ -88,6 +91,21 @@ impl JsonClient {
             assert_eq!(line["type"], kind, "at {caller}: {line}");
             line
         }
+    }
+
+    /// The next line of this type, over what comes before it.
+    #[track_caller]
+    pub fn until(&mut self, kind: &str) -> impl Future<Output = Value> {
+        let caller = Location::caller();
+        let read = within(format!("a line of type {kind}"), async move {
+            loop {
+                let line = self.next().await;
+                if line.as_ref().is_none_or(|line| line["type"] == kind) {
+                    break line;
+                }
+            }
+        });
+        async move { read.await.unwrap_or_else(|| panic!("{caller}: the end, not {kind}")) }
     }
 
     /// The next line is this error.

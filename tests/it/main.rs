@@ -24,6 +24,7 @@ mod memory; // what hostile clients cost the server in memory
 mod model; // history held against a plain list, with crashes in between
 mod pacing; // when rooms are flushed
 mod pages; // what is served over plain HTTP
+mod presence; // names, and who is told who is there
 mod protocol; // the examples of docs/PROTOCOL.md, played
 mod slow; // clients that read slowly, or no more
 mod stall; // a journal that stands still

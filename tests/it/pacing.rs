@@ -43,7 +43,7 @@ async fn batches_of_a_flood(messages: usize, config: Config) -> Vec<Vec<String>>
         let room = RoomName::default();
         let nick = Nick::anonymous(client);
         let to = to.recipient().into();
-        server.hub().send(Register { client, nick, receipts: false, to }).await.unwrap();
+        server.hub().send(Register { client, nick, events: false, to }).await.unwrap();
         let join = Join { client, room, catch_up: CatchUp::Latest(0), reference: None };
         server.hub().send(join).await.unwrap();
     }

@@ -45,12 +45,18 @@ async fn every_example_in_the_protocols_document_plays_against_a_real_server() {
     let mut types = Vec::new();
     for example in document.split("```json\n").skip(1) {
         let server = TestServer::start().await;
-        let mut client = JsonClient::connect(server.addr()).await;
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            clients.push(JsonClient::connect(server.addr()).await);
+            clients.last_mut().unwrap().hears_presence = true;
+        }
         for line in example.split("\n```").next().unwrap().lines() {
             let (who, line) = line.split_once(' ').unwrap();
             let told: Value = serde_json::from_str(line).unwrap();
-            types.push(format!("{who} {}", told["type"].as_str().unwrap()));
-            match who {
+            let kind = told["type"].as_str().unwrap();
+            types.push(format!("{} {kind}", who.trim_start_matches('2')));
+            let client = &mut clients[usize::from(who.starts_with('2'))];
+            match who.trim_start_matches('2') {
                 ">" => client.send_text(line).await,
                 "<" => {
                     let found = within(line, client.next()).await.unwrap();
@@ -60,7 +66,8 @@ async fn every_example_in_the_protocols_document_plays_against_a_real_server() {
             }
         }
     }
-    let all = "> hello, > join, > say, > history, > leave, < welcome, < joined, < message, < said, \
+    let all = "> hello, > nick, > join, > say, > who, > typing, > history, > leave, < welcome, \
+               < joined, < message, < said, < presence, < renamed, < typing, < members, \
                < history, < left, < error";
     for kind in all.split(", ") {
         assert!(types.iter().any(|shown| shown == kind), "there is no example of {kind}");

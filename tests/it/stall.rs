@@ -74,6 +74,7 @@ async fn a_journal_that_stalls_under_a_hundred_flooders_costs_no_client_and_no_m
                     match line["type"].as_str().unwrap() {
                         "said" => said += 1,
                         "message" => seen.push(line["id"].to_string()),
+                        "presence" => {}
                         _ => panic!("{line}"),
                     }
                 }

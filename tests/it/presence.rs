@@ -1,0 +1,212 @@
+//! Names and presence: who may be called what, and who is told who is there.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use chinwag::Config;
+use chinwag::socket::DisconnectReason as Reason;
+use serde_json::{Value, json};
+
+use crate::harness::{TestServer, config, eventually, raw_http, within};
+use crate::json::JsonClient;
+
+fn join(room: &str) -> Value {
+    json!({"type": "join", "room": room})
+}
+
+fn key(name: &str) -> String {
+    format!("the secret of {name}")
+}
+
+/// A client with a name and a key of its own, in the room `a`.
+async fn present(server: &TestServer, name: &str) -> JsonClient {
+    let mut client =
+        JsonClient::hello(server.addr(), json!({"nick": name, "key": key(name)})).await;
+    client.hears_presence = true;
+    client.send(&[join("a")]).await;
+    client.expect("joined").await;
+    client
+}
+
+#[actix_web::test]
+async fn the_others_are_told_who_comes_and_goes_and_who_comes_is_told_who_is_there() {
+    let server = TestServer::start().await;
+    let mut ada = present(&server, "Ada").await;
+    let mut ben = JsonClient::hello(server.addr(), json!({"nick": "Ben"})).await;
+    ben.send(&[join("a")]).await;
+    let joined = ben.expect("joined").await;
+    let mut members: Vec<_> = joined["members"].as_array().unwrap().clone();
+    members.sort_by_key(Value::to_string);
+    assert_eq!((members, &joined["member_count"]), (vec![json!("Ada"), json!("Ben")], &json!(2)));
+    let told =
+        json!({"type": "presence", "room": "a", "joined": ["Ben"], "left": [], "member_count": 2});
+    assert_eq!(ada.expect("presence").await, told);
+    ben.send(&[json!({"type": "leave", "room": "a"})]).await;
+    let told =
+        json!({"type": "presence", "room": "a", "joined": [], "left": ["Ben"], "member_count": 1});
+    assert_eq!(ada.expect("presence").await, told);
+    // A client of the plain protocol is seen too, and so is one whose connection just breaks.
+    let text = server.join("room=a&nick=Cleo").await;
+    assert_eq!(ada.expect("presence").await["joined"], json!(["Cleo"]));
+    drop(text);
+    assert_eq!(ada.expect("presence").await["left"], json!(["Cleo"]));
+    ada.send(&[json!({"type": "who", "room": "a", "ref": 1}), json!({"type": "who", "room": "b"})])
+        .await;
+    let told =
+        json!({"type": "members", "room": "a", "members": ["Ada"], "member_count": 1, "ref": 1});
+    assert_eq!(ada.expect("members").await, told);
+    ada.expect_error("not_joined").await;
+}
+
+#[actix_web::test]
+async fn the_same_identity_in_two_windows_is_one_member() {
+    let server = TestServer::start().await;
+    let mut ben = present(&server, "Ben").await;
+    let mut first = present(&server, "Ada").await;
+    assert_eq!(ben.expect("presence").await["member_count"], 2);
+    // Without a name the second goes by that of the first.
+    let mut second = JsonClient::connect(server.addr()).await;
+    second.send(&[json!({"type": "hello", "key": key("Ada")}), join("a")]).await;
+    assert_eq!(second.expect("welcome").await["nick"], "Ada");
+    assert_eq!(second.expect("joined").await["member_count"], 2);
+    // A name that one of them takes is both's.
+    second.send(&[json!({"type": "nick", "nick": "Ada L."})]).await;
+    for window in [&mut ben, &mut first, &mut second] {
+        let line = window.until("renamed").await;
+        assert_eq!((&line["from"], &line["to"]), (&json!("Ada"), &json!("Ada L.")));
+    }
+    first.send(&[json!({"type": "say", "room": "a", "text": "hello"})]).await;
+    assert_eq!(ben.expect("message").await["nick"], "Ada L.");
+    // Only when the last window is gone, she is.
+    drop(first);
+    eventually("the window to be gone", async || server.client_count().await == 2).await;
+    ben.send(&[json!({"type": "who", "room": "a"})]).await;
+    assert_eq!(ben.expect("members").await["member_count"], 2);
+    drop(second);
+    assert_eq!(ben.expect("presence").await["left"], json!(["Ada L."]));
+}
+
+#[actix_web::test]
+async fn a_name_that_somebody_in_the_room_has_is_refused_with_one_that_is_free() {
+    let server = TestServer::start().await;
+    let _ada = present(&server, "Ada").await;
+    let _ada_2 = present(&server, "ada-2").await;
+    let mut other = JsonClient::hello(server.addr(), json!({"nick": "ADA"})).await;
+    other.send(&[json!({"type": "join", "room": "a", "ref": "x"})]).await;
+    let error = other.expect_error("nick_taken").await;
+    let expected = (&json!("ADA-3"), &json!("x"), &json!(false));
+    assert_eq!((&error["suggested"], &error["ref"], &error["temporary"]), expected);
+    // In another room nobody has it.
+    other.send(&[join("b"), json!({"type": "nick", "nick": "Eve"}), join("a")]).await;
+    other.expect("joined").await;
+    assert_eq!(other.expect("welcome").await["nick"], "Eve");
+    other.until("joined").await;
+    // And once it is there, it cannot take the name there.
+    other.send(&[json!({"type": "nick", "nick": "Ada", "ref": 5})]).await;
+    assert_eq!(other.until("error").await["ref"], 5);
+    other.send(&[json!({"type": "hello", "nick": "Ada"})]).await;
+    other.expect_error("nick_taken").await;
+    other.send(&[json!({"type": "nick", "nick": "anonymous-1234"})]).await;
+    other.expect_error("bad_nick").await;
+    other.send(&[json!({"type": "say", "room": "a", "text": "still me"})]).await;
+    assert_eq!(other.expect("message").await["nick"], "Eve");
+}
+
+#[actix_web::test]
+async fn a_name_is_free_again_when_its_last_client_has_gone_and_its_owner_may_come_back_at_once() {
+    let server = TestServer::start().await;
+    let ada = present(&server, "Ada").await;
+    // She comes back before the server has noticed that she went.
+    let again = present(&server, "Ada").await;
+    drop((ada, again));
+    eventually("her to be gone", async || server.client_count().await == 0).await;
+    JsonClient::hello(server.addr(), json!({"nick": "ada"})).await;
+}
+
+#[actix_web::test]
+async fn a_taken_name_is_refused_at_the_upgrade_of_a_plain_client() {
+    let server = TestServer::start().await;
+    let _ada = present(&server, "Ada").await;
+    let request = |query: &str| {
+        format!(
+            "GET /ws?{query} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\n\
+             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            server.addr()
+        )
+    };
+    let answer = raw_http(server.addr(), &request("room=a&nick=ada")).await;
+    assert!(answer.starts_with("HTTP/1.1 409 "), "{answer}");
+    assert!(answer.contains("somebody else goes by the name 'ada'"), "{answer}");
+    let answer = raw_http(server.addr(), &request("room=b&nick=ada")).await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+}
+
+/// Two who ask in the same moment are both let in, and then one of them is not.
+#[actix_web::test]
+async fn of_plain_clients_that_take_one_name_together_one_stays() {
+    let server = TestServer::start().await;
+    let mut others = Vec::new();
+    for _ in 0..50 {
+        let upgrade = format!("ws://{}/ws?nick=ada", server.addr());
+        others.push(actix_web::rt::spawn(async move {
+            tokio_tungstenite::connect_async(upgrade).await.ok().map(|(stream, _)| stream)
+        }));
+    }
+    let mut streams = Vec::new();
+    for other in others {
+        streams.extend(within("a handshake", other).await.unwrap());
+    }
+    eventually("one to stay", async || {
+        let closed = server.disconnects(Reason::NameTaken).await;
+        server.client_count().await == 1 && closed as usize == streams.len() - 1
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn the_others_are_told_that_somebody_is_typing_but_not_more_than_once_in_three_seconds() {
+    let server = TestServer::start().await;
+    let mut ada = present(&server, "Ada").await;
+    let mut ben = present(&server, "Ben").await;
+    ada.expect("presence").await;
+    let typing = json!({"type": "typing", "room": "a"});
+    let say = json!({"type": "say", "room": "a", "text": "done"});
+    ada.send(&[typing.clone(), typing.clone(), typing, say]).await;
+    assert_eq!(ben.expect("typing").await, json!({"type": "typing", "room": "a", "nick": "Ada"}));
+    ben.expect("message").await;
+    // She is not told of herself.
+    ada.expect("message").await;
+}
+
+#[actix_web::test]
+async fn a_large_room_is_told_of_many_at_once() {
+    let server = TestServer::start_with(Config { workers: 1, ..config() }).await;
+    let mut watcher = present(&server, "watcher").await;
+    let began = Instant::now();
+    let mut crowd = Vec::new();
+    for n in 0..150 {
+        crowd.push(server.connect(&format!("room=a&nick=n{n}")).await);
+    }
+    let (mut seen, mut told_while_large) = (HashSet::new(), 0);
+    while seen.len() < 150 {
+        let line = watcher.expect("presence").await;
+        let joined = line["joined"].as_array().unwrap();
+        assert!(joined.len() <= 100);
+        seen.extend(joined.iter().map(Value::to_string));
+        told_while_large += u64::from(line["member_count"].as_u64().unwrap() > 101);
+    }
+    let seconds = began.elapsed().as_secs();
+    assert!(told_while_large <= seconds + 2, "{told_while_large} times in {seconds} s");
+    // Nobody is told in a large room who is typing.
+    let mut other = present(&server, "other").await;
+    other.send(&[json!({"type": "typing", "room": "a"})]).await;
+    other.send(&[json!({"type": "say", "room": "a", "text": "done"})]).await;
+    let mut heard = watcher.next().await.unwrap();
+    while heard["type"] == "presence" {
+        heard = within("the message", watcher.next()).await.unwrap();
+    }
+    assert_eq!(heard["text"], "done");
+    drop(crowd);
+    while watcher.expect("presence").await["member_count"] != 2 {}
+}
