@@ -37,10 +37,17 @@ const MAX_DISCARD_TIME: Duration = Duration::from_secs(5);
 
 const PAGE: &str = include_str!("../static/index.html");
 
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+
 /// The page's other files: name, type, content.
-const ASSETS: [(&str, &str, &str); 3] = [
+const ASSETS: [(&str, &str, &str); 8] = [
     ("chat.css", "text/css; charset=utf-8", include_str!("../static/chat.css")),
-    ("chat.js", "text/javascript; charset=utf-8", include_str!("../static/chat.js")),
+    ("chat.js", JAVASCRIPT, include_str!("../static/chat.js")),
+    ("connection.js", JAVASCRIPT, include_str!("../static/connection.js")),
+    ("log.js", JAVASCRIPT, include_str!("../static/log.js")),
+    ("room.js", JAVASCRIPT, include_str!("../static/room.js")),
+    ("store.js", JAVASCRIPT, include_str!("../static/store.js")),
+    ("text.js", JAVASCRIPT, include_str!("../static/text.js")),
     ("icon.svg", "image/svg+xml", include_str!("../static/icon.svg")),
 ];
 

@@ -1,209 +1,626 @@
-// The page: one WebSocket, one log that keeps your place, one field that never loses what you typed.
+// The page: which rooms there are, which is shown, what is said in it, and how the server is doing.
+
+import { Connection } from "./connection.js";
+import { colour, Log } from "./log.js";
+import { Room } from "./room.js";
+import { random, recall, remember } from "./store.js";
+import { element, mentions } from "./text.js";
 
 const $ = (id) => document.getElementById(id);
-const log = $("log");
 const text = $("text");
-const name = $("name");
 
-/** Close codes after which trying again would only fail again. */
-const TERMINAL = new Set([1002, 1003, 1007, 1008, 1009, 4003]);
-const BACKOFF_MS_MIN = 500;
-const BACKOFF_MS_MAX = 20_000;
-/** Lines kept in the page; more while somebody reads further up. */
-const LINES_MAX = 2_000;
-const LINES_MAX_READING = 10_000;
-const HISTORY = 50;
+const TYPING_MS = 3_000;
+const HELP = `/nick NAME  go by another name
+/join ROOM  join a room
+/leave  leave this one
+Alt+↑ and Alt+↓ change the room, Shift+Enter breaks the line.`;
 
-const room = decodeURIComponent(location.pathname.match(/^\/r\/([^/]+)/)?.[1] ?? "lobby");
-const stored = {
-  get: () => {
-    try {
-      return localStorage.getItem("name") ?? "";
-    } catch {
-      return "";
+/** The secret that makes this browser's windows one person. */
+const key = recall("key", null) ?? random(24);
+remember("key", key);
+
+const rooms = new Map();
+let current = null;
+/** The name that was asked for, and the one that the server knows. */
+let wanted = recall("name", "");
+let nick = "";
+let messageBytes = 4096;
+let isWelcome = false;
+let lastTyping = 0;
+let countdown = 0;
+
+const log = new Log({
+  scroller: $("log"),
+  entries: $("entries"),
+  pending: $("pending"),
+  empty: $("empty"),
+  newer: $("newer"),
+  me: () => nick,
+  older: askForOlder,
+  seen,
+  retry,
+});
+
+const connection = new Connection({ opened, heard, closed });
+
+// Rooms
+
+function addressed() {
+  const [, name] = location.pathname.match(/^\/r\/([^/]+)/) ?? [];
+  try {
+    return name === undefined ? "lobby" : decodeURIComponent(name);
+  } catch {
+    return "lobby";
+  }
+}
+
+function normal(name) {
+  return name.trim().replace(/^#/, "").normalize("NFKC").toLowerCase();
+}
+
+function roomOf(name) {
+  let room = rooms.get(name);
+  if (room === undefined) {
+    room = new Room(name, recall("read", {})[name]);
+    rooms.set(name, room);
+    remember("rooms", Array.from(rooms.keys()));
+  }
+  return room;
+}
+
+function open(name, { push = true } = {}) {
+  const known = rooms.has(name);
+  const room = roomOf(name);
+  if (!known) {
+    join(room);
+  }
+  if (current === room) {
+    return;
+  }
+  if (current !== null) {
+    current.draft = text.value;
+    current.firstUnread = null;
+  }
+  current = room;
+  markUnread(room);
+  if (push) {
+    history.pushState(null, "", name === "lobby" ? "/" : `/r/${encodeURIComponent(name)}`);
+  }
+  text.value = room.draft;
+  grow();
+  $("room").textContent = `# ${name}`;
+  text.placeholder = `Message #${name}`;
+  log.show(room);
+  showRooms();
+  showMembers();
+  showTyping();
+  closeDrawers();
+  text.focus();
+}
+
+/** Where the line is drawn: before the first message that was not read. */
+function markUnread(room) {
+  const { read } = room;
+  if (room.firstUnread === null && read?.epoch === room.epoch && room.epoch !== null) {
+    room.firstUnread = room.entries.find(({ seq, nick: by }) => seq > read.seq && by !== nick)?.seq ?? null;
+  }
+}
+
+function join(room) {
+  connection.send({ type: "join", room: room.name, after: room.after, ref: `join ${room.name}` });
+}
+
+function leave(room) {
+  connection.send({ type: "leave", room: room.name });
+  rooms.delete(room.name);
+  remember("rooms", Array.from(rooms.keys()));
+  if (current === room) {
+    current = null;
+    open(rooms.keys().next().value ?? "lobby");
+  }
+  showRooms();
+}
+
+function showRooms() {
+  const items = Array.from(rooms.values(), (room) => {
+    const count = room.mentioned ? `@ ${room.unread}` : `${room.unread}`;
+    const words = `${room.unread} unread${room.mentioned ? ", you are mentioned" : ""}`;
+    const badge = element("span", { class: room.mentioned ? "badge mention" : "badge" },
+      element("span", { "aria-hidden": "true" }, count), element("span", { class: "unseen" }, words));
+    const link = element("a", {
+      href: `/r/${encodeURIComponent(room.name)}`,
+      "aria-current": room === current && "page",
+    }, element("span", { class: "room-name", dir: "auto" }, `# ${room.name}`), ...(room.unread > 0 ? [badge] : []));
+    link.addEventListener("click", (event) => {
+      if (!(event.ctrlKey || event.metaKey || event.shiftKey)) {
+        event.preventDefault();
+        open(room.name);
+      }
+    });
+    return element("li", {}, link);
+  });
+  $("room-list").replaceChildren(...items);
+  const unread = Array.from(rooms.values()).reduce((sum, room) => sum + room.unread, 0);
+  document.title = `${unread > 0 ? `(${unread}) ` : ""}#${current.name} · chinwag`;
+}
+
+function showMembers() {
+  const { members, memberCount } = current;
+  const names = Array.from(members).sort((a, b) => a.localeCompare(b));
+  const more = memberCount - names.length;
+  const items = names.map((name) => element("li", { class: colour(name), dir: "auto" }, name === nick ? `${name} (you)` : name));
+  $("member-list").replaceChildren(...items, ...(more > 0 ? [element("li", {}, `and ${more} more`)] : []));
+  $("member-count").textContent = memberCount === 1 ? "1 here" : `${memberCount} here`;
+  $("show-members").textContent = `${memberCount} here`;
+}
+
+function showTyping() {
+  const who = current.whoIsTyping.filter((name) => name !== nick);
+  const verb = who.length === 1 ? "is" : "are";
+  const names = who.length > 3 ? "Several people" : who.join(" and ");
+  $("typing").textContent = who.length === 0 ? "" : `${names} ${verb} typing…`;
+}
+setInterval(() => current && showTyping(), 1000);
+
+// What comes from the server
+
+function opened() {
+  isWelcome = false;
+  clearInterval(countdown);
+  const hello = { type: "hello", key, nick: wanted || undefined, ref: "hello" };
+  const joins = Array.from(rooms.values(), ({ name, after }) => ({ type: "join", room: name, after, ref: `join ${name}` }));
+  connection.send(hello, ...joins);
+}
+
+function called(name) {
+  const changed = nick !== name;
+  nick = name;
+  $("me").textContent = name;
+  changed && current.joined && log.refresh();
+}
+
+const hearing = {
+  welcome({ nick: name, limits }) {
+    called(name);
+    if (!nick.startsWith("anonymous-")) {
+      wanted = nick;
+      remember("name", nick);
+    }
+    messageBytes = limits.message_bytes;
+    isWelcome = true;
+    status("");
+    if (current.joined) {
+      showMembers();
     }
   },
-  set: (value) => {
-    try {
-      localStorage.setItem("name", value);
-    } catch {
-      // A browser that stores nothing asks for the name again next time.
+
+  joined(line) {
+    const room = rooms.get(line.room) ?? roomOf(line.room);
+    const before = room.epoch === null ? 0 : room.entries.length;
+    const first = room.epoch === null;
+    const { read } = room;
+    const whole = room.join(line);
+    const missed = line.messages.filter(({ seq, nick: by }) => by !== nick && read?.epoch === line.epoch && seq > read.seq);
+    if (room !== current || document.hidden) {
+      missed.slice(room.unread).forEach((message) => room.count(message, nick));
+    }
+    if (first) {
+      markUnread(room);
+    }
+    // What the log has not got, or of which nobody knows whether it has.
+    connection.send(...room.pending.filter(({ state }) => state === "pending").map((said) => room.line(said)));
+    if (room === current) {
+      first || !whole ? log.show(room) : log.grown(room.entries.length - before);
+      log.showPending();
+      showMembers();
+    }
+    showRooms();
+  },
+
+  message(message) {
+    const room = rooms.get(message.room);
+    if (!room?.add(message)) {
+      return;
+    }
+    const mine = message.nick === nick;
+    const isSeen = room === current && !document.hidden && (log.following || mine);
+    if (!isSeen && !mine) {
+      room.count(message, nick);
+      if (room !== current) {
+        showRooms();
+      }
+      notify(room, message);
+    }
+    if (room === current) {
+      if (document.hidden && room.firstUnread === null && !mine) {
+        room.firstUnread = message.seq;
+      }
+      log.showPending();
+      log.grown();
+      showTyping();
+      showRooms();
+    }
+  },
+
+  said({ room: name, id }) {
+    const room = rooms.get(name);
+    room?.settle(id);
+    if (room === current) {
+      log.showPending();
+    }
+  },
+
+  history(line) {
+    const room = rooms.get(line.room);
+    const count = room?.prepend(line);
+    if (room === current) {
+      log.grownAbove(count);
+    }
+  },
+
+  presence(line) {
+    const room = rooms.get(line.room);
+    if (room === undefined) {
+      return;
+    }
+    const before = room.entries.at(-1);
+    const note = room.presence(line);
+    if (room === current) {
+      note === before ? log.changed() : log.grown(1);
+      showMembers();
+      showTyping();
+    }
+  },
+
+  renamed(line) {
+    const room = rooms.get(line.room);
+    if (room === undefined) {
+      return;
+    }
+    // `nick` may have been answered before.
+    const isMine = line.from === nick || line.to === nick;
+    if (isMine) {
+      called(line.to);
+    }
+    const noted = room.renamed(line, isMine);
+    if (room === current) {
+      noted && log.grown(1);
+      showMembers();
+    }
+  },
+
+  typing({ room: name, nick: who }) {
+    rooms.get(name)?.isTyping(who);
+    showTyping();
+  },
+
+  left() {},
+  members() {},
+
+  error({ code, message, suggested, temporary, ref = "" }) {
+    const [command, argument] = String(ref).split(" ");
+    if (command === "say") {
+      const room = Array.from(rooms.values()).find(({ pending }) => pending.some(({ id }) => id === argument));
+      const said = room?.pending.find(({ id }) => id === argument);
+      if (said !== undefined) {
+        Object.assign(said, { state: "failed", problem: message, temporary });
+        room === current && log.showPending();
+      }
+    } else if (code === "nick_taken" || code === "bad_nick") {
+      if (command === "hello") {
+        // Under another name, or none, it will do.
+        connection.send({ type: "hello", key });
+      }
+      askForName(message, suggested);
+    } else if (command === "join") {
+      status(`Cannot join #${argument}: ${message}.`);
+    } else if (command === "history") {
+      const room = rooms.get(argument);
+      if (room !== undefined) {
+        room.asking = false;
+      }
+    } else {
+      status(`${message}.`);
     }
   },
 };
 
-let socket = null;
-let failures = 0;
-let timer = 0;
-let sawHistory = false;
-let following = true;
-let lastSent = "";
-
-// The log
-
-function isAtBottom() {
-  return log.scrollHeight - log.scrollTop - log.clientHeight < 4;
+function heard(line) {
+  hearing[line.type]?.(line);
 }
 
-function follow() {
-  following = true;
-  $("newer").hidden = true;
-  log.scrollTop = log.scrollHeight;
-}
-
-function append(lines) {
-  const fragment = document.createDocumentFragment();
-  for (const line of lines) {
-    const p = document.createElement("p");
-    p.textContent = line;
-    fragment.append(p);
-  }
-  log.append(fragment);
-  const excess = log.childElementCount - (following ? LINES_MAX : LINES_MAX_READING);
-  for (let i = 0; i < excess; i++) {
-    log.firstElementChild.remove();
-  }
-  if (following) {
-    follow();
-  } else {
-    $("newer").hidden = false;
+function askForOlder(room) {
+  if (!room.asking && connection.isOpen) {
+    room.asking = true;
+    connection.send({ type: "history", room: room.name, before: room.oldest, limit: 100, ref: `history ${room.name}` });
   }
 }
 
-log.addEventListener("scroll", () => {
-  following = isAtBottom();
-  if (following) {
-    $("newer").hidden = true;
+// How the connection is doing
+
+function status(words, { retry: canRetry = false } = {}) {
+  $("status").textContent = words;
+  $("retry").hidden = !canRetry;
+  $("banner").hidden = words === "";
+}
+
+function closed({ reason, next }) {
+  isWelcome = false;
+  for (const room of rooms.values()) {
+    room.asking = false;
+    room.joined = false;
+    room.typing.clear();
   }
-});
-new ResizeObserver(() => following && follow()).observe(log);
-$("newer").addEventListener("click", () => {
-  follow();
-  text.focus();
-});
-
-// The connection
-
-function address() {
-  const url = new URL("/ws", location.href);
-  url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-  url.searchParams.set("room", room);
-  if (name.value) {
-    url.searchParams.set("nick", name.value);
-  }
-  // Asked for once: after a reconnect the lines are here already.
-  if (!sawHistory) {
-    url.searchParams.set("history", String(HISTORY));
-  }
-  return url;
-}
-
-function isOpen() {
-  return socket !== null && socket.readyState === WebSocket.OPEN;
-}
-
-function say(status) {
-  $("status").textContent = status;
-  $("banner").hidden = !status;
-  $("send").disabled = !isOpen();
-}
-
-function connect() {
-  clearTimeout(timer);
-  const current = new WebSocket(address());
-  socket = current;
-  $("retry").disabled = true;
-  current.addEventListener("open", () => {
-    failures = 0;
-    sawHistory = true;
-    say("");
-  });
-  current.addEventListener("message", (event) => append(event.data.split("\n")));
-  current.addEventListener("close", (event) => {
-    // Of a connection that was replaced on purpose nothing needs to be said.
-    if (socket === current) {
-      closed(event);
-    }
-  });
-}
-
-function closed({ code, reason }) {
-  $("retry").disabled = false;
   const why = reason ? `: ${reason}.` : ".";
-  if (TERMINAL.has(code)) {
-    if (code === 1009 && !text.value) {
-      text.value = lastSent;
-    }
-    say(`Connection closed${why}`);
-    return;
+  clearInterval(countdown);
+  if (next === null) {
+    return status(`Connection closed${why}`, { retry: true });
   }
-  // Full jitter, so that those who were cut together do not come back together.
-  const delay = Math.random() * Math.min(BACKOFF_MS_MAX, BACKOFF_MS_MIN * 2 ** failures);
-  failures += 1;
-  const seconds = Math.ceil(delay / 1000);
-  say(`Connection closed${why} Next try in ${seconds} second${seconds === 1 ? "" : "s"}.`);
-  timer = setTimeout(connect, delay);
-}
-
-function reconnect() {
-  const old = socket;
-  connect();
-  old?.close();
+  const tell = () => {
+    const seconds = Math.max(1, Math.ceil((next - Date.now()) / 1000));
+    status(`Connection lost${why} Next try in ${seconds} second${seconds === 1 ? "" : "s"}.`, { retry: true });
+  };
+  tell();
+  countdown = setInterval(tell, 1000);
 }
 
 $("retry").addEventListener("click", () => {
-  connect();
+  clearInterval(countdown);
+  status("Connecting…");
+  connection.connect();
   text.focus();
 });
-addEventListener("online", () => isOpen() || connect());
 
-// Saying something, and under which name
+// Saying something
+
+const commands = {
+  nick: (name) => (name ? rename(name) : askForName("")),
+  join: (name) => name && enter(name),
+  leave: () => leave(current),
+  help: () => note(HELP),
+};
+
+function note(words) {
+  current.entries.push({ note: words });
+  log.grown(1);
+  log.follow();
+}
 
 $("saying").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (isOpen() && text.value.trim()) {
-    lastSent = text.value;
-    socket.send(text.value);
-    text.value = "";
-    follow();
+  const value = text.value.trim();
+  if (value === "" || isTooLong()) {
+    return;
   }
-  text.focus();
+  const [, command, argument] = value.match(/^\/([a-z]+)(?:\s+(.*))?$/su) ?? [];
+  if (command !== undefined && !(command in commands)) {
+    return note(`There is no command /${command}; /help tells which there are, and // begins a message with /.`);
+  }
+  text.value = "";
+  grow();
+  if (command !== undefined) {
+    return commands[command](argument?.trim() ?? "");
+  }
+  const said = current.say(value.replace(/^\/\//, "/"));
+  if (current.joined && isWelcome) {
+    connection.send(current.line(said));
+  }
+  current.firstUnread = null;
+  log.showPending();
+  log.follow();
+  lastTyping = 0;
 });
 
-function nameProblem(wanted) {
-  if (/[:\p{C}\p{Zl}\p{Zp}]/u.test(wanted)) {
-    return "A name has no colon and no invisible characters.";
+function retry(said, again) {
+  if (again) {
+    said.state = "pending";
+    isWelcome && connection.send(current.line(said));
+  } else {
+    current.settle(said.id);
   }
-  if (/^anonymous-/i.test(wanted.normalize("NFKC"))) {
-    return "A name does not begin with “anonymous-”.";
-  }
-  return "";
+  log.showPending();
+  text.focus();
 }
 
-name.addEventListener("change", () => {
-  name.value = name.value.trim();
-  const problem = nameProblem(name.value);
-  $("name-problem").textContent = problem;
-  name.setAttribute("aria-invalid", String(Boolean(problem)));
-  if (!problem) {
-    stored.set(name.value);
-    reconnect();
+function bytes() {
+  return new TextEncoder().encode(text.value.trim()).length;
+}
+
+function isTooLong() {
+  return bytes() > messageBytes;
+}
+
+/** The field is as high as what is in it, and tells when there is not much room left. */
+function grow() {
+  text.style.height = "auto";
+  text.style.height = `${text.scrollHeight + 2}px`;
+  const left = messageBytes - bytes();
+  const near = left < messageBytes / 5 ? `${left} bytes left` : "";
+  $("room-left").textContent = left < 0 ? `${-left} bytes too long` : near;
+  $("send").disabled = left < 0;
+}
+
+text.addEventListener("input", () => {
+  grow();
+  const now = Date.now();
+  if (now - lastTyping > TYPING_MS && text.value.trim() !== "" && !text.value.startsWith("/")) {
+    lastTyping = now;
+    isWelcome && connection.send({ type: "typing", room: current.name });
   }
 });
+
+text.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    $("saying").requestSubmit();
+  }
+});
+
+addEventListener("keydown", (event) => {
+  const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  if (event.altKey && step !== undefined) {
+    event.preventDefault();
+    const names = Array.from(rooms.keys());
+    open(names.at((names.indexOf(current.name) + step) % names.length));
+  } else if (event.key === "Escape") {
+    closeDrawers();
+  }
+});
+
+// Joining by hand
+
+function enter(name) {
+  const wantedRoom = normal(name);
+  if (/^[\p{L}\p{N}_-][\p{L}\p{N}\p{M}_-]{0,63}$/u.test(wantedRoom)) {
+    open(wantedRoom);
+  } else {
+    status("A room name is 1 to 64 letters, digits, - or _.");
+  }
+}
+
+$("joining").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if ($("room-name").value.trim() !== "") {
+    enter($("room-name").value);
+    $("room-name").value = "";
+  }
+});
+$("leave").addEventListener("click", () => leave(current));
+addEventListener("popstate", () => open(normal(addressed()), { push: false }));
+
+// Under which name
+
+function nameProblem(name) {
+  if (/[:\p{C}\p{Zl}\p{Zp}]/u.test(name)) {
+    return "A name has no colon and no invisible characters.";
+  }
+  return /^anonymous-/i.test(name.normalize("NFKC")) ? "A name does not begin with “anonymous-”." : "";
+}
+
+function rename(name) {
+  const problem = nameProblem(name);
+  if (problem) {
+    return askForName(problem, undefined, name);
+  }
+  wanted = name;
+  connection.send({ type: "nick", nick: name, ref: "nick" });
+  // Rooms that would not have us under the other name.
+  for (const room of rooms.values()) {
+    if (!room.joined) {
+      join(room);
+    }
+  }
+}
+
+function askForName(problem, suggested, value = suggested ?? wanted) {
+  const free = suggested === undefined ? "" : ` “${suggested}” is free.`;
+  $("name-problem").textContent = problem ? `${problem.replace(/\.$/, "")}.${free}` : "";
+  $("name").setAttribute("aria-invalid", String(problem !== ""));
+  $("name").value = value;
+  if (!$("naming").open) {
+    $("naming").showModal();
+  }
+  $("name").select();
+}
+
 $("naming").addEventListener("submit", (event) => {
   event.preventDefault();
+  const name = $("name").value.trim();
+  const problem = name === "" ? "A name is 1 to 32 characters." : nameProblem(name);
+  if (problem) {
+    return askForName(problem, undefined, name);
+  }
+  $("naming").close();
+  rename(name);
+});
+$("nameless").addEventListener("click", () => $("naming").close());
+$("naming").addEventListener("close", () => {
+  remember("asked", true);
   text.focus();
 });
+$("me").addEventListener("click", () => askForName(""));
+
+// Attention
+
+function seen() {
+  if (current !== null && !document.hidden) {
+    const changed = current.unread > 0;
+    current.readAll();
+    remember("read", { ...recall("read", {}), [current.name]: current.read });
+    changed && showRooms();
+  }
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && current !== null && log.following) {
+    log.show(current);
+    seen();
+  }
+});
+
+function notify(room, message) {
+  if ($("notify").checked && (document.hidden || room !== current) && mentions(message.text, nick)) {
+    const shown = new Notification(`${message.nick} in #${room.name}`, { body: message.text, tag: `${room.name} ${message.seq}` });
+    shown.addEventListener("click", () => {
+      window.focus();
+      open(room.name);
+    });
+  }
+}
+
+$("notify").addEventListener("change", async () => {
+  if ($("notify").checked && (await Notification.requestPermission()) !== "granted") {
+    $("notify").checked = false;
+    status("The browser does not let this page notify you.");
+  }
+  remember("notify", $("notify").checked);
+});
+
+function theme(name) {
+  document.documentElement.dataset.theme = name;
+  $("theme").value = name;
+}
+
+$("theme").addEventListener("change", () => {
+  theme($("theme").value);
+  remember("theme", $("theme").value);
+});
+
+// Drawers, where the screen is small
+
+function drawer(button, panel) {
+  button.addEventListener("click", () => {
+    const isOpen = panel.classList.toggle("open");
+    button.setAttribute("aria-expanded", String(isOpen));
+  });
+}
+
+function closeDrawers() {
+  for (const [button, panel] of [["show-rooms", "rooms"], ["show-members", "members"]]) {
+    $(panel).classList.remove("open");
+    $(button).setAttribute("aria-expanded", "false");
+  }
+}
+
+drawer($("show-rooms"), $("rooms"));
+drawer($("show-members"), $("members"));
+$("view").addEventListener("click", closeDrawers);
 
 // Start
 
-document.title = `${room} · chinwag`;
-$("room").textContent = `# ${room}`;
-name.value = stored.get();
+theme(recall("theme", ""));
+$("notify").checked = recall("notify", false) && globalThis.Notification?.permission === "granted";
+$("notify").disabled = !("Notification" in window);
+for (const name of recall("rooms", [])) {
+  roomOf(name);
+}
+open(normal(addressed()), { push: false });
 if ("WebSocket" in window) {
-  say("");
-  connect();
+  status("Connecting…");
+  connection.connect();
+  if (!wanted && !recall("asked", false)) {
+    askForName("");
+  }
 } else {
-  $("retry").hidden = true;
-  say("Your browser does not support WebSockets, which this chat needs.");
+  status("Your browser does not support WebSockets, which this chat needs.");
 }

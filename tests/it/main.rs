@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod browser;
 mod harness;
 mod program;
 
 // One module a topic.
-mod browser; // the page in a real browser (ignored unless asked for: needs Chromium)
 mod chat; // the text protocol: who reads what
 mod command_line; // the program: its flags, its exit codes, its signals
 mod commands; // the program's other commands: backup, export
@@ -23,9 +23,11 @@ mod json; // the JSON protocol: what is answered, in which order
 mod memory; // what hostile clients cost the server in memory
 mod model; // history held against a plain list, with crashes in between
 mod pacing; // when rooms are flushed
+mod page; // the page in a real browser (ignored unless asked for: needs Chromium)
 mod pages; // what is served over plain HTTP
 mod presence; // names, and who is told who is there
 mod protocol; // the examples of docs/PROTOCOL.md, played
+mod reading; // the page over time: long histories, connections that break
 mod slow; // clients that read slowly, or no more
 mod stall; // a journal that stands still
 mod tidy; // rules about the source itself

@@ -93,3 +93,11 @@ async fn a_folder_is_served_in_place_of_the_page_and_nothing_beside_it() {
         assert!(!answer.contains("secret\n") && !answer.contains("root:"), "{path}: {answer}");
     }
 }
+
+#[test]
+fn the_page_is_small() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("static");
+    let files = std::fs::read_dir(folder).unwrap();
+    let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes < 60_000, "{bytes} bytes");
+}

@@ -1,0 +1,164 @@
+// A room as this page knows it: what was said, what is on its way, who is there.
+
+import { random } from "./store.js";
+import { mentions } from "./text.js";
+
+/** Messages that a room holds in the page. */
+const ENTRIES_MAX = 12_000;
+/** How long somebody is typing who has stopped saying so. */
+const TYPING_MS = 6_000;
+
+export class Room {
+  /** Messages, and notes between them, in the order in which they are shown. */
+  entries = [];
+  /** What was said here and is not in the log yet: `{id, text, state}`. */
+  pending = [];
+  members = new Set();
+  memberCount = 0;
+  typing = new Map();
+  epoch = null;
+  /** All messages up to this place are here, from the first of them on. */
+  seq = 0;
+  joined = false;
+  /** Whether there may be older messages than the first one here. */
+  more = false;
+  asking = false;
+  unread = 0;
+  mentioned = false;
+  /** The last place that was read, and the first that was not when the room was last opened. */
+  read;
+  firstUnread = null;
+  draft = "";
+
+  constructor(name, read) {
+    this.name = name;
+    this.read = read;
+  }
+
+  get after() {
+    return this.epoch === null ? undefined : { epoch: this.epoch, seq: this.seq };
+  }
+
+  get oldest() {
+    return this.entries.find((entry) => entry.seq !== undefined)?.seq;
+  }
+
+  /** Takes what `joined` tells. Gives whether all that was here still is. */
+  join({ epoch, seq, recovered, members, member_count, messages }) {
+    const whole = recovered || this.epoch === null;
+    if (!whole) {
+      this.entries = [{ note: "You were away for too long: what was said meanwhile is not all here." }];
+    }
+    if (!recovered) {
+      this.more = messages.length > 0;
+    }
+    if (this.read?.epoch !== epoch) {
+      this.read = { epoch, seq: this.epoch === null ? seq : 0 };
+    }
+    this.epoch = epoch;
+    this.members = new Set(members);
+    this.memberCount = member_count;
+    this.joined = true;
+    for (const message of messages) {
+      this.add(message);
+    }
+    this.seq = seq;
+    return whole;
+  }
+
+  /** Adds a message at the end. Gives whether it is new here. */
+  add(message) {
+    if (this.entries.findLast((entry) => entry.seq !== undefined)?.seq >= message.seq) {
+      return false;
+    }
+    this.settle(message.id);
+    this.typing.delete(message.nick);
+    this.entries.push(message);
+    this.seq = message.seq;
+    const surplus = this.entries.length - ENTRIES_MAX;
+    if (surplus > ENTRIES_MAX / 10) {
+      this.entries.splice(0, surplus);
+      this.more = true;
+    }
+    return true;
+  }
+
+  /** Adds older messages at the beginning. Gives how many. */
+  prepend({ messages, more }) {
+    this.asking = false;
+    this.more = more;
+    const oldest = this.oldest ?? Infinity;
+    const older = messages.filter((message) => message.seq < oldest);
+    this.entries.unshift(...older);
+    return older.length;
+  }
+
+  /** Notes who came and went: in one note as long as nobody says anything. */
+  presence({ joined, left, member_count }) {
+    this.memberCount = member_count;
+    let last = this.entries.at(-1);
+    if (last?.came === undefined) {
+      last = { came: new Set(), went: new Set() };
+      this.entries.push(last);
+    }
+    for (const name of left) {
+      this.members.delete(name);
+      this.typing.delete(name);
+      last.came.delete(name) || last.went.add(name);
+    }
+    for (const name of joined) {
+      this.members.add(name);
+      last.went.delete(name) || last.came.add(name);
+    }
+    return last;
+  }
+
+  /** Notes that somebody has another name, unless it is one's own first. Gives whether it did. */
+  renamed({ from, to }, isMine) {
+    this.members.delete(from);
+    this.members.add(to);
+    this.typing.delete(from);
+    const noted = !(isMine && from.startsWith("anonymous-"));
+    if (noted) {
+      this.entries.push({ note: `${from} is now ${to}.` });
+    }
+    return noted;
+  }
+
+  /** Says something: it is on its way until the log has it. */
+  say(text) {
+    const said = { id: random(12), text, state: "pending" };
+    this.pending.push(said);
+    return said;
+  }
+
+  settle(id) {
+    this.pending = this.pending.filter((said) => id === undefined || said.id !== id);
+  }
+
+  line({ id, text }) {
+    return { type: "say", room: this.name, text, id, ref: `say ${id}` };
+  }
+
+  /** Counts a message that was not seen. */
+  count(message, me) {
+    this.unread += 1;
+    this.mentioned ||= mentions(message.text, me);
+  }
+
+  /** Everything here has been seen. */
+  readAll() {
+    this.unread = 0;
+    this.mentioned = false;
+    this.read = { epoch: this.epoch, seq: this.seq };
+  }
+
+  isTyping(name) {
+    this.typing.set(name, Date.now() + TYPING_MS);
+  }
+
+  get whoIsTyping() {
+    const now = Date.now();
+    return Array.from(this.typing).flatMap(([name, until]) => (until > now ? [name] : []));
+  }
+}

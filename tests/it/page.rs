@@ -1,0 +1,327 @@
+//! The page: rooms, names, what is said and how it looks, in a real browser.
+
+use chinwag::Config;
+use fantoccini::key::Key;
+use serde_json::json;
+
+use crate::browser::{Browser, Look, url};
+use crate::harness::{TestServer, config, eventually, within};
+use crate::json::JsonClient;
+
+/// A client beside the browser, in a room, that says some things and waits for each.
+async fn talker(server: &TestServer, room: &str, name: &str, lines: &[&str]) -> JsonClient {
+    let mut client = JsonClient::hello(server.addr(), json!({"nick": name})).await;
+    client.send(&[json!({"type": "join", "room": room})]).await;
+    client.expect("joined").await;
+    for line in lines {
+        talk(&mut client, room, line).await;
+    }
+    client
+}
+
+async fn talk(client: &mut JsonClient, room: &str, text: &str) {
+    client.send(&[json!({"type": "say", "room": room, "text": text})]).await;
+    client.until("said").await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn two_windows_talk_and_nothing_that_is_said_becomes_markup() {
+    let server = TestServer::start().await;
+    let ada = Browser::open(&url(&server, "/")).await;
+    ada.is_called("<b>Ada</b>").await;
+    let ben = Browser::open(&url(&server, "/r/lobby")).await;
+    ben.is_called("Ben").await;
+    ada.say("hello, ben").await;
+    ben.has_line("hello, ben").await;
+    ada.has_line("hello, ben").await;
+    ada.until("document.querySelector('#text').value === ''").await;
+    let hostile = "<script>window.harmed = 1</script><img src=x onerror='window.harmed = 1'>";
+    ben.say(hostile).await;
+    ben.say("javascript:alert(1) https://x.example/\"onclick=alert(1)").await;
+    ben.say("/join <img src=x onerror='window.harmed=1'>").await;
+    ben.until("document.querySelector('#status').textContent.includes('room name')").await;
+    for window in [&ada, &ben] {
+        window.has_line(hostile).await;
+        window.until("!document.querySelector('main script, main img, #entries [onclick]')").await;
+        window.until("!document.querySelector('#log b b')").await;
+        window.until("window.harmed === undefined").await;
+        window
+            .until("[...document.links].every(({ protocol }) => /^https?:/.test(protocol))")
+            .await;
+    }
+    ada.close().await;
+    ben.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn rooms_are_joined_left_switched_by_keyboard_and_remembered_with_what_is_unread() {
+    let server = TestServer::start().await;
+    let ada = Browser::open(&url(&server, "/r/Tea")).await;
+    ada.is_called("Ada").await;
+    ada.until("document.querySelector('#room').textContent === '# tea'").await;
+    ada.type_into("#room-name", "Kaffee").await;
+    ada.press(Key::Enter).await;
+    ada.until("location.pathname === '/r/kaffee'").await;
+    let mut ben = talker(&server, "tea", "Ben", &["one", "two"]).await;
+    ada.until("document.querySelector('#room-list .badge [aria-hidden]')?.textContent === '2'")
+        .await;
+    ada.until("document.title === '(2) #kaffee · chinwag'").await;
+    talk(&mut ben, "tea", "three for @ada").await;
+    ada.until("document.querySelector('#room-list .badge.mention')?.textContent.startsWith('@ 3')")
+        .await;
+
+    // All is there again after a reload, the unread ones included.
+    ada.page.refresh().await.unwrap();
+    ada.until("document.querySelectorAll('#room-list li').length === 2").await;
+    ada.until("document.title === '(3) #kaffee · chinwag'").await;
+    ada.press_with(Key::Alt, Key::Up).await;
+    ada.until("location.pathname === '/r/tea'").await;
+    ada.has_line("three for @ada").await;
+    ada.until("document.querySelector('.unread').closest('.entry').textContent.includes('one')")
+        .await;
+    ada.until("document.querySelector('.mention.me').textContent === '@ada'").await;
+    ada.until("document.title === '#tea · chinwag'").await;
+    ada.run("history.back()").await;
+    ada.until("location.pathname === '/r/kaffee'").await;
+    ada.say("/leave").await;
+    ada.until("location.pathname === '/r/tea'").await;
+    ada.until("document.querySelectorAll('#room-list li').length === 1").await;
+    eventually("the server to know", async || server.rooms().await.len() == 1).await;
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn a_name_is_chosen_remembered_and_explained_when_it_cannot_be() {
+    let server = TestServer::start().await;
+    let _ada = talker(&server, "lobby", "Ada", &[]).await;
+    let window = Browser::open(&url(&server, "/")).await;
+    window.connected().await;
+    window.until("document.querySelector('#naming').open").await;
+    window.type_into("#name", "a: b").await;
+    window.press(Key::Enter).await;
+    window.until("document.querySelector('#name-problem').textContent.includes('colon')").await;
+    window.run("document.querySelector('#name').value = ''").await;
+    window.type_into("#name", "ada").await;
+    window.press(Key::Enter).await;
+    let suggests =
+        "document.querySelector('#name-problem').textContent.includes('“ada-2” is free')";
+    window.until(suggests).await;
+    window.until("document.querySelector('#name').value === 'ada-2'").await;
+    window.is_accessible("a name that is taken").await;
+    window.press(Key::Enter).await;
+    window.until("document.querySelector('#me').textContent === 'ada-2'").await;
+    window.page.refresh().await.unwrap();
+    window.until("document.querySelector('#me').textContent === 'ada-2'").await;
+    window.until("!document.querySelector('#naming').open").await;
+    window.say("/nick Eve").await;
+    window.until("document.querySelector('#me').textContent === 'Eve'").await;
+    window.until("document.querySelector('#member-list').textContent.includes('Eve (you)')").await;
+    window.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn what_is_said_is_grouped_dated_and_dressed() {
+    let server = TestServer::start().await;
+    let mut ben = talker(&server, "lobby", "Ben", &["first", "second\nline"]).await;
+    talk(&mut ben, "lobby", "see (https://example.org/a_(b)), and `x < y` for @Ada.").await;
+    talk(&mut ben, "lobby", "```rust\nfn main() {}\n```").await;
+    let _cleo = talker(&server, "lobby", "Cleo", &["hello @ben"]).await;
+    let ada = Browser::open(&url(&server, "/")).await;
+    ada.is_called("Ada").await;
+    ada.has_line("hello @ben").await;
+    ada.until("document.querySelectorAll('#entries .first').length === 2").await;
+    ada.until("document.querySelectorAll('#entries .day').length === 1").await;
+    ada.until("document.querySelector('.day').textContent === 'Today'").await;
+    ada.until("document.querySelector('.text a').href === 'https://example.org/a_(b)'").await;
+    ada.until("document.querySelector('.text a').rel.includes('noopener')").await;
+    ada.until("document.querySelector('.text code').textContent === 'x < y'").await;
+    ada.until("document.querySelector('.text pre').textContent === 'fn main() {}'").await;
+    ada.until("document.querySelector('.mention.me').textContent === '@Ada'").await;
+    ada.until("document.querySelector('.mention:not(.me)').textContent === '@ben'").await;
+    ada.until("/\\d\\d:\\d\\d/.test(document.querySelector('time').textContent)").await;
+    let height = "document.querySelectorAll('.text')[1].getBoundingClientRect().height";
+    ada.until(&format!("{height} > 40")).await;
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn the_field_grows_and_tells_how_much_room_is_left() {
+    let server = TestServer::start_with(Config { max_message_bytes: 40, ..config() }).await;
+    let ada = Browser::open(&url(&server, "/")).await;
+    ada.is_called("Ada").await;
+    let height = "return document.querySelector('#text').clientHeight";
+    let before = ada.run(height).await.as_u64().unwrap();
+    ada.type_into("#text", "one").await;
+    ada.press_with(Key::Shift, Key::Enter).await;
+    ada.type_into("#text", "two").await;
+    ada.until("document.querySelector('#text').value === 'one\\ntwo'").await;
+    assert!(ada.run(height).await.as_u64().unwrap() > before);
+    ada.press(Key::Enter).await;
+    ada.has_line("one\ntwo").await;
+    ada.until("document.querySelector('#text').value === ''").await;
+    ada.type_into("#text", &"é".repeat(18)).await;
+    ada.until("document.querySelector('#room-left').textContent === '4 bytes left'").await;
+    ada.type_into("#text", "ééé").await;
+    ada.until("document.querySelector('#room-left').textContent === '2 bytes too long'").await;
+    ada.until("document.querySelector('#send').disabled").await;
+    ada.is_accessible("a text that is too long").await;
+    ada.press(Key::Enter).await;
+    ada.until("document.querySelector('#text').value.length === 21").await;
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn who_is_here_who_comes_and_goes_and_who_is_typing() {
+    let server = TestServer::start().await;
+    let ada = Browser::open_as(Look::Phone, &url(&server, "/")).await;
+    ada.is_called("Ada").await;
+    let mut ben = talker(&server, "lobby", "Ben", &[]).await;
+    let cleo = talker(&server, "lobby", "Cleo", &[]).await;
+    let note = "[...document.querySelectorAll('.note')].at(-1).textContent";
+    ada.until(&format!("{note} === 'Ben and Cleo joined.'")).await;
+    drop(cleo);
+    ada.until(&format!("{note} === 'Ben joined.'")).await;
+    ada.until("document.querySelector('#show-members').textContent === '2 here'").await;
+    ada.click("#show-members").await;
+    ada.until("getComputedStyle(document.querySelector('#members')).visibility === 'visible'")
+        .await;
+    ada.until("document.querySelector('#member-list').textContent === 'Ada (you)Ben'").await;
+    ada.is_accessible("the drawer of members").await;
+    ada.press(Key::Escape).await;
+    ada.until("getComputedStyle(document.querySelector('#members')).visibility === 'hidden'").await;
+    ben.send(&[json!({"type": "typing", "room": "lobby"})]).await;
+    ada.until("document.querySelector('#typing').textContent === 'Ben is typing…'").await;
+    talk(&mut ben, "lobby", "done").await;
+    ada.until("document.querySelector('#typing').textContent === ''").await;
+    // And the others are told that she is.
+    ada.type_into("#text", "h").await;
+    assert_eq!(within("typing", ben.until("typing")).await["nick"], "Ada");
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn whoever_is_mentioned_may_be_notified() {
+    let server = TestServer::start().await;
+    let mut ben = talker(&server, "tea", "Ben", &[]).await;
+    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    ada.is_called("Ada").await;
+    // What a browser would show, which one without a head does not.
+    ada.run(
+        "window.shown = []; window.Notification = class { static permission = 'granted';
+         static requestPermission = async () => 'granted';
+         constructor(title, { body }) { shown.push([title, body]); }
+         addEventListener() {} }",
+    )
+    .await;
+    ada.click("#notify").await;
+    ada.say("/join other").await;
+    ada.until("location.pathname === '/r/other'").await;
+    talk(&mut ben, "tea", "nothing of note").await;
+    talk(&mut ben, "tea", "@ada, there you are").await;
+    ada.until("document.querySelector('.badge.mention')").await;
+    let shown = ada.run("return window.shown").await;
+    assert_eq!(shown, json!([["Ben in #tea", "@ada, there you are"]]));
+    ada.until("localStorage.getItem('chinwag.notify') === 'true'").await;
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn a_browser_without_websocket_is_told_so() {
+    let server = TestServer::start().await;
+    let window = Browser::open(&url(&server, "/")).await;
+    window.connected().await;
+    // The page's script again, in a window that has no WebSocket any more.
+    let script = "delete window.WebSocket; import('/static/chat.js?again').then(arguments[0])";
+    window.page.execute_async(script, vec![]).await.unwrap();
+    let says_so = "document.querySelector('#status').textContent.includes('does not support')";
+    window.until(says_so).await;
+    window.until("!document.querySelector('#banner').hidden").await;
+    window.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn the_page_is_usable_and_accessible_on_any_screen_in_light_and_dark() {
+    let server = TestServer::start().await;
+    let mut ben = talker(
+        &server,
+        "lobby",
+        "Ben",
+        &[
+            "Has anybody tried the new build?",
+            "It starts in no time. See https://example.org/notes, and `cargo run`.",
+        ],
+    )
+    .await;
+    let mut cleo = talker(&server, "lobby", "Cleo", &["Just now, @ben!"]).await;
+    talk(&mut ben, "lobby", "```\ncargo install --path .\nchinwag --listen 0.0.0.0:8080\n```")
+        .await;
+    talk(&mut cleo, "lobby", "مرحبا بكم في الدردشة").await;
+    let long = "A word as long as pneumonoultramicroscopicsilicovolcanoconiosis stays inside.";
+    talk(&mut ben, "lobby", long).await;
+    talk(&mut cleo, "lobby", "Then it is ready. Tea at four?").await;
+    for (look, name) in [(Look::Light, "light"), (Look::Dark, "dark"), (Look::Phone, "phone")] {
+        let window = Browser::open_as(look, &url(&server, "/")).await;
+        window.is_accessible(&format!("{name}, first visit")).await;
+        window.is_called(name).await;
+        window.has_line("Then it is ready. Tea at four?").await;
+        window.say("/join tea").await;
+        window.until("document.querySelectorAll('#room-list li').length === 2").await;
+        window.is_accessible(&format!("{name}, empty room")).await;
+        window.picture(&format!("empty-{name}")).await;
+        window.press_with(Key::Alt, Key::Up).await;
+        window.has_line("Then it is ready. Tea at four?").await;
+        window.is_accessible(&format!("{name}, thread")).await;
+        window.picture(name).await;
+        window.until("document.documentElement.scrollWidth <= innerWidth").await;
+        let arabic =
+            "[...document.querySelectorAll('.text')].find((p) => /مرحبا/.test(p.textContent))";
+        window.until(&format!("getComputedStyle({arabic}).direction === 'rtl'")).await;
+        // Nothing comes from anywhere else.
+        let resources = "performance.getEntriesByType('resource')";
+        window
+            .until(&format!("{resources}.every(({{ name }}) => name.startsWith(location.origin))"))
+            .await;
+        let colour = window.run("return getComputedStyle(document.body).backgroundColor").await;
+        assert_eq!(colour == "rgb(22, 25, 29)", look == Look::Dark, "{colour}");
+        window.until("document.activeElement.id === 'text'").await;
+        if look != Look::Phone {
+            let mut reached = Vec::new();
+            for _ in 0..14 {
+                window.press(Key::Tab).await;
+                let id = window.run("return document.activeElement.id").await;
+                reached.push(id.as_str().unwrap_or_default().to_owned());
+            }
+            for control in ["room-name", "me", "notify", "theme", "leave", "log", "text", "send"] {
+                assert!(reached.iter().any(|id| id == control), "{control} in {reached:?}");
+            }
+            // The theme is as it was chosen, whatever the system likes.
+            let other = if look == Look::Dark { "light" } else { "dark" };
+            window
+                .run(&format!(
+                    "document.querySelector('#theme').value = '{other}';
+                document.querySelector('#theme').dispatchEvent(new Event('change'))"
+                ))
+                .await;
+            window.page.refresh().await.unwrap();
+            window.has_line("Then it is ready. Tea at four?").await;
+            let chosen = window.run("return getComputedStyle(document.body).backgroundColor").await;
+            assert_ne!(chosen, colour);
+            window.is_accessible(&format!("{name}, switched to {other}")).await;
+        } else {
+            window.click("#show-rooms").await;
+            window.until("document.querySelector('#rooms').getBoundingClientRect().x === 0").await;
+            window.is_accessible("the drawer of rooms").await;
+            window.picture("phone-rooms").await;
+        }
+        window.close().await;
+    }
+}

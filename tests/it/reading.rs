@@ -1,0 +1,280 @@
+//! The page over time: reading further up, long histories, a connection that breaks.
+
+use std::net::SocketAddr;
+
+use chinwag::Config;
+use fantoccini::Locator;
+use fantoccini::key::Key;
+use serde_json::json;
+
+use crate::browser::{Browser, url};
+use crate::harness::{TestServer, config, eventually};
+use crate::journal::history;
+use crate::json::JsonClient;
+use crate::program::{PROGRAM, Program};
+
+const AT_END: &str = "(log => log.scrollHeight - log.scrollTop - log.clientHeight < 4)\
+                      (document.querySelector('#log'))";
+
+/// A client in the lobby.
+async fn talker(addr: SocketAddr) -> JsonClient {
+    let mut ben = JsonClient::hello(addr, json!({"nick": "Ben"})).await;
+    ben.send(&[json!({"type": "join", "room": "lobby"})]).await;
+    ben.expect("joined").await;
+    ben
+}
+
+/// Says `line N` for each of these numbers, and waits until all are said.
+async fn talk(ben: &mut JsonClient, numbers: std::ops::Range<usize>) {
+    for chunk in numbers.collect::<Vec<_>>().chunks(100) {
+        let say = |n: &usize| {
+            let text = format!("line {n} {}", "word ".repeat(n % 40));
+            json!({"type": "say", "room": "lobby", "text": text})
+        };
+        ben.send(&chunk.iter().map(say).collect::<Vec<_>>()).await;
+        for _ in chunk {
+            ben.until("said").await;
+        }
+    }
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn the_log_follows_only_while_it_is_at_its_end() {
+    let server = TestServer::start().await;
+    let mut ben = talker(server.addr()).await;
+    let ada = Browser::open(&url(&server, "/")).await;
+    ada.is_called("Ada").await;
+    talk(&mut ben, 0..50).await;
+    ada.until("document.querySelector('#entries').textContent.includes('line 49')").await;
+    ada.until(AT_END).await;
+    ada.until("document.querySelector('#newer').hidden").await;
+
+    ada.run("document.querySelector('#log').scrollTop -= 700").await;
+    ada.painted().await;
+    let place = ada.run("return document.querySelector('#log').scrollTop").await;
+    talk(&mut ben, 50..53).await;
+    ada.until("document.querySelector('#newer').textContent === '3 new messages ↓'").await;
+    assert_eq!(ada.run("return document.querySelector('#log').scrollTop").await, place);
+    ada.until("document.title.startsWith('(3) ')").await;
+    ada.picture("reading-further-up").await;
+    ada.is_accessible("reading further up").await;
+    ada.click("#newer").await;
+    ada.until(AT_END).await;
+    ada.until("document.querySelector('#newer').hidden").await;
+    ada.until("document.title === '#lobby · chinwag'").await;
+    talk(&mut ben, 53..54).await;
+    ada.until("document.querySelector('#entries').textContent.includes('line 53')").await;
+    ada.until(AT_END).await;
+    ada.close().await;
+}
+
+/// Where a message is on the screen, by its text.
+async fn place_of(ada: &Browser, line: &str) -> Option<f64> {
+    let script = format!(
+        "return [...document.querySelectorAll('#entries .text')]
+           .find((found) => found.textContent.startsWith({}))?.getBoundingClientRect().top",
+        json!(line)
+    );
+    ada.run(&script).await.as_f64()
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn older_history_loads_above_and_what_is_read_does_not_move_by_a_pixel() {
+    let server = TestServer::start().await;
+    let mut ben = talker(server.addr()).await;
+    talk(&mut ben, 0..400).await;
+    let ada = Browser::open(&url(&server, "/")).await;
+    ada.is_called("Ada").await;
+    ada.until("document.querySelector('#entries').textContent.includes('line 399')").await;
+    // What a screen reader is told to make of each change of the log.
+    ada.run(
+        "window.live = new Set();
+         new MutationObserver(() => live.add(document.querySelector('#log').ariaLive))
+           .observe(document.querySelector('#entries'), { childList: true })",
+    )
+    .await;
+    // Up and up, to the first.
+    for _ in 0..60 {
+        let first = "return document.querySelector('#entries .text').textContent.split(' ', 2).join(' ') + ' '";
+        let line = ada.run(first).await.as_str().unwrap().to_owned();
+        if line == "line 0 " {
+            break;
+        }
+        // It is looked at, and stays where it is when more comes above it.
+        ada.run("document.querySelector('#log').scrollTop = 5").await;
+        let before = place_of(&ada, &line).await;
+        ada.until(&format!(
+            "!document.querySelector('#entries .text').textContent.startsWith('{line}')"
+        ))
+        .await;
+        ada.painted().await;
+        let after = place_of(&ada, &line).await;
+        assert!((before.unwrap() - after.unwrap()).abs() < 1.0, "{line}: {before:?}, {after:?}");
+    }
+    assert!(place_of(&ada, "line 0 ").await.is_some(), "the first is reached");
+    ada.until("document.querySelectorAll('#entries .day').length === 1").await;
+    assert_eq!(ada.run("return [...live]").await, json!(["off"]), "it is not read again");
+    ada.click("#newer").await;
+    ada.until(AT_END).await;
+    ada.painted().await;
+    ada.run("live.clear()").await;
+    talk(&mut ben, 400..401).await;
+    ada.until("document.querySelector('#entries').textContent.includes('line 400')").await;
+    assert_eq!(ada.run("return [...live]").await, json!(["polite"]), "what is new is read");
+    ada.until("document.querySelectorAll('#entries > *').length <= 240").await;
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn ten_thousand_messages_scroll_without_a_frame_over_50_ms() {
+    let server = TestServer::start_with(Config { resume_buffer: 11_000, ..config() }).await;
+    let mut ben = talker(server.addr()).await;
+    let ada = Browser::open(&url(&server, "/")).await;
+    ada.is_called("Ada").await;
+    talk(&mut ben, 0..10_000).await;
+    ada.until("document.querySelector('#entries').textContent.includes('line 9999')").await;
+    ada.until("document.querySelectorAll('#entries > *').length <= 240").await;
+    ada.picture("long-thread").await;
+    // Through all of it, a screen at a time; how long the page's own work took in each frame, and
+    // how far up it came.
+    let scroll = "const [done] = arguments; const log = document.querySelector('#log');
+        let longest = 0;
+        new PerformanceObserver((list) => {
+          for (const { duration } of list.getEntries()) longest = Math.max(longest, duration);
+        }).observe({ type: 'longtask', buffered: false });
+        let frames = 0;
+        const step = () => {
+          log.scrollTop -= 1200;
+          frames += 1;
+          const first = document.querySelector('#entries .text').textContent;
+          if (first.startsWith('line 0 ') && log.scrollTop === 0 || frames > 4000) {
+            setTimeout(() => done([longest, first, frames]), 200);
+          } else {
+            requestAnimationFrame(step);
+          }
+        };
+        step();";
+    let timeouts = fantoccini::wd::TimeoutConfiguration::new(
+        Some(std::time::Duration::from_secs(120)),
+        None,
+        None,
+    );
+    ada.page.update_timeouts(timeouts).await.unwrap();
+    let found = ada.page.execute_async(scroll, vec![]).await.unwrap();
+    assert!(found[1].as_str().unwrap().starts_with("line 0 "), "{found}");
+    // A long task is one over 50 ms. A machine that does two things at once may stretch one.
+    eprintln!("longest task {} ms in {} frames", found[0], found[2]);
+    assert!(found[0].as_f64().unwrap() < 250.0, "{found}");
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn what_is_said_while_the_server_is_killed_is_neither_lost_nor_doubled() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
+    let addr = program.addr;
+    let ada = Browser::open(&format!("http://localhost:{}/", addr.port())).await;
+    ada.is_called("Ada").await;
+    let mut said = Vec::new();
+    for round in 0..3 {
+        for n in 0..5 {
+            let text = format!("round {round}, {n}");
+            ada.say(&text).await;
+            said.push(text);
+        }
+        // Some of it is on its way.
+        program.kill().await;
+        ada.until("document.querySelector('#status').textContent.includes('Next try in')").await;
+        let text = format!("round {round}, in the dark");
+        ada.say(&text).await;
+        said.push(text);
+        ada.until("document.querySelector('#pending .pending')").await;
+        if round == 0 {
+            ada.picture("disconnected").await;
+            ada.is_accessible("disconnected").await;
+        }
+        let listen = addr.to_string();
+        program = Program::start(PROGRAM, folder.path(), &["--listen", &listen]).await;
+        ada.click("#retry").await;
+        ada.until("document.querySelector('#banner').hidden").await;
+        ada.until("!document.querySelector('#pending article')").await;
+    }
+    let kept = history(addr, "lobby").await;
+    let texts: Vec<_> = kept.iter().map(|message| message["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, said);
+    let shown = "return [...document.querySelectorAll('#entries .text')].map((p) => p.textContent)";
+    assert_eq!(ada.run(shown).await, json!(said));
+    ada.close().await;
+    program.kill().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn a_banner_tells_when_the_next_try_is_and_a_visible_mark_what_is_missing() {
+    let server = TestServer::start_with(Config { resume_buffer: 60, ..config() }).await;
+    let addr = server.addr();
+    let mut ben = talker(addr).await;
+    talk(&mut ben, 0..3).await;
+    let ada = Browser::open(&url(&server, "/")).await;
+    ada.is_called("Ada").await;
+    ada.until("document.querySelector('#entries').textContent.includes('line 2')").await;
+    ada.type_into("#text", "typed before").await;
+    server.stop().await;
+    let told = "/Connection lost.*Next try in \\d+ seconds?\\./.test(document.querySelector('#status').textContent)";
+    ada.until(told).await;
+    // Another log: nobody can say what was missed.
+    let server = TestServer::start_with(Config { listen: vec![addr], ..config() }).await;
+    ada.run("window.dispatchEvent(new Event('online'))").await;
+    ada.until("document.querySelector('#banner').hidden").await;
+    ada.until("document.querySelector('.note')?.textContent.includes('away for too long')").await;
+    ada.until("document.querySelector('#text').value === 'typed before'").await;
+    ada.press(Key::Enter).await;
+    ada.has_line("typed before").await;
+    ada.close().await;
+    server.stop().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn what_the_server_refuses_is_shown_as_not_sent_and_can_be_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("chat.db");
+    let server = TestServer::start_with(Config { db: Some(db.clone()), ..config() }).await;
+    let ada = Browser::open(&url(&server, "/")).await;
+    ada.is_called("Ada").await;
+    let lock = rusqlite::Connection::open(&db).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    ada.say("keep me").await;
+    ada.until("document.querySelector('.pending .text')?.textContent === 'keep me'").await;
+    ada.until(
+        "document.querySelector('.failed .problem')?.textContent.includes('try again later')",
+    )
+    .await;
+    ada.is_accessible("not sent").await;
+    lock.execute_batch("ROLLBACK").unwrap();
+    ada.click(".failed button").await;
+    ada.has_line("keep me").await;
+    ada.until("!document.querySelector('#pending article')").await;
+    ada.close().await;
+    server.stop().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn after_a_close_that_would_happen_again_there_is_the_reason_and_no_loop() {
+    let server = TestServer::start_with(Config { max_frame_bytes: Some(5000), ..config() }).await;
+    let ada = Browser::open(&url(&server, "/")).await;
+    ada.is_called("Ada").await;
+    // Longer in JSON than a frame may be: every character takes six bytes.
+    ada.run("document.querySelector('#text').value = '\\u0001'.repeat(900) + 'x'").await;
+    ada.page.find(Locator::Css("#send")).await.unwrap().click().await.unwrap();
+    ada.until("document.querySelector('#status').textContent.includes('too big')").await;
+    ada.until("!document.querySelector('#status').textContent.includes('Next try')").await;
+    eventually("nobody to be there", async || server.client_count().await == 0).await;
+    ada.is_accessible("ended").await;
+    ada.close().await;
+}
