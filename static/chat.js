@@ -592,11 +592,17 @@ function drawer(button, panel) {
   button.addEventListener("click", () => {
     const isOpen = panel.classList.toggle("open");
     button.setAttribute("aria-expanded", String(isOpen));
+    if (isOpen) {
+      panel.querySelector("a, [tabindex]").focus();
+    }
   });
 }
 
 function closeDrawers() {
   for (const [button, panel] of [["show-rooms", "rooms"], ["show-members", "members"]]) {
+    if ($(panel).classList.contains("open") && $(panel).contains(document.activeElement)) {
+      $(button).focus();
+    }
     $(panel).classList.remove("open");
     $(button).setAttribute("aria-expanded", "false");
   }

@@ -193,7 +193,9 @@ async fn who_is_here_who_comes_and_goes_and_who_is_typing() {
         .await;
     ada.until("document.querySelector('#member-list').textContent === 'Ada (you)Ben'").await;
     ada.is_accessible("the drawer of members").await;
+    ada.until("document.activeElement.id === 'member-list'").await;
     ada.press(Key::Escape).await;
+    ada.until("document.activeElement.id === 'show-members'").await;
     ada.until("getComputedStyle(document.querySelector('#members')).visibility === 'hidden'").await;
     ben.send(&[json!({"type": "typing", "room": "lobby"})]).await;
     ada.until("document.querySelector('#typing').textContent === 'Ben is typing…'").await;
@@ -268,10 +270,12 @@ async fn the_page_is_usable_and_accessible_on_any_screen_in_light_and_dark() {
     let long = "A word as long as pneumonoultramicroscopicsilicovolcanoconiosis stays inside.";
     talk(&mut ben, "lobby", long).await;
     talk(&mut cleo, "lobby", "Then it is ready. Tea at four?").await;
-    for (look, name) in [(Look::Light, "light"), (Look::Dark, "dark"), (Look::Phone, "phone")] {
+    for (look, name, nick) in
+        [(Look::Light, "light", "Ada"), (Look::Dark, "dark", "Eve"), (Look::Phone, "phone", "Kim")]
+    {
         let window = Browser::open_as(look, &url(&server, "/")).await;
         window.is_accessible(&format!("{name}, first visit")).await;
-        window.is_called(name).await;
+        window.is_called(nick).await;
         window.has_line("Then it is ready. Tea at four?").await;
         window.say("/join tea").await;
         window.until("document.querySelectorAll('#room-list li').length === 2").await;
