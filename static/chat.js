@@ -226,9 +226,6 @@ const hearing = {
     const isSeen = room === current && !document.hidden && (log.following || mine);
     if (!isSeen && !mine) {
       room.count(message, nick);
-      if (room !== current) {
-        showRooms();
-      }
       notify(room, message);
     }
     if (room === current) {
@@ -238,8 +235,10 @@ const hearing = {
       log.showPending();
       log.grown();
       showTyping();
-      showRooms();
+    } else {
+      room.trim();
     }
+    showRooms();
   },
 
   said({ room: name, id }) {

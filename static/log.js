@@ -93,6 +93,9 @@ export class Log {
   grown(count = 1) {
     const wasAtEnd = this.#end >= this.#room.entries.length - count;
     if (this.#following) {
+      const forgotten = this.#room.trim();
+      this.#start -= forgotten;
+      this.#end -= forgotten;
       this.#add(this.#end, this.#room.entries.length);
       this.#cutAbove();
       this.#toEnd();

@@ -3,7 +3,7 @@
 import { random } from "./store.js";
 import { mentions } from "./text.js";
 
-/** Messages that a room holds in the page. */
+/** Entries that a room holds in the page, and a tenth more; while somebody reads further up, all. */
 const ENTRIES_MAX = 12_000;
 /** How long somebody is typing who has stopped saying so. */
 const TYPING_MS = 6_000;
@@ -75,12 +75,18 @@ export class Room {
     this.typing.delete(message.nick);
     this.entries.push(message);
     this.seq = message.seq;
-    const surplus = this.entries.length - ENTRIES_MAX;
-    if (surplus > ENTRIES_MAX / 10) {
-      this.entries.splice(0, surplus);
-      this.more = true;
-    }
     return true;
+  }
+
+  /** Forgets the oldest entries when there are too many. Gives how many. */
+  trim() {
+    const surplus = this.entries.length - ENTRIES_MAX;
+    if (surplus < ENTRIES_MAX / 10) {
+      return 0;
+    }
+    this.entries.splice(0, surplus);
+    this.more = true;
+    return surplus;
   }
 
   /** Adds older messages at the beginning. Gives how many. */

@@ -27,7 +27,7 @@ pub struct Browser {
 pub enum Look {
     Light,
     Dark,
-    /// Light, and 320 pixels wide.
+    /// Light, 320 pixels wide, and without motion.
     Phone,
 }
 
@@ -55,6 +55,10 @@ impl Browser {
             &profile_flag,
             &scheme,
         ];
+        let mut args = args.to_vec();
+        if look == Look::Phone {
+            args.push("--force-prefers-reduced-motion");
+        }
         let mut options = json!({ "args": args });
         if look == Look::Phone {
             let metrics = json!({ "width": 320, "height": 640, "pixelRatio": 2.0 });

@@ -150,6 +150,63 @@ async fn what_is_said_is_grouped_dated_and_dressed() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
+async fn days_are_told_apart_and_so_are_five_minutes() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = Config { db: Some(folder.path().join("chat.db")), ..config() };
+    let server = TestServer::start_with(kept.clone()).await;
+    talker(&server, "lobby", "Ben", &["long ago", "yesterday", "now", "soon after", "late"]).await;
+    server.stop().await;
+    let journal = rusqlite::Connection::open(folder.path().join("chat.db")).unwrap();
+    let minute = 60_000_i64;
+    let hours = [40 * 24 * 60 * minute, 24 * 60 * minute, 10 * minute, 9 * minute, 3 * minute];
+    for (seq, before) in (1..).zip(hours) {
+        let update = "UPDATE messages SET at = at - ?1 WHERE seq = ?2";
+        journal.execute(update, (before, seq)).unwrap();
+    }
+    drop(journal);
+    let server = TestServer::start_with(kept).await;
+    let ada = Browser::open(&url(&server, "/")).await;
+    ada.is_called("Ada").await;
+    ada.has_line("late").await;
+    let days = ada.run("return [...document.querySelectorAll('.day')].map((p) => p.textContent)");
+    let days = days.await;
+    // Shortly after midnight the last ones are of two days, too.
+    assert!(days.as_array().unwrap().len() >= 3, "{days}");
+    assert_eq!(days.as_array().unwrap().last().unwrap(), "Today");
+    let first =
+        "[...document.querySelectorAll('.entry')].map((e) => e.classList.contains('first'))";
+    let firsts = ada.run(&format!("return {first}")).await;
+    let firsts = firsts.as_array().unwrap();
+    assert_eq!(firsts[..3], [json!(true), json!(true), json!(true)]);
+    assert_eq!(firsts[4], json!(true), "six minutes later is another group");
+    ada.close().await;
+    server.stop().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn two_windows_in_different_rooms_hear_what_is_theirs() {
+    let server = TestServer::start().await;
+    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    ada.is_called("Ada").await;
+    let ben = Browser::open(&url(&server, "/r/kaffee")).await;
+    ben.is_called("Ben").await;
+    ada.say("for tea").await;
+    ben.say("for kaffee").await;
+    ada.has_line("for tea").await;
+    ben.has_line("for kaffee").await;
+    ben.say("/join tea").await;
+    ben.has_line("for tea").await;
+    ben.until("!document.querySelector('#entries').textContent.includes('for kaffee')").await;
+    ben.say("and from kaffee").await;
+    ada.has_line("and from kaffee").await;
+    ada.until("!document.querySelector('#entries').textContent.includes('for kaffee')").await;
+    ada.close().await;
+    ben.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
 async fn the_field_grows_and_tells_how_much_room_is_left() {
     let server = TestServer::start_with(Config { max_message_bytes: 40, ..config() }).await;
     let ada = Browser::open(&url(&server, "/")).await;
@@ -236,21 +293,6 @@ async fn whoever_is_mentioned_may_be_notified() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn a_browser_without_websocket_is_told_so() {
-    let server = TestServer::start().await;
-    let window = Browser::open(&url(&server, "/")).await;
-    window.connected().await;
-    // The page's script again, in a window that has no WebSocket any more.
-    let script = "delete window.WebSocket; import('/static/chat.js?again').then(arguments[0])";
-    window.page.execute_async(script, vec![]).await.unwrap();
-    let says_so = "document.querySelector('#status').textContent.includes('does not support')";
-    window.until(says_so).await;
-    window.until("!document.querySelector('#banner').hidden").await;
-    window.close().await;
-}
-
-#[ignore = "needs Chromium; scripts/test runs it"]
-#[actix_web::test]
 async fn the_page_is_usable_and_accessible_on_any_screen_in_light_and_dark() {
     let server = TestServer::start().await;
     let mut ben = talker(
@@ -284,6 +326,20 @@ async fn the_page_is_usable_and_accessible_on_any_screen_in_light_and_dark() {
         window.press_with(Key::Alt, Key::Up).await;
         window.has_line("Then it is ready. Tea at four?").await;
         window.is_accessible(&format!("{name}, thread")).await;
+        // The colours of all names, on both grounds.
+        window
+            .run(
+                "for (const place of ['entries', 'pending']) for (let n = 0; n < 12; n++) {
+                   const p = document.createElement('p');
+                   p.className = `probe name colour-${n}`;
+                   p.textContent = 'A name';
+                   if (place === 'pending') p.style.background = 'var(--raised)';
+                   document.getElementById(place).append(p);
+                 }",
+            )
+            .await;
+        window.is_accessible(&format!("{name}, names")).await;
+        window.run("document.querySelectorAll('.probe').forEach((p) => p.remove())").await;
         window.picture(name).await;
         window.until("document.documentElement.scrollWidth <= innerWidth").await;
         let arabic =
@@ -321,6 +377,8 @@ async fn the_page_is_usable_and_accessible_on_any_screen_in_light_and_dark() {
             assert_ne!(chosen, colour);
             window.is_accessible(&format!("{name}, switched to {other}")).await;
         } else {
+            let moves = "getComputedStyle(document.querySelector('#rooms')).transitionDuration";
+            window.until(&format!("{moves} === '0s'")).await;
             window.click("#show-rooms").await;
             window.until("document.querySelector('#rooms').getBoundingClientRect().x === 0").await;
             window.is_accessible("the drawer of rooms").await;

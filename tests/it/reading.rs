@@ -97,8 +97,10 @@ async fn older_history_loads_above_and_what_is_read_does_not_move_by_a_pixel() {
     .await;
     // Up and up, to the first.
     for _ in 0..60 {
-        let first = "return document.querySelector('#entries .text').textContent.split(' ', 2).join(' ') + ' '";
+        let first = "return document.querySelector('#entries .text').textContent";
         let line = ada.run(first).await.as_str().unwrap().to_owned();
+        let words: Vec<_> = line.split(' ').take(2).collect();
+        let line = format!("{} ", words.join(" "));
         if line == "line 0 " {
             break;
         }
@@ -224,7 +226,8 @@ async fn a_banner_tells_when_the_next_try_is_and_a_visible_mark_what_is_missing(
     ada.until("document.querySelector('#entries').textContent.includes('line 2')").await;
     ada.type_into("#text", "typed before").await;
     server.stop().await;
-    let told = "/Connection lost.*Next try in \\d+ seconds?\\./.test(document.querySelector('#status').textContent)";
+    let told = "/Connection lost.*Next try in \\d+ seconds?\\./
+        .test(document.querySelector('#status').textContent)";
     ada.until(told).await;
     // Another log: nobody can say what was missed.
     let server = TestServer::start_with(Config { listen: vec![addr], ..config() }).await;
@@ -234,6 +237,14 @@ async fn a_banner_tells_when_the_next_try_is_and_a_visible_mark_what_is_missing(
     ada.until("document.querySelector('#text').value === 'typed before'").await;
     ada.press(Key::Enter).await;
     ada.has_line("typed before").await;
+
+    // Without a clock of its own it comes back when somebody looks.
+    ada.run("window.setTimeout = () => 1").await;
+    server.stop().await;
+    ada.until(told).await;
+    let server = TestServer::start_with(Config { listen: vec![addr], ..config() }).await;
+    ada.run("document.dispatchEvent(new Event('visibilitychange'))").await;
+    ada.until("document.querySelector('#banner').hidden").await;
     ada.close().await;
     server.stop().await;
 }
@@ -277,4 +288,19 @@ async fn after_a_close_that_would_happen_again_there_is_the_reason_and_no_loop()
     eventually("nobody to be there", async || server.client_count().await == 0).await;
     ada.is_accessible("ended").await;
     ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn a_browser_without_websocket_is_told_so() {
+    let server = TestServer::start().await;
+    let window = Browser::open(&url(&server, "/")).await;
+    window.connected().await;
+    // The page's script again, in a window that has no WebSocket any more.
+    let script = "delete window.WebSocket; import('/static/chat.js?again').then(arguments[0])";
+    window.page.execute_async(script, vec![]).await.unwrap();
+    let says_so = "document.querySelector('#status').textContent.includes('does not support')";
+    window.until(says_so).await;
+    window.until("!document.querySelector('#banner').hidden").await;
+    window.close().await;
 }
