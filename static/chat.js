@@ -353,6 +353,11 @@ function closed({ reason, next }) {
   const why = reason ? `: ${reason}.` : ".";
   clearInterval(countdown);
   if (next === null) {
+    // What is on its way may be the cause, and would be again.
+    for (const room of rooms.values()) {
+      room.pending.forEach((said) => Object.assign(said, { state: "failed", problem: reason }));
+    }
+    log.showPending();
     return status(`Connection closed${why}`, { retry: true });
   }
   const tell = () => {

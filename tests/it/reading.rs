@@ -201,7 +201,7 @@ async fn what_is_said_while_the_server_is_killed_is_neither_lost_nor_doubled() {
         }
         let listen = addr.to_string();
         program = Program::start(PROGRAM, folder.path(), &["--listen", &listen]).await;
-        ada.click("#retry").await;
+        ada.run("window.dispatchEvent(new Event('online'))").await;
         ada.until("document.querySelector('#banner').hidden").await;
         ada.until("!document.querySelector('#pending article')").await;
     }
@@ -287,6 +287,13 @@ async fn after_a_close_that_would_happen_again_there_is_the_reason_and_no_loop()
     ada.until("!document.querySelector('#status').textContent.includes('Next try')").await;
     eventually("nobody to be there", async || server.client_count().await == 0).await;
     ada.is_accessible("ended").await;
+    // What may have been the cause is not sent again by itself.
+    ada.until("document.querySelector('.failed .problem').textContent.includes('too big')").await;
+    ada.click("#retry").await;
+    ada.until("document.querySelector('#banner').hidden").await;
+    ada.click(".failed button:last-child").await;
+    ada.say("short").await;
+    ada.has_line("short").await;
     ada.close().await;
 }
 
