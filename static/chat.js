@@ -10,9 +10,11 @@ const $ = (id) => document.getElementById(id);
 const text = $("text");
 
 const TYPING_MS = 3_000;
-const HELP = `/nick NAME  go by another name
-/join ROOM  join a room
-/leave  leave this one
+/** Members that the server tells by name. */
+const MEMBERS_MAX = 100;
+const HELP = `/nick NAME – go by another name
+/join ROOM – join a room
+/leave – leave this one
 Alt+↑ and Alt+↓ change the room, Shift+Enter breaks the line.`;
 
 /** The secret that makes this browser's windows one person. */
@@ -210,6 +212,7 @@ const hearing = {
     // What the log has not got, or of which nobody knows whether it has.
     connection.send(...room.pending.filter(({ state }) => state === "pending").map((said) => room.line(said)));
     if (room === current) {
+      status("");
       first || !whole ? log.show(room) : log.grown(room.entries.length - before);
       log.showPending();
       showMembers();
@@ -264,6 +267,7 @@ const hearing = {
     }
     const before = room.entries.at(-1);
     const note = room.presence(line);
+    askWhoIsThere(room);
     if (room === current) {
       note === before ? log.changed() : log.grown(1);
       showMembers();
@@ -282,6 +286,7 @@ const hearing = {
       called(line.to);
     }
     const noted = room.renamed(line, isMine);
+    askWhoIsThere(room);
     if (room === current) {
       noted && log.grown(1);
       showMembers();
@@ -293,8 +298,15 @@ const hearing = {
     showTyping();
   },
 
-  left() {},
-  members() {},
+  members({ room: name, members, member_count }) {
+    const room = rooms.get(name);
+    if (room !== undefined) {
+      room.members = new Set(members);
+      room.memberCount = member_count;
+      room === current && showMembers();
+    }
+  },
+
 
   error({ code, message, suggested, temporary, ref = "" }) {
     const [command, argument] = String(ref).split(" ");
@@ -326,6 +338,13 @@ const hearing = {
 
 function heard(line) {
   hearing[line.type]?.(line);
+}
+
+/** Asks for the names where those that were told do not add up. */
+function askWhoIsThere({ name, members, memberCount }) {
+  if (memberCount <= MEMBERS_MAX && members.size !== memberCount) {
+    connection.send({ type: "who", room: name });
+  }
 }
 
 function askForOlder(room) {
@@ -540,6 +559,9 @@ $("naming").addEventListener("submit", (event) => {
 $("nameless").addEventListener("click", () => $("naming").close());
 $("naming").addEventListener("close", () => {
   remember("asked", true);
+  if (isWelcome && !current.joined) {
+    status(`You are not in #${current.name}: somebody there goes by your name. Choose another.`);
+  }
   text.focus();
 });
 $("me").addEventListener("click", () => askForName(""));

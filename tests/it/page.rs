@@ -113,12 +113,29 @@ async fn a_name_is_chosen_remembered_and_explained_when_it_cannot_be() {
     window.is_accessible("a name that is taken").await;
     window.press(Key::Enter).await;
     window.until("document.querySelector('#me').textContent === 'ada-2'").await;
+    // Where somebody else has it, who does not want another one is not let in, and sees that.
+    let _other = talker(&server, "tea", "Ada-2", &[]).await;
+    window.say("/join tea").await;
+    window.until("document.querySelector('#name-problem').textContent.includes('“ada-2-2”')").await;
+    window.press(Key::Escape).await;
+    window.until("document.querySelector('#status').textContent.includes('not in #tea')").await;
+    window.say("/nick ada-3").await;
+    window.until("document.querySelector('#member-count').textContent === '2 here'").await;
+    window.until("document.querySelector('#banner').hidden").await;
     window.page.refresh().await.unwrap();
-    window.until("document.querySelector('#me').textContent === 'ada-2'").await;
+    window.until("document.querySelector('#me').textContent === 'ada-3'").await;
     window.until("!document.querySelector('#naming').open").await;
     window.say("/nick Eve").await;
     window.until("document.querySelector('#me').textContent === 'Eve'").await;
     window.until("document.querySelector('#member-list').textContent.includes('Eve (you)')").await;
+    window.say("/help").await;
+    window.until("document.querySelector('#entries').textContent.includes('/join ROOM')").await;
+    // What is no command stays to be put right.
+    window.say("/nik Ada").await;
+    window
+        .until("document.querySelector('#entries').textContent.includes('no command /nik')")
+        .await;
+    window.until("document.querySelector('#text').value === '/nik Ada'").await;
     window.close().await;
 }
 
@@ -181,28 +198,6 @@ async fn days_are_told_apart_and_so_are_five_minutes() {
     assert_eq!(firsts[4], json!(true), "six minutes later is another group");
     ada.close().await;
     server.stop().await;
-}
-
-#[ignore = "needs Chromium; scripts/test runs it"]
-#[actix_web::test]
-async fn two_windows_in_different_rooms_hear_what_is_theirs() {
-    let server = TestServer::start().await;
-    let ada = Browser::open(&url(&server, "/r/tea")).await;
-    ada.is_called("Ada").await;
-    let ben = Browser::open(&url(&server, "/r/kaffee")).await;
-    ben.is_called("Ben").await;
-    ada.say("for tea").await;
-    ben.say("for kaffee").await;
-    ada.has_line("for tea").await;
-    ben.has_line("for kaffee").await;
-    ben.say("/join tea").await;
-    ben.has_line("for tea").await;
-    ben.until("!document.querySelector('#entries').textContent.includes('for kaffee')").await;
-    ben.say("and from kaffee").await;
-    ada.has_line("and from kaffee").await;
-    ada.until("!document.querySelector('#entries').textContent.includes('for kaffee')").await;
-    ada.close().await;
-    ben.close().await;
 }
 
 #[ignore = "needs Chromium; scripts/test runs it"]

@@ -311,3 +311,25 @@ async fn a_browser_without_websocket_is_told_so() {
     window.until("!document.querySelector('#banner').hidden").await;
     window.close().await;
 }
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn two_windows_in_different_rooms_hear_what_is_theirs() {
+    let server = TestServer::start().await;
+    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    ada.is_called("Ada").await;
+    let ben = Browser::open(&url(&server, "/r/kaffee")).await;
+    ben.is_called("Ben").await;
+    ada.say("for tea").await;
+    ben.say("for kaffee").await;
+    ada.has_line("for tea").await;
+    ben.has_line("for kaffee").await;
+    ben.say("/join tea").await;
+    ben.has_line("for tea").await;
+    ben.until("!document.querySelector('#entries').textContent.includes('for kaffee')").await;
+    ben.say("and from kaffee").await;
+    ada.has_line("and from kaffee").await;
+    ada.until("!document.querySelector('#entries').textContent.includes('for kaffee')").await;
+    ada.close().await;
+    ben.close().await;
+}
