@@ -177,6 +177,10 @@ function opened() {
 function called(name) {
   const changed = nick !== name;
   nick = name;
+  if (!nick.startsWith("anonymous-")) {
+    wanted = nick;
+    remember("name", nick);
+  }
   $("me").textContent = name;
   changed && current.joined && log.refresh();
 }
@@ -184,10 +188,6 @@ function called(name) {
 const hearing = {
   welcome({ nick: name, limits }) {
     called(name);
-    if (!nick.startsWith("anonymous-")) {
-      wanted = nick;
-      remember("name", nick);
-    }
     messageBytes = limits.message_bytes;
     isWelcome = true;
     status("");
@@ -203,8 +203,12 @@ const hearing = {
     const { read } = room;
     const whole = room.join(line);
     const missed = line.messages.filter(({ seq, nick: by }) => by !== nick && read?.epoch === line.epoch && seq > read.seq);
+    if (!line.recovered) {
+      room.unread = 0;
+      room.mentioned = false;
+    }
     if (room !== current || document.hidden) {
-      missed.slice(room.unread).forEach((message) => room.count(message, nick));
+      missed.forEach((message) => room.count(message, nick));
     }
     if (first) {
       markUnread(room);

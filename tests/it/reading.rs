@@ -333,3 +333,41 @@ async fn two_windows_in_different_rooms_hear_what_is_theirs() {
     ada.close().await;
     ben.close().await;
 }
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn what_was_missed_in_another_room_is_counted_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = Config { db: Some(folder.path().join("chat.db")), ..config() };
+    let server = TestServer::start_with(kept.clone()).await;
+    let addr = server.addr();
+    let mut ben = talker(addr).await;
+    let ada = Browser::open(&url(&server, "/")).await;
+    ada.is_called("Ada").await;
+    ada.say("/join other").await;
+    ada.until("location.pathname === '/r/other'").await;
+    ada.until("document.querySelector('#member-count').textContent === '1 here'").await;
+    talk(&mut ben, 0..2).await;
+    let badge = "document.querySelector('.badge [aria-hidden]')?.textContent";
+    ada.until(&format!("{badge} === '2'")).await;
+    // It comes back only when it is told to, so that there is something to miss.
+    ada.run("window.setTimeout = () => 1").await;
+    server.stop().await;
+    ada.until("!document.querySelector('#banner').hidden").await;
+    let server = TestServer::start_with(Config { listen: vec![addr], ..kept }).await;
+    let mut ben = talker(addr).await;
+    talk(&mut ben, 2..5).await;
+    ada.run("window.dispatchEvent(new Event('online'))").await;
+    ada.until(&format!("{badge} === '5'")).await;
+    ada.until("document.title === '(5) #other · chinwag'").await;
+
+    // Another window of hers takes another name: this one goes by it, too, and will again.
+    let key = ada.run("return JSON.parse(localStorage.getItem('chinwag.key'))").await;
+    JsonClient::hello(addr, json!({"key": key, "nick": "Ada L."})).await;
+    ada.until("document.querySelector('#me').textContent === 'Ada L.'").await;
+    ada.page.refresh().await.unwrap();
+    ada.until("document.querySelector('#me').textContent === 'Ada L.'").await;
+    ada.until(&format!("{badge} === '5'")).await;
+    ada.close().await;
+    server.stop().await;
+}
