@@ -85,8 +85,8 @@ async fn a_journal_that_stalls_under_a_hundred_flooders_costs_no_client_and_no_m
             while said < MESSAGES || seen.len() < 2 * MESSAGES {
                 let frame = stream.next().await.unwrap().unwrap();
                 assert!(!frame.is_close(), "{n} was closed: {frame}");
-                // Not parsed: a hundred of them read in one thread, and whoever is slow to read what
-                // comes before a ping is slow to answer it.
+                // Not parsed: a hundred read in one thread, and whoever is slow to read what comes
+                // before a ping is slow to answer it.
                 for line in frame.to_text().unwrap().split('\n').filter(|_| frame.is_text()) {
                     if line.starts_with("{\"type\":\"said\"") {
                         said += 1;
