@@ -108,6 +108,22 @@ function markUnread(room) {
   }
 }
 
+/** The room that was joined: by the name that the server knows it by, from here on. */
+function asked({ room: name, ref = "" }) {
+  const room = rooms.get(name) ?? rooms.get(String(ref).replace("join ", ""));
+  if (room !== undefined && room.name !== name) {
+    rooms.delete(room.name);
+    room.name = name;
+    rooms.set(name, room);
+    remember("rooms", Array.from(rooms.keys()));
+    if (room === current) {
+      history.replaceState(null, "", `/r/${encodeURIComponent(name)}`);
+      $("room").textContent = `# ${name}`;
+    }
+  }
+  return room;
+}
+
 function join(room) {
   connection.send({ type: "join", room: room.name, after: room.after, ref: `join ${room.name}` });
 }
@@ -197,7 +213,10 @@ const hearing = {
   },
 
   joined(line) {
-    const room = rooms.get(line.room) ?? roomOf(line.room);
+    const room = asked(line);
+    if (room === undefined) {
+      return;
+    }
     const before = room.epoch === null ? 0 : room.entries.length;
     const first = room.epoch === null;
     const { read } = room;

@@ -124,13 +124,14 @@ impl Hub {
         }
     }
 
-    /// A name like this one that nobody has in any of these rooms.
+    /// A name like this one that nobody has in any of these rooms, if there is one close by: who
+    /// asks again and again must not keep the hub looking.
     pub(super) fn free_name<'a>(
         &self,
         nick: &Nick,
         rooms: impl Iterator<Item = &'a RoomName> + Clone,
     ) -> Option<Nick> {
-        (2..100).find_map(|number| {
+        (2..10).find_map(|number| {
             let other = nick.numbered(number)?;
             let is_free = |name| self.rooms.get(name).is_none_or(|r| r.bearer(&other).is_none());
             rooms.clone().all(is_free).then_some(other)
