@@ -103,6 +103,37 @@ pub struct Args {
     /// How long a message is kept [default: for ever]
     #[arg(long, env = "CHINWAG_KEEP_FOR", value_name = "D", value_parser = interval)]
     keep_for: Option<Duration>,
+
+    /// Largest size of the history file, in bytes; nothing more can be said while it is full; 0 is
+    /// no limit.
+    #[arg(long, env = "CHINWAG_MAX_DB_BYTES", value_name = "N", default_value = "10737418240")]
+    #[arg(value_parser = limit::<1_048_576>)]
+    max_db_bytes: Limit,
+
+    /// Rooms that one connection may be in; 0 is no limit.
+    #[arg(long, env = "CHINWAG_MAX_ROOMS_PER_CLIENT", value_name = "N", default_value = "1000")]
+    #[arg(value_parser = limit::<1>)]
+    max_rooms_per_client: Limit,
+
+    /// Rooms where somebody may be at once; 0 is no limit.
+    #[arg(long, env = "CHINWAG_MAX_ROOMS", value_name = "N", default_value = "10000")]
+    #[arg(value_parser = limit::<1>)]
+    max_rooms: Limit,
+
+    /// Connections that may be in one room; 0 is no limit.
+    #[arg(long, env = "CHINWAG_MAX_MEMBERS_PER_ROOM", value_name = "N", default_value = "10000")]
+    #[arg(value_parser = limit::<1>)]
+    max_members_per_room: Limit,
+}
+
+/// The most of something, if it is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limit(Option<u64>);
+
+impl Limit {
+    fn count(self) -> Option<usize> {
+        self.0.map(|most| usize::try_from(most).unwrap_or(usize::MAX))
+    }
 }
 
 /// Where the history is kept: in this file, or nowhere.
@@ -170,8 +201,14 @@ pub struct Config {
     pub prune_interval: Duration,
     /// How long a client of the JSON protocol may take to say `hello`. Defaults to 10 seconds.
     pub hello_timeout: Duration,
+    /// Largest size of the file that keeps the history, in bytes. Defaults to 10 GiB.
+    pub max_db_bytes: Option<u64>,
     /// Rooms that one connection may be in. Defaults to 1000.
-    pub max_rooms_per_client: usize,
+    pub max_rooms_per_client: Option<usize>,
+    /// Rooms where somebody may be at once. Defaults to 10000.
+    pub max_rooms: Option<usize>,
+    /// Clients that may be in one room. Defaults to 10000.
+    pub max_members_per_room: Option<usize>,
 }
 
 /// Why the parts of a [`Config`] do not fit together, and what to change.
@@ -215,7 +252,10 @@ impl Default for Config {
             keep_for: None,
             prune_interval: Duration::from_secs(10),
             hello_timeout: Duration::from_secs(10),
-            max_rooms_per_client: 1000,
+            max_db_bytes: Some(10 * 1024 * 1024 * 1024),
+            max_rooms_per_client: Some(1000),
+            max_rooms: Some(10_000),
+            max_members_per_room: Some(10_000),
         }
     }
 }
@@ -273,6 +313,10 @@ impl TryFrom<Args> for Config {
             db_sync: args.db_sync,
             keep_messages: args.keep_messages,
             keep_for: args.keep_for,
+            max_db_bytes: args.max_db_bytes.0,
+            max_rooms_per_client: args.max_rooms_per_client.count(),
+            max_rooms: args.max_rooms.count(),
+            max_members_per_room: args.max_members_per_room.count(),
             ..Self::default()
         };
         config.check()?;
@@ -287,6 +331,14 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
 fn number<const MIN: usize, const MAX: usize>(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (MIN..=MAX).contains(number));
     number.ok_or_else(|| format!("takes a whole number from {MIN} to {MAX}"))
+}
+
+fn limit<const MIN: u64>(text: &str) -> Result<Limit, String> {
+    match text.parse() {
+        Ok(0) => Ok(Limit(None)),
+        Ok(number) if number >= MIN => Ok(Limit(Some(number))),
+        Ok(_) | Err(_) => Err(format!("takes a whole number from {MIN} up, or 0 for no limit")),
+    }
 }
 
 fn db(text: &str) -> Result<Db, &'static str> {

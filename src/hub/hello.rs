@@ -43,7 +43,7 @@ impl Handler<Hello> for Hub {
             self.become_client_of(id, before, after, &nick);
         }
         self.rename(after, &nick);
-        let welcome = Event::Welcome { nick, limits: self.limits };
+        let welcome = Event::Welcome { nick, limits: self.limits.told };
         self.answer(id, welcome, reference);
     }
 }

@@ -8,11 +8,11 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use super::log::Logging;
+use super::membership::Bounds;
 use super::pacing::FlushTimer;
 use super::{Hub, Log, Pacing, Rings};
 use crate::config::Config;
 use crate::socket::DisconnectReason;
-use crate::wire::Limits;
 
 impl Actor for Hub {
     type Context = Context<Self>;
@@ -84,7 +84,7 @@ impl Hub {
             rings: Rings::new(config),
             log: Logging::new(log),
             pacing: Pacing::new(config.batch_window, config.workers),
-            limits: Limits::of(config),
+            limits: Bounds::of(config),
             disconnects: HashMap::new(),
             lifecycle: Lifecycle::default(),
             this,

@@ -8,12 +8,29 @@ use super::log::Wanted;
 use super::ring::{RING_BYTES_MAX, Ring};
 use super::room::Sender;
 use super::{Deliver, Hub, LogError, Messages, NotAMember};
+use crate::config::Config;
 use crate::domain::{ChatMessage, ClientId, Identity, Position, RoomName, Seq};
-use crate::wire::{ErrorCode, Event, Ref, Refusal, Reply};
+use crate::wire::{ErrorCode, Event, Limits, Ref, Refusal, Reply};
+
+/// How much of everything there may be.
+pub(super) struct Bounds {
+    /// What clients are told.
+    pub(super) told: Limits,
+    rooms: Option<usize>,
+    members: Option<usize>,
+}
+
+impl Bounds {
+    pub(super) fn of(config: &Config) -> Self {
+        let (rooms, members) = (config.max_rooms, config.max_members_per_room);
+        Self { told: Limits::of(config), rooms, members }
+    }
+}
 
 /// Makes a client a member of a room, which it may be already. It is answered by
 /// [`Event::Joined`], and told all that is said there from then on; or by
-/// [`ErrorCode::NickTaken`].
+/// [`ErrorCode::NickTaken`], or where a limit is reached [`ErrorCode::Forbidden`] or
+/// [`ErrorCode::Busy`].
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Join {
@@ -58,9 +75,18 @@ impl Handler<Join> for Hub {
 
     fn handle(&mut self, join: Join, _: &mut Self::Context) {
         let Some(client) = self.clients.get(&join.client) else { return };
-        if client.rooms.len() >= self.limits.rooms && !client.rooms.contains(&join.room) {
-            let words = format!("a connection is in at most {} rooms", self.limits.rooms);
-            let refusal = Refusal::new(ErrorCode::Forbidden, words);
+        let refusal = match self.limits.told.rooms {
+            _ if client.rooms.contains(&join.room) => None,
+            Some(most) if client.rooms.len() >= most => {
+                let words = format!("a connection is in at most {most} rooms");
+                Some(Refusal::new(ErrorCode::Forbidden, words))
+            }
+            _ if self.rooms.contains_key(&join.room) => None,
+            _ => is_full(self.rooms.len(), self.limits.rooms).then(|| {
+                Refusal::new(ErrorCode::Busy, "there are as many rooms as the server takes")
+            }),
+        };
+        if let Some(refusal) = refusal {
             return self.answer(join.client, Event::Error(refusal), join.reference);
         }
         let name = join.room.clone();
@@ -145,6 +171,11 @@ impl Hub {
             let (nick, rooms) = (nick.clone(), client.rooms.clone());
             return self.refuse_name(id, &nick, rooms.iter().chain([&name]), reference);
         }
+        let there = self.rooms.get(&name).map_or(0, |room| room.members.len());
+        if is_full(there, self.limits.members) && !client.rooms.contains(&name) {
+            let refusal = Refusal::new(ErrorCode::Busy, "as many are in the room as it takes");
+            return self.answer(id, Event::Error(refusal), reference);
+        }
         self.enter(id, &name);
         let (members, member_count) = self.names(&name);
         let head = self.log.head;
@@ -192,6 +223,10 @@ impl Hub {
             self.rooms.remove(name);
         }
     }
+}
+
+fn is_full(count: usize, most: Option<usize>) -> bool {
+    most.is_some_and(|most| count >= most)
 }
 
 fn not_joined() -> Event {

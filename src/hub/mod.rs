@@ -30,7 +30,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::domain::{ClientId, Identity, MessageId, MessageText, Nick, Origin, RoomName};
 use crate::socket::DisconnectReason;
-use crate::wire::{Batch, Limits, Ref};
+use crate::wire::{Batch, Ref};
 pub use deliver::{Deliver, NotAMember};
 pub use hello::Hello;
 pub use history::History;
@@ -57,7 +57,7 @@ pub struct Hub {
     rings: Rings,
     log: Logging,
     pacing: Pacing,
-    limits: Limits,
+    limits: membership::Bounds,
     disconnects: HashMap<DisconnectReason, u64>,
     lifecycle: Lifecycle,
     this: WeakAddr<Self>,

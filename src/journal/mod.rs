@@ -45,6 +45,8 @@ pub struct Options {
     pub keep_for: Option<Duration>,
     /// How long after a look at all rooms the next one begins.
     pub prune_interval: Duration,
+    /// Largest size of the file, in bytes.
+    pub max_bytes: Option<u64>,
 }
 
 impl Options {
@@ -57,6 +59,7 @@ impl Options {
             keep_messages: config.keep_messages,
             keep_for: config.keep_for,
             prune_interval: config.prune_interval,
+            max_bytes: config.max_db_bytes,
         })
     }
 }
@@ -123,7 +126,8 @@ impl Journal {
         let path = lock::canonical(&options.path)
             .map_err(|error| JournalError::System(absolute(&options.path), error))?;
         let lock = Arc::new(Lock::take(&path)?);
-        let Opened { connection, epoch, head } = schema::open(&path, options.sync)?;
+        let Opened { connection, epoch, head } =
+            schema::open(&path, options.sync, options.max_bytes)?;
         let readers = (0..READERS)
             .map(|_| schema::open_to_read(&path))
             .collect::<Result<Vec<_>, _>>()

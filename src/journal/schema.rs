@@ -51,7 +51,11 @@ pub(super) struct Opened {
 }
 
 /// Opens the file to write, and makes it if there is none.
-pub(super) fn open(path: &Path, sync: DbSync) -> Result<Opened, JournalError> {
+pub(super) fn open(
+    path: &Path,
+    sync: DbSync,
+    max_bytes: Option<u64>,
+) -> Result<Opened, JournalError> {
     let unfit = |unfit: Unfit| match unfit {
         Unfit::NotOurs => JournalError::NotOurs(path.to_owned()),
         Unfit::Newer => JournalError::Newer(path.to_owned()),
@@ -61,6 +65,7 @@ pub(super) fn open(path: &Path, sync: DbSync) -> Result<Opened, JournalError> {
     let mut connection = Connection::open(path).map_err(|error| unfit(error.into()))?;
     check(&connection).map_err(unfit)?;
     let (epoch, head) = prepare(&mut connection, sync).map_err(|error| unfit(error.into()))?;
+    bound(&connection, max_bytes).map_err(|error| unfit(error.into()))?;
     Ok(Opened { connection, epoch, head })
 }
 
@@ -125,13 +130,27 @@ pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
 pub(super) fn reopen(
     path: &Path,
     sync: DbSync,
+    max_bytes: Option<u64>,
 ) -> rusqlite::Result<(Connection, Option<Epoch>, Seq)> {
     let connection = Connection::open_with_flags(path, existing())?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "synchronous", synchronous(sync))?;
+    bound(&connection, max_bytes)?;
     let epoch = meta::<String>(&connection, "epoch")?.map(|epoch| Epoch::of(&epoch));
     let head = meta::<i64>(&connection, "head")?.unwrap_or_default();
     Ok((connection, epoch, Seq::new(head.unsigned_abs())))
+}
+
+/// Bounds the file. One that would outgrow this is full, as a disk is.
+fn bound(connection: &Connection, max_bytes: Option<u64>) -> rusqlite::Result<()> {
+    let Some(max_bytes) = max_bytes else { return Ok(()) };
+    let page: u32 = connection.query_row("PRAGMA page_size", (), |row| row.get(0))?;
+    // SQLite answers with what is in force, and takes no less than the file has already.
+    let set = format!(
+        "PRAGMA max_page_count = {}",
+        (max_bytes / u64::from(page)).min(u64::from(u32::MAX) - 1)
+    );
+    connection.query_row(&set, (), |_| Ok(()))
 }
 
 fn existing() -> OpenFlags {

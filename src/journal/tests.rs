@@ -27,13 +27,15 @@ pub(super) fn options(path: &Path) -> Options {
         keep_messages: 1_000_000,
         keep_for: None,
         prune_interval: DAY,
+        max_bytes: None,
     }
 }
 
 /// A writer that is nobody's actor. Dropped without `close`, it has come to an unclean end.
 pub(super) fn writer(options: &Options) -> Writer {
     let path = lock::canonical(&options.path).expect("a path");
-    let Opened { connection, epoch, head } = schema::open(&path, options.sync).expect("a journal");
+    let Opened { connection, epoch, head } =
+        schema::open(&path, options.sync, None).expect("a journal");
     let options = Options { path, ..options.clone() };
     Writer::new(connection, epoch, head, options, None)
 }

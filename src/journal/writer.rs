@@ -111,7 +111,7 @@ impl Writer {
         if !self.broken {
             return Ok(());
         }
-        match schema::reopen(&self.options.path, self.options.sync) {
+        match schema::reopen(&self.options.path, self.options.sync, self.options.max_bytes) {
             Ok((connection, Some(epoch), head)) if epoch == self.epoch && head >= self.head => {
                 // What failed may have been committed all the same: its places are taken.
                 (self.connection, self.head, self.broken) = (connection, head, false);

@@ -95,7 +95,7 @@ impl DisconnectReason {
             Self::TooBig => "the message is too big",
             Self::Internal => "the server cannot go on",
             Self::Panicked => "the session failed",
-            Self::Busy => "a message could not be kept; try again later",
+            Self::Busy => "the server is too busy for that; try again later",
             Self::NoHello => "no hello in time",
             Self::SlowClient => "too slow to take what is sent",
             Self::NoPong => "no answer to pings",

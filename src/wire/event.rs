@@ -131,8 +131,9 @@ pub struct Limits {
     pub message_bytes: usize,
     /// Longest WebSocket message, in bytes.
     pub frame_bytes: usize,
-    /// Rooms to be a member of at once.
-    pub rooms: usize,
+    /// Rooms to be a member of at once, if that is limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rooms: Option<usize>,
     /// Messages in one answer to `history`.
     pub history: usize,
 }
@@ -197,7 +198,7 @@ pub enum ErrorCode {
     NotJoined,
     /// More than the client may say just now.
     RateLimited,
-    /// The server cannot take it just now.
+    /// The server, or the room, cannot take it just now.
     Busy,
     /// The client may not do that.
     Forbidden,

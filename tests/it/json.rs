@@ -245,7 +245,7 @@ async fn hello_comes_first_and_in_time() {
 
 #[actix_web::test]
 async fn one_connection_is_in_many_rooms_up_to_the_limit() {
-    let server = TestServer::start_with(Config { max_rooms_per_client: 3, ..config() }).await;
+    let server = TestServer::start_with(Config { max_rooms_per_client: Some(3), ..config() }).await;
     let mut ada = JsonClient::hello(server.addr(), json!({"nick": "ada"})).await;
     let mut ben = JsonClient::hello(server.addr(), json!({"nick": "ben"})).await;
     for room in ["a", "b", "c"] {

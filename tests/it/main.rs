@@ -20,6 +20,7 @@ mod flood; // clients that send more than they should
 mod hostile; // attacks on raw sockets
 mod journal; // history on disk, and a disk that does not
 mod json; // the JSON protocol: what is answered, in which order
+mod limits; // limits, crossed by one
 mod memory; // what hostile clients cost the server in memory
 mod model; // history held against a plain list, with crashes in between
 mod pacing; // when rooms are flushed
