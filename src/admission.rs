@@ -1,11 +1,18 @@
-//! Who may connect: by which host the server was addressed, and which site's page asks. Pure; the
-//! routes ask it before they answer a handshake.
+//! Who may connect: by which host the server was addressed, which site's page asks, from where, and
+//! how many there are already. It does no input or output; the routes ask it before they answer a
+//! handshake.
+
+mod places;
+mod proxy;
 
 use std::fmt;
 use std::str::FromStr;
 
 use actix_web::http::uri::{self, Uri};
 use thiserror::Error;
+
+pub use places::{NoPlace, Place, Places};
+pub use proxy::{Network, Proxies};
 
 /// A host name or address, and the port where one is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +47,9 @@ pub enum Malformed {
     /// Not an origin.
     #[error("takes an origin such as https://chat.example, or *")]
     Origin,
+    /// Not a network.
+    #[error("takes an address such as 127.0.0.1 or a network such as 10.0.0.0/8")]
+    Network,
 }
 
 impl FromStr for Host {
@@ -100,11 +110,11 @@ fn default_port(scheme: &str) -> Option<u16> {
 /// What a request says of where it comes from and where it thinks it goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// The `Host` header.
+    /// By which host the server was addressed: the `Host` header, or what a proxy says that was.
     pub host: Option<&'a str>,
     /// The `Origin` header, which browsers send and other clients mostly do not.
     pub origin: Option<&'a str>,
-    /// Whether the connection comes from this machine.
+    /// Whether the client is on this machine.
     pub over_loopback: bool,
 }
 

@@ -1,8 +1,9 @@
 //! The routes: the page, the upgrade to a WebSocket, the sign of life.
 
 use std::future::poll_fn;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use actix::Addr;
@@ -14,11 +15,12 @@ use actix_web::middleware::{DefaultHeaders, Next};
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
 use actix_web_actors::ws;
 use futures_core::Stream;
+use log::warn;
 use serde::Deserialize;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::admission::{Admission, Asked, Refusal};
+use crate::admission::{Admission, Asked, NoPlace, Places, Proxies, Refusal};
 use crate::config::Config;
 use crate::domain::{BadNick, BadRoomName, ClientId, Nick, RoomName};
 use crate::hub::{Hub, IsFree};
@@ -57,6 +59,8 @@ pub struct Chat {
     hub: Addr<Hub>,
     config: Arc<Config>,
     admission: Arc<Admission>,
+    proxies: Arc<Proxies>,
+    places: Arc<Places>,
 }
 
 impl Chat {
@@ -64,7 +68,18 @@ impl Chat {
     #[must_use]
     pub fn new(hub: Addr<Hub>, config: Config) -> Self {
         let admission = Admission::new(config.public_hosts.clone(), config.allowed_origins.clone());
-        Self { hub, config: Arc::new(config), admission: Arc::new(admission) }
+        let places = Places::new(
+            config.max_connections,
+            config.max_connections_per_address,
+            config.connect_rate,
+        );
+        Self {
+            hub,
+            admission: Arc::new(admission),
+            proxies: Arc::new(Proxies::new(config.trusted_proxies.clone())),
+            places: Arc::new(places),
+            config: Arc::new(config),
+        }
     }
 
     /// Adds the routes `/`, `/r/{room}`, `/static/…`, `/ws` and `/healthz`.
@@ -168,7 +183,9 @@ async fn websocket(
     chat: web::Data<Chat>,
 ) -> Result<HttpResponse, Error> {
     ws::handshake(&req)?;
-    chat.admission.admit(asked(&req)).map_err(BadUpgrade::Refused)?;
+    let client = client(&req, &chat.proxies);
+    let place = chat.places.take(client.address).map_err(BadUpgrade::NoPlace)?;
+    chat.admission.admit(asked(&req, &client)).map_err(BadUpgrade::Refused)?;
     let introduction = introduction(&req)?;
     if introduction.protocol == Protocol::Text && !introduction.nick.is_anonymous() {
         let (room, nick) = (introduction.room.clone(), introduction.nick.clone());
@@ -183,17 +200,58 @@ async fn websocket(
     };
     let max_bytes = chat.config.frame_limit();
     let (_, response) = socket::upgrade(&req, payload, protocols, max_bytes, |socket| {
-        Session::new(introduction, socket, chat.hub.clone(), Arc::clone(&chat.config))
+        Session::new(introduction, socket, place, chat.hub.clone(), Arc::clone(&chat.config))
     })?;
     Ok(response)
 }
 
-fn asked(req: &HttpRequest) -> Asked<'_> {
-    let text = |name| req.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+/// Who asks, and whether a proxy that is believed asks for them.
+struct Client {
+    address: IpAddr,
+    by_proxy: bool,
+}
+
+fn client(req: &HttpRequest, proxies: &Proxies) -> Client {
+    let peer = req.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip());
+    let forwarded_for: Vec<_> =
+        req.headers().get_all(header::X_FORWARDED_FOR).map(readable).collect();
+    let by_proxy = proxies.trust(peer);
+    if !by_proxy && !forwarded_for.is_empty() {
+        warn_of_proxy(peer);
+    }
+    Client { address: proxies.client(peer, forwarded_for.into_iter()), by_proxy }
+}
+
+/// Says once that a proxy seems to be there which nobody has told of. Only if it is close by: a
+/// stranger who pretends to be one must not be recommended.
+fn warn_of_proxy(peer: IpAddr) {
+    static WARNED: Once = Once::new();
+    let is_close = match peer.to_canonical() {
+        IpAddr::V4(peer) => peer.is_loopback() || peer.is_private(),
+        IpAddr::V6(peer) => peer.is_loopback() || peer.is_unique_local(),
+    };
+    if is_close {
+        WARNED.call_once(|| {
+            warn!(
+                "a proxy at {peer} asks for others; unless it is named by --trusted-proxy, all of \
+                 them count as one address"
+            );
+        });
+    }
+}
+
+fn readable(value: &header::HeaderValue) -> &str {
+    value.to_str().unwrap_or_default()
+}
+
+fn asked<'a>(req: &'a HttpRequest, client: &Client) -> Asked<'a> {
+    let last = |name| req.headers().get_all(name).last().map(readable);
+    let called = last(header::X_FORWARDED_HOST).filter(|_| client.by_proxy);
+    let called = called.and_then(|hosts| hosts.rsplit(',').next()).map(str::trim);
     Asked {
-        host: text(header::HOST),
-        origin: text(header::ORIGIN),
-        over_loopback: req.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback()),
+        host: called.or_else(|| last(header::HOST)),
+        origin: last(header::ORIGIN),
+        over_loopback: client.address.is_loopback(),
     }
 }
 
@@ -225,6 +283,8 @@ fn introduction(req: &HttpRequest) -> Result<Introduction, BadUpgrade> {
 #[derive(Debug, Error)]
 enum BadUpgrade {
     #[error(transparent)]
+    NoPlace(NoPlace),
+    #[error(transparent)]
     Refused(Refusal),
     #[error("the address takes ?room=, &nick= and &history=, each once")]
     Query,
@@ -243,10 +303,22 @@ enum BadUpgrade {
 impl ResponseError for BadUpgrade {
     fn status_code(&self) -> StatusCode {
         match self {
+            Self::NoPlace(NoPlace::Server) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoPlace(NoPlace::Address | NoPlace::Attempts(_)) => StatusCode::TOO_MANY_REQUESTS,
             Self::Refused(_) => StatusCode::FORBIDDEN,
             Self::NameTaken(_) => StatusCode::CONFLICT,
             Self::NoHub => StatusCode::SERVICE_UNAVAILABLE,
             Self::Query | Self::Room(_) | Self::Nick(_) | Self::History => StatusCode::BAD_REQUEST,
         }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        if let Self::NoPlace(no_place) = self {
+            // Rounded up: who comes at the end of the second before would come in vain.
+            let seconds = no_place.retry_after().as_millis().div_ceil(1000).max(1);
+            response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+        }
+        response.content_type("text/plain; charset=utf-8").body(self.to_string())
     }
 }

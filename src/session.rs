@@ -13,6 +13,7 @@ use log::debug;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::admission::Place;
 use crate::config::Config;
 use crate::domain::{ClientId, Nick, RoomName};
 use crate::hub::{
@@ -41,6 +42,8 @@ pub(crate) struct Session {
     /// Until the end.
     registration: Option<Registration>,
     waiting: Waiting,
+    /// Held until the actor is gone, for that alone.
+    _place: Place,
     /// Room for what the client has said and the hub has not accepted yet, by [`weight`].
     backlog: Option<Arc<Semaphore>>,
     /// What the peer has sent and is not obeyed yet. It is read no further meanwhile.
@@ -77,6 +80,7 @@ impl Session {
     pub(crate) fn new(
         introduction: Introduction,
         socket: Socket,
+        place: Place,
         hub: Addr<Hub>,
         config: Arc<Config>,
     ) -> Self {
@@ -86,6 +90,7 @@ impl Session {
             introduction,
             registration: Some(Registration { client, hub, reason: DisconnectReason::Dropped }),
             waiting: Waiting::at_most(config.send_queue_bytes),
+            _place: place,
             config,
             backlog: None,
             inbox: None,
@@ -385,6 +390,8 @@ impl Drop for Registration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::Places;
+    use std::net::Ipv4Addr;
     use std::sync::mpsc;
 
     use actix_web::{App, HttpRequest, web};
@@ -426,7 +433,9 @@ mod tests {
             let (protocol, room) = (Protocol::Text, RoomName::default());
             let introduction = Introduction { client, protocol, nick, room, history: 0 };
             let upgraded = crate::socket::upgrade(&req, payload, &[], 100, |socket| {
-                Session::new(introduction, socket, session_hub.clone(), Arc::clone(&config))
+                let place = Places::new(None, None, None).take(Ipv4Addr::LOCALHOST.into());
+                let place = place.expect("there is no limit");
+                Session::new(introduction, socket, place, session_hub.clone(), Arc::clone(&config))
             });
             let response = upgraded.map(|(session, response)| {
                 starts.send(session).expect("the test waits for it");

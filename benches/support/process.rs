@@ -16,6 +16,9 @@ impl Process {
     /// The release binary. It keeps no history unless a flag says so.
     pub(crate) fn chinwag(flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_chinwag"));
+        // All clients come from one address.
+        let unlimited = ["MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_ADDRESS", "CONNECT_RATE"];
+        command.envs(unlimited.map(|flag| (format!("CHINWAG_{flag}"), "0")));
         command.env("CHINWAG_DB", "none").args(["--listen", "127.0.0.1:0"]).args(flags);
         Self::spawn(&mut command)
     }

@@ -48,9 +48,17 @@ pub fn eventually(
     })
 }
 
-/// A configuration for tests: a free port, and otherwise as the program has it.
+/// A configuration for tests: a free port, as many connections as a test likes, which all come
+/// from one address, and otherwise as the program has it.
 pub fn config() -> Config {
-    Config { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], workers: 2, ..Config::default() }
+    Config {
+        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+        workers: 2,
+        max_connections: None,
+        max_connections_per_address: None,
+        connect_rate: None,
+        ..Config::default()
+    }
 }
 
 /// The server that the program starts, in this process.

@@ -1,10 +1,15 @@
 //! Limits, each crossed by one: who is refused is told so and may try again, and nobody else
 //! notices.
 
+use std::num::NonZeroU32;
+
 use chinwag::Config;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderName;
 
-use crate::harness::{TestServer, config};
+use crate::harness::{Client, TestServer, config, eventually, raw_http};
 use crate::json::JsonClient;
 
 fn join(room: &str) -> Value {
@@ -95,4 +100,86 @@ async fn a_journal_grows_to_its_limit_and_no_further() {
     ada.send(&[join("a"), say]).await;
     ada.expect("joined").await;
     ada.expect("message").await;
+}
+
+/// Asks for a WebSocket, and gives the status and the seconds of `Retry-After`, if any.
+async fn attempt(server: &TestServer, headers: &str) -> (u16, Option<u64>) {
+    let request = format!(
+        "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+    );
+    let answer = raw_http(server.addr(), &request).await.to_lowercase();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    let retry = answer.split("retry-after: ").nth(1);
+    (status, retry.map(|rest| rest.split("\r\n").next().unwrap().parse().unwrap()))
+}
+
+#[actix_web::test]
+async fn there_are_as_many_connections_as_allowed_and_not_one_more() {
+    let server = TestServer::start_with(Config { max_connections: Some(2), ..config() }).await;
+    let mut first = server.join("").await;
+    let second = server.join("").await;
+    assert_eq!(attempt(&server, "").await, (503, Some(5)));
+    let page = raw_http(server.addr(), "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert!(page.starts_with("HTTP/1.1 200 "), "the page can say so");
+    second.leave().await;
+    eventually("the place to be free", async || attempt(&server, "").await.0 == 101).await;
+    first.say("still here").await;
+    first.expect("still here").await;
+}
+
+#[actix_web::test]
+async fn an_address_has_as_many_connections_as_allowed_and_a_trusted_proxy_tells_whose_it_is() {
+    let limited = Config {
+        max_connections_per_address: Some(1),
+        trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
+        ..config()
+    };
+    let server = TestServer::start_with(limited).await;
+    let mut kept = Vec::new();
+    for address in ["198.51.100.7", "198.51.100.8", "[2001:db8::1]"] {
+        let forwarded = format!("X-Forwarded-For: 10.1.1.1, {address}\r\n");
+        kept.push(upgraded(&server, &forwarded).await);
+        assert_eq!(attempt(&server, &forwarded).await, (429, Some(5)), "{address}");
+    }
+    let same_network = "X-Forwarded-For: 2001:db8::2\r\n";
+    assert_eq!(attempt(&server, same_network).await.0, 429);
+    // The host that the client asked the proxy for is the one that counts, and then its origin.
+    let named = "X-Forwarded-For: 198.51.100.9\r\nX-Forwarded-Host: chat.example\r\n\
+                 Origin: https://chat.example\r\n";
+    assert_eq!(attempt(&server, named).await.0, 101);
+}
+
+#[actix_web::test]
+async fn who_is_no_trusted_proxy_does_not_speak_for_others() {
+    let limited = Config { max_connections_per_address: Some(1), ..config() };
+    let server = TestServer::start_with(limited).await;
+    let _kept = upgraded(&server, "X-Forwarded-For: 198.51.100.7\r\n").await;
+    assert_eq!(attempt(&server, "X-Forwarded-For: 198.51.100.8\r\n").await.0, 429);
+    let server = TestServer::start().await;
+    let rebound = "X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Host: localhost\r\n\
+                   Origin: http://rebound.example\r\n";
+    assert_eq!(attempt(&server, rebound).await.0, 403);
+}
+
+/// A WebSocket that stays open as long as this is kept.
+async fn upgraded(server: &TestServer, headers: &str) -> Client {
+    let mut request = format!("ws://{}/ws", server.addr()).into_client_request().unwrap();
+    for header in headers.split_terminator("\r\n") {
+        let (name, value) = header.split_once(": ").unwrap();
+        let name: HeaderName = name.parse().unwrap();
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    let tcp = TcpStream::connect(server.addr()).await.unwrap();
+    Client::handshake(tcp, request).await
+}
+
+#[actix_web::test]
+async fn an_address_tries_to_connect_as_often_as_allowed_and_not_once_more() {
+    let server =
+        TestServer::start_with(Config { connect_rate: NonZeroU32::new(1), ..config() }).await;
+    // Also what is refused is an attempt.
+    assert_eq!(attempt(&server, "Origin: http://evil.example\r\n").await, (403, None));
+    assert_eq!(attempt(&server, "").await, (429, Some(1)));
+    eventually("the next second", async || attempt(&server, "").await.0 == 101).await;
 }

@@ -11,6 +11,13 @@ use crate::harness::within;
 /// The program that these tests were built with.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_chinwag");
 
+/// All clients of a test come from one address.
+pub const UNLIMITED: [(&str, &str); 3] = [
+    ("CHINWAG_MAX_CONNECTIONS", "0"),
+    ("CHINWAG_MAX_CONNECTIONS_PER_ADDRESS", "0"),
+    ("CHINWAG_CONNECT_RATE", "0"),
+];
+
 /// The program running, and what it logs.
 pub struct Program {
     pub child: Child,
@@ -22,6 +29,7 @@ impl Program {
     pub async fn start(program: &str, folder: &std::path::Path, flags: &[&str]) -> Self {
         let mut child = Command::new(program)
             .args(["--listen", "127.0.0.1:0"])
+            .envs(UNLIMITED)
             .args(flags)
             .current_dir(folder)
             .stderr(Stdio::piped())

@@ -1,0 +1,225 @@
+//! How many may be connected at once, in all and from one address, and how often an address may
+//! try.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::middleware::NoOpMiddleware;
+use governor::state::keyed::DefaultKeyedStateStore;
+use governor::{Quota, RateLimiter};
+use thiserror::Error;
+
+/// After how many attempts those addresses are forgotten that have been quiet since.
+const ATTEMPTS_REMEMBERED: usize = 4096;
+
+/// How long to stay away when the places are taken, which nobody knows better.
+const COME_BACK: Duration = Duration::from_secs(5);
+
+/// What counts as one address: of IPv6 the first 64 bits, since whoever has one has all with these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Source(IpAddr);
+
+impl Source {
+    fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V4(address) => address.into(),
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        })
+    }
+}
+
+/// Why there is no place for somebody just now.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum NoPlace {
+    /// All are taken.
+    #[error("the server has as many connections as it takes; try again later")]
+    Server,
+    /// Those for one address are.
+    #[error("there are as many connections from your address as the server takes")]
+    Address,
+    /// The address tries too often.
+    #[error("there are too many attempts from your address; try again later")]
+    Attempts(Duration),
+}
+
+impl NoPlace {
+    /// How long to stay away.
+    #[must_use]
+    pub fn retry_after(self) -> Duration {
+        match self {
+            Self::Server | Self::Address => COME_BACK,
+            Self::Attempts(wait) => wait,
+        }
+    }
+}
+
+type Attempts<C> =
+    RateLimiter<Source, DefaultKeyedStateStore<Source>, C, NoOpMiddleware<<C as Clock>::Instant>>;
+
+/// The places of a server, by a clock.
+#[derive(Debug)]
+pub struct Places<C: Clock = DefaultClock> {
+    in_all: Option<usize>,
+    per_address: Option<usize>,
+    attempts: Option<Attempts<C>>,
+    clock: C,
+    taken: Arc<Mutex<Taken>>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    in_all: usize,
+    by_source: HashMap<Source, usize>,
+    attempts: usize,
+}
+
+/// A place that somebody has. Dropping it gives it back.
+#[derive(Debug)]
+pub struct Place {
+    source: Source,
+    taken: Arc<Mutex<Taken>>,
+}
+
+impl Places {
+    /// So many in all, so many for one address, and so many attempts a second from one address.
+    #[must_use]
+    pub fn new(
+        in_all: Option<usize>,
+        per_address: Option<usize>,
+        attempts_per_second: Option<NonZeroU32>,
+    ) -> Self {
+        Self::with_clock(in_all, per_address, attempts_per_second, DefaultClock::default())
+    }
+}
+
+impl<C: Clock + Clone> Places<C> {
+    fn with_clock(
+        in_all: Option<usize>,
+        per_address: Option<usize>,
+        attempts_per_second: Option<NonZeroU32>,
+        clock: C,
+    ) -> Self {
+        let limiter = |rate| {
+            RateLimiter::new(
+                Quota::per_second(rate),
+                DefaultKeyedStateStore::default(),
+                clock.clone(),
+            )
+        };
+        let attempts = attempts_per_second.map(limiter);
+        Self { in_all, per_address, attempts, clock, taken: Arc::default() }
+    }
+
+    /// Takes a place for somebody at this address.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn take(&self, address: IpAddr) -> Result<Place, NoPlace> {
+        let source = Source::of(address);
+        let mut taken = lock(&self.taken);
+        if let Some(attempts) = &self.attempts {
+            taken.attempts += 1;
+            if taken.attempts.is_multiple_of(ATTEMPTS_REMEMBERED) {
+                attempts.retain_recent();
+                attempts.shrink_to_fit();
+            }
+            attempts
+                .check_key(&source)
+                .map_err(|early| NoPlace::Attempts(early.wait_time_from(self.clock.now())))?;
+        }
+        if self.in_all.is_some_and(|most| taken.in_all >= most) {
+            return Err(NoPlace::Server);
+        }
+        let theirs = taken.by_source.get(&source).copied().unwrap_or_default();
+        if self.per_address.is_some_and(|most| theirs >= most) {
+            return Err(NoPlace::Address);
+        }
+        taken.in_all += 1;
+        taken.by_source.insert(source, theirs + 1);
+        Ok(Place { source, taken: Arc::clone(&self.taken) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = lock(&self.taken);
+        taken.in_all -= 1;
+        if let Entry::Occupied(mut theirs) = taken.by_source.entry(self.source) {
+            *theirs.get_mut() -= 1;
+            if *theirs.get() == 0 {
+                theirs.remove();
+            }
+        }
+    }
+}
+
+/// The counts are whole between any two statements, also if somebody panicked there.
+fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
+    taken.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use governor::clock::FakeRelativeClock;
+
+    fn at(address: &str) -> IpAddr {
+        address.parse().expect("an address")
+    }
+
+    #[test]
+    fn places_are_taken_up_to_the_limit_and_given_back() {
+        let places = Places::new(Some(3), Some(2), None);
+        let first = places.take(at("192.0.2.1")).expect("the first");
+        let _second = places.take(at("192.0.2.1")).expect("the second");
+        assert_eq!(places.take(at("::ffff:192.0.2.1")).err(), Some(NoPlace::Address));
+        let _third = places.take(at("192.0.2.2")).expect("the third");
+        assert_eq!(places.take(at("192.0.2.3")).err(), Some(NoPlace::Server));
+        drop(first);
+        let _again = places.take(at("192.0.2.1")).expect("its place");
+        let taken = lock(&places.taken);
+        assert_eq!((taken.in_all, taken.by_source.len()), (3, 2));
+    }
+
+    #[test]
+    fn whoever_has_one_address_of_ipv6_has_all_that_begin_alike() {
+        let places = Places::new(None, Some(1), None);
+        let _first = places.take(at("2001:db8:0:1::1")).expect("the first");
+        assert_eq!(places.take(at("2001:db8:0:1:ffff::2")).err(), Some(NoPlace::Address));
+        assert!(places.take(at("2001:db8:0:2::1")).is_ok());
+    }
+
+    #[test]
+    fn an_address_tries_as_often_as_allowed_and_is_told_when_it_may_again() {
+        let clock = FakeRelativeClock::default();
+        let places = Places::with_clock(None, None, NonZeroU32::new(4), clock.clone());
+        for _ in 0..4 {
+            assert!(places.take(at("192.0.2.1")).is_ok());
+        }
+        let quarter = Duration::from_millis(250);
+        let refused = places.take(at("192.0.2.1")).err();
+        assert_eq!(refused, Some(NoPlace::Attempts(quarter)));
+        assert!(places.take(at("192.0.2.2")).is_ok(), "others are not concerned");
+        clock.advance(quarter);
+        assert!(places.take(at("192.0.2.1")).is_ok());
+        assert!(places.take(at("192.0.2.1")).is_err());
+    }
+
+    #[test]
+    fn addresses_that_have_been_quiet_are_forgotten() {
+        let clock = FakeRelativeClock::default();
+        let places = Places::with_clock(None, None, NonZeroU32::new(1), clock.clone());
+        for n in 0..ATTEMPTS_REMEMBERED - 1 {
+            let address = u32::try_from(n).expect("a small number");
+            assert!(places.take(std::net::Ipv4Addr::from_bits(address).into()).is_ok());
+        }
+        clock.advance(Duration::from_secs(2));
+        assert!(places.take(at("192.0.2.1")).is_ok());
+        assert_eq!(places.attempts.as_ref().map(RateLimiter::len), Some(1));
+    }
+}
