@@ -1,9 +1,10 @@
-//! Who may connect: by which host the server was addressed, which site's page asks, from where, and
-//! how many there are already. It does no input or output; the routes ask it before they answer a
-//! handshake.
+//! Who may connect, and how much they may say: by which host the server was addressed, which site's
+//! page asks, from where, and how many there are already. It does no input or output. The routes
+//! ask it before they answer a handshake, and a session before it passes a message on.
 
 mod places;
 mod proxy;
+mod rates;
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,6 +14,7 @@ use thiserror::Error;
 
 pub use places::{NoPlace, Place, Places};
 pub use proxy::{Network, Proxies};
+pub use rates::{Rate, Rates};
 
 /// A host name or address, and the port where one is given.
 #[derive(Clone, Debug, PartialEq, Eq)]

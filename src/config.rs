@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::admission::{AllowedOrigin, Host, Network};
+use crate::admission::{AllowedOrigin, Host, Network, Rate};
 pub use args::Args;
 
 /// How surely a message is on disk once it is committed: SQLite's `synchronous`.
@@ -64,6 +64,10 @@ pub struct Config {
     pub max_connections_per_address: Option<usize>,
     /// Attempts to connect from one address in a second. Defaults to 20.
     pub connect_rate: Option<NonZeroU32>,
+    /// What one identity may say. Defaults to 10 messages a second, 50 at once.
+    pub publish_rate: Option<Rate>,
+    /// What may be said from one address. Defaults to 50 messages a second, 250 at once.
+    pub publish_rate_per_address: Option<Rate>,
     /// Recent messages that a room keeps in memory. Defaults to 1000.
     pub resume_buffer: usize,
     /// The file that keeps the history. Defaults to none: it is kept in memory only. (The program's
@@ -128,6 +132,8 @@ impl Default for Config {
             max_connections: Some(10_000),
             max_connections_per_address: Some(100),
             connect_rate: NonZeroU32::new(20),
+            publish_rate: rate(10, 50),
+            publish_rate_per_address: rate(50, 250),
             resume_buffer: 1000,
             db: None,
             db_sync: DbSync::Full,
@@ -141,6 +147,11 @@ impl Default for Config {
             max_members_per_room: Some(10_000),
         }
     }
+}
+
+fn rate(per_second: u32, burst: u32) -> Option<Rate> {
+    let (per_second, burst) = (NonZeroU32::new(per_second)?, NonZeroU32::new(burst)?);
+    Some(Rate { per_second, burst })
 }
 
 impl Config {
@@ -208,7 +219,7 @@ mod tests {
             (&["--static-dir", "src"], "--static-dir"),
             (&["--ping-interval", "0s"], "--ping-interval"),
             (&["--trusted-proxy", "10.0.0.0/33"], "--trusted-proxy"),
-            (&["--connect-rate", "-1"], "--connect-rate"),
+            (&["--connect-rate", "often"], "--connect-rate"),
             (&["--max-db-bytes", "4096"], "--max-db-bytes"),
         ];
         for (flags, named) in wrong {

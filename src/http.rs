@@ -20,7 +20,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::admission::{Admission, Asked, NoPlace, Places, Proxies, Refusal};
+use crate::admission::{Admission, Asked, NoPlace, Places, Proxies, Rates, Refusal};
 use crate::config::Config;
 use crate::domain::{BadNick, BadRoomName, ClientId, Nick, RoomName};
 use crate::hub::{Hub, IsFree};
@@ -72,6 +72,7 @@ impl Chat {
             config.max_connections,
             config.max_connections_per_address,
             config.connect_rate,
+            Rates::new(config.publish_rate, config.publish_rate_per_address),
         );
         Self {
             hub,

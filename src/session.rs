@@ -3,6 +3,8 @@
 //! delivers and writes it in as few WebSocket messages as it can. It pings, and it unregisters
 //! exactly once, however it ends.
 
+mod postpone;
+
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::admission::Place;
 use crate::config::Config;
-use crate::domain::{ClientId, Nick, RoomName};
+use crate::domain::{ClientId, Identity, Nick, RoomName};
 use crate::hub::{
     Broadcast, CatchUp, Deliver, Hello, History, Hub, Join, Leave, Outlet, Register, Typing,
     Unregister, Waiting, Who,
@@ -42,8 +44,9 @@ pub(crate) struct Session {
     /// Until the end.
     registration: Option<Registration>,
     waiting: Waiting,
-    /// Held until the actor is gone, for that alone.
-    _place: Place,
+    place: Place,
+    /// Whose messages these are, as far as it counts how many.
+    speaker: Identity,
     /// Room for what the client has said and the hub has not accepted yet, by [`weight`].
     backlog: Option<Arc<Semaphore>>,
     /// What the peer has sent and is not obeyed yet. It is read no further meanwhile.
@@ -90,7 +93,8 @@ impl Session {
             introduction,
             registration: Some(Registration { client, hub, reason: DisconnectReason::Dropped }),
             waiting: Waiting::at_most(config.send_queue_bytes),
-            _place: place,
+            place,
+            speaker: Identity::of_client(client),
             config,
             backlog: None,
             inbox: None,
@@ -202,6 +206,7 @@ impl Session {
         match command {
             Command::Hello { nick, identity } => {
                 self.greeted = true;
+                self.speaker = identity.unwrap_or(self.speaker);
                 self.ask(Hello { client, nick, identity, reference }, ctx);
             }
             Command::Nick { nick } => {
@@ -224,6 +229,10 @@ impl Session {
                 self.ask(History { client, room, before, limit, reference }, ctx);
             }
             Command::Say { room, text, id } => {
+                if let Err(wait) = self.place.say(self.speaker) {
+                    let command = Command::Say { room, text, id };
+                    return self.postpone(Request { command, reference }, wait, ctx);
+                }
                 let weight = weight(text.as_str().len());
                 self.say(weight, ctx, move |permit| Broadcast {
                     client,
@@ -390,7 +399,7 @@ impl Drop for Registration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::Places;
+    use crate::admission::{Places, Rates};
     use std::net::Ipv4Addr;
     use std::sync::mpsc;
 
@@ -433,7 +442,8 @@ mod tests {
             let (protocol, room) = (Protocol::Text, RoomName::default());
             let introduction = Introduction { client, protocol, nick, room, history: 0 };
             let upgraded = crate::socket::upgrade(&req, payload, &[], 100, |socket| {
-                let place = Places::new(None, None, None).take(Ipv4Addr::LOCALHOST.into());
+                let place = Places::new(None, None, None, Rates::new(None, None))
+                    .take(Ipv4Addr::LOCALHOST.into());
                 let place = place.expect("there is no limit");
                 Session::new(introduction, socket, place, session_hub.clone(), Arc::clone(&config))
             });

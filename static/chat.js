@@ -331,12 +331,15 @@ const hearing = {
   },
 
 
-  error({ code, message, suggested, temporary, ref = "" }) {
+  error({ code, message, suggested, temporary, retry_after_ms, ref = "" }) {
     const [command, argument] = String(ref).split(" ");
     if (command === "say") {
       const room = Array.from(rooms.values()).find(({ pending }) => pending.some(({ id }) => id === argument));
       const said = room?.pending.find(({ id }) => id === argument);
-      if (said !== undefined) {
+      if (code === "rate_limited") {
+        // It stays pending, unless it was taken back or sent with a new connection meanwhile.
+        setTimeout(() => room?.pending.includes(said) && connection.send(room.line(said)), retry_after_ms);
+      } else if (said !== undefined) {
         Object.assign(said, { state: "failed", problem: message, temporary });
         room === current && log.showPending();
       }

@@ -17,7 +17,13 @@ impl Process {
     pub(crate) fn chinwag(flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_chinwag"));
         // All clients come from one address.
-        let unlimited = ["MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_ADDRESS", "CONNECT_RATE"];
+        let unlimited = [
+            "MAX_CONNECTIONS",
+            "MAX_CONNECTIONS_PER_ADDRESS",
+            "CONNECT_RATE",
+            "PUBLISH_RATE",
+            "PUBLISH_RATE_PER_ADDRESS",
+        ];
         command.envs(unlimited.map(|flag| (format!("CHINWAG_{flag}"), "0")));
         command.env("CHINWAG_DB", "none").args(["--listen", "127.0.0.1:0"]).args(flags);
         Self::spawn(&mut command)

@@ -14,6 +14,9 @@ use governor::state::keyed::DefaultKeyedStateStore;
 use governor::{Quota, RateLimiter};
 use thiserror::Error;
 
+use super::Rates;
+use crate::domain::Identity;
+
 /// After how many attempts those addresses are forgotten that have been quiet since.
 const ATTEMPTS_REMEMBERED: usize = 4096;
 
@@ -22,10 +25,10 @@ const COME_BACK: Duration = Duration::from_secs(5);
 
 /// What counts as one address: of IPv6 the first 64 bits, since whoever has one has all with these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Source(IpAddr);
+pub(super) struct Source(IpAddr);
 
 impl Source {
-    fn of(address: IpAddr) -> Self {
+    pub(super) fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V4(address) => address.into(),
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
@@ -69,6 +72,7 @@ pub struct Places<C: Clock = DefaultClock> {
     attempts: Option<Attempts<C>>,
     clock: C,
     taken: Arc<Mutex<Taken>>,
+    rates: Arc<Rates>,
 }
 
 #[derive(Debug, Default)]
@@ -83,17 +87,32 @@ struct Taken {
 pub struct Place {
     source: Source,
     taken: Arc<Mutex<Taken>>,
+    rates: Arc<Rates>,
+}
+
+impl Place {
+    /// Counts a message of whoever has this place, unless it is one too many.
+    ///
+    /// # Errors
+    /// How long to wait with it.
+    pub fn say(&self, who: Identity) -> Result<(), Duration> {
+        self.rates.say(who, self.source)
+    }
 }
 
 impl Places {
-    /// So many in all, so many for one address, and so many attempts a second from one address.
+    /// So many in all, so many for one address, so many attempts a second from one address; and how
+    /// much those may say who have a place.
     #[must_use]
     pub fn new(
         in_all: Option<usize>,
         per_address: Option<usize>,
         attempts_per_second: Option<NonZeroU32>,
+        rates: Rates,
     ) -> Self {
-        Self::with_clock(in_all, per_address, attempts_per_second, DefaultClock::default())
+        let clock = DefaultClock::default();
+        let places = Self::with_clock(in_all, per_address, attempts_per_second, clock);
+        Self { rates: Arc::new(rates), ..places }
     }
 }
 
@@ -112,7 +131,14 @@ impl<C: Clock + Clone> Places<C> {
             )
         };
         let attempts = attempts_per_second.map(limiter);
-        Self { in_all, per_address, attempts, clock, taken: Arc::default() }
+        Self {
+            in_all,
+            per_address,
+            attempts,
+            clock,
+            taken: Arc::default(),
+            rates: Arc::new(Rates::new(None, None)),
+        }
     }
 
     /// Takes a place for somebody at this address.
@@ -141,7 +167,7 @@ impl<C: Clock + Clone> Places<C> {
         }
         taken.in_all += 1;
         taken.by_source.insert(source, theirs + 1);
-        Ok(Place { source, taken: Arc::clone(&self.taken) })
+        Ok(Place { source, taken: Arc::clone(&self.taken), rates: Arc::clone(&self.rates) })
     }
 }
 
@@ -174,7 +200,7 @@ mod tests {
 
     #[test]
     fn places_are_taken_up_to_the_limit_and_given_back() {
-        let places = Places::new(Some(3), Some(2), None);
+        let places = Places::with_clock(Some(3), Some(2), None, DefaultClock::default());
         let first = places.take(at("192.0.2.1")).expect("the first");
         let _second = places.take(at("192.0.2.1")).expect("the second");
         assert_eq!(places.take(at("::ffff:192.0.2.1")).err(), Some(NoPlace::Address));
@@ -188,7 +214,7 @@ mod tests {
 
     #[test]
     fn whoever_has_one_address_of_ipv6_has_all_that_begin_alike() {
-        let places = Places::new(None, Some(1), None);
+        let places = Places::with_clock(None, Some(1), None, DefaultClock::default());
         let _first = places.take(at("2001:db8:0:1::1")).expect("the first");
         assert_eq!(places.take(at("2001:db8:0:1:ffff::2")).err(), Some(NoPlace::Address));
         assert!(places.take(at("2001:db8:0:2::1")).is_ok());

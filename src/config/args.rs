@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::{Config, ConfigError, DbSync};
-use crate::admission::{AllowedOrigin, Host, Network};
+use crate::admission::{AllowedOrigin, Host, Network, Rate};
 
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
@@ -102,6 +102,26 @@ pub struct Args {
     #[arg(value_parser = limit::<1>)]
     connect_rate: Limit,
 
+    /// Messages that one person may say in a second; 0 is no limit.
+    #[arg(long, env = "CHINWAG_PUBLISH_RATE", value_name = "N", default_value = "10")]
+    #[arg(value_parser = limit::<1>)]
+    publish_rate: Limit,
+
+    /// Messages that one person may say at once, after a while of silence.
+    #[arg(long, env = "CHINWAG_PUBLISH_BURST", value_name = "N", default_value = "50")]
+    #[arg(value_parser = number::<1, { u32::MAX as usize }>)]
+    publish_burst: usize,
+
+    /// Messages that may be said from one address in a second; 0 is no limit.
+    #[arg(long, env = "CHINWAG_PUBLISH_RATE_PER_ADDRESS", value_name = "N", default_value = "50")]
+    #[arg(value_parser = limit::<1>)]
+    publish_rate_per_address: Limit,
+
+    /// Messages that may be said from one address at once.
+    #[arg(long, env = "CHINWAG_PUBLISH_BURST_PER_ADDRESS", value_name = "N")]
+    #[arg(default_value = "250", value_parser = number::<1, { u32::MAX as usize }>)]
+    publish_burst_per_address: usize,
+
     /// Recent messages that a room keeps in memory.
     #[arg(long, env = "CHINWAG_RESUME_BUFFER", value_name = "N", default_value = "1000")]
     #[arg(value_parser = number::<0, 1_000_000>)]
@@ -157,6 +177,11 @@ impl Limit {
         self.0.map(|most| usize::try_from(most).unwrap_or(usize::MAX))
     }
 
+    fn with_burst(self, burst: usize) -> Option<Rate> {
+        let burst = u32::try_from(burst).ok().and_then(NonZeroU32::new)?;
+        self.rate().map(|per_second| Rate { per_second, burst })
+    }
+
     fn rate(self) -> Option<NonZeroU32> {
         self.0.and_then(|most| NonZeroU32::new(u32::try_from(most).unwrap_or(u32::MAX)))
     }
@@ -189,6 +214,10 @@ impl TryFrom<Args> for Config {
             max_connections: args.max_connections.count(),
             max_connections_per_address: args.max_connections_per_address.count(),
             connect_rate: args.connect_rate.rate(),
+            publish_rate: args.publish_rate.with_burst(args.publish_burst),
+            publish_rate_per_address: args
+                .publish_rate_per_address
+                .with_burst(args.publish_burst_per_address),
             resume_buffer: args.resume_buffer,
             db: args.db.0,
             db_sync: args.db_sync,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -163,6 +164,9 @@ pub struct Refusal {
     /// Of a name that is taken: one that is free.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suggested: Option<Nick>,
+    /// Of what is too much just now: after how many milliseconds it may succeed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }
 
 impl Refusal {
@@ -170,7 +174,16 @@ impl Refusal {
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         let temporary = code.is_temporary();
-        Self { code, message: message.into(), temporary, suggested: None }
+        Self { code, message: message.into(), temporary, suggested: None, retry_after_ms: None }
+    }
+
+    /// A refusal of what may succeed after this time.
+    #[must_use]
+    pub fn too_much_just_now(wait: Duration) -> Self {
+        // Rounded up: who comes a moment too early comes in vain.
+        let wait = u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
+        let refusal = Self::new(ErrorCode::RateLimited, "that is too much at once; wait a moment");
+        Self { retry_after_ms: Some(wait.max(1)), ..refusal }
     }
 }
 

@@ -48,8 +48,8 @@ pub fn eventually(
     })
 }
 
-/// A configuration for tests: a free port, as many connections as a test likes, which all come
-/// from one address, and otherwise as the program has it.
+/// A configuration for tests: a free port, as many connections and messages as a test likes,
+/// which all come from one address, and otherwise as the program has it.
 pub fn config() -> Config {
     Config {
         listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
@@ -57,6 +57,8 @@ pub fn config() -> Config {
         max_connections: None,
         max_connections_per_address: None,
         connect_rate: None,
+        publish_rate: None,
+        publish_rate_per_address: None,
         ..Config::default()
     }
 }

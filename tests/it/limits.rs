@@ -1,15 +1,19 @@
 //! Limits, each crossed by one: who is refused is told so and may try again, and nobody else
 //! notices.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
 
 use chinwag::Config;
+use chinwag::admission::Rate;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderName;
 
-use crate::harness::{Client, TestServer, config, eventually, raw_http};
+use crate::browser::Browser;
+use crate::harness::{Client, TestServer, config, eventually, raw_http, within};
 use crate::json::JsonClient;
 
 fn join(room: &str) -> Value {
@@ -182,4 +186,90 @@ async fn an_address_tries_to_connect_as_often_as_allowed_and_not_once_more() {
     assert_eq!(attempt(&server, "Origin: http://evil.example\r\n").await, (403, None));
     assert_eq!(attempt(&server, "").await, (429, Some(1)));
     eventually("the next second", async || attempt(&server, "").await.0 == 101).await;
+}
+
+fn rate(per_second: u32, burst: u32) -> Option<Rate> {
+    let [per_second, burst] = [per_second, burst].map(|number| NonZeroU32::new(number).unwrap());
+    Some(Rate { per_second, burst })
+}
+
+fn say(text: &str) -> Value {
+    json!({"type": "say", "room": "a", "text": text, "id": text, "ref": text})
+}
+
+#[actix_web::test]
+async fn a_person_says_as_much_as_allowed_and_is_told_when_it_may_go_on() {
+    let server = TestServer::start_with(Config { publish_rate: rate(1, 2), ..config() }).await;
+    let hello = json!({"nick": "Ada", "key": "the secret of Ada's windows"});
+    let mut ada = JsonClient::hello(server.addr(), hello.clone()).await;
+    let mut window = JsonClient::hello(server.addr(), hello).await;
+    let mut ben = JsonClient::hello(server.addr(), json!({"nick": "Ben"})).await;
+    for client in [&mut ada, &mut window, &mut ben] {
+        client.send(&[join("a")]).await;
+        client.expect("joined").await;
+    }
+    ada.send(&[say("one")]).await;
+    ada.until("said").await;
+    // Another window is the same person. So many that a slow machine does not matter.
+    let more = ["2", "3", "4", "5", "6", "7", "8"];
+    window.send(&more.map(say)).await;
+    let refused = window.until("error").await;
+    assert_eq!((&refused["code"], &refused["temporary"]), (&json!("rate_limited"), &json!(true)));
+    let wait = refused["retry_after_ms"].as_u64().unwrap();
+    assert!((1..=1000).contains(&wait), "{wait}");
+    // Others are not concerned, and nobody is closed.
+    ben.send(&[say("hello")]).await;
+    ben.until("said").await;
+    // What it was told holds.
+    tokio::time::sleep(Duration::from_millis(wait)).await;
+    window.send(&[say(refused["ref"].as_str().unwrap())]).await;
+    while window.until("said").await["ref"] != refused["ref"] {}
+}
+
+#[actix_web::test]
+async fn from_one_address_as_much_is_said_as_allowed_under_however_many_names() {
+    let limited = Config { publish_rate_per_address: rate(1, 2), ..config() };
+    let server = TestServer::start_with(limited).await;
+    let mut first = JsonClient::hello(server.addr(), json!({})).await;
+    first.send(&[join("a"), say("1")]).await;
+    first.until("said").await;
+    let mut second = JsonClient::hello(server.addr(), json!({})).await;
+    second.send(&[join("a"), say("2"), say("3"), say("4"), say("5"), say("6"), say("7")]).await;
+    second.expect("joined").await;
+    assert_eq!(second.until("error").await["code"], "rate_limited");
+}
+
+#[actix_web::test]
+async fn a_plain_client_that_says_too_much_is_read_later_and_nothing_is_lost() {
+    let server = TestServer::start_with(Config { publish_rate: rate(20, 2), ..config() }).await;
+    let mut ada = server.join("").await;
+    let started = Instant::now();
+    for n in 0..12 {
+        ada.say(&n.to_string()).await;
+    }
+    for n in 0..12 {
+        ada.expect(&n.to_string()).await;
+    }
+    // Two at once, and ten at 20 a second.
+    assert!(started.elapsed() >= Duration::from_millis(450), "{:?}", started.elapsed());
+    ada.leave().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn the_page_sends_what_was_too_much_at_once_again_by_itself() {
+    let server = TestServer::start_with(Config { publish_rate: rate(1, 1), ..config() }).await;
+    let mut ben = server.join("").await;
+    let page = Browser::open(&format!("http://localhost:{}/", server.addr().port())).await;
+    page.is_called("Ada").await;
+    for text in ["one", "two", "three"] {
+        page.say(text).await;
+    }
+    let mut heard = BTreeSet::new();
+    while heard.len() < 3 {
+        let line = within("all of it", ben.line()).await.unwrap();
+        assert!(heard.insert(line), "nothing comes twice");
+    }
+    page.until("!document.querySelector('#pending article')").await;
+    page.close().await;
 }
