@@ -6,8 +6,8 @@ use chinwag::wire::{Command, text};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &str| {
-    if let Ok(Some(Command::Say(said))) = text::decode(input, 100) {
-        let said = said.as_str();
+    if let Ok(Some(Command::Say { text, .. })) = text::decode(input, &RoomName::default(), 100) {
+        let said = text.as_str();
         assert!(!said.is_empty() && said.len() <= 100 && said == said.trim());
         assert!(!said.contains(|c: char| c.is_control() && c != '\t'));
     }
