@@ -246,12 +246,13 @@ fn readable(value: &header::HeaderValue) -> &str {
 }
 
 fn asked<'a>(req: &'a HttpRequest, client: &Client) -> Asked<'a> {
-    let last = |name| req.headers().get_all(name).last().map(readable);
-    let called = last(header::X_FORWARDED_HOST).filter(|_| client.by_proxy);
+    let text = |name| req.headers().get(name).map(readable);
+    // The last is what the nearest proxy says.
+    let called = req.headers().get_all(header::X_FORWARDED_HOST).last().map(readable);
     let called = called.and_then(|hosts| hosts.rsplit(',').next()).map(str::trim);
     Asked {
-        host: called.or_else(|| last(header::HOST)),
-        origin: last(header::ORIGIN),
+        host: called.filter(|_| client.by_proxy).or_else(|| text(header::HOST)),
+        origin: text(header::ORIGIN),
         over_loopback: client.address.is_loopback(),
     }
 }

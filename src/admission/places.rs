@@ -9,16 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
-use governor::middleware::NoOpMiddleware;
-use governor::state::keyed::DefaultKeyedStateStore;
-use governor::{Quota, RateLimiter};
 use thiserror::Error;
 
-use super::Rates;
+use super::rates::{Limiter, Rate, Rates};
 use crate::domain::Identity;
-
-/// After how many attempts those addresses are forgotten that have been quiet since.
-const ATTEMPTS_REMEMBERED: usize = 4096;
 
 /// How long to stay away when the places are taken, which nobody knows better.
 const COME_BACK: Duration = Duration::from_secs(5);
@@ -61,16 +55,12 @@ impl NoPlace {
     }
 }
 
-type Attempts<C> =
-    RateLimiter<Source, DefaultKeyedStateStore<Source>, C, NoOpMiddleware<<C as Clock>::Instant>>;
-
 /// The places of a server, by a clock.
 #[derive(Debug)]
 pub struct Places<C: Clock = DefaultClock> {
     in_all: Option<usize>,
     per_address: Option<usize>,
-    attempts: Option<Attempts<C>>,
-    clock: C,
+    attempts: Option<Limiter<Source, C>>,
     taken: Arc<Mutex<Taken>>,
     rates: Arc<Rates>,
 }
@@ -79,7 +69,6 @@ pub struct Places<C: Clock = DefaultClock> {
 struct Taken {
     in_all: usize,
     by_source: HashMap<Source, usize>,
-    attempts: usize,
 }
 
 /// A place that somebody has. Dropping it gives it back.
@@ -123,22 +112,10 @@ impl<C: Clock + Clone> Places<C> {
         attempts_per_second: Option<NonZeroU32>,
         clock: C,
     ) -> Self {
-        let limiter = |rate| {
-            RateLimiter::new(
-                Quota::per_second(rate),
-                DefaultKeyedStateStore::default(),
-                clock.clone(),
-            )
-        };
-        let attempts = attempts_per_second.map(limiter);
-        Self {
-            in_all,
-            per_address,
-            attempts,
-            clock,
-            taken: Arc::default(),
-            rates: Arc::new(Rates::new(None, None)),
-        }
+        let attempts = attempts_per_second
+            .map(|rate| Limiter::new(Rate { per_second: rate, burst: rate }, &clock));
+        let rates = Arc::new(Rates::new(None, None));
+        Self { in_all, per_address, attempts, taken: Arc::default(), rates }
     }
 
     /// Takes a place for somebody at this address.
@@ -147,17 +124,10 @@ impl<C: Clock + Clone> Places<C> {
     /// Why there is none.
     pub fn take(&self, address: IpAddr) -> Result<Place, NoPlace> {
         let source = Source::of(address);
-        let mut taken = lock(&self.taken);
         if let Some(attempts) = &self.attempts {
-            taken.attempts += 1;
-            if taken.attempts.is_multiple_of(ATTEMPTS_REMEMBERED) {
-                attempts.retain_recent();
-                attempts.shrink_to_fit();
-            }
-            attempts
-                .check_key(&source)
-                .map_err(|early| NoPlace::Attempts(early.wait_time_from(self.clock.now())))?;
+            attempts.count(&source).map_err(NoPlace::Attempts)?;
         }
+        let mut taken = lock(&self.taken);
         if self.in_all.is_some_and(|most| taken.in_all >= most) {
             return Err(NoPlace::Server);
         }
@@ -234,18 +204,5 @@ mod tests {
         clock.advance(quarter);
         assert!(places.take(at("192.0.2.1")).is_ok());
         assert!(places.take(at("192.0.2.1")).is_err());
-    }
-
-    #[test]
-    fn addresses_that_have_been_quiet_are_forgotten() {
-        let clock = FakeRelativeClock::default();
-        let places = Places::with_clock(None, None, NonZeroU32::new(1), clock.clone());
-        for n in 0..ATTEMPTS_REMEMBERED - 1 {
-            let address = u32::try_from(n).expect("a small number");
-            assert!(places.take(std::net::Ipv4Addr::from_bits(address).into()).is_ok());
-        }
-        clock.advance(Duration::from_secs(2));
-        assert!(places.take(at("192.0.2.1")).is_ok());
-        assert_eq!(places.attempts.as_ref().map(RateLimiter::len), Some(1));
     }
 }
