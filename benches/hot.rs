@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use actix_http::ws::{Codec, Frame};
 use actix_web::error::PayloadError;
@@ -54,7 +55,8 @@ fn encode(c: &mut Criterion) {
     let messages = vec![message("ada"); MESSAGES];
     group.throughput(Throughput::Elements(MESSAGES as u64));
     group.bench_function("a batch of 500 messages", |b| {
-        let batch = || Batch::new(messages.clone());
+        let accepted = Instant::now();
+        let batch = || Batch::new(messages.clone(), accepted);
         b.iter_batched_ref(
             batch,
             |batch| batch.frames(Protocol::Text).len(),

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 pub use places::{NoPlace, Place, Places};
 pub use proxy::{Network, Proxies};
-pub use rates::{Rate, Rates};
+pub use rates::Rate;
 
 /// A host name or address, and the port where one is given.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::admission::{AllowedOrigin, Host, Network, Rate};
+use crate::metrics::Metrics;
 pub use args::Args;
 
 /// How surely a message is on disk once it is committed: SQLite's `synchronous`.
@@ -68,6 +69,11 @@ pub struct Config {
     pub publish_rate: Option<Rate>,
     /// What may be said from one address. Defaults to 50 messages a second, 250 at once.
     pub publish_rate_per_address: Option<Rate>,
+    /// What one connection may ask for, beside messages: `join`, `history` and the like. Defaults
+    /// to 20 commands a second, 200 at once.
+    pub command_rate: Option<Rate>,
+    /// What may be asked for from one address. Defaults to 100 commands a second, 1000 at once.
+    pub command_rate_per_address: Option<Rate>,
     /// Recent messages that a room keeps in memory. Defaults to 1000.
     pub resume_buffer: usize,
     /// The file that keeps the history. Defaults to none: it is kept in memory only. (The program's
@@ -92,6 +98,12 @@ pub struct Config {
     pub max_rooms: Option<usize>,
     /// Clients that may be in one room. Defaults to 10000.
     pub max_members_per_room: Option<usize>,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served by themselves. Defaults to nowhere:
+    /// they are served beside the chat, `/metrics` to this machine only.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Counts what happens. Defaults to counters of its own, which all clones of the configuration
+    /// share.
+    pub metrics: Metrics,
 }
 
 /// Why the parts of a [`Config`] do not fit together, and what to change.
@@ -134,6 +146,8 @@ impl Default for Config {
             connect_rate: NonZeroU32::new(20),
             publish_rate: rate(10, 50),
             publish_rate_per_address: rate(50, 250),
+            command_rate: rate(20, 200),
+            command_rate_per_address: rate(100, 1000),
             resume_buffer: 1000,
             db: None,
             db_sync: DbSync::Full,
@@ -145,6 +159,8 @@ impl Default for Config {
             max_rooms_per_client: Some(1000),
             max_rooms: Some(10_000),
             max_members_per_room: Some(10_000),
+            metrics_listen: None,
+            metrics: Metrics::default(),
         }
     }
 }

@@ -1,4 +1,10 @@
-//! The routes: the page, the upgrade to a WebSocket, the sign of life.
+//! The routes: the upgrade to a WebSocket here, the page and what operators ask beside it.
+
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(feature = "page")]
+mod page;
+mod status;
 
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,11 +13,10 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use actix::Addr;
-use actix_files::{Files, NamedFile};
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{StatusCode, header};
-use actix_web::middleware::{DefaultHeaders, Next};
+use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
 use actix_web_actors::ws;
 use futures_core::Stream;
@@ -20,38 +25,18 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::admission::{Admission, Asked, NoPlace, Places, Proxies, Rates, Refusal};
+use crate::admission::{Admission, Asked, NoPlace, Places, Proxies, Refusal};
 use crate::config::Config;
 use crate::domain::{BadNick, BadRoomName, ClientId, Nick, RoomName};
 use crate::hub::{Hub, IsFree};
+use crate::metrics::Handshake;
 use crate::session::{Introduction, Session};
 use crate::socket;
 use crate::wire::{Protocol, json};
 
-/// The page may load and run nothing but what this server sends, and talk to nobody else.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
-    img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
-    frame-ancestors 'none'";
-
 /// How much of an unwanted body is read, in bytes, and for how long.
 const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
 const MAX_DISCARD_TIME: Duration = Duration::from_secs(5);
-
-const PAGE: &str = include_str!("../static/index.html");
-
-const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
-
-/// The page's other files: name, type, content.
-const ASSETS: [(&str, &str, &str); 8] = [
-    ("chat.css", "text/css; charset=utf-8", include_str!("../static/chat.css")),
-    ("chat.js", JAVASCRIPT, include_str!("../static/chat.js")),
-    ("connection.js", JAVASCRIPT, include_str!("../static/connection.js")),
-    ("log.js", JAVASCRIPT, include_str!("../static/log.js")),
-    ("room.js", JAVASCRIPT, include_str!("../static/room.js")),
-    ("store.js", JAVASCRIPT, include_str!("../static/store.js")),
-    ("text.js", JAVASCRIPT, include_str!("../static/text.js")),
-    ("icon.svg", "image/svg+xml", include_str!("../static/icon.svg")),
-];
 
 /// The chat as an actix-web program mounts it: `App::new().configure(|app| chat.configure(app))`.
 #[derive(Clone, Debug)]
@@ -68,74 +53,34 @@ impl Chat {
     #[must_use]
     pub fn new(hub: Addr<Hub>, config: Config) -> Self {
         let admission = Admission::new(config.public_hosts.clone(), config.allowed_origins.clone());
-        let places = Places::new(
-            config.max_connections,
-            config.max_connections_per_address,
-            config.connect_rate,
-            Rates::new(config.publish_rate, config.publish_rate_per_address),
-        );
         Self {
             hub,
             admission: Arc::new(admission),
             proxies: Arc::new(Proxies::new(config.trusted_proxies.clone())),
-            places: Arc::new(places),
+            places: Arc::new(Places::of(&config)),
             config: Arc::new(config),
         }
     }
 
-    /// Adds the routes `/`, `/r/{room}`, `/static/…`, `/ws` and `/healthz`.
+    /// Adds the routes `/`, `/r/{room}`, `/static/…`, `/ws`, `/healthz`, `/readyz` and, to clients
+    /// on this machine, `/metrics`.
     pub fn configure(&self, app: &mut web::ServiceConfig) {
-        app.app_data(web::Data::new(self.clone()))
-            .service(web::resource("/").get(page).route(web::head().to(page)))
-            .service(web::resource("/r/{room}").get(room_page).route(web::head().to(room_page)))
-            .service(web::resource("/ws").get(websocket))
-            .service(web::resource("/healthz").get(healthz));
-        let assets = web::scope("/static").wrap(
-            DefaultHeaders::new()
-                .add((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-                .add((header::CACHE_CONTROL, "no-cache")),
-        );
-        app.service(match &self.config.static_dir {
-            Some(dir) => assets.service(Files::new("/", dir)),
-            None => {
-                assets.service(web::resource("/{file}").get(asset).route(web::head().to(asset)))
-            }
-        });
+        app.app_data(web::Data::new(self.clone())).service(web::resource("/ws").get(websocket));
+        #[cfg(feature = "page")]
+        page::configure(self, app);
+        status::configure(app);
+        #[cfg(feature = "metrics")]
+        if self.config.metrics_listen.is_none() {
+            metrics::configure_for_this_machine(app);
+        }
     }
-}
 
-async fn page(req: HttpRequest, chat: web::Data<Chat>) -> Result<HttpResponse, Error> {
-    let mut response = match &chat.config.static_dir {
-        Some(dir) => NamedFile::open(dir.join("index.html"))?.into_response(&req),
-        None => HttpResponse::Ok().content_type("text/html; charset=utf-8").body(PAGE),
-    };
-    let headers = [
-        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-cache"),
-    ];
-    for (name, value) in headers {
-        response.headers_mut().insert(name, header::HeaderValue::from_static(value));
-    }
-    Ok(response)
-}
-
-async fn room_page(
-    req: HttpRequest,
-    chat: web::Data<Chat>,
-    room: web::Path<String>,
-) -> Result<HttpResponse, Error> {
-    match RoomName::parse(&room) {
-        Ok(_) => page(req, chat).await,
-        Err(error) => Ok(HttpResponse::NotFound().body(error.to_string())),
-    }
-}
-
-async fn asset(file: web::Path<String>) -> HttpResponse {
-    match ASSETS.iter().find(|(name, ..)| *name == *file) {
-        Some(&(_, kind, content)) => HttpResponse::Ok().content_type(kind).body(content),
-        None => HttpResponse::NotFound().finish(),
+    /// Adds the routes `/healthz`, `/readyz` and `/metrics`, to whomever they are served.
+    pub fn configure_status(&self, app: &mut web::ServiceConfig) {
+        app.app_data(web::Data::new(self.clone()));
+        status::configure(app);
+        #[cfg(feature = "metrics")]
+        metrics::configure(app);
     }
 }
 
@@ -163,10 +108,6 @@ pub(crate) async fn discard_body(
     next.call(req).await
 }
 
-async fn healthz() -> &'static str {
-    "ok\n"
-}
-
 /// What a client may ask for in the address of its WebSocket. A part left empty is not asked for.
 #[derive(Debug, Default, Deserialize)]
 struct Query {
@@ -183,16 +124,27 @@ async fn websocket(
     payload: web::Payload,
     chat: web::Data<Chat>,
 ) -> Result<HttpResponse, Error> {
-    ws::handshake(&req)?;
-    let client = client(&req, &chat.proxies);
+    let answer = upgrade(&req, payload, &chat).await;
+    let outcome = answer.as_ref().map_or_else(BadUpgrade::handshake, |_| Handshake::Upgraded);
+    chat.config.metrics.shook_hands(outcome);
+    Ok(answer?)
+}
+
+async fn upgrade(
+    req: &HttpRequest,
+    payload: web::Payload,
+    chat: &Chat,
+) -> Result<HttpResponse, BadUpgrade> {
+    ws::handshake(req).map_err(|error| BadUpgrade::NoHandshake(error.into()))?;
+    let client = client(req, &chat.proxies);
     let place = chat.places.take(client.address).map_err(BadUpgrade::NoPlace)?;
-    chat.admission.admit(asked(&req, &client)).map_err(BadUpgrade::Refused)?;
-    let introduction = introduction(&req)?;
+    chat.admission.admit(asked(req, &client)).map_err(BadUpgrade::Refused)?;
+    let introduction = introduction(req)?;
     if introduction.protocol == Protocol::Text && !introduction.nick.is_anonymous() {
         let (room, nick) = (introduction.room.clone(), introduction.nick.clone());
         let is_free = chat.hub.send(IsFree { room, nick }).await;
         if !is_free.map_err(|_| BadUpgrade::NoHub)? {
-            return Err(BadUpgrade::NameTaken(introduction.nick).into());
+            return Err(BadUpgrade::NameTaken(introduction.nick));
         }
     }
     let protocols: &[_] = match introduction.protocol {
@@ -200,9 +152,10 @@ async fn websocket(
         Protocol::Text => &[],
     };
     let max_bytes = chat.config.frame_limit();
-    let (_, response) = socket::upgrade(&req, payload, protocols, max_bytes, |socket| {
+    let (_, response) = socket::upgrade(req, payload, protocols, max_bytes, |socket| {
         Session::new(introduction, socket, place, chat.hub.clone(), Arc::clone(&chat.config))
-    })?;
+    })
+    .map_err(BadUpgrade::NoHandshake)?;
     Ok(response)
 }
 
@@ -284,6 +237,8 @@ fn introduction(req: &HttpRequest) -> Result<Introduction, BadUpgrade> {
 /// Why a handshake is not answered with an upgrade.
 #[derive(Debug, Error)]
 enum BadUpgrade {
+    #[error("{0}")]
+    NoHandshake(Error),
     #[error(transparent)]
     NoPlace(NoPlace),
     #[error(transparent)]
@@ -302,9 +257,24 @@ enum BadUpgrade {
     NoHub,
 }
 
+impl BadUpgrade {
+    fn handshake(&self) -> Handshake {
+        match self {
+            Self::NoPlace(_) => Handshake::Limited,
+            Self::Refused(_) => Handshake::Forbidden,
+            Self::NameTaken(_) => Handshake::NameTaken,
+            Self::NoHub => Handshake::NoHub,
+            Self::NoHandshake(_) | Self::Query | Self::Room(_) | Self::Nick(_) | Self::History => {
+                Handshake::Malformed
+            }
+        }
+    }
+}
+
 impl ResponseError for BadUpgrade {
     fn status_code(&self) -> StatusCode {
         match self {
+            Self::NoHandshake(error) => error.as_response_error().status_code(),
             Self::NoPlace(NoPlace::Server) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoPlace(NoPlace::Address | NoPlace::Attempts(_)) => StatusCode::TOO_MANY_REQUESTS,
             Self::Refused(_) => StatusCode::FORBIDDEN,
@@ -315,6 +285,9 @@ impl ResponseError for BadUpgrade {
     }
 
     fn error_response(&self) -> HttpResponse {
+        if let Self::NoHandshake(error) = self {
+            return error.error_response();
+        }
         let mut response = HttpResponse::build(self.status_code());
         if let Self::NoPlace(no_place) = self {
             // Rounded up: who comes at the end of the second before would come in vain.

@@ -34,6 +34,7 @@
 //! * [`domain`]: names and texts, parsed once.
 //! * [`hub`]: the rooms, and who is in them.
 //! * `journal`: what was said, on disk (with the feature of that name, on by default).
+//! * [`metrics`]: what happens, counted.
 //!
 //! # Mounting it
 //!
@@ -65,6 +66,7 @@ pub mod http;
 pub mod hub;
 #[cfg(feature = "journal")]
 pub mod journal;
+pub mod metrics;
 pub mod server;
 mod session;
 pub mod socket;

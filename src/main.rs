@@ -2,6 +2,7 @@
 
 #[cfg(feature = "journal")]
 mod commands;
+mod logging;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -10,9 +11,13 @@ use chinwag::config::{Args, Config};
 use chinwag::server::{self, ServerError};
 use clap::Parser;
 use clap::error::ErrorKind;
+use logging::LogFormat;
 
 /// Exit code for arguments that are wrong, as clap and most Unix tools use it.
 const USAGE: u8 = 2;
+
+/// What a connection takes: its socket, and a second descriptor by which it can be cut off.
+const OPEN_FILES_EACH: u64 = 2;
 
 /// A web chat server: start it, open the page, talk.
 #[derive(Debug, Parser)]
@@ -20,6 +25,11 @@ const USAGE: u8 = 2;
 struct CommandLine {
     #[command(flatten)]
     args: Args,
+
+    /// How each line of the log is written.
+    #[arg(long, env = "CHINWAG_LOG_FORMAT", value_name = "text|json", default_value = "text")]
+    #[arg(hide_possible_values = true)]
+    log_format: LogFormat,
 
     #[cfg(feature = "journal")]
     #[command(subcommand)]
@@ -39,22 +49,33 @@ fn main() -> ExitCode {
         };
     }
     match Config::try_from(typed.args) {
-        Ok(config) => serve(config),
+        Ok(config) => serve(config, typed.log_format),
         Err(error) => fail(USAGE, &error.to_string()),
     }
 }
 
-fn serve(config: Config) -> ExitCode {
-    env_logger::Builder::from_env(
-        env_logger::Env::default().default_filter_or("warn,chinwag=info"),
-    )
-    .init();
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        log::warn!("the limit of open files stays as it is: {error}");
-    }
+fn serve(config: Config, log_format: LogFormat) -> ExitCode {
+    logging::start(log_format);
+    allow_open_files(&config);
     match actix_web::rt::System::new().block_on(run(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, &error.to_string()),
+    }
+}
+
+/// Raises the limit of open files as far as the system lets us, and says if that is not enough.
+fn allow_open_files(config: &Config) {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(allowed) => {
+            let most = config.max_connections.map_or(0, |most| OPEN_FILES_EACH * most as u64);
+            if allowed < most {
+                log::warn!(
+                    "the system allows {allowed} open files, which is not enough for as many \
+                     connections as --max-connections allows: they take {most}"
+                );
+            }
+        }
+        Err(error) => log::warn!("the limit of open files stays as it is: {error}"),
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Server {
     #[cfg(feature = "journal")]
     journal: Option<Journal>,
     http: ServerHandle,
+    /// Serves what operators ask, if that has an address of its own.
+    status: Option<(SocketAddr, ServerHandle)>,
     connections: Connections,
     addrs: Vec<SocketAddr>,
     shutdown_timeout: Duration,
@@ -47,6 +49,14 @@ pub enum ServerError {
     #[cfg(feature = "journal")]
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// There should be metrics, but this program has been built without them.
+    #[cfg(not(feature = "metrics"))]
+    #[error("this program is built without metrics, and takes no --metrics-listen")]
+    NoMetrics,
+    /// There should be another page, but this program has been built without any.
+    #[cfg(not(feature = "page"))]
+    #[error("this program is built without the page, and takes no --static-dir")]
+    NoPage,
     /// The history should be kept in a file, but this program has been built without that.
     #[cfg(not(feature = "journal"))]
     #[error("this program is built without the journal; keep messages in memory with --db none")]
@@ -76,6 +86,14 @@ pub enum ServerError {
 /// When the configuration contradicts itself or an address cannot be bound.
 pub async fn start(config: Config) -> Result<Server, ServerError> {
     config.check()?;
+    #[cfg(not(feature = "metrics"))]
+    if config.metrics_listen.is_some() {
+        return Err(ServerError::NoMetrics);
+    }
+    #[cfg(not(feature = "page"))]
+    if config.static_dir.is_some() {
+        return Err(ServerError::NoPage);
+    }
     #[cfg(feature = "journal")]
     let journal = Options::of(&config).map(|options| Journal::open(&options)).transpose()?;
     #[cfg(feature = "journal")]
@@ -92,8 +110,9 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     let hub = Hub::start_with_log(&hub_thread, &config, log);
     let connections = Connections::new(config.write_timeout);
     let chat = Chat::new(hub.clone(), config.clone());
+    let served = chat.clone();
     let app =
-        move || App::new().wrap(from_fn(http::discard_body)).configure(|app| chat.configure(app));
+        move || App::new().wrap(from_fn(http::discard_body)).configure(|app| served.configure(app));
     let mut http = HttpServer::new(app)
         .workers(config.workers)
         .disable_signals()
@@ -112,6 +131,13 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
             }
         };
     }
+    let status = match config.metrics_listen.map(|addr| serve_status(&chat, addr)).transpose() {
+        Ok(status) => status,
+        Err(error) => {
+            hub_thread.stop();
+            return Err(error);
+        }
+    };
     let addrs = http.addrs();
     let running = http.run();
     let server = Server {
@@ -120,11 +146,15 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
         #[cfg(feature = "journal")]
         journal,
         http: running.handle(),
+        status,
         connections,
         addrs,
         shutdown_timeout: config.shutdown_timeout,
     };
     rt::spawn(running);
+    if let Some((addr, _)) = &server.status {
+        info!("metrics are at {}/metrics", url(*addr));
+    }
     for addr in &server.addrs {
         info!("open {}", url(*addr));
     }
@@ -149,6 +179,12 @@ impl Server {
     #[must_use]
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addrs
+    }
+
+    /// Where `/metrics` is served, if that has an address of its own.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.status.as_ref().map(|(addr, _)| *addr)
     }
 
     /// Runs until SIGINT or SIGTERM, then stops in order. A second signal ends it at once.
@@ -192,6 +228,9 @@ impl Server {
             warn!("some clients did not close in time");
         }
         self.http.stop(false).await;
+        if let Some((_, status)) = self.status {
+            status.stop(false).await;
+        }
         self.hub_thread.stop();
         #[cfg(feature = "journal")]
         if let Some(journal) = self.journal
@@ -200,6 +239,21 @@ impl Server {
             warn!("the journal did not close in time; what it has committed is safe");
         }
     }
+}
+
+/// Serves what operators ask at an address of its own, also while the chat is draining.
+fn serve_status(chat: &Chat, addr: SocketAddr) -> Result<(SocketAddr, ServerHandle), ServerError> {
+    let chat = chat.clone();
+    let http = HttpServer::new(move || App::new().configure(|app| chat.configure_status(app)))
+        .workers(1)
+        .disable_signals()
+        .bind(addr)
+        .map_err(|source| ServerError::Listen { addr, source })?;
+    let addr = http.addrs().first().copied().unwrap_or(addr);
+    let running = http.run();
+    let handle = running.handle();
+    rt::spawn(running);
+    Ok((addr, handle))
 }
 
 impl Server {

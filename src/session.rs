@@ -3,9 +3,10 @@
 //! delivers and writes it in as few WebSocket messages as it can. It pings, and it unregisters
 //! exactly once, however it ends.
 
+mod heartbeat;
 mod postpone;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -24,6 +25,7 @@ use crate::hub::{
 };
 use crate::socket::{DisconnectReason, Incoming, Socket, TextFrame};
 use crate::wire::{Command, ErrorCode, Event, Protocol, Refusal, Reply, Request, json, text};
+use heartbeat::first_heartbeat;
 
 /// What the request for a session said of it.
 #[derive(Clone, Debug)]
@@ -66,17 +68,6 @@ const TYPING_INTERVAL: Duration = Duration::from_secs(3);
 /// needs to hold it.
 fn weight(text_bytes: usize) -> u32 {
     u32::try_from(text_bytes.saturating_add(256)).unwrap_or(u32::MAX)
-}
-
-/// When a client is pinged first. Those who come together are not pinged together, since that
-/// would keep the worker from all else, but in groups, since waking it for each costs more than
-/// the ping does: 100 groups to an interval, by a clock that all sessions share.
-fn first_heartbeat(client: ClientId, interval: Duration) -> Instant {
-    static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let due = EPOCH.elapsed() + client.part_of(interval);
-    let group_nanos = (interval / 100).as_nanos().max(1);
-    let late = group_nanos - due.as_nanos() % group_nanos;
-    *EPOCH + due + Duration::from_nanos(u64::try_from(late).unwrap_or_default())
 }
 
 impl Session {
@@ -188,7 +179,7 @@ impl Session {
                     match line {
                         Ok(Some(request)) => self.obey(request, ctx),
                         Ok(None) => {}
-                        Err(mistake) => self.reply(&mistake),
+                        Err(mistake) => self.correct(mistake, ctx),
                     }
                 }
             }
@@ -196,6 +187,9 @@ impl Session {
     }
 
     fn obey(&mut self, request: Request, ctx: &mut WebsocketContext<Self>) {
+        if let Err(wait) = self.count(&request.command) {
+            return self.postpone(request, wait, ctx);
+        }
         let Request { command, reference } = request;
         let client = self.introduction.client;
         let is_hello = matches!(command, Command::Hello { .. });
@@ -229,10 +223,6 @@ impl Session {
                 self.ask(History { client, room, before, limit, reference }, ctx);
             }
             Command::Say { room, text, id } => {
-                if let Err(wait) = self.place.say(self.speaker) {
-                    let command = Command::Say { room, text, id };
-                    return self.postpone(Request { command, reference }, wait, ctx);
-                }
                 let weight = weight(text.as_str().len());
                 self.say(weight, ctx, move |permit| Broadcast {
                     client,
@@ -331,6 +321,7 @@ impl Handler<Deliver> for Session {
             // What is written while the mailbox drains goes out together.
             Deliver::Batch(_) | Deliver::Batches(_) => {
                 for batch in deliver.batches() {
+                    self.config.metrics.lagged(batch.accepted().elapsed());
                     for frame in batch.frames(self.introduction.protocol) {
                         self.socket.write(frame.clone());
                     }
@@ -376,6 +367,9 @@ impl Session {
     }
 
     fn reply(&mut self, reply: &Reply) {
+        if let Event::Error(refusal) = &reply.event {
+            self.config.metrics.erred(refusal.code);
+        }
         self.socket.write(TextFrame::new(&json::reply(reply)));
     }
 }
@@ -399,7 +393,7 @@ impl Drop for Registration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::{Places, Rates};
+    use crate::admission::Places;
     use std::net::Ipv4Addr;
     use std::sync::mpsc;
 
@@ -442,8 +436,7 @@ mod tests {
             let (protocol, room) = (Protocol::Text, RoomName::default());
             let introduction = Introduction { client, protocol, nick, room, history: 0 };
             let upgraded = crate::socket::upgrade(&req, payload, &[], 100, |socket| {
-                let place = Places::new(None, None, None, Rates::new(None, None))
-                    .take(Ipv4Addr::LOCALHOST.into());
+                let place = Places::of(&config).take(Ipv4Addr::LOCALHOST.into());
                 let place = place.expect("there is no limit");
                 Session::new(introduction, socket, place, session_hub.clone(), Arc::clone(&config))
             });

@@ -23,6 +23,8 @@ impl Process {
             "CONNECT_RATE",
             "PUBLISH_RATE",
             "PUBLISH_RATE_PER_ADDRESS",
+            "COMMAND_RATE",
+            "COMMAND_RATE_PER_ADDRESS",
         ];
         command.envs(unlimited.map(|flag| (format!("CHINWAG_{flag}"), "0")));
         command.env("CHINWAG_DB", "none").args(["--listen", "127.0.0.1:0"]).args(flags);

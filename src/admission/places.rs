@@ -4,15 +4,16 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr};
-use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
 use thiserror::Error;
 
-use super::rates::{Limiter, Rate, Rates};
-use crate::domain::Identity;
+use super::rates::{Limiter, Rate, Rates, TooMany};
+use crate::config::Config;
+use crate::domain::{ClientId, Identity};
+use crate::metrics::{Limit, Metrics};
 
 /// How long to stay away when the places are taken, which nobody knows better.
 const COME_BACK: Duration = Duration::from_secs(5);
@@ -63,6 +64,7 @@ pub struct Places<C: Clock = DefaultClock> {
     attempts: Option<Limiter<Source, C>>,
     taken: Arc<Mutex<Taken>>,
     rates: Arc<Rates>,
+    metrics: Metrics,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +79,7 @@ pub struct Place {
     source: Source,
     taken: Arc<Mutex<Taken>>,
     rates: Arc<Rates>,
+    metrics: Metrics,
 }
 
 impl Place {
@@ -85,37 +88,55 @@ impl Place {
     /// # Errors
     /// How long to wait with it.
     pub fn say(&self, who: Identity) -> Result<(), Duration> {
-        self.rates.say(who, self.source)
+        let counted = self.rates.messages.count(&who, self.source);
+        self.limited(counted, [Limit::PublishRate, Limit::PublishRatePerAddress])
+    }
+
+    /// Counts a command that is no message, unless it is one too many.
+    ///
+    /// # Errors
+    /// How long to wait with it.
+    pub fn command(&self, client: ClientId) -> Result<(), Duration> {
+        let counted = self.rates.commands.count(&client, self.source);
+        self.limited(counted, [Limit::CommandRate, Limit::CommandRatePerAddress])
+    }
+
+    fn limited(
+        &self,
+        counted: Result<(), TooMany>,
+        [by_one, from_address]: [Limit; 2],
+    ) -> Result<(), Duration> {
+        let (limit, wait) = match counted {
+            Ok(()) => return Ok(()),
+            Err(TooMany::ByOne(wait)) => (by_one, wait),
+            Err(TooMany::FromAddress(wait)) => (from_address, wait),
+        };
+        self.metrics.limited(limit);
+        Err(wait)
     }
 }
 
 impl Places {
-    /// So many in all, so many for one address, so many attempts a second from one address; and how
-    /// much those may say who have a place.
+    /// As many as a configuration has; and those who have one may say as much as it allows.
     #[must_use]
-    pub fn new(
-        in_all: Option<usize>,
-        per_address: Option<usize>,
-        attempts_per_second: Option<NonZeroU32>,
-        rates: Rates,
-    ) -> Self {
-        let clock = DefaultClock::default();
-        let places = Self::with_clock(in_all, per_address, attempts_per_second, clock);
-        Self { rates: Arc::new(rates), ..places }
+    pub fn of(config: &Config) -> Self {
+        Self::with_clock(config, &DefaultClock::default())
     }
 }
 
 impl<C: Clock + Clone> Places<C> {
-    fn with_clock(
-        in_all: Option<usize>,
-        per_address: Option<usize>,
-        attempts_per_second: Option<NonZeroU32>,
-        clock: C,
-    ) -> Self {
-        let attempts = attempts_per_second
-            .map(|rate| Limiter::new(Rate { per_second: rate, burst: rate }, &clock));
-        let rates = Arc::new(Rates::new(None, None));
-        Self { in_all, per_address, attempts, taken: Arc::default(), rates }
+    fn with_clock(config: &Config, clock: &C) -> Self {
+        let attempts = config
+            .connect_rate
+            .map(|rate| Limiter::new(Rate { per_second: rate, burst: rate }, clock));
+        Self {
+            in_all: config.max_connections,
+            per_address: config.max_connections_per_address,
+            attempts,
+            taken: Arc::default(),
+            rates: Arc::new(Rates::of(config)),
+            metrics: config.metrics.clone(),
+        }
     }
 
     /// Takes a place for somebody at this address.
@@ -123,6 +144,16 @@ impl<C: Clock + Clone> Places<C> {
     /// # Errors
     /// Why there is none.
     pub fn take(&self, address: IpAddr) -> Result<Place, NoPlace> {
+        self.try_take(address).inspect_err(|no_place| {
+            self.metrics.limited(match no_place {
+                NoPlace::Server => Limit::MaxConnections,
+                NoPlace::Address => Limit::MaxConnectionsPerAddress,
+                NoPlace::Attempts(_) => Limit::ConnectRate,
+            });
+        })
+    }
+
+    fn try_take(&self, address: IpAddr) -> Result<Place, NoPlace> {
         let source = Source::of(address);
         if let Some(attempts) = &self.attempts {
             attempts.count(&source).map_err(NoPlace::Attempts)?;
@@ -137,7 +168,12 @@ impl<C: Clock + Clone> Places<C> {
         }
         taken.in_all += 1;
         taken.by_source.insert(source, theirs + 1);
-        Ok(Place { source, taken: Arc::clone(&self.taken), rates: Arc::clone(&self.rates) })
+        Ok(Place {
+            source,
+            taken: Arc::clone(&self.taken),
+            rates: Arc::clone(&self.rates),
+            metrics: self.metrics.clone(),
+        })
     }
 }
 
@@ -163,14 +199,24 @@ fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
 mod tests {
     use super::*;
     use governor::clock::FakeRelativeClock;
+    use std::num::NonZeroU32;
 
     fn at(address: &str) -> IpAddr {
         address.parse().expect("an address")
     }
 
+    fn places(in_all: Option<usize>, per_address: Option<usize>) -> Places {
+        Places::of(&Config {
+            max_connections: in_all,
+            max_connections_per_address: per_address,
+            connect_rate: None,
+            ..Config::default()
+        })
+    }
+
     #[test]
     fn places_are_taken_up_to_the_limit_and_given_back() {
-        let places = Places::with_clock(Some(3), Some(2), None, DefaultClock::default());
+        let places = places(Some(3), Some(2));
         let first = places.take(at("192.0.2.1")).expect("the first");
         let _second = places.take(at("192.0.2.1")).expect("the second");
         assert_eq!(places.take(at("::ffff:192.0.2.1")).err(), Some(NoPlace::Address));
@@ -184,7 +230,7 @@ mod tests {
 
     #[test]
     fn whoever_has_one_address_of_ipv6_has_all_that_begin_alike() {
-        let places = Places::with_clock(None, Some(1), None, DefaultClock::default());
+        let places = places(None, Some(1));
         let _first = places.take(at("2001:db8:0:1::1")).expect("the first");
         assert_eq!(places.take(at("2001:db8:0:1:ffff::2")).err(), Some(NoPlace::Address));
         assert!(places.take(at("2001:db8:0:2::1")).is_ok());
@@ -193,7 +239,8 @@ mod tests {
     #[test]
     fn an_address_tries_as_often_as_allowed_and_is_told_when_it_may_again() {
         let clock = FakeRelativeClock::default();
-        let places = Places::with_clock(None, None, NonZeroU32::new(4), clock.clone());
+        let four = Config { connect_rate: NonZeroU32::new(4), ..Config::default() };
+        let places = Places::with_clock(&four, &clock);
         for _ in 0..4 {
             assert!(places.take(at("192.0.2.1")).is_ok());
         }

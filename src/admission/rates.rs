@@ -1,4 +1,4 @@
-//! How much may be said: by one identity, and from one address.
+//! How much may be said and asked: by one, and from one address.
 
 use std::hash::Hash;
 use std::num::NonZeroU32;
@@ -11,14 +11,15 @@ use governor::state::keyed::DefaultKeyedStateStore;
 use governor::{Quota, RateLimiter};
 
 use super::places::Source;
-use crate::domain::Identity;
+use crate::config::Config;
+use crate::domain::{ClientId, Identity};
 
-/// So many messages a second, and so many at once after a while of silence.
+/// So many a second, and so many at once after a while of silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Messages a second.
+    /// So many a second.
     pub per_second: NonZeroU32,
-    /// Messages at once.
+    /// So many at once.
     pub burst: NonZeroU32,
 }
 
@@ -50,41 +51,63 @@ impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiter<K, C> {
     }
 }
 
-/// The rates of a server, by a clock.
+/// The rates of a server: of messages by who says them, of other commands by connection.
 #[derive(Debug)]
-pub struct Rates<C: Clock = DefaultClock> {
-    identities: Option<Limiter<Identity, C>>,
-    addresses: Option<Limiter<Source, C>>,
+pub(super) struct Rates {
+    pub(super) messages: Twofold<Identity>,
+    pub(super) commands: Twofold<ClientId>,
 }
 
 impl Rates {
-    /// What one identity may say, and what may be said from one address.
-    #[must_use]
-    pub fn new(identity: Option<Rate>, address: Option<Rate>) -> Self {
-        Self::with_clock(identity, address, &DefaultClock::default())
+    pub(super) fn of(config: &Config) -> Self {
+        let clock = &DefaultClock::default();
+        Self {
+            messages: Twofold::new(config.publish_rate, config.publish_rate_per_address, clock),
+            commands: Twofold::new(config.command_rate, config.command_rate_per_address, clock),
+        }
     }
 }
 
-impl<C: Clock + Clone> Rates<C> {
-    fn with_clock(identity: Option<Rate>, address: Option<Rate>, clock: &C) -> Self {
+/// What one may do, and what may be done from one address, by a clock.
+#[derive(Debug)]
+pub(super) struct Twofold<K: Hash + Eq + Clone, C: Clock = DefaultClock> {
+    each: Option<Limiter<K, C>>,
+    addresses: Option<Limiter<Source, C>>,
+}
+
+/// One too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TooMany {
+    /// Of whoever it is; after so long it is not.
+    ByOne(Duration),
+    /// From the address, likewise.
+    FromAddress(Duration),
+}
+
+impl<K: Hash + Eq + Clone, C: Clock + Clone> Twofold<K, C> {
+    fn new(each: Option<Rate>, address: Option<Rate>, clock: &C) -> Self {
         Self {
-            identities: identity.map(|rate| Limiter::new(rate, clock)),
+            each: each.map(|rate| Limiter::new(rate, clock)),
             addresses: address.map(|rate| Limiter::new(rate, clock)),
         }
     }
 
-    /// Counts a message, unless it is one too many: then says how long to wait with it.
-    pub(super) fn say(&self, who: Identity, source: Source) -> Result<(), Duration> {
-        // Who may not speak must not use up what others at the same address may say.
-        self.identities.as_ref().map_or(Ok(()), |identities| identities.count(&who))?;
-        self.addresses.as_ref().map_or(Ok(()), |addresses| addresses.count(&source))
+    /// Counts, unless that is one too many.
+    pub(super) fn count(&self, who: &K, source: Source) -> Result<(), TooMany> {
+        // Who may not go on must not use up what is left to others at the same address.
+        if let Some(each) = &self.each {
+            each.count(who).map_err(TooMany::ByOne)?;
+        }
+        match &self.addresses {
+            Some(addresses) => addresses.count(&source).map_err(TooMany::FromAddress),
+            None => Ok(()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ClientId;
     use governor::clock::FakeRelativeClock;
 
     fn rate(per_second: u32, burst: u32) -> Option<Rate> {
@@ -103,30 +126,31 @@ mod tests {
     #[test]
     fn an_identity_says_a_burst_and_then_as_much_as_its_rate_wherever_it_is() {
         let clock = FakeRelativeClock::default();
-        let rates = Rates::with_clock(rate(2, 3), None, &clock);
+        let rates = Twofold::new(rate(2, 3), None, &clock);
         let (ada, ben) = (somebody(), somebody());
         for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
-            assert_eq!(rates.say(ada, at(address)), Ok(()));
+            assert_eq!(rates.count(&ada, at(address)), Ok(()));
         }
         let half = Duration::from_millis(500);
-        assert_eq!(rates.say(ada, at("192.0.2.4")), Err(half));
-        assert_eq!(rates.say(ben, at("192.0.2.1")), Ok(()));
+        assert_eq!(rates.count(&ada, at("192.0.2.4")), Err(TooMany::ByOne(half)));
+        assert_eq!(rates.count(&ben, at("192.0.2.1")), Ok(()));
         clock.advance(half);
-        assert_eq!(rates.say(ada, at("192.0.2.1")), Ok(()));
-        assert!(rates.say(ada, at("192.0.2.1")).is_err());
+        assert_eq!(rates.count(&ada, at("192.0.2.1")), Ok(()));
+        assert!(rates.count(&ada, at("192.0.2.1")).is_err());
     }
 
     #[test]
     fn an_address_says_no_more_under_however_many_names() {
-        let rates = Rates::with_clock(rate(1, 1), rate(1, 2), &FakeRelativeClock::default());
+        let rates = Twofold::new(rate(1, 1), rate(1, 2), &FakeRelativeClock::default());
         let ada = somebody();
-        assert_eq!(rates.say(ada, at("192.0.2.1")), Ok(()));
+        assert_eq!(rates.count(&ada, at("192.0.2.1")), Ok(()));
         for _ in 0..9 {
-            assert!(rates.say(ada, at("192.0.2.1")).is_err(), "it uses up nobody else's part");
+            assert!(rates.count(&ada, at("192.0.2.1")).is_err(), "it uses up nobody else's part");
         }
-        assert_eq!(rates.say(somebody(), at("192.0.2.1")), Ok(()));
-        assert!(rates.say(somebody(), at("192.0.2.1")).is_err());
-        assert_eq!(rates.say(somebody(), at("192.0.2.2")), Ok(()));
+        assert_eq!(rates.count(&somebody(), at("192.0.2.1")), Ok(()));
+        let too_many = rates.count(&somebody(), at("192.0.2.1"));
+        assert!(matches!(too_many, Err(TooMany::FromAddress(_))), "{too_many:?}");
+        assert_eq!(rates.count(&somebody(), at("192.0.2.2")), Ok(()));
     }
 
     #[test]

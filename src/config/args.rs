@@ -122,6 +122,26 @@ pub struct Args {
     #[arg(default_value = "250", value_parser = number::<1, { u32::MAX as usize }>)]
     publish_burst_per_address: usize,
 
+    /// Other commands, such as join and history, of one connection in a second; 0 is no limit.
+    #[arg(long, env = "CHINWAG_COMMAND_RATE", value_name = "N", default_value = "20")]
+    #[arg(value_parser = limit::<1>)]
+    command_rate: Limit,
+
+    /// Other commands of one connection at once.
+    #[arg(long, env = "CHINWAG_COMMAND_BURST", value_name = "N", default_value = "200")]
+    #[arg(value_parser = number::<1, { u32::MAX as usize }>)]
+    command_burst: usize,
+
+    /// Other commands from one address in a second; 0 is no limit.
+    #[arg(long, env = "CHINWAG_COMMAND_RATE_PER_ADDRESS", value_name = "N", default_value = "100")]
+    #[arg(value_parser = limit::<1>)]
+    command_rate_per_address: Limit,
+
+    /// Other commands from one address at once.
+    #[arg(long, env = "CHINWAG_COMMAND_BURST_PER_ADDRESS", value_name = "N")]
+    #[arg(default_value = "1000", value_parser = number::<1, { u32::MAX as usize }>)]
+    command_burst_per_address: usize,
+
     /// Recent messages that a room keeps in memory.
     #[arg(long, env = "CHINWAG_RESUME_BUFFER", value_name = "N", default_value = "1000")]
     #[arg(value_parser = number::<0, 1_000_000>)]
@@ -166,6 +186,11 @@ pub struct Args {
     #[arg(long, env = "CHINWAG_MAX_MEMBERS_PER_ROOM", value_name = "N", default_value = "10000")]
     #[arg(value_parser = limit::<1>)]
     max_members_per_room: Limit,
+
+    /// Address and port for /metrics, /healthz and /readyz [default: beside the chat, /metrics to
+    /// this machine only]
+    #[arg(long, env = "CHINWAG_METRICS_LISTEN", value_name = "ADDR", value_parser = address)]
+    metrics_listen: Option<SocketAddr>,
 }
 
 /// The most of something, if it is limited.
@@ -218,6 +243,10 @@ impl TryFrom<Args> for Config {
             publish_rate_per_address: args
                 .publish_rate_per_address
                 .with_burst(args.publish_burst_per_address),
+            command_rate: args.command_rate.with_burst(args.command_burst),
+            command_rate_per_address: args
+                .command_rate_per_address
+                .with_burst(args.command_burst_per_address),
             resume_buffer: args.resume_buffer,
             db: args.db.0,
             db_sync: args.db_sync,
@@ -227,6 +256,7 @@ impl TryFrom<Args> for Config {
             max_rooms_per_client: args.max_rooms_per_client.count(),
             max_rooms: args.max_rooms.count(),
             max_members_per_room: args.max_members_per_room.count(),
+            metrics_listen: args.metrics_listen,
             ..Self::default()
         };
         config.check()?;

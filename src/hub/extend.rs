@@ -35,6 +35,6 @@ impl Hub {
     /// How many clients have gone for this reason since the hub began.
     #[must_use]
     pub fn disconnects(&self, reason: DisconnectReason) -> u64 {
-        self.disconnects.get(&reason).copied().unwrap_or_default()
+        self.counts.disconnects.get(&reason).copied().unwrap_or_default()
     }
 }

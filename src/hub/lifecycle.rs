@@ -5,12 +5,14 @@ use std::collections::HashMap;
 
 use actix::WeakAddr;
 use actix::prelude::*;
+use thiserror::Error;
 use tokio::sync::oneshot;
 
 use super::log::Logging;
 use super::membership::Bounds;
 use super::pacing::FlushTimer;
-use super::{Hub, Log, Pacing, Rings};
+use super::survey::Counts;
+use super::{Hub, Log, Pacing, Probe, Rings};
 use crate::config::Config;
 use crate::socket::DisconnectReason;
 
@@ -74,6 +76,25 @@ impl Handler<Watch> for Hub {
     }
 }
 
+/// Asks whether the hub would take a new client, and how to find out whether its log would keep
+/// what that says.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Result<Option<Recipient<Probe>>, NotReady>")]
+pub struct IsReady;
+
+/// The hub is draining.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the server is shutting down")]
+pub struct NotReady;
+
+impl Handler<IsReady> for Hub {
+    type Result = Result<Option<Recipient<Probe>>, NotReady>;
+
+    fn handle(&mut self, _: IsReady, _: &mut Self::Context) -> Self::Result {
+        if self.lifecycle.draining { Err(NotReady) } else { Ok(self.log.probe()) }
+    }
+}
+
 impl Hub {
     /// A hub without clients.
     fn new(config: &Config, log: Option<Log>, this: WeakAddr<Self>) -> Self {
@@ -85,7 +106,7 @@ impl Hub {
             log: Logging::new(log),
             pacing: Pacing::new(config.batch_window, config.workers),
             limits: Bounds::of(config),
-            disconnects: HashMap::new(),
+            counts: Counts::on(&config.metrics),
             lifecycle: Lifecycle::default(),
             this,
         }

@@ -3,19 +3,24 @@
 //! Without a log that does, places are counted here and only the rings remember
 //! (`memory.rs`). One append is in flight at a time; what is flushed meanwhile goes with the next.
 
+mod answer;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use actix::prelude::*;
 use log::{error, info, warn};
 use thiserror::Error;
+use tokio::time::Instant;
 
 use super::history::History;
 use super::memory::Memory;
-use super::room::{Pending, Sender};
+use super::room::{Pending, Sender, Taken};
 use super::{Deliver, Hub};
 use crate::domain::{ChatMessage, ClientId, Draft, Epoch, RoomName, Seq, Timestamp};
+use crate::metrics::Outcome;
 use crate::wire::{Batch, ErrorCode, Event, Refusal, Reply};
+pub use answer::Answer;
 
 /// A log that a hub is started with.
 #[derive(Clone, Debug)]
@@ -28,6 +33,8 @@ pub struct Log {
     pub append: Recipient<Append>,
     /// Who reads it.
     pub page: Recipient<Page>,
+    /// Who can tell whether it would keep what is appended.
+    pub probe: Recipient<Probe>,
 }
 
 /// Gives messages their places, in this order, and keeps them: all or none. Once it is answered
@@ -40,6 +47,11 @@ pub struct Append {
     /// Takes the outcome.
     pub answer: Answer<Appended>,
 }
+
+/// Asks whether the log keeps what it is given just now; it tries, unless it has of late.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Result<(), LogError>")]
+pub struct Probe;
 
 /// What has become of an [`Append`].
 #[derive(Debug, Message)]
@@ -139,53 +151,10 @@ impl From<&LogError> for Refusal {
     }
 }
 
-/// The way back to the hub. If it is dropped unused, as when the log's thread panics, the hub
-/// hears of that.
-#[derive(Debug)]
-pub struct Answer<M: Message<Result = ()> + Send + 'static> {
-    hub: Recipient<M>,
-    /// What the hub is told unless there is something better.
-    died: Option<M>,
-}
-
-impl Answer<Appended> {
-    fn new(hub: Recipient<Appended>) -> Self {
-        let died = Appended { drafts: Vec::new(), outcome: Err(LogError::Died) };
-        Self { hub, died: Some(died) }
-    }
-
-    /// Tells what has become of the messages, and gives them back.
-    pub fn give(mut self, drafts: Vec<Draft>, outcome: Result<Vec<Placed>, LogError>) {
-        self.died = None;
-        self.hub.do_send(Appended { drafts, outcome });
-    }
-}
-
-impl Answer<Paged> {
-    fn new(hub: Recipient<Paged>, wanted: Wanted) -> Self {
-        Self { hub, died: Some(Paged { wanted, outcome: Err(LogError::Died) }) }
-    }
-
-    /// Gives the messages, or says why not.
-    pub fn give(mut self, outcome: Result<Messages, LogError>) {
-        if let Some(Paged { wanted, .. }) = self.died.take() {
-            self.hub.do_send(Paged { wanted, outcome });
-        }
-    }
-}
-
-impl<M: Message<Result = ()> + Send + 'static> Drop for Answer<M> {
-    fn drop(&mut self) {
-        if let Some(died) = self.died.take() {
-            self.hub.do_send(died);
-        }
-    }
-}
-
 /// Who gives places.
 pub(super) enum Keeper {
     Memory(Memory),
-    Log { append: Recipient<Append>, page: Recipient<Page> },
+    Log { append: Recipient<Append>, page: Recipient<Page>, probe: Recipient<Probe> },
 }
 
 /// What the hub knows of its log.
@@ -203,16 +172,19 @@ pub(super) struct Logging {
 
 /// What is at the log and not answered yet.
 struct Flight {
-    /// Who said it.
-    senders: Vec<Option<Sender>>,
+    /// Who said it, and when that was accepted.
+    senders: Vec<(Option<Sender>, Instant)>,
     /// Who has asked what was said, after saying something that is among it.
     asked: Vec<History>,
+    began: Instant,
 }
 
 impl Logging {
     pub(super) fn new(log: Option<Log>) -> Self {
         let (epoch, head, keeper) = match log {
-            Some(Log { epoch, head, append, page }) => (epoch, head, Keeper::Log { append, page }),
+            Some(Log { epoch, head, append, page, probe }) => {
+                (epoch, head, Keeper::Log { append, page, probe })
+            }
             None => (Epoch::random(), Seq::default(), Keeper::Memory(Memory::default())),
         };
         Self { epoch, head, keeper, in_flight: None, waiting: VecDeque::new(), failing: false }
@@ -221,6 +193,14 @@ impl Logging {
     /// Whether only the rings remember.
     pub(super) fn is_memory(&self) -> bool {
         matches!(self.keeper, Keeper::Memory(_))
+    }
+
+    /// Who can tell whether the log works, if it is one that may not.
+    pub(super) fn probe(&self) -> Option<Recipient<Probe>> {
+        match &self.keeper {
+            Keeper::Memory(_) => None,
+            Keeper::Log { probe, .. } => Some(probe.clone()),
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -246,13 +226,13 @@ impl Logging {
 
 impl Hub {
     /// Takes what has been said to the log, and to everyone once the log has it.
-    pub(super) fn append(&mut self, pending: Vec<Pending>, asked: Vec<History>) {
+    pub(super) fn append(&mut self, Taken { pending, asked }: Taken) {
         if pending.is_empty() {
             return;
         }
-        let (drafts, senders): (Vec<_>, _) =
-            pending.into_iter().map(|Pending { draft, sender }| (draft, sender)).unzip();
-        let flight = Flight { senders, asked };
+        let apart = |Pending { draft, sender, accepted }| (draft, (sender, accepted));
+        let (drafts, senders): (Vec<_>, _) = pending.into_iter().map(apart).unzip();
+        let flight = Flight { senders, asked, began: Instant::now() };
         match &mut self.log.keeper {
             Keeper::Memory(memory) => {
                 let placed = memory.append(&drafts);
@@ -293,8 +273,9 @@ impl Hub {
         outcome: Result<Vec<Placed>, LogError>,
     ) {
         let mut receipts: HashMap<ClientId, Vec<Reply>> = HashMap::new();
-        let mut rooms: Vec<(RoomName, Vec<Arc<ChatMessage>>)> = Vec::new();
-        for (n, (draft, sender)) in drafts.into_iter().zip(flight.senders).enumerate() {
+        let mut rooms: Vec<(RoomName, Instant, Vec<Arc<ChatMessage>>)> = Vec::new();
+        self.counts.metrics.committed(flight.began.elapsed());
+        for (n, (draft, (sender, accepted))) in drafts.into_iter().zip(flight.senders).enumerate() {
             let placed = match &outcome {
                 Ok(placed) => placed.get(n).copied().ok_or(&LogError::Died),
                 Err(error) => Err(error),
@@ -302,26 +283,31 @@ impl Hub {
             if let Some(sender) = sender {
                 self.receipt(&mut receipts, sender, &draft, placed);
             }
-            if rooms.last().is_none_or(|(room, _)| *room != draft.room) {
-                rooms.push((draft.room.clone(), Vec::new()));
+            self.counts.metrics.settled(match placed {
+                Ok(Placed::New(..)) => Outcome::Kept,
+                Ok(Placed::Duplicate(_)) => Outcome::Duplicate,
+                Err(_) => Outcome::Failed,
+            });
+            if rooms.last().is_none_or(|(room, ..)| *room != draft.room) {
+                rooms.push((draft.room.clone(), accepted, Vec::new()));
             }
-            if let (Ok(Placed::New(seq, at)), Some((_, batch))) = (placed, rooms.last_mut()) {
+            if let (Ok(Placed::New(seq, at)), Some((.., batch))) = (placed, rooms.last_mut()) {
                 self.log.head = self.log.head.max(seq);
                 batch.push(Arc::new(draft.placed(seq, at)));
             }
         }
         let mut batches = Vec::with_capacity(rooms.len());
-        for (name, messages) in rooms {
+        for (name, accepted, messages) in rooms {
             if let Some(room) = self.rooms.get_mut(&name) {
                 room.in_flight = false;
             }
             self.forget_if_idle(&name);
             if !messages.is_empty() {
                 self.remember(&name, &messages);
-                batches.push((name, Arc::new(Batch::new(messages))));
+                batches.push((name, Arc::new(Batch::new(messages, accepted.into_std()))));
             }
         }
-        self.fan_out_all(&batches);
+        self.fan_out_counted(&batches);
         for (client, replies) in receipts {
             self.send_to(client, Deliver::Direct(replies));
         }
@@ -371,8 +357,8 @@ impl Handler<Appended> for Hub {
             Ok(_) => self.log.note(None),
         }
         self.settle(flight, drafts, outcome);
-        let (pending, asked) = self.take_waiting();
-        self.append(pending, asked);
+        let taken = self.take_waiting();
+        self.append(taken);
         self.end_if_drained();
     }
 }

@@ -10,6 +10,7 @@ use super::room::Sender;
 use super::{Deliver, Hub, LogError, Messages, NotAMember};
 use crate::config::Config;
 use crate::domain::{ChatMessage, ClientId, Identity, Position, RoomName, Seq};
+use crate::metrics::Limit;
 use crate::wire::{ErrorCode, Event, Limits, Ref, Refusal, Reply};
 
 /// How much of everything there may be.
@@ -79,14 +80,16 @@ impl Handler<Join> for Hub {
             _ if client.rooms.contains(&join.room) => None,
             Some(most) if client.rooms.len() >= most => {
                 let words = format!("a connection is in at most {most} rooms");
-                Some(Refusal::new(ErrorCode::Forbidden, words))
+                Some((Limit::MaxRoomsPerClient, Refusal::new(ErrorCode::Forbidden, words)))
             }
             _ if self.rooms.contains_key(&join.room) => None,
             _ => is_full(self.rooms.len(), self.limits.rooms).then(|| {
-                Refusal::new(ErrorCode::Busy, "there are as many rooms as the server takes")
+                let words = "there are as many rooms as the server takes";
+                (Limit::MaxRooms, Refusal::new(ErrorCode::Busy, words))
             }),
         };
-        if let Some(refusal) = refusal {
+        if let Some((limit, refusal)) = refusal {
+            self.counts.metrics.limited(limit);
             return self.answer(join.client, Event::Error(refusal), join.reference);
         }
         let name = join.room.clone();
@@ -173,6 +176,7 @@ impl Hub {
         }
         let there = self.rooms.get(&name).map_or(0, |room| room.members.len());
         if is_full(there, self.limits.members) && !client.rooms.contains(&name) {
+            self.counts.metrics.limited(Limit::MaxMembersPerRoom);
             let refusal = Refusal::new(ErrorCode::Busy, "as many are in the room as it takes");
             return self.answer(id, Event::Error(refusal), reference);
         }

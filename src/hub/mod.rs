@@ -19,12 +19,12 @@ mod people;
 mod presence;
 mod ring;
 mod room;
+mod survey;
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ::log::debug;
 use actix::{WeakAddr, prelude::*};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -35,10 +35,10 @@ pub use deliver::{Deliver, NotAMember};
 pub use hello::Hello;
 pub use history::History;
 use lifecycle::Lifecycle;
-pub use lifecycle::{Drain, Watch};
+pub use lifecycle::{Drain, IsReady, NotReady, Watch};
 pub use list_rooms::{ListRooms, RoomInfo};
 use log::Logging;
-pub use log::{Answer, Append, Appended, Log, LogError, Messages, Page, Paged, Placed};
+pub use log::{Answer, Append, Appended, Log, LogError, Messages, Page, Paged, Placed, Probe};
 pub use membership::{CatchUp, Join, Leave};
 pub use outlet::Outlet;
 pub(crate) use outlet::Waiting;
@@ -48,6 +48,8 @@ use people::{Client, Person};
 pub use presence::{Typing, Who};
 use ring::Rings;
 use room::{Room, Sender};
+use survey::Counts;
+pub use survey::{Held, Survey};
 
 /// The hub actor. Start it with [`Hub::start_in`], one to a server.
 pub struct Hub {
@@ -58,7 +60,7 @@ pub struct Hub {
     log: Logging,
     pacing: Pacing,
     limits: membership::Bounds,
-    disconnects: HashMap<DisconnectReason, u64>,
+    counts: Counts,
     lifecycle: Lifecycle,
     this: WeakAddr<Self>,
 }
@@ -154,13 +156,11 @@ impl Handler<Broadcast> for Hub {
 impl Hub {
     /// Takes what is pending in a room to the log, and from there to everyone.
     fn flush(&mut self, name: &RoomName) {
-        let (mut pending, mut asked) = (Vec::new(), Vec::new());
-        if self.log.is_idle() {
-            self.take_pending(name, &mut pending, &mut asked);
-            self.append(pending, asked);
-        } else {
-            self.log.wait(name);
+        if !self.log.is_idle() {
+            return self.log.wait(name);
         }
+        let taken = self.take_pending(name);
+        self.append(taken);
     }
 
     /// Delivers a batch to every member; those who do not take it are evicted.
@@ -192,8 +192,7 @@ impl Hub {
             self.leave(id, client.identity, name);
         }
         self.dismiss(client.identity);
-        *self.disconnects.entry(reason).or_default() += 1;
-        debug!("client {id} is gone: {reason}");
+        self.counts.gone(id, reason);
         Some(client)
     }
 }

@@ -43,6 +43,11 @@ impl Outlet {
         })
     }
 
+    /// What waits for the client to take it, in bytes, as far as that is counted.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting.as_ref().map_or(0, |waiting| waiting.bytes.load(Ordering::Relaxed))
+    }
+
     /// Orders the client to close. The order goes past the limit of the mailbox, behind all that
     /// waits in it; where it is not obeyed in time, the connection is cut off.
     pub(super) fn close(&self, reason: DisconnectReason) {

@@ -13,8 +13,8 @@ use actix::prelude::*;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::room::{Pending, Sender};
-use super::{History, Hub};
+use super::Hub;
+use super::room::{Pending, Sender, Taken};
 use crate::domain::{Draft, MessageText, Nick, Origin, RoomName};
 
 /// The wait between two flushes of a room, for each member.
@@ -86,7 +86,7 @@ impl Hub {
         let room = self.rooms.entry(name.clone()).or_default();
         let attributed = !nick.is_anonymous() || room.reads_as_a_members(text.as_str());
         let draft = Draft { room: name.clone(), nick, text, attributed, origin };
-        self.pacing.pending_bytes += room.push(Pending { draft, sender });
+        self.pacing.pending_bytes += room.push(Pending { draft, sender, accepted: Instant::now() });
         self.flush_when_due(name);
     }
 
@@ -107,32 +107,27 @@ impl Hub {
     }
 
     /// Takes what is pending in the rooms that wait for the log: as much as goes together.
-    pub(super) fn take_waiting(&mut self) -> (Vec<Pending>, Vec<History>) {
-        let (mut pending, mut asked) = (Vec::new(), Vec::new());
+    pub(super) fn take_waiting(&mut self) -> Taken {
+        let mut all = Taken::default();
         let before = self.pacing.pending_bytes;
-        while pending.len() < MAX_PENDING_MESSAGES
+        while all.pending.len() < MAX_PENDING_MESSAGES
             && before - self.pacing.pending_bytes < MAX_APPEND_BYTES
             && let Some(name) = self.log.waiting.pop_front()
         {
-            self.take_pending(&name, &mut pending, &mut asked);
+            let taken = self.take_pending(&name);
+            all.pending.extend(taken.pending);
+            all.asked.extend(taken.asked);
         }
-        (pending, asked)
+        all
     }
 
     /// Takes what is pending in a room, and what is to be answered after it.
-    pub(super) fn take_pending(
-        &mut self,
-        name: &RoomName,
-        pending: &mut Vec<Pending>,
-        asked: &mut Vec<History>,
-    ) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
+    pub(super) fn take_pending(&mut self, name: &RoomName) -> Taken {
+        let Some(room) = self.rooms.get_mut(name) else { return Taken::default() };
         room.next_flush = Instant::now() + self.pacing.wait(room.members.len());
         room.in_flight |= !room.pending.is_empty();
         self.pacing.pending_bytes -= room.pending_bytes;
-        let (taken, asking) = room.take_pending();
-        pending.extend(taken);
-        asked.extend(asking);
+        room.take_pending()
     }
 
     /// Flushes the rooms whose time has come.

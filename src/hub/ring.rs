@@ -115,6 +115,11 @@ impl Rings {
         self.messages_max
     }
 
+    /// What all rings hold, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn contains(&self, room: &RoomName) -> bool {
         self.rings.contains_key(room)
     }

@@ -43,6 +43,14 @@ pub(super) struct Pending {
     pub(super) draft: Draft,
     /// The client that said it, unless the server itself did.
     pub(super) sender: Option<Sender>,
+    pub(super) accepted: Instant,
+}
+
+/// What is pending, and who is to be answered after it.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) pending: Vec<Pending>,
+    pub(super) asked: Vec<History>,
 }
 
 /// Whom to tell what has become of a message.
@@ -111,11 +119,12 @@ impl Room {
     }
 
     /// Takes what is pending, and lets go of those who wait for that.
-    pub(super) fn take_pending(&mut self) -> (Vec<Pending>, Vec<History>) {
+    pub(super) fn take_pending(&mut self) -> Taken {
         self.pending_bytes = 0;
         self.scheduled = false;
         self.unaccepted.clear();
-        (std::mem::take(&mut self.pending), std::mem::take(&mut self.asked))
+        let (pending, asked) = (&mut self.pending, &mut self.asked);
+        Taken { pending: std::mem::take(pending), asked: std::mem::take(asked) }
     }
 
     /// Whether nobody is here and nothing is under way.

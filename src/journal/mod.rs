@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use crate::config::{Config, DbSync};
 use crate::hub::Log;
+use crate::metrics::Metrics;
 pub use backup::{BackupError, backup};
 pub use export::{ExportError, export};
 use lock::Lock;
@@ -47,6 +48,8 @@ pub struct Options {
     pub prune_interval: Duration,
     /// Largest size of the file, in bytes.
     pub max_bytes: Option<u64>,
+    /// Counts how often that is reached.
+    pub metrics: Metrics,
 }
 
 impl Options {
@@ -60,6 +63,7 @@ impl Options {
             keep_for: config.keep_for,
             prune_interval: config.prune_interval,
             max_bytes: config.max_db_bytes,
+            metrics: config.metrics.clone(),
         })
     }
 }
@@ -142,7 +146,8 @@ impl Journal {
             Reader::new(connection, read.clone())
         });
         let (append, page) = (writer.clone().recipient(), readers.recipient());
-        let log = Log { epoch, head, append, page };
+        let probe = writer.clone().recipient();
+        let log = Log { epoch, head, append, page, probe };
         Ok(Self { path, log, writer, thread, _lock: lock })
     }
 

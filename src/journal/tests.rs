@@ -28,6 +28,7 @@ pub(super) fn options(path: &Path) -> Options {
         keep_for: None,
         prune_interval: DAY,
         max_bytes: None,
+        metrics: Metrics::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use log::warn;
@@ -11,10 +12,17 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, Transactio
 use super::lock::Lock;
 use super::{Options, schema};
 use crate::domain::{Draft, Epoch, RoomName, Seq, Timestamp};
-use crate::hub::{Append, LogError, Placed};
+use crate::hub::{Append, LogError, Placed, Probe};
+use crate::metrics::Limit;
+
+/// About the most that one append adds to the file, in bytes.
+const APPEND_BYTES: u64 = 1024 * 1024;
 
 /// How many rooms' numbers are remembered.
 const ROOMS_MAX: usize = 65_536;
+
+/// How long it is believed that what worked works.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The actor that writes the journal.
 pub struct Writer {
@@ -22,6 +30,8 @@ pub struct Writer {
     pub(super) epoch: Epoch,
     head: Seq,
     rooms: HashMap<RoomName, i64>,
+    /// When something was last committed.
+    committed: Option<Instant>,
     /// Whether the connection is to be made anew before it is used again.
     broken: bool,
     pub(super) options: Options,
@@ -52,6 +62,18 @@ impl Handler<Append> for Writer {
     }
 }
 
+impl Handler<Probe> for Writer {
+    type Result = Result<(), LogError>;
+
+    fn handle(&mut self, _: Probe, _: &mut Self::Context) -> Self::Result {
+        match self.committed {
+            Some(at) if at.elapsed() < PROBE_INTERVAL => Ok(()),
+            // No message; but what the file says of itself is written anew all the same.
+            Some(_) | None => self.append(&[]).map(|_| ()),
+        }
+    }
+}
+
 impl Handler<Close> for Writer {
     type Result = ();
 
@@ -74,7 +96,17 @@ impl Writer {
         lock: Option<Arc<Lock>>,
     ) -> Self {
         let rooms = HashMap::new();
-        Self { connection, epoch, head, rooms, broken: false, options, pruned: 0, lock }
+        Self {
+            connection,
+            epoch,
+            head,
+            rooms,
+            committed: None,
+            broken: false,
+            options,
+            pruned: 0,
+            lock,
+        }
     }
 
     pub(super) fn append(&mut self, drafts: &[Draft]) -> Result<Vec<Placed>, LogError> {
@@ -90,6 +122,7 @@ impl Writer {
         match written {
             Ok(placed) => {
                 self.head = head;
+                self.committed = Some(Instant::now());
                 if self.rooms.len() + found.len() > ROOMS_MAX {
                     self.rooms.clear();
                 }
@@ -128,11 +161,25 @@ impl Writer {
         let passes = [ErrorCode::DiskFull, ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
         let is_busy = code.is_some_and(|code| passes.contains(&code));
         self.broken |= !is_busy;
+        if code == Some(ErrorCode::DiskFull) && self.is_at_limit() {
+            self.options.metrics.limited(Limit::MaxDbBytes);
+        }
         if is_busy || code == Some(ErrorCode::SystemIoFailure) {
             LogError::Busy(error.to_string())
         } else {
             LogError::Failed(error.to_string())
         }
+    }
+}
+
+impl Writer {
+    /// Whether the file is about as large as it may be, and not only the disk full.
+    fn is_at_limit(&self) -> bool {
+        let pragma = |name| self.connection.pragma_query_value(None, name, |row| row.get(0));
+        let (pages, page): (i64, i64) =
+            (pragma("page_count").unwrap_or_default(), pragma("page_size").unwrap_or_default());
+        let bytes = u64::try_from(pages * page).unwrap_or_default();
+        self.options.max_bytes.is_some_and(|most| bytes + APPEND_BYTES > most)
     }
 }
 

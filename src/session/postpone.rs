@@ -1,37 +1,83 @@
-//! What a session does with a message that is one too many.
+//! What a session does with what is one too many: it is put off until it is not, and what the
+//! client sends next stays unread. So nothing is lost, and a client that asks for more than it may
+//! feels it in its TCP.
 
 use std::time::Duration;
 
 use actix::prelude::*;
 
 use super::Session;
-use crate::wire::{Event, Protocol, Refusal, Reply, Request};
+use crate::wire::{Command, Event, Protocol, Refusal, Reply, Request};
 
 impl Session {
-    /// Does not obey what would be too much just now. Who speaks JSON is told when it may come
-    /// again; plain text has no way to say so, and is read no further until then.
+    /// Counts a command, unless it is one too many: then says how long to wait with it.
+    pub(super) fn count(&self, command: &Command) -> Result<(), Duration> {
+        match command {
+            Command::Say { .. } => self.place.say(self.speaker),
+            Command::Hello { .. }
+            | Command::Nick { .. }
+            | Command::Join { .. }
+            | Command::Leave { .. }
+            | Command::Who { .. }
+            | Command::Typing { .. }
+            | Command::History { .. } => self.place.command(self.introduction.client),
+        }
+    }
+
+    /// Does not obey what would be too much just now. Who speaks JSON is told when it may say a
+    /// message again, as long as it does not go on and on; all else is read later.
     pub(super) fn postpone(
         &mut self,
         request: Request,
         wait: Duration,
         ctx: &mut <Self as Actor>::Context,
     ) {
-        match self.introduction.protocol {
-            Protocol::Json => {
-                let refusal = Refusal::too_much_just_now(wait);
-                let reference = request.reference;
-                self.reply(&Reply { event: Event::Error(refusal), reference });
+        let is_json = self.introduction.protocol == Protocol::Json;
+        let wait = match request.command {
+            Command::Say { .. } if is_json => {
+                // To be refused is a command too.
+                let Err(wait_to_refuse) = self.place.command(self.introduction.client) else {
+                    let (event, reference) =
+                        (Event::Error(Refusal::too_much_just_now(wait)), request.reference);
+                    return self.reply(&Reply { event, reference });
+                };
+                wait_to_refuse
             }
-            Protocol::Text => {
-                self.hold();
-                ctx.run_later(wait, |session, ctx| {
-                    session.held = false;
-                    session.obey(request, ctx);
-                    if !session.held {
-                        session.go_on(ctx);
-                    }
-                });
-            }
+            Command::Say { .. }
+            | Command::Hello { .. }
+            | Command::Nick { .. }
+            | Command::Join { .. }
+            | Command::Leave { .. }
+            | Command::Who { .. }
+            | Command::Typing { .. }
+            | Command::History { .. } => wait,
+        };
+        self.later(wait, ctx, |session, ctx| session.obey(request, ctx));
+    }
+
+    /// Tells a client what it has done wrong. That counts as a command: who does nothing else is
+    /// read no faster than others.
+    pub(super) fn correct(&mut self, mistake: Box<Reply>, ctx: &mut <Self as Actor>::Context) {
+        match self.place.command(self.introduction.client) {
+            Ok(()) => self.reply(&mistake),
+            Err(wait) => self.later(wait, ctx, |session, ctx| session.correct(mistake, ctx)),
         }
+    }
+
+    /// Does something after a while, and reads nothing in between.
+    fn later(
+        &mut self,
+        wait: Duration,
+        ctx: &mut <Self as Actor>::Context,
+        act: impl FnOnce(&mut Self, &mut <Self as Actor>::Context) + 'static,
+    ) {
+        self.hold();
+        ctx.run_later(wait, |session, ctx| {
+            session.held = false;
+            act(session, ctx);
+            if !session.held {
+                session.go_on(ctx);
+            }
+        });
     }
 }

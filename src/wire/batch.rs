@@ -1,6 +1,7 @@
 //! A batch: messages that go out together, as data and as frames.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use super::{Protocol, json, text};
 use crate::domain::ChatMessage;
@@ -12,22 +13,29 @@ use crate::socket::TextFrame;
 pub struct Batch {
     messages: Vec<Arc<ChatMessage>>,
     bytes: usize,
+    accepted: Instant,
     text: OnceLock<Vec<TextFrame>>,
     json: OnceLock<Vec<TextFrame>>,
 }
 
 impl Batch {
-    /// A batch of these messages, oldest first.
+    /// A batch of these messages, oldest first, of which the hub accepted the first one then.
     #[must_use]
-    pub fn new(messages: Vec<Arc<ChatMessage>>) -> Self {
+    pub fn new(messages: Vec<Arc<ChatMessage>>, accepted: Instant) -> Self {
         let bytes = messages.iter().map(|message| message.text.as_str().len()).sum();
-        Self { messages, bytes, text: OnceLock::new(), json: OnceLock::new() }
+        Self { messages, bytes, accepted, text: OnceLock::new(), json: OnceLock::new() }
     }
 
     /// The length of all its texts, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// When the hub accepted the first of them.
+    #[must_use]
+    pub fn accepted(&self) -> Instant {
+        self.accepted
     }
 
     /// The messages as data, oldest first.

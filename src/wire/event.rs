@@ -220,6 +220,43 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// Every code, in the order in which they are declared.
+    pub const ALL: [Self; 13] = [
+        Self::BadJson,
+        Self::UnknownType,
+        Self::HelloFirst,
+        Self::BadRoom,
+        Self::BadNick,
+        Self::NickTaken,
+        Self::TooLong,
+        Self::Empty,
+        Self::NotJoined,
+        Self::RateLimited,
+        Self::Busy,
+        Self::Forbidden,
+        Self::Internal,
+    ];
+
+    /// The code as it is written, also as the label of a metric.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::BadJson => "bad_json",
+            Self::UnknownType => "unknown_type",
+            Self::HelloFirst => "hello_first",
+            Self::BadRoom => "bad_room",
+            Self::BadNick => "bad_nick",
+            Self::NickTaken => "nick_taken",
+            Self::TooLong => "too_long",
+            Self::Empty => "empty",
+            Self::NotJoined => "not_joined",
+            Self::RateLimited => "rate_limited",
+            Self::Busy => "busy",
+            Self::Forbidden => "forbidden",
+            Self::Internal => "internal",
+        }
+    }
+
     /// Whether the same command may succeed later.
     #[must_use]
     pub fn is_temporary(self) -> bool {

@@ -1,6 +1,7 @@
 //! Messages and bots of another crate's: the example, run.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix::prelude::*;
 use chinwag::Hub;
@@ -112,7 +113,7 @@ impl Handler<Whisper> for Hub {
         };
         // It has no place in the log.
         let message = draft.placed(Seq::default(), Timestamp::now());
-        let batch = Arc::new(Batch::new(vec![Arc::new(message)]));
+        let batch = Arc::new(Batch::new(vec![Arc::new(message)], Instant::now()));
         for client in &ears {
             self.send_to(*client, Deliver::Batch(Arc::clone(&batch)));
         }

@@ -59,6 +59,8 @@ pub fn config() -> Config {
         connect_rate: None,
         publish_rate: None,
         publish_rate_per_address: None,
+        command_rate: None,
+        command_rate_per_address: None,
         ..Config::default()
     }
 }

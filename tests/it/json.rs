@@ -255,6 +255,8 @@ async fn one_connection_is_in_many_rooms_up_to_the_limit() {
     ada.send(&[join("d"), join("a")]).await;
     ada.expect_error("forbidden").await;
     ada.expect("joined").await;
+    let hits = "chinwag_limit_hits_total{limit=\"max_rooms_per_client\"}";
+    assert_eq!(crate::metrics::metric(&server, hits).await, 1.0);
     ada.send(&[json!({"type": "leave", "room": "b"})]).await;
     ada.expect("left").await;
     for room in ["a", "b", "c"] {

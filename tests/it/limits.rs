@@ -39,6 +39,7 @@ async fn there_are_as_many_rooms_as_allowed_and_not_one_more() {
     // Plain text cannot say so otherwise.
     let mut plain = server.connect("room=d").await;
     assert_eq!(plain.expect_close().await.0, 1013);
+    assert_eq!(hits(&server, "max_rooms").await, 2);
     let mut ben = server.join("room=a").await;
     ben.say("hello").await;
     ben.expect("hello").await;
@@ -58,6 +59,7 @@ async fn a_room_takes_as_many_members_as_allowed_and_not_one_more() {
     assert_eq!(eve.expect("joined").await["room"], "b", "another room has places");
     let mut plain = server.connect("room=a").await;
     assert_eq!(plain.expect_close().await.0, 1013);
+    assert_eq!(hits(&server, "max_members_per_room").await, 2);
     // Who is in may join again, and whoever leaves makes room.
     ada.send(&[join("a"), leave("a")]).await;
     ada.expect("joined").await;
@@ -92,6 +94,7 @@ async fn a_journal_grows_to_its_limit_and_no_further() {
     };
     assert_eq!((&refused["code"], &refused["temporary"]), (&json!("busy"), &json!(true)));
     assert!(kept * 4000 > LIMIT / 2, "{kept} are kept");
+    assert_eq!(hits(&server, "max_db_bytes").await, 1);
     ada.send(&[json!({"type": "history", "room": "a", "limit": 5})]).await;
     let history = ada.expect("history").await;
     assert_eq!(history["messages"].as_array().unwrap().len(), 5, "reading goes on");
@@ -104,6 +107,66 @@ async fn a_journal_grows_to_its_limit_and_no_further() {
     ada.send(&[join("a"), say]).await;
     ada.expect("joined").await;
     ada.expect("message").await;
+}
+
+#[actix_web::test]
+async fn a_client_that_asks_more_than_it_may_is_answered_later_and_nobody_else_is() {
+    let server = TestServer::start_with(Config { command_rate: rate(4, 3), ..config() }).await;
+    let began = Instant::now();
+    // The hello is the first.
+    let mut ada = JsonClient::hello(server.addr(), json!({})).await;
+    let who = json!({"type": "who", "room": "a"});
+    ada.send(&[join("a"), who.clone(), who.clone(), say("hello"), who]).await;
+    ada.expect("joined").await;
+    ada.expect("members").await;
+    let mut ben = JsonClient::hello(server.addr(), json!({})).await;
+    ben.send(&[join("a")]).await;
+    ben.expect("joined").await;
+    // All in the order in which it was sent; the last two waited.
+    ada.expect("members").await;
+    ada.until("said").await;
+    ada.until("members").await;
+    assert!(began.elapsed() >= Duration::from_millis(450), "{:?}", began.elapsed());
+    assert_eq!(hits(&server, "command_rate").await, 2);
+}
+
+#[actix_web::test]
+async fn from_one_address_as_much_is_asked_as_allowed_by_however_many_clients() {
+    let limited = Config { command_rate_per_address: rate(4, 3), ..config() };
+    let server = TestServer::start_with(limited).await;
+    let began = Instant::now();
+    for _ in 0..5 {
+        JsonClient::hello(server.addr(), json!({})).await;
+    }
+    assert!(began.elapsed() >= Duration::from_millis(450), "{:?}", began.elapsed());
+    assert_eq!(hits(&server, "command_rate_per_address").await, 2);
+}
+
+/// Mistakes and refusals are answers too: who makes nothing else is read no faster for it.
+#[actix_web::test]
+async fn a_client_that_does_nothing_right_is_told_so_no_faster_than_it_may_ask() {
+    let limited = Config { command_rate: rate(4, 3), publish_rate: rate(1, 1), ..config() };
+    let server = TestServer::start_with(limited).await;
+    let began = Instant::now();
+    let mut ada = JsonClient::hello(server.addr(), json!({})).await;
+    ada.send_text("{\n{\n{\n{\n{").await;
+    for _ in 0..5 {
+        ada.expect_error("bad_json").await;
+    }
+    // The third to fifth have each waited for a quarter of a second.
+    assert!(began.elapsed() >= Duration::from_millis(450), "{:?}", began.elapsed());
+    ada.send(&[join("a"), say("1"), say("2"), say("3"), say("4"), say("5")]).await;
+    let refused = Instant::now();
+    for _ in 0..2 {
+        assert_eq!(ada.until("error").await["code"], "rate_limited");
+    }
+    assert!(refused.elapsed() >= Duration::from_millis(450), "{:?}", refused.elapsed());
+}
+
+/// How often a limit was reached, as the server counts it.
+async fn hits(server: &TestServer, limit: &str) -> u64 {
+    let name = format!("chinwag_limit_hits_total{{limit=\"{limit}\"}}");
+    crate::metrics::metric(server, &name).await as u64
 }
 
 /// Asks for a WebSocket, and gives the status and the seconds of `Retry-After`, if any.
@@ -124,6 +187,7 @@ async fn there_are_as_many_connections_as_allowed_and_not_one_more() {
     let mut first = server.join("").await;
     let second = server.join("").await;
     assert_eq!(attempt(&server, "").await, (503, Some(5)));
+    assert_eq!(hits(&server, "max_connections").await, 1);
     let page = raw_http(server.addr(), "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert!(page.starts_with("HTTP/1.1 200 "), "the page can say so");
     second.leave().await;
@@ -148,6 +212,7 @@ async fn an_address_has_as_many_connections_as_allowed_and_a_trusted_proxy_tells
     }
     let same_network = "X-Forwarded-For: 2001:db8::2\r\n";
     assert_eq!(attempt(&server, same_network).await.0, 429);
+    assert_eq!(hits(&server, "max_connections_per_address").await, 4);
     // The host that the client asked the proxy for is the one that counts, and then its origin.
     let named = "X-Forwarded-For: 198.51.100.9\r\nX-Forwarded-Host: chat.example\r\n\
                  Origin: https://chat.example\r\n";
@@ -188,6 +253,7 @@ async fn an_address_tries_to_connect_as_often_as_allowed_and_not_once_more() {
     // Also what is refused is an attempt.
     assert_eq!(attempt(&server, "Origin: http://evil.example\r\n").await, (403, None));
     assert_eq!(attempt(&server, "").await, (429, Some(1)));
+    assert_eq!(hits(&server, "connect_rate").await, 1);
     eventually("the next second", async || attempt(&server, "").await.0 == 101).await;
 }
 
@@ -220,6 +286,7 @@ async fn a_person_says_as_much_as_allowed_and_is_told_when_it_may_go_on() {
     assert_eq!((&refused["code"], &refused["temporary"]), (&json!("rate_limited"), &json!(true)));
     let wait = refused["retry_after_ms"].as_u64().unwrap();
     assert!((1..=1000).contains(&wait), "{wait}");
+    assert!(hits(&server, "publish_rate").await >= 1);
     // Others are not concerned, and nobody is closed.
     ben.send(&[say("hello")]).await;
     ben.until("said").await;
@@ -240,6 +307,7 @@ async fn from_one_address_as_much_is_said_as_allowed_under_however_many_names() 
     second.send(&[join("a"), say("2"), say("3"), say("4"), say("5"), say("6"), say("7")]).await;
     second.expect("joined").await;
     assert_eq!(second.until("error").await["code"], "rate_limited");
+    assert!(hits(&server, "publish_rate_per_address").await >= 1);
 }
 
 #[actix_web::test]

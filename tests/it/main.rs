@@ -22,6 +22,7 @@ mod journal; // history on disk, and a disk that does not
 mod json; // the JSON protocol: what is answered, in which order
 mod limits; // limits, crossed by one
 mod memory; // what hostile clients cost the server in memory
+mod metrics; // what operators are told
 mod model; // history held against a plain list, with crashes in between
 mod pacing; // when rooms are flushed
 mod page; // the page in a real browser (ignored unless asked for: needs Chromium)

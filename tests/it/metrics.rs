@@ -1,0 +1,175 @@
+//! What operators are told: how it goes, whether the server is of use, and the log for programs.
+
+use chinwag::hub::Drain;
+use chinwag::{Config, Server};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::harness::{TestServer, config, eventually, raw_http, within};
+use crate::json::JsonClient;
+use crate::program::PROGRAM;
+
+/// Status and body of the answer to a plain GET.
+async fn get(addr: std::net::SocketAddr, path: &str, headers: &str) -> (u16, String) {
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
+    let answer = raw_http(addr, &request).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// What a server tells of one metric, named with its labels.
+#[cfg(feature = "metrics")]
+pub async fn metric(server: &TestServer, name: &str) -> f64 {
+    let (status, text) = get(server.addr(), "/metrics", "").await;
+    assert_eq!(status, 200, "{text}");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+}
+
+#[cfg(feature = "metrics")]
+#[actix_web::test]
+async fn what_happens_is_counted() {
+    let server = TestServer::start().await;
+    let mut ada = JsonClient::hello(server.addr(), json!({"nick": "Ada"})).await;
+    ada.send(&[json!({"type": "join", "room": "lobby"})]).await;
+    ada.expect("joined").await;
+    let mut ben = server.join("").await;
+    let say = json!({"type": "say", "room": "lobby", "text": "hello", "id": "1"});
+    let nowhere = json!({"type": "who", "room": "nowhere"});
+    ada.send(&[say.clone(), say.clone(), say, nowhere]).await;
+    ada.until("error").await;
+    ben.expect("Ada: hello").await;
+    ben.say("hello Ada").await;
+    ben.expect("hello Ada").await;
+    let request = "GET /ws?room=%20 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+                   Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    assert!(raw_http(server.addr(), request).await.starts_with("HTTP/1.1 400 "));
+    let counted = [
+        ("chinwag_handshakes_total{outcome=\"upgraded\"}", 2.0),
+        ("chinwag_handshakes_total{outcome=\"malformed\"}", 1.0),
+        ("chinwag_messages_total{outcome=\"kept\"}", 2.0),
+        ("chinwag_messages_total{outcome=\"duplicate\"}", 2.0),
+        ("chinwag_messages_total{outcome=\"failed\"}", 0.0),
+        ("chinwag_deliveries_total", 4.0),
+        ("chinwag_errors_total{code=\"not_joined\"}", 1.0),
+        ("chinwag_clients", 2.0),
+        ("chinwag_rooms", 1.0),
+        ("chinwag_pending_bytes", 0.0),
+        ("chinwag_disconnects_total{reason=\"left\"}", 0.0),
+    ];
+    for (name, value) in counted {
+        assert_eq!(metric(&server, name).await, value, "{name}");
+    }
+    let lags = "chinwag_delivery_lag_seconds_count";
+    eventually("both to have read both", async || metric(&server, lags).await == 4.0).await;
+    assert!(metric(&server, "chinwag_fan_out_seconds_count").await >= 2.0);
+    assert!(metric(&server, "chinwag_commit_seconds_count").await >= 2.0);
+    assert!(metric(&server, "chinwag_ring_bytes").await > 10.0);
+    assert!(metric(&server, "chinwag_hub_answer_seconds").await > 0.0);
+    ben.leave().await;
+    let left = "chinwag_disconnects_total{reason=\"left\"}";
+    eventually("Ben to be counted out", async || metric(&server, left).await == 1.0).await;
+}
+
+/// Who holds the lines against the format that Prometheus reads would not find a mistake.
+#[cfg(feature = "metrics")]
+#[actix_web::test]
+async fn metrics_are_told_as_prometheus_reads_them() {
+    let server = TestServer::start().await;
+    let (_, text) = get(server.addr(), "/metrics", "").await;
+    let text = text.strip_suffix("# EOF\n").expect("it says where it ends");
+    let mut described = std::collections::BTreeMap::new();
+    for line in text.lines() {
+        if let Some(comment) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = comment.split_once(' ').unwrap();
+            assert!(described.insert(name, kind).is_none(), "{name} is described twice");
+        } else if !line.starts_with("# ") {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            let name = name.split('{').next().unwrap();
+            let family = described.keys().rfind(|family| name.starts_with(**family));
+            let kind = described[family.unwrap_or_else(|| panic!("{name} is not described"))];
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
+            assert!(value.parse::<f64>().unwrap() >= 0.0, "{line}");
+        }
+    }
+    assert!(described.len() > 20, "{described:?}");
+    #[cfg(target_os = "linux")]
+    for name in ["process_resident_memory_bytes", "process_open_fds", "process_max_fds"] {
+        assert!(metric(&server, name).await > 0.0, "{name}");
+    }
+}
+
+#[cfg(feature = "metrics")]
+#[actix_web::test]
+async fn metrics_are_for_this_machine_unless_they_have_an_address_of_their_own() {
+    let server = TestServer::start().await;
+    let chat = server.addr();
+    assert_eq!(get(chat, "/metrics", "").await.0, 200);
+    // Somebody elsewhere, by a proxy that nobody has named.
+    assert_eq!(get(chat, "/metrics", "X-Forwarded-For: 198.51.100.7\r\n").await.0, 404);
+    let rebound = "GET /metrics HTTP/1.1\r\nHost: rebound.example\r\nConnection: close\r\n\r\n";
+    assert!(raw_http(chat, rebound).await.starts_with("HTTP/1.1 404 "));
+    let by_proxy = Config { trusted_proxies: vec!["127.0.0.1".parse().unwrap()], ..config() };
+    let server = TestServer::start_with(by_proxy).await;
+    let elsewhere = "X-Forwarded-For: 198.51.100.7\r\n";
+    assert_eq!(get(server.addr(), "/metrics", elsewhere).await.0, 404);
+
+    let own = Config { metrics_listen: Some(([127, 0, 0, 1], 0).into()), ..config() };
+    let server = TestServer::start_with(own).await;
+    let chat = server.addr();
+    let server: Server = server.into_server();
+    let status = server.metrics_addr().unwrap();
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(get(chat, path, "").await.0, 200, "{path}");
+        assert_eq!(get(status, path, "").await.0, 200, "{path}");
+    }
+    assert_eq!(get(chat, "/metrics", "").await.0, 404);
+    assert_eq!(get(status, "/metrics", "").await.0, 200);
+    assert_eq!(get(status, "/ws", "").await.0, 404, "nothing else is there");
+    within("the end", server.stop()).await;
+    assert!(tokio::net::TcpStream::connect(status).await.is_err(), "it ends with the server");
+}
+
+#[actix_web::test]
+async fn a_server_is_not_ready_while_it_drains() {
+    let server = TestServer::start().await;
+    assert_eq!(get(server.addr(), "/readyz", "").await, (200, "ready\n".to_owned()));
+    drop(server.hub().send(Drain { wait: false }).await.unwrap());
+    let unready = (503, "the server is shutting down\n".to_owned());
+    assert_eq!(get(server.addr(), "/readyz", "").await, unready);
+    assert_eq!(get(server.addr(), "/healthz", "").await.0, 200, "it lives");
+}
+
+#[cfg(feature = "journal")]
+#[actix_web::test]
+async fn a_server_is_ready_only_while_its_journal_commits() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start_with(crate::journal::stored(folder.path())).await;
+    let ready = async || get(server.addr(), "/readyz", "").await.0 == 200;
+    assert!(ready().await);
+    let lock = rusqlite::Connection::open(folder.path().join("chat.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // What was committed a moment ago is believed for a second.
+    eventually("it to be noticed", async || !ready().await).await;
+    lock.execute_batch("ROLLBACK").unwrap();
+    eventually("it to be over", ready).await;
+}
+
+#[actix_web::test]
+async fn the_log_is_told_to_programs_as_json() {
+    let mut program = Command::new(PROGRAM)
+        .args(["--listen", "127.0.0.1:0", "--db", "none", "--log-format", "json"])
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(program.stderr.take().unwrap()).lines();
+    let line = within("a line", log.next_line()).await.unwrap().unwrap();
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&line["level"], &line["target"]), (&json!("INFO"), &json!("chinwag::server")));
+    assert!(line["message"].as_str().unwrap().starts_with("open http://localhost:"), "{line}");
+    assert!(line["at"].as_str().unwrap().ends_with('Z'), "{line}");
+}
