@@ -6,7 +6,7 @@
 //! to every client is checked, at the price of a `memcmp`.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -177,6 +177,9 @@ impl Load {
 
     fn begin(&mut self, server: SocketAddr) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        // Each from an address of its own, as they would come: on Linux all of 127/8 is loopback.
+        let address = Ipv4Addr::from_bits(0x7F40_0000 + self.clients.len() as u32);
+        socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
         socket.set_nonblocking(true).unwrap();
         socket.set_tcp_nodelay(true).unwrap();
         // They are cut, so that no port is kept for those who might still answer.

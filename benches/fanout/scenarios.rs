@@ -29,6 +29,8 @@ enum Kind {
     Storm,
     /// Every message is on disk before it is sent.
     Kept,
+    /// All limits are as they are by default.
+    Limited,
 }
 
 /// Of one system: each client has a descriptor here and two in the server.
@@ -43,6 +45,11 @@ fn talk(name: &str, clients: usize, rooms: usize, rate: Rate) -> Scenario {
 /// The same with a journal, compared with how it is without.
 fn kept(name: &str, clients: usize, rate: Rate) -> Scenario {
     Scenario { kind: Kind::Kept, ..talk(name, clients, 1, rate) }
+}
+
+/// The same with all limits, compared with how it is without.
+fn limited(name: &str, rate: Rate) -> Scenario {
+    Scenario { kind: Kind::Limited, ..talk(name, 1_000, 1, rate) }
 }
 
 /// All that have a name.
@@ -72,6 +79,9 @@ pub(crate) fn all() -> Vec<Scenario> {
         kept("light kept", 100, Rate::PerSecond(20)),
         kept("town kept", 1_000, Rate::PerSecond(400)),
         kept("stadium kept", 1_000, Rate::PerSecond(10_000)),
+        limited("town limited", Rate::PerSecond(400)),
+        // Everybody says as much as is allowed.
+        limited("stadium limited", Rate::PerSecond(10_000)),
     ]
 }
 
@@ -115,12 +125,13 @@ impl Scenario {
         match self.kind {
             Kind::Talk | Kind::Stalled => self.beside_its_floor(),
             Kind::Kept => self.beside_no_journal(),
+            Kind::Limited => self.beside_no_limits(),
             Kind::Storm => self.storm(),
         }
     }
 
     fn beside_its_floor(&self) -> Figures {
-        let (mut figures, batches) = self.talk(self.flags);
+        let (mut figures, batches) = self.talk(|| Process::chinwag(self.flags));
         if let Some(batches) = batches {
             let ours = figures["us/delivery"];
             figures.insert("x floor", ours / self.floor(batches, Rate::Silent));
@@ -136,15 +147,26 @@ impl Scenario {
         // Not in /tmp, which may be in memory.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let db = folder.path().join("chinwag.db");
-        let (mut figures, _) = self.talk(&["--db", db.to_str().unwrap(), "--db-sync", "full"]);
-        let (without, _) = self.talk(&[]);
+        let flags = ["--db", db.to_str().unwrap(), "--db-sync", "full"];
+        let (figures, _) = self.talk(|| Process::chinwag(&flags));
+        self.beside(figures)
+    }
+
+    fn beside_no_limits(&self) -> Figures {
+        let (figures, _) = self.talk(|| Process::limited(&[]));
+        self.beside(figures)
+    }
+
+    /// Adds how it compares with a server that has neither journal nor limits.
+    fn beside(&self, mut figures: Figures) -> Figures {
+        let (without, _) = self.talk(|| Process::chinwag(&[]));
         figures.insert("x none", figures["us/delivery"] / without["us/delivery"]);
         figures
     }
 
     /// Lets them talk to a server of their own; tells also what batches went out.
-    fn talk(&self, flags: &[&str]) -> (Figures, Option<Batches>) {
-        let server = start_pinned(|| Process::chinwag(flags));
+    fn talk(&self, start: impl FnOnce() -> Process) -> (Figures, Option<Batches>) {
+        let server = start_pinned(start);
         Load::new(Speaks::WebSocket, 1).connect(server.addr, 1);
         let before = server.memory();
         let mut load = Load::new(Speaks::WebSocket, self.rooms);

@@ -79,6 +79,9 @@ const TARGETS: [(&str, &str, Bound); 31] = [
     ("town kept", "lost", Most(0.0)),
     ("stadium kept", "deliveries/s", Least(9_990_000.0)),
     ("stadium kept", "lost", Most(0.0)),
+    ("town limited", "x none", Most(1.05)),
+    ("stadium limited", "x none", Most(1.05)),
+    ("stadium limited", "deliveries/s", Least(9_990_000.0)),
 ];
 
 /// What must not be in any run, whatever the machine.

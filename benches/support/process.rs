@@ -13,10 +13,9 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// The release binary. It keeps no history unless a flag says so.
+    /// The release binary without limits on clients. It keeps no history unless a flag says so.
     pub(crate) fn chinwag(flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_chinwag"));
-        // All clients come from one address.
         let unlimited = [
             "MAX_CONNECTIONS",
             "MAX_CONNECTIONS_PER_ADDRESS",
@@ -27,8 +26,17 @@ impl Process {
             "COMMAND_RATE_PER_ADDRESS",
         ];
         command.envs(unlimited.map(|flag| (format!("CHINWAG_{flag}"), "0")));
+        Self::on_a_free_port(&mut command, flags)
+    }
+
+    /// The release binary with all limits as they are by default.
+    pub(crate) fn limited(flags: &[&str]) -> Self {
+        Self::on_a_free_port(&mut Command::new(env!("CARGO_BIN_EXE_chinwag")), flags)
+    }
+
+    fn on_a_free_port(command: &mut Command, flags: &[&str]) -> Self {
         command.env("CHINWAG_DB", "none").args(["--listen", "127.0.0.1:0"]).args(flags);
-        Self::spawn(&mut command)
+        Self::spawn(command)
     }
 
     /// Any program that says `http://localhost:PORT` on its standard error once it listens.

@@ -1,5 +1,4 @@
-//! What operators and their machines ask: whether the server lives, whether it is of use, and how it
-//! goes.
+//! What operators and their machines ask: whether the server lives, and whether it is of use.
 
 use std::time::Duration;
 
