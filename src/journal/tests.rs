@@ -21,15 +21,9 @@ pub(super) fn folder() -> TempDir {
 }
 
 pub(super) fn options(path: &Path) -> Options {
-    Options {
-        path: path.to_owned(),
-        sync: DbSync::Full,
-        keep_messages: 1_000_000,
-        keep_for: None,
-        prune_interval: DAY,
-        max_bytes: None,
-        metrics: Metrics::default(),
-    }
+    let config = Config { db: Some(path.to_owned()), ..Config::default() };
+    let options = Options::of(&config).expect("it names a file");
+    Options { keep_messages: 1_000_000, prune_interval: DAY, max_bytes: None, ..options }
 }
 
 /// A writer that is nobody's actor. Dropped without `close`, it has come to an unclean end.
