@@ -8,7 +8,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{Handshake, Limit, Outcome, process};
@@ -23,8 +22,10 @@ const SECONDS: [f64; 17] = [
     1.0, 2.5, 5.0, 10.0,
 ];
 
+type Label = [(&'static str, &'static str); 1];
+
 /// A counter for each value of one label.
-type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
+type Labelled = Family<Label, Counter>;
 
 /// Counters that all parts of a server share. A clone counts on the same ones.
 #[derive(Clone)]
@@ -113,8 +114,9 @@ impl Metrics {
         process::register(&mut all);
         let registry = all.sub_registry_with_prefix("chinwag");
         self.register(registry);
-        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "What is running", build);
+        let build: Family<Label, Gauge> = Family::default();
+        build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+        registry.register("build_info", "What is running: always 1", build);
         let gauges = [
             ("clients", "Connections that the hub knows", held.clients),
             ("people", "Identities behind them", held.people),
