@@ -6,22 +6,25 @@ mod metrics;
 mod page;
 mod status;
 
+use std::any::Any;
 use std::future::poll_fn;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Shutdown};
 use std::pin::Pin;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use actix::Addr;
 use actix_web::body::MessageBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
 use actix_web::http::{StatusCode, header};
 use actix_web::middleware::Next;
+use actix_web::rt::net::TcpStream;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
 use actix_web_actors::ws;
 use futures_core::Stream;
 use log::warn;
 use serde::Deserialize;
+use socket2::SockRef;
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -31,7 +34,7 @@ use crate::domain::{BadNick, BadRoomName, ClientId, Nick, RoomName};
 use crate::hub::{Hub, IsFree};
 use crate::metrics::Handshake;
 use crate::session::{Introduction, Session};
-use crate::socket;
+use crate::socket::{self, Connections};
 use crate::wire::{Protocol, json};
 
 /// How much of an unwanted body is read, in bytes, and for how long.
@@ -46,6 +49,7 @@ pub struct Chat {
     admission: Arc<Admission>,
     proxies: Arc<Proxies>,
     places: Arc<Places>,
+    sockets: Arc<Places>,
 }
 
 impl Chat {
@@ -58,6 +62,7 @@ impl Chat {
             admission: Arc::new(admission),
             proxies: Arc::new(Proxies::new(config.trusted_proxies.clone())),
             places: Arc::new(Places::of(&config)),
+            sockets: Arc::new(Places::of_sockets(&config)),
             config: Arc::new(config),
         }
     }
@@ -72,6 +77,27 @@ impl Chat {
         #[cfg(feature = "metrics")]
         if self.config.metrics_listen.is_none() {
             metrics::configure_for_this_machine(app);
+        }
+    }
+
+    /// The hook for `HttpServer::on_connect`: that of [`Connections`], which also cuts off what is
+    /// too much from one address before it has asked for anything. A proxy that is trusted may have
+    /// as many as it likes.
+    pub fn on_connect(
+        &self,
+        connections: &Connections,
+    ) -> impl Fn(&dyn Any, &mut Extensions) + Send + Sync + 'static + use<> {
+        let (chat, connections) = (self.clone(), connections.clone());
+        move |io, extensions| {
+            let Some(tcp) = io.downcast_ref::<TcpStream>() else { return };
+            connections.track(tcp, extensions);
+            let peer = tcp.peer_addr().map(|peer| peer.ip()).ok();
+            match peer.filter(|peer| !chat.proxies.trust(*peer)).map(|peer| chat.sockets.take(peer))
+            {
+                Some(Ok(place)) => drop(extensions.insert(place)),
+                Some(Err(_)) => drop(SockRef::from(tcp).shutdown(Shutdown::Both)),
+                None => {}
+            }
         }
     }
 

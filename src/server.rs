@@ -121,7 +121,7 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
         // After a close handshake the connection closes at once, not after a second of waiting
         // for a request body that has no end.
         .client_disconnect_timeout(Duration::ZERO)
-        .on_connect(connections.on_connect());
+        .on_connect(chat.on_connect(&connections));
     for &addr in &config.listen {
         http = match http.bind(addr) {
             Ok(http) => http,

@@ -18,6 +18,9 @@ use crate::metrics::{Limit, Metrics};
 /// How long to stay away when the places are taken, which nobody knows better.
 const COME_BACK: Duration = Duration::from_secs(5);
 
+/// What a browser may open at once to load a page, and a few more.
+const SOCKETS_OF_A_BROWSER: usize = 16;
+
 /// What counts as one address: of IPv6 the first 64 bits, since whoever has one has all with these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Source(IpAddr);
@@ -121,6 +124,20 @@ impl Places {
     #[must_use]
     pub fn of(config: &Config) -> Self {
         Self::with_clock(config, &DefaultClock::default())
+    }
+
+    /// For the sockets of one address, of which some carry plain HTTP, or nothing yet: twice as
+    /// many as it may have WebSockets, and some for a browser that loads the page.
+    #[must_use]
+    pub fn of_sockets(config: &Config) -> Self {
+        let per_address = config.max_connections_per_address;
+        let sockets = Config {
+            max_connections: None,
+            max_connections_per_address: per_address.map(|most| 2 * most + SOCKETS_OF_A_BROWSER),
+            connect_rate: None,
+            ..config.clone()
+        };
+        Self::of(&sockets)
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use chinwag::Config;
 use chinwag::admission::Rate;
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderName;
@@ -217,6 +218,29 @@ async fn an_address_has_as_many_connections_as_allowed_and_a_trusted_proxy_tells
     let named = "X-Forwarded-For: 198.51.100.9\r\nX-Forwarded-Host: chat.example\r\n\
                  Origin: https://chat.example\r\n";
     assert_eq!(attempt(&server, named).await.0, 101);
+}
+
+/// Sockets that ask for nothing, or so slowly that it is never known what, take places too.
+#[actix_web::test]
+async fn an_address_has_no_more_sockets_than_it_can_use_whatever_they_carry() {
+    let limited = Config { max_connections_per_address: Some(1), ..config() };
+    let server = TestServer::start_with(limited).await;
+    let mut talker = server.join("").await;
+    let connect = async || TcpStream::connect(server.addr()).await.unwrap();
+    let mut idle = Vec::new();
+    while idle.len() < 2 + 16 - 1 {
+        idle.push(connect().await);
+    }
+    let mut answer = Vec::new();
+    let one_more = within("the end", async { connect().await.read_to_end(&mut answer).await });
+    assert!(one_more.await.is_err() || answer.is_empty(), "{answer:?}");
+    talker.say("others go on").await;
+    talker.expect("others go on").await;
+    idle.pop();
+    let page = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let served = async || raw_http(server.addr(), page).await.starts_with("HTTP/1.1 200 ");
+    eventually("a place", served).await;
+    assert!(hits(&server, "max_connections_per_address").await >= 1);
 }
 
 #[actix_web::test]
