@@ -221,10 +221,14 @@ impl Hub {
     }
 
     /// Forgets a room where nobody is and nothing is under way. Its ring stays for those who
-    /// come back.
+    /// come back; but if nothing is in it and the log can tell that again, a flood of names must
+    /// not leave one for each.
     pub(super) fn forget_if_idle(&mut self, name: &RoomName) {
         if self.rooms.get(name).is_some_and(super::Room::is_idle) {
             self.rooms.remove(name);
+            if !self.log.is_memory() {
+                self.rings.forget_if_empty(name);
+            }
         }
     }
 }

@@ -136,6 +136,16 @@ impl Rings {
         self.change(room, |_| {});
     }
 
+    /// Forgets a ring with nothing in it.
+    pub(super) fn forget_if_empty(&mut self, room: &RoomName) {
+        if self.rings.get(room).is_some_and(|used| used.ring.messages.is_empty())
+            && let Some(Used { ring, last }) = self.rings.remove(room)
+        {
+            self.order.remove(&last);
+            self.bytes -= ring.bytes();
+        }
+    }
+
     /// Adds what has just been said, if there is a ring to add it to.
     pub(super) fn push(&mut self, room: &RoomName, messages: &[Arc<ChatMessage>]) {
         self.change(room, |ring| {
@@ -209,6 +219,21 @@ mod tests {
         assert_eq!(left, [true, false, true, true], "room 1 was used longest ago");
         assert_eq!(rings.bytes, 3 * each);
         assert_eq!(rings.order.len(), 3);
+    }
+
+    #[test]
+    fn a_ring_with_nothing_in_it_is_forgotten_without_a_trace() {
+        let mut rings = rings(RINGS_BYTES_MAX);
+        for room in [0, 1] {
+            rings.insert(&name(room), Ring::default());
+        }
+        rings.push(&name(0), &[message(0, 1, 100)]);
+        for room in [0, 1, 2] {
+            rings.forget_if_empty(&name(room));
+        }
+        assert_eq!([0, 1].map(|room| rings.contains(&name(room))), [true, false]);
+        assert_eq!(rings.bytes, RING_BYTES + MESSAGE_BYTES + 100);
+        assert_eq!((rings.rings.len(), rings.order.len()), (1, 1));
     }
 
     #[test]

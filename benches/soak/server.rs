@@ -1,0 +1,139 @@
+//! The server under test: one file, one port, started again and again.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+const END_TIME_MAX: Duration = Duration::from_secs(20);
+
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
+    folder: TempDir,
+    child: Option<Child>,
+    /// What the processes before this one have taken of the processor.
+    spent: Duration,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let addr = free.local_addr().unwrap();
+        drop(free);
+        // Not in /tmp, which may be in memory.
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mut server = Self { addr, folder, child: None, spent: Duration::ZERO };
+        server.up().await;
+        server
+    }
+
+    pub(crate) async fn up(&mut self) {
+        let log = File::options().create(true).append(true).open(self.log()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chinwag"));
+        command.args(["--listen", &self.addr.to_string(), "--db"]).arg(self.db()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
+        let deadline = Instant::now() + END_TIME_MAX;
+        while TcpStream::connect(self.addr).await.is_err() {
+            assert!(Instant::now() < deadline, "it does not start:\n{}", self.said());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Tells it to stop, and waits until it has, in order.
+    pub(crate) async fn down(&mut self) {
+        self.spent = self.cpu();
+        let mut child = self.child.take().unwrap();
+        let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        assert!(killed.unwrap().success());
+        let deadline = Instant::now() + END_TIME_MAX;
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert!(status.success(), "it ends with {status}:\n{}", self.said());
+    }
+
+    /// All that it keeps, a message to a line.
+    pub(crate) fn export(&self) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chinwag"));
+        let output = command.arg("export").arg("--db").arg(self.db()).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What it has logged.
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap()
+    }
+
+    /// Resident memory, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(self.proc("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(self.proc("fd")).unwrap().count()
+    }
+
+    /// What all its processes have taken of the processor.
+    pub(crate) fn cpu(&self) -> Duration {
+        let threads = std::fs::read_dir(self.proc("task")).unwrap();
+        let nanos = threads.filter_map(|thread| {
+            let stat = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+            stat.split(' ').next()?.parse::<u64>().ok()
+        });
+        self.spent + Duration::from_nanos(nanos.sum())
+    }
+
+    /// What it counts, by name and labels.
+    pub(crate) async fn metrics(&self) -> Vec<(String, f64)> {
+        let mut tcp = TcpStream::connect(self.addr).await.unwrap();
+        let host = self.addr;
+        let ask = format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        tcp.write_all(ask.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer).await.unwrap();
+        let lines = answer.lines().filter_map(|line| line.rsplit_once(' '));
+        lines.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
+    }
+
+    fn proc(&self, file: &str) -> PathBuf {
+        format!("/proc/{}/{file}", self.child.as_ref().unwrap().id()).into()
+    }
+
+    fn db(&self) -> PathBuf {
+        self.folder.path().join("chinwag.db")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A connection from an address of its own: on Linux all of 127/8 is loopback.
+pub(crate) async fn connect(server: SocketAddr, number: u32) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::from_bits(0x7F40_0000 + number), 0).into())?;
+    let tcp = socket.connect(server).await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}
