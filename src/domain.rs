@@ -1,11 +1,12 @@
 //! What the chat talks about: clients, rooms, names, texts. Each is parsed once, where it enters
 //! the program, and is valid ever after; nothing further in checks it again.
 
+mod likeness;
 mod message;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -13,6 +14,7 @@ use thiserror::Error;
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
+use likeness::{likeness, mixes_look_alike_scripts};
 pub use message::{
     BadKey, BadMessageId, ChatMessage, Draft, Epoch, Identity, MessageId, Origin, Position, Seq,
     Timestamp,
@@ -49,15 +51,22 @@ impl fmt::Display for ClientId {
 
 /// The name of a room: 1 to 64 letters and digits of any script, `-` and `_`, in lower case and
 /// NFKC, so that what looks alike to a keyboard is the same room. A mark that belongs to a letter
-/// (as in Hindi or Thai) counts as part of it, but no name begins with one.
+/// (as in Hindi or Thai) counts as part of it, but no name begins with one. No name has letters of
+/// more than one of the Latin, Cyrillic and Greek scripts: `lоbby` is to nobody's good.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct RoomName(Arc<str>);
 
 /// Why a text is not a [`RoomName`].
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("a room name is 1 to 64 letters, digits, '-' or '_'")]
-pub struct BadRoomName;
+pub enum BadRoomName {
+    /// Too short, too long, or with other characters.
+    #[error("a room name is 1 to 64 letters, digits, '-' or '_'")]
+    Character,
+    /// Of several scripts whose letters look alike.
+    #[error("a room name has letters of only one of the Latin, Cyrillic and Greek scripts")]
+    MixedScripts,
+}
 
 impl RoomName {
     /// The most characters a room name has, counted after normalisation.
@@ -66,17 +75,25 @@ impl RoomName {
     /// Parses what a person typed or a link holds.
     ///
     /// # Errors
-    /// When it is empty, too long, or has a character that no room name has.
+    /// See [`BadRoomName`].
     pub fn parse(text: &str) -> Result<Self, BadRoomName> {
         let name: String = lower(text).take(Self::MAX_CHARS + 1).collect();
         let mut chars = name.chars();
         let first_fits = chars.next().is_some_and(Self::is_name_char);
         let rest_fits = chars.all(|c| Self::is_name_char(c) || is_mark(c) && !is_invisible(c));
-        if first_fits && rest_fits && name.chars().count() <= Self::MAX_CHARS {
-            Ok(Self(name.into()))
+        if !first_fits || !rest_fits || name.chars().count() > Self::MAX_CHARS {
+            Err(BadRoomName::Character)
+        } else if mixes_look_alike_scripts(&name) {
+            Err(BadRoomName::MixedScripts)
         } else {
-            Err(BadRoomName)
+            Ok(Self(name.into()))
         }
+    }
+
+    /// A name as it was kept with a message, whatever rules it was given by.
+    #[must_use]
+    pub fn kept(name: String) -> Self {
+        Self(name.into())
     }
 
     /// The name, normalised.
@@ -108,7 +125,7 @@ impl fmt::Display for RoomName {
 
 /// The name an author goes by: 1 to 32 characters in NFKC, without control, bidirectional or
 /// invisible characters, without a colon, trimmed, inner white space folded. Names that differ
-/// only in case are the same name.
+/// only in case are the same name, and of names that look alike only one may be in a room.
 #[derive(Clone, Debug)]
 pub struct Nick {
     shown: Arc<str>,
@@ -133,6 +150,9 @@ impl Nick {
     /// The most characters a name has, counted after normalisation.
     pub const MAX_CHARS: usize = 32;
 
+    /// Whose words a line is takes no longer to find out than so many comparisons.
+    const COLONS_TRIED_MAX: usize = 4;
+
     /// How the names begin that the server gives to those without one.
     pub const ANONYMOUS_PREFIX: &'static str = "anonymous-";
 
@@ -156,7 +176,7 @@ impl Nick {
             return Err(BadNick::Length);
         }
         let nick = Self::from_shown(shown);
-        if nick.is_anonymous() { Err(BadNick::Reserved) } else { Ok(nick) }
+        if Self::is_reserved(&nick.forms()) { Err(BadNick::Reserved) } else { Ok(nick) }
     }
 
     /// The name of a client that gave none: `anonymous-` and four letters or digits, different
@@ -186,7 +206,15 @@ impl Nick {
     /// Whether the server gave this name because its bearer has none.
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
-        self.key.starts_with(Self::ANONYMOUS_PREFIX)
+        // No name that was chosen begins so, nor with anything that looks like it.
+        self.shown.starts_with(Self::ANONYMOUS_PREFIX)
+    }
+
+    /// Whether a name with these forms could be taken for one that the server gives.
+    #[must_use]
+    pub fn is_reserved([key, likeness_of_it]: &[String; 2]) -> bool {
+        static LIKENESS: LazyLock<String> = LazyLock::new(|| likeness(Nick::ANONYMOUS_PREFIX));
+        key.starts_with(Self::ANONYMOUS_PREFIX) || likeness_of_it.starts_with(&*LIKENESS)
     }
 
     /// The name as it is shown.
@@ -195,22 +223,27 @@ impl Nick {
         &self.shown
     }
 
-    /// The name that a line of the form `name: …` seems to be spoken by, in the form in which
-    /// names are compared. Invisible characters are passed over, as a reader's eye does.
+    /// The names that a line of the form `name: …` seems to be spoken by, in the forms in which
+    /// names are compared, see [`Nick::forms`]. Invisible characters are passed over, as a reader's
+    /// eye does, and whatever looks like a colon may be one, or be part of the name.
     #[must_use]
-    pub fn key_claimed_by(line: &str) -> Option<String> {
+    pub fn forms_claimed_by(line: &str) -> Vec<[String; 2]> {
         // Most lines need no closer look.
-        if !line.contains(COLONS) {
-            return None;
+        if !line.contains(|c: char| c == ':' || !c.is_ascii()) {
+            return Vec::new();
         }
         // Any name with its colon fits in this, whatever white space is folded away before.
-        let head: String = lower(line.trim_start())
+        let head: String = line
+            .trim_start()
+            .nfkc()
             .filter(|&c| !is_invisible(c))
             .take(4 * Self::MAX_CHARS)
             .collect();
-        let (name, _) = head.split_once(':')?;
-        let key = name.split_whitespace().collect::<Vec<_>>().join(" ");
-        (!key.is_empty()).then_some(key)
+        let colons = head.char_indices().filter(|(_, c)| looks_like_a_colon(*c));
+        let names =
+            colons.map(|(end, _)| head[..end].split_whitespace().collect::<Vec<_>>().join(" "));
+        let names = names.filter(|name| !name.is_empty()).take(Self::COLONS_TRIED_MAX);
+        names.map(|name| Self::from_shown(name).forms()).collect()
     }
 
     /// A name as it was kept with a message, whatever rules it was given by.
@@ -219,10 +252,17 @@ impl Nick {
         Self::from_shown(shown)
     }
 
-    /// The name in the form in which names are compared.
+    /// The name in the form in which names are the same.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    /// The forms in which names are compared: where others have either, the name is taken. What
+    /// differs only in case has the same first, what looks alike the same second.
+    #[must_use]
+    pub fn forms(&self) -> [String; 2] {
+        [self.key.as_ref().to_owned(), likeness(&self.shown)]
     }
 
     fn from_shown(shown: String) -> Self {
@@ -310,8 +350,9 @@ impl MessageText {
     }
 }
 
-/// The characters that are, or contain, a colon once they are normalized.
-const COLONS: [char; 5] = [':', '\u{FE13}', '\u{FE55}', '\u{FF1A}', '\u{2A74}'];
+fn looks_like_a_colon(c: char) -> bool {
+    c == ':' || !c.is_ascii() && likeness(c.encode_utf8(&mut [0; 4])).starts_with(':')
+}
 
 /// NFKC and lower case, lazily, so that a caller can stop early on hostile input.
 fn lower(text: &str) -> impl Iterator<Item = char> {
@@ -323,7 +364,8 @@ fn is_mark(c: char) -> bool {
 }
 
 fn is_forbidden_in_nick(c: char) -> bool {
-    c.is_control() || is_invisible(c) || c == ':'
+    // A mark is part of a letter, as the visarga of Hindi.
+    c.is_control() || is_invisible(c) || looks_like_a_colon(c) && !is_mark(c)
 }
 
 /// Characters that leave no trace on a screen or turn the direction of what follows: formats

@@ -28,16 +28,16 @@ fn a_room_name_is_in_any_script_with_the_marks_its_letters_carry() {
 
 #[test]
 fn a_room_name_has_1_to_64_characters() {
-    assert_eq!(room(""), Err(BadRoomName));
+    assert_eq!(room(""), Err(BadRoomName::Character));
     assert!(room(&"ä".repeat(64)).is_ok());
-    assert_eq!(room(&"ä".repeat(65)), Err(BadRoomName));
+    assert_eq!(room(&"ä".repeat(65)), Err(BadRoomName::Character));
 }
 
 #[test]
 fn a_room_name_has_nothing_but_letters_digits_dash_and_underscore() {
     let bad = ["a b", "a/b", "..", "a.b", "a\nb", "a\0", "a\u{200B}b", "\u{301}a", "💬", "ᅠ"];
     for name in bad {
-        assert_eq!(room(name), Err(BadRoomName), "{name:?}");
+        assert_eq!(room(name), Err(BadRoomName::Character), "{name:?}");
     }
 }
 
@@ -88,7 +88,8 @@ fn a_nick_has_no_colon_and_nothing_that_cannot_be_seen() {
 
 #[test]
 fn nobody_takes_a_name_that_begins_as_the_unnamed_are_called() {
-    for name in ["anonymous-1234", "Anonymous-x", "ａnonymous-"] {
+    for name in ["anonymous-1234", "Anonymous-x", "ａnonymous-", "anоnymous-1234", "anonyrnous-1"]
+    {
         assert_eq!(nick(name), Err(BadNick::Reserved), "{name}");
     }
     assert!(nick("anonymous").is_ok());
@@ -106,13 +107,19 @@ fn the_unnamed_are_told_apart() {
 
 #[test]
 fn a_line_claims_the_name_before_its_first_colon_as_a_reader_sees_it() {
-    let ada = Some("ada".to_owned());
-    for line in ["ada: hi", "ADA:hi", "  ada : hi", "ada： hi", "a\u{200B}da: hi", "ada: b: c"] {
-        assert_eq!(Nick::key_claimed_by(line), ada, "{line:?}");
+    let claims = |line: &str, name: &str| {
+        let forms = Nick::parse(name).expect("a name").forms();
+        let claimed = Nick::forms_claimed_by(line);
+        claimed.iter().flatten().any(|form| forms.contains(form))
+    };
+    let lines = ["ada: hi", "ADA:hi", "  ada : hi", "ada： hi", "a\u{200B}da: hi", "ada: b: c"];
+    for line in lines.into_iter().chain(["аdа: hi", "ada꞉ hi", "ada∶ hi", "adaः hi"]) {
+        assert!(claims(line, "ada"), "{line:?}");
     }
-    assert_eq!(Nick::key_claimed_by("ada  l: hi").as_deref(), Some("ada l"));
-    for line in ["", "ada", ": hi", " \u{200B}: hi"] {
-        assert_eq!(Nick::key_claimed_by(line), None, "{line:?}");
+    assert!(claims("ada  l: hi", "ada l"));
+    assert!(claims("दुःख: hi", "दुःख"), "what looks like a colon may be part of a name");
+    for line in ["", "ada", ": hi", " \u{200B}: hi", "a da: hi", "hi ada: hi"] {
+        assert!(!claims(line, "ada"), "{line:?}");
     }
 }
 
@@ -137,17 +144,44 @@ proptest! {
         if let Ok(name) = Nick::parse(&text) {
             prop_assert_eq!(nick(name.as_str()), Ok(name.to_string()));
             let line = format!("{name}: hi");
-            let claimed = Nick::key_claimed_by(&line);
-            prop_assert_eq!(claimed.as_deref(), Some(name.key()));
+            prop_assert!(Nick::forms_claimed_by(&line).contains(&name.forms()));
         }
     }
 }
 
 #[test]
-fn no_other_character_becomes_a_colon() {
-    for c in '\0'..=char::MAX {
-        let becomes_one = lower(c.encode_utf8(&mut [0; 4])).any(|c| c == ':');
-        assert_eq!(becomes_one, COLONS.contains(&c), "{c:?}");
+fn names_that_look_alike_share_a_form_and_others_do_not() {
+    let forms = |name: &str| Nick::parse(name).expect("a name").forms();
+    let alike = [
+        ("ada", "ADA"),
+        ("ada", "аdа"), // Cyrillic
+        ("Bob", "ВОВ"), // Cyrillic
+        ("paypal", "paypaI"),
+        ("bill", "bi11"),
+        ("corn", "com"),
+        ("b0b", "bOb"),
+        ("ρeter", "peter"), // Greek
+        ("ａｄａ", "ada"),
+    ];
+    for (one, other) in alike {
+        let (one, other) = (forms(one), forms(other));
+        assert!(one.iter().any(|form| other.contains(form)), "{one:?} {other:?}");
+    }
+    let apart = [("ada", "ida"), ("ben", "bea"), ("lisa", "nisa"), ("иван", "ivan"), ("明", "朋")];
+    for (one, other) in apart {
+        let (one, other) = (forms(one), forms(other));
+        assert!(one.iter().all(|form| !other.contains(form)), "{one:?} {other:?}");
+    }
+}
+
+#[test]
+fn a_room_has_letters_of_one_of_the_scripts_that_look_alike() {
+    for name in ["lоbby", "аdmin", "κoom", "αбв"] {
+        assert_eq!(RoomName::parse(name), Err(BadRoomName::MixedScripts), "{name}");
+    }
+    for name in ["комната-1", "δωμάτιο_2", "room-東京", "tokyo日本", "комната-部屋"]
+    {
+        assert!(RoomName::parse(name).is_ok(), "{name}");
     }
 }
 

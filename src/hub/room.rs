@@ -18,7 +18,7 @@ pub(super) struct Room {
     pub(super) members: HashMap<ClientId, Rc<Outlet>>,
     /// Who is here, each once, in however many windows.
     pub(super) people: HashSet<Identity>,
-    /// Who bears each name that was chosen, by the form in which names are compared.
+    /// Who bears each name that was chosen, by each of the forms in which names are compared.
     names: HashMap<String, Identity>,
     pub(super) news: News,
     /// Who joins as soon as the ring has been read.
@@ -83,31 +83,39 @@ impl Room {
     /// Somebody is here who was not.
     pub(super) fn arrive(&mut self, who: Identity, nick: &Nick) {
         self.people.insert(who);
-        self.names.extend(Self::chosen(who, nick));
+        self.names.extend(Self::chosen(nick).map(|form| (form, who)));
         self.news.came(who, nick);
     }
 
     /// Somebody's last window is gone.
     pub(super) fn depart(&mut self, who: Identity, nick: &Nick) {
         self.people.remove(&who);
-        self.names.remove(nick.key());
+        self.forget_name(nick);
         self.news.went(who, nick);
     }
 
     /// Somebody goes by another name.
     pub(super) fn rename(&mut self, who: Identity, before: &Nick, after: &Nick) {
-        self.names.remove(before.key());
-        self.names.extend(Self::chosen(who, after));
+        self.forget_name(before);
+        self.names.extend(Self::chosen(after).map(|form| (form, who)));
         self.news.renamed(who, before);
     }
 
     /// Who goes by a name here, if it is one that was chosen.
     pub(super) fn bearer(&self, nick: &Nick) -> Option<Identity> {
-        self.names.get(nick.key()).copied()
+        Self::chosen(nick).find_map(|form| self.names.get(&form)).copied()
     }
 
-    fn chosen(who: Identity, nick: &Nick) -> Option<(String, Identity)> {
-        (!nick.is_anonymous()).then(|| (nick.key().to_owned(), who))
+    fn forget_name(&mut self, nick: &Nick) {
+        for form in Self::chosen(nick) {
+            self.names.remove(&form);
+        }
+    }
+
+    /// The forms by which a name that was chosen is known.
+    fn chosen(nick: &Nick) -> impl Iterator<Item = String> + use<> {
+        let forms = (!nick.is_anonymous()).then(|| nick.forms());
+        forms.into_iter().flatten()
     }
 
     /// Puts a message by for the next flush, and says how many bytes of text that adds.
@@ -136,8 +144,8 @@ impl Room {
     /// Whether a line of this text, written without its author's name, would read as if somebody
     /// in the room had said it.
     pub(super) fn reads_as_a_members(&self, text: &str) -> bool {
-        Nick::key_claimed_by(text).is_some_and(|key| {
-            key.starts_with(Nick::ANONYMOUS_PREFIX) || self.names.contains_key(&key)
+        Nick::forms_claimed_by(text).iter().any(|forms| {
+            Nick::is_reserved(forms) || forms.iter().any(|form| self.names.contains_key(form))
         })
     }
 }

@@ -79,11 +79,7 @@ fn rooms(
     let mut select = moment
         .prepare("SELECT id, floor, name FROM rooms WHERE ?1 IS NULL OR name = ?1 ORDER BY name")?;
     let rooms = select.query_map([only.map(RoomName::as_str)], |row| {
-        let name: String = row.get(2)?;
-        let name = RoomName::parse(&name).map_err(|error| {
-            rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, error.into())
-        })?;
-        Ok((row.get(0)?, row.get(1)?, name))
+        Ok((row.get(0)?, row.get(1)?, RoomName::kept(row.get(2)?)))
     })?;
     rooms.collect()
 }

@@ -23,6 +23,7 @@ mod json; // the JSON protocol: what is answered, in which order
 mod limits; // limits, crossed by one
 mod memory; // what hostile clients cost the server in memory
 mod metrics; // what operators are told
+mod mischief; // harm done by the rules
 mod model; // history held against a plain list, with crashes in between
 mod pacing; // when rooms are flushed
 mod page; // the page in a real browser (ignored unless asked for: needs Chromium)
