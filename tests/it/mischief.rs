@@ -8,7 +8,7 @@ use chinwag::{Config, socket::DisconnectReason};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::harness::{TestServer, config, eventually, raw_http, within};
+use crate::harness::{TestServer, eventually, raw_http, within};
 use crate::json::JsonClient;
 
 fn on(kind: &str, room: &str) -> Value {
