@@ -3,7 +3,7 @@
 import { Connection } from "./connection.js";
 import { colour, Log } from "./log.js";
 import { Room } from "./room.js";
-import { random, recall, remember } from "./store.js";
+import { random, recall, remember, ROOT } from "./store.js";
 import { element, mentions } from "./text.js";
 
 const $ = (id) => document.getElementById(id);
@@ -48,12 +48,16 @@ const connection = new Connection({ opened, heard, closed });
 // Rooms
 
 function addressed() {
-  const [, name] = location.pathname.match(/^\/r\/([^/]+)/) ?? [];
+  const [, name] = location.pathname.match(/\/r\/([^/]+)$/) ?? [];
   try {
     return name === undefined ? "lobby" : decodeURIComponent(name);
   } catch {
     return "lobby";
   }
+}
+
+function pathOf(name) {
+  return `${ROOT}r/${encodeURIComponent(name)}`;
 }
 
 function normal(name) {
@@ -86,7 +90,7 @@ function open(name, { push = true } = {}) {
   current = room;
   markUnread(room);
   if (push) {
-    history.pushState(null, "", name === "lobby" ? "/" : `/r/${encodeURIComponent(name)}`);
+    history.pushState(null, "", name === "lobby" ? ROOT : pathOf(name));
   }
   text.value = room.draft;
   grow();
@@ -117,7 +121,7 @@ function asked({ room: name, ref = "" }) {
     rooms.set(name, room);
     remember("rooms", Array.from(rooms.keys()));
     if (room === current) {
-      history.replaceState(null, "", `/r/${encodeURIComponent(name)}`);
+      history.replaceState(null, "", pathOf(name));
       $("room").textContent = `# ${name}`;
     }
   }
@@ -146,7 +150,7 @@ function showRooms() {
     const badge = element("span", { class: room.mentioned ? "badge mention" : "badge" },
       element("span", { "aria-hidden": "true" }, count), element("span", { class: "unseen" }, words));
     const link = element("a", {
-      href: `/r/${encodeURIComponent(room.name)}`,
+      href: pathOf(room.name),
       "aria-current": room === current && "page",
     }, element("span", { class: "room-name", dir: "auto" }, `# ${room.name}`), ...(room.unread > 0 ? [badge] : []));
     link.addEventListener("click", (event) => {

@@ -1,5 +1,7 @@
 // One connection, made again and again until that has no sense any more.
 
+import { ROOT } from "./store.js";
+
 /** Close codes after which trying again would only fail again. */
 const TERMINAL = new Set([1002, 1003, 1007, 1008, 1009, 4003]);
 const BACKOFF_MS_MIN = 500;
@@ -29,7 +31,7 @@ export class Connection {
     clearTimeout(this.#timer);
     this.#timer = 0;
     this.#ended = false;
-    const address = new URL("/ws", location.href);
+    const address = new URL(`${ROOT}ws`, location.href);
     address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
     const socket = new WebSocket(address, "chinwag.v1");
     this.#socket = socket;

@@ -2,6 +2,9 @@
 
 const memory = new Map();
 
+/** The path below which the chat is: not "/" behind a proxy that puts it elsewhere. */
+export const ROOT = location.pathname.replace(/r\/[^/]+$/, "");
+
 export function recall(name, otherwise) {
   try {
     const text = localStorage.getItem(`chinwag.${name}`);

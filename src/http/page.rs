@@ -31,17 +31,23 @@ const ASSETS: [(&str, &str, &str); 8] = [
 
 /// Adds the routes of the page.
 pub(super) fn configure(chat: &Chat, app: &mut web::ServiceConfig) {
+    // Before the rest: a room may be called static.
     app.service(web::resource("/").get(page).route(web::head().to(page)))
         .service(web::resource("/r/{room}").get(room_page).route(web::head().to(room_page)));
-    let assets = web::scope("/static").wrap(
-        DefaultHeaders::new()
-            .add((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-            .add((header::CACHE_CONTROL, "no-cache")),
-    );
-    app.service(match &chat.config.static_dir {
-        Some(dir) => assets.service(Files::new("/", dir)),
-        None => assets.service(web::resource("/{file}").get(asset).route(web::head().to(asset))),
-    });
+    // The page names its files by where it is itself, so that it works below any path that a proxy
+    // gives it; and that of a room is one level deeper.
+    for path in ["/static", "/r/static"] {
+        let assets = web::scope(path).wrap(
+            DefaultHeaders::new()
+                .add((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+                .add((header::CACHE_CONTROL, "no-cache")),
+        );
+        let file = web::resource("/{file}").get(asset).route(web::head().to(asset));
+        app.service(match &chat.config.static_dir {
+            Some(dir) => assets.service(Files::new("/", dir)),
+            None => assets.service(file),
+        });
+    }
 }
 
 async fn page(req: HttpRequest, chat: web::Data<Chat>) -> Result<HttpResponse, Error> {

@@ -16,8 +16,8 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// How long anything may take that should happen at once. Generous: the machine may be busy.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -169,8 +169,16 @@ impl Client {
 
     /// Upgrades a connection that was made elsewhere.
     pub async fn handshake(tcp: TcpStream, request: impl IntoClientRequest + Unpin) -> Self {
-        let (stream, _) = tokio_tungstenite::client_async(request, tcp).await.unwrap();
-        Self { stream, lines: VecDeque::new(), frames: 0 }
+        Self::try_handshake(tcp, request).await.unwrap()
+    }
+
+    /// The same, if that is not refused.
+    pub async fn try_handshake(
+        tcp: TcpStream,
+        request: impl IntoClientRequest + Unpin,
+    ) -> Result<Self, Error> {
+        let (stream, _) = tokio_tungstenite::client_async(request, tcp).await?;
+        Ok(Self { stream, lines: VecDeque::new(), frames: 0 })
     }
 
     pub async fn say(&mut self, text: &str) {

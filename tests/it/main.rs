@@ -25,6 +25,7 @@ mod memory; // what hostile clients cost the server in memory
 mod metrics; // what operators are told
 mod mischief; // harm done by the rules
 mod model; // history held against a plain list, with crashes in between
+mod nginx; // behind a proxy, by the configuration that is shipped (ignored likewise)
 mod pacing; // when rooms are flushed
 mod page; // the page in a real browser (ignored unless asked for: needs Chromium)
 mod pages; // what is served over plain HTTP

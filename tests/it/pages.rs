@@ -13,7 +13,7 @@ async fn request(server: &TestServer, line: &str) -> String {
 #[actix_web::test]
 async fn the_page_is_at_the_root_and_at_every_room_under_a_strict_policy() {
     let server = TestServer::start().await;
-    for path in ["/", "/r/rust", "/r/%E6%97%A5%E6%9C%AC", "/?x=1"] {
+    for path in ["/", "/r/rust", "/r/static", "/r/%E6%97%A5%E6%9C%AC", "/?x=1"] {
         let answer = request(&server, &format!("GET {path}")).await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
         assert!(answer.contains("<title>chinwag</title>"), "{path}");
@@ -29,16 +29,17 @@ async fn everything_the_page_names_is_served_with_its_type() {
     let server = TestServer::start().await;
     let page = request(&server, "GET /").await;
     let mut named = 0;
-    for attribute in ["src=\"", "href=\""] {
+    let below = ["/", "/r/"].into_iter();
+    for (below, attribute) in below.flat_map(|path| [(path, "src=\""), (path, "href=\"")]) {
         for rest in page.split(attribute).skip(1) {
-            let path = rest.split('"').next().unwrap();
+            let path = format!("{below}{}", rest.split('"').next().unwrap());
             let answer = request(&server, &format!("GET {path}")).await;
             assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
             assert!(answer.to_lowercase().contains("x-content-type-options: nosniff"), "{path}");
             named += 1;
         }
     }
-    assert!(named >= 4, "icon, picture, style and script, not {named}");
+    assert!(named >= 8, "icon, picture, style and script, not {named}");
     let script = request(&server, "GET /static/chat.js").await.to_lowercase();
     assert!(script.contains("content-type: text/javascript"), "{script}");
 }
