@@ -1,5 +1,6 @@
 //! The chinwag server: reads its arguments, runs, and tells by its exit code how it went.
 
+mod check_config;
 #[cfg(feature = "journal")]
 mod commands;
 mod logging;
@@ -7,10 +8,11 @@ mod logging;
 use std::io::Write;
 use std::process::ExitCode;
 
+use check_config::unknown_variables;
 use chinwag::config::{Args, Config};
 use chinwag::server::{self, ServerError};
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use logging::LogFormat;
 
 /// Exit code for arguments that are wrong, as clap and most Unix tools use it.
@@ -24,38 +26,80 @@ const OPEN_FILES_EACH: u64 = 2;
 #[command(version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 struct CommandLine {
     #[command(flatten)]
+    serving: Serving,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What a server is started with.
+#[derive(Debug, clap::Args)]
+struct Serving {
+    #[command(flatten)]
     args: Args,
 
     /// How each line of the log is written.
     #[arg(long, env = "CHINWAG_LOG_FORMAT", value_name = "text|json", default_value = "text")]
     #[arg(hide_possible_values = true)]
     log_format: LogFormat,
-
-    #[cfg(feature = "journal")]
-    #[command(subcommand)]
-    command: Option<commands::Command>,
 }
 
+/// What the program does beside serving.
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Tell what a server would be started with, and where each part of it comes from.
+    #[command(name = CHECK_CONFIG)]
+    CheckConfig(Box<Serving>),
+
+    #[cfg(feature = "journal")]
+    #[command(flatten)]
+    Journal(commands::Command),
+}
+
+const CHECK_CONFIG: &str = "check-config";
+
 fn main() -> ExitCode {
-    let typed = match typed() {
+    let (typed, matches) = match typed() {
         Ok(typed) => typed,
         Err(line) => return fail(USAGE, &line),
     };
-    #[cfg(feature = "journal")]
-    if let Some(command) = typed.command {
-        return match command.run() {
+    match typed.command {
+        None => match Config::try_from(typed.serving.args) {
+            Ok(config) => serve(config, typed.serving.log_format),
+            Err(error) => fail(USAGE, &error.to_string()),
+        },
+        Some(Command::CheckConfig(serving)) => match Config::try_from(serving.args) {
+            Ok(config) => check_config(&matches, &config),
+            Err(error) => fail(USAGE, &error.to_string()),
+        },
+        #[cfg(feature = "journal")]
+        Some(Command::Journal(command)) => match command.run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(1, &error.to_string()),
-        };
+        },
     }
-    match Config::try_from(typed.args) {
-        Ok(config) => serve(config, typed.log_format),
-        Err(error) => fail(USAGE, &error.to_string()),
+}
+
+fn check_config(matches: &ArgMatches, config: &Config) -> ExitCode {
+    let command = CommandLine::command();
+    let checked =
+        command.find_subcommand(CHECK_CONFIG).zip(matches.subcommand_matches(CHECK_CONFIG));
+    let Some((command, matches)) = checked else { return ExitCode::SUCCESS };
+    for name in unknown_variables(command) {
+        // Nothing better can be done when even this cannot be said.
+        let _ = writeln!(std::io::stderr(), "warning: {name} sets nothing: there is no such flag");
+    }
+    match check_config::show(command, matches, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, &error.to_string()),
     }
 }
 
 fn serve(config: Config, log_format: LogFormat) -> ExitCode {
     logging::start(log_format);
+    for name in unknown_variables(&CommandLine::command()) {
+        log::warn!("{name} sets nothing: there is no such flag");
+    }
     allow_open_files(&config);
     match actix_web::rt::System::new().block_on(run(config)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -84,8 +128,11 @@ async fn run(config: Config) -> Result<(), ServerError> {
 }
 
 /// What was typed; or one line that names the flag and what it takes.
-fn typed() -> Result<CommandLine, String> {
-    CommandLine::try_parse().map_err(|error| {
+fn typed() -> Result<(CommandLine, ArgMatches), String> {
+    let matches = CommandLine::command().try_get_matches();
+    let typed = matches
+        .and_then(|matches| CommandLine::from_arg_matches(&matches).map(|typed| (typed, matches)));
+    typed.map_err(|error| {
         if !matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) {
             // Help, version, and mistakes whose explanation needs more than a line.
             error.exit();

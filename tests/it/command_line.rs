@@ -42,6 +42,35 @@ async fn the_environment_sets_what_flags_do_and_flags_win() {
 }
 
 #[actix_web::test]
+async fn check_config_tells_every_value_and_where_it_comes_from() {
+    let output = Command::new(PROGRAM)
+        .args(["check-config", "--publish-rate", "5", "--listen", "[::1]:1,127.0.0.1:2"])
+        .env("CHINWAG_DB", "none")
+        .env("CHINWAG_PUBLISH_RTAE", "7")
+        .output();
+    let output = within("the program to end", output).await.unwrap();
+    assert!(output.status.success());
+    let told = String::from_utf8(output.stdout).unwrap();
+    let row = |flag: &str| {
+        let row = told.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let row = row.into_iter().find(|row| row[0] == flag).unwrap_or_else(|| panic!("{told}"));
+        row[1..].join(" ")
+    };
+    assert_eq!(row("--publish-rate"), "5 flag");
+    assert_eq!(row("--listen"), "[::1]:1,127.0.0.1:2 flag");
+    assert_eq!(row("--db"), "none CHINWAG_DB");
+    assert_eq!(row("--ping-interval"), "25s default");
+    assert_eq!(row("--max-frame-bytes"), "28672 default");
+    assert_eq!(row("--log-format"), "text default");
+    let warned = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(warned.lines().count(), 1, "{warned}");
+    assert!(warned.contains("CHINWAG_PUBLISH_RTAE"), "{warned}");
+    let (code, error) = run(&["check-config", "--pong-timeout", "1s"]).await;
+    assert_eq!((code, error.lines().count()), (Some(2), 1), "{error}");
+    assert!(error.contains("--pong-timeout takes more than"), "{error}");
+}
+
+#[actix_web::test]
 async fn an_address_in_use_is_a_clear_error() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
