@@ -2,7 +2,7 @@
 //!
 //! The release binary with all limits at their defaults and a journal; 950 clients that come and go
 //! and talk, 50 that do harm, each from an address of its own; the server told to stop, and started
-//! again, at 10, 20, 30 and 66 % of the time. It fails if a message of a good client is lost,
+//! again, at 3, 6, 10 and 70 % of the time. It fails if a message of a good client is lost,
 //! doubled or out of order, if the server panics or does not end in order, or if its memory grows
 //! by more than 5 % after the first third.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]

@@ -19,8 +19,9 @@ use super::server::Server;
 const GOOD: u32 = 950;
 const HOSTILE: u32 = 50;
 
-/// When the server is stopped and started again, as parts of the whole.
-const RESTARTS: [f64; 4] = [0.1, 0.2, 0.3, 0.66];
+/// When the server is stopped and started again, as parts of the whole. Not shortly before memory is
+/// first looked at: connections that stay grow their buffers for some minutes.
+const RESTARTS: [f64; 4] = [0.03, 0.06, 0.1, 0.7];
 
 /// How much more memory than after the first third there may be.
 const GROWTH_MAX: f64 = 1.05;
