@@ -29,11 +29,13 @@ mod nginx; // behind a proxy, by the configuration that is shipped (ignored like
 mod pacing; // when rooms are flushed
 mod page; // the page in a real browser (ignored unless asked for: needs Chromium)
 mod pages; // what is served over plain HTTP
+mod plain_hub; // the hub as plain lists: the model of `state`
 mod presence; // names, and who is told who is there
 mod protocol; // the examples of docs/PROTOCOL.md, played
 mod reading; // the page over time: long histories, connections that break
 mod slow; // clients that read slowly, or no more
 mod stall; // a journal that stands still
+mod state; // the hub held against plain lists
 mod tidy; // rules about the source itself
 mod torture; // killed under those who write
 mod upgrade; // which handshakes are answered
