@@ -35,6 +35,7 @@ mod protocol; // the examples of docs/PROTOCOL.md, played
 mod reading; // the page over time: long histories, connections that break
 mod slow; // clients that read slowly, or no more
 mod stall; // a journal that stands still
+mod stand_in; // a log and clients that do as they are told
 mod state; // the hub held against plain lists
 mod tidy; // rules about the source itself
 mod torture; // killed under those who write

@@ -16,7 +16,7 @@ pub struct PlainHub {
     people: BTreeMap<usize, Option<usize>>,
     rooms: BTreeMap<usize, PlainRoom>,
     kept: Vec<Kept>,
-    flight: Option<(Vec<Said>, Vec<(usize, usize)>)>,
+    flight: Option<Flight>,
     waiting: VecDeque<usize>,
 }
 
@@ -48,6 +48,9 @@ pub struct Said {
     text: usize,
     origin: Option<(usize, u8)>,
 }
+
+/// What is at the log, and who has asked what was said after it: client and room.
+type Flight = (Vec<Said>, Vec<(usize, usize)>);
 
 struct Kept {
     room: usize,

@@ -5,14 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use actix::prelude::*;
-use chinwag::domain::{
-    ClientId, Draft, Epoch, Identity, MessageId, MessageText, Nick, RoomName, Seq, Timestamp,
-};
+use chinwag::domain::{ClientId, Epoch, Identity, MessageId, MessageText, Nick, RoomName, Seq};
 use chinwag::hub::{
-    Answer, Append, Appended, Broadcast, CatchUp, Deliver, Hello, History, Join, Leave, ListRooms,
-    Log, LogError, Messages, Page, Placed, Probe, Register, Unregister, Who,
+    Broadcast, CatchUp, Hello, History, Join, Leave, ListRooms, Log, Probe, Register, Unregister,
+    Who,
 };
-use chinwag::wire::{Event, Reply};
 use chinwag::{Config, Hub};
 use proptest::prelude::*;
 use proptest::test_runner::Config as Cases;
@@ -20,6 +17,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::harness::within;
 use crate::plain_hub::{MAILBOX, PlainClient, PlainHub, TOLD};
+use crate::stand_in::{Ear, Keeper, Land, Stall, Told};
 
 const CLIENTS: usize = 4;
 const ROOMS: usize = 2;
@@ -56,7 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(client, key, name)| Step::Come { client, key, name }),
         1 => client().prop_map(Step::Go),
         2 => (client(), 0..3usize).prop_map(|(client, name)| Step::Name(client, name)),
-        5 => place().prop_map(|(client, room)| Step::Join(client, room)),
+        7 => place().prop_map(|(client, room)| Step::Join(client, room)),
         1 => place().prop_map(|(client, room)| Step::Leave(client, room)),
         8 => (place(), proptest::option::of(0..2u8))
             .prop_map(|((client, room), id)| Step::Say(client, room, id)),
@@ -66,166 +64,6 @@ fn step() -> impl Strategy<Value = Step> {
         2 => client().prop_map(Step::Wake),
         6 => proptest::bool::weighted(0.8).prop_map(|kept| Step::Land { kept }),
     ]
-}
-
-/// A log that answers an append only when it is told to, and a page at once.
-#[derive(Default)]
-struct Keeper {
-    asked: Option<(Vec<Draft>, Answer<Appended>)>,
-    kept: Vec<Draft>,
-}
-
-impl Actor for Keeper {
-    type Context = Context<Self>;
-}
-
-impl Handler<Append> for Keeper {
-    type Result = ();
-
-    fn handle(&mut self, Append { drafts, answer }: Append, _: &mut Self::Context) {
-        assert!(self.asked.is_none(), "one append at a time");
-        self.asked = Some((drafts, answer));
-    }
-}
-
-impl Handler<Page> for Keeper {
-    type Result = ();
-
-    fn handle(&mut self, page: Page, _: &mut Self::Context) {
-        let places = (1..).map(Seq::new).zip(&self.kept);
-        let of_room = places.filter(|(seq, draft)| draft.room == page.room && *seq < page.before);
-        let all: Vec<_> =
-            of_room.map(|(seq, draft)| draft.clone().placed(seq, Timestamp::default())).collect();
-        let start = all.len().saturating_sub(page.limit);
-        let floor = if start == 0 { Seq::default() } else { all[start - 1].seq };
-        let messages = all[start..].to_vec();
-        page.answer.give(Ok(Messages { messages, floor, more: start > 0 }));
-    }
-}
-
-impl Handler<Probe> for Keeper {
-    type Result = Result<(), LogError>;
-
-    fn handle(&mut self, _: Probe, _: &mut Self::Context) -> Self::Result {
-        Ok(())
-    }
-}
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Land(bool);
-
-impl Handler<Land> for Keeper {
-    type Result = ();
-
-    fn handle(&mut self, Land(keeps): Land, _: &mut Self::Context) {
-        let Some((drafts, answer)) = self.asked.take() else { return };
-        if !keeps {
-            return answer.give(drafts, Err(LogError::Busy("the test says so".into())));
-        }
-        let mut placed = Vec::new();
-        for draft in &drafts {
-            let known = self.kept.iter().position(|old| {
-                draft.origin.is_some() && (&old.room, &old.origin) == (&draft.room, &draft.origin)
-            });
-            let seq = |place: usize| Seq::new(place as u64);
-            placed.push(match known {
-                Some(place) => Placed::Duplicate(seq(place + 1)),
-                None => {
-                    self.kept.push(draft.clone());
-                    Placed::New(seq(self.kept.len()), Timestamp::default())
-                }
-            });
-        }
-        answer.give(drafts, Ok(placed));
-    }
-}
-
-/// A client, and all that it was told.
-#[derive(Default)]
-struct Ear(Vec<String>);
-
-impl Actor for Ear {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(MAILBOX);
-    }
-}
-
-impl Handler<Deliver> for Ear {
-    type Result = ();
-
-    fn handle(&mut self, deliver: Deliver, _: &mut Self::Context) {
-        for message in deliver.batches().iter().flat_map(|batch| batch.messages()) {
-            self.0.push(format!(
-                "{} {} {}",
-                message.room,
-                message.seq.get(),
-                message.text.as_str()
-            ));
-        }
-        match deliver {
-            Deliver::Answer(reply) => self.0.extend(told(&reply)),
-            Deliver::Direct(replies) => self.0.extend(replies.iter().filter_map(told)),
-            Deliver::Close(reason) => self.0.push(format!("close {}", reason.label())),
-            Deliver::Batch(_) | Deliver::Batches(_) | Deliver::Notice(_) => {}
-        }
-    }
-}
-
-fn told(reply: &Reply) -> Option<String> {
-    let texts = |messages: &[Arc<chinwag::domain::ChatMessage>]| {
-        messages.iter().map(|message| message.text.as_str().to_owned()).collect::<Vec<_>>()
-    };
-    let chosen = |members: &[Nick]| {
-        let chosen = members.iter().filter(|nick| !nick.is_anonymous());
-        chosen.map(Nick::to_string).collect::<Vec<_>>()
-    };
-    Some(match &reply.event {
-        Event::Welcome { nick, .. } => format!("welcome {nick}"),
-        Event::Joined { room, messages, members, member_count, .. } => {
-            format!("joined {room} {:?} {:?} {member_count}", texts(messages), chosen(members))
-        }
-        Event::Left { room } => format!("left {room}"),
-        Event::Members { room, members, member_count } => {
-            format!("members {room} {:?} {member_count}", chosen(members))
-        }
-        Event::History { room, messages, more } => {
-            format!("history {room} {:?} {more}", texts(messages))
-        }
-        Event::Said { room, seq, duplicate, .. } => {
-            let known = if *duplicate { "duplicate" } else { "new" };
-            format!("said {room} {} {known}", seq.get())
-        }
-        Event::Error(refusal) => format!("error {}", refusal.code.label()),
-        Event::Presence { .. } | Event::Renamed { .. } | Event::Typing { .. } => return None,
-    })
-}
-
-/// Takes nothing more until the other end is dropped.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Stall(oneshot::Receiver<()>);
-
-impl Handler<Stall> for Ear {
-    type Result = ();
-
-    fn handle(&mut self, Stall(woken): Stall, ctx: &mut Self::Context) {
-        ctx.wait(async { drop(woken.await) }.into_actor(self));
-    }
-}
-
-#[derive(Message)]
-#[rtype(result = "Vec<String>")]
-struct Told;
-
-impl Handler<Told> for Ear {
-    type Result = Vec<String>;
-
-    fn handle(&mut self, _: Told, _: &mut Self::Context) -> Vec<String> {
-        self.0.clone()
-    }
 }
 
 /// Those who play a client.
@@ -272,9 +110,10 @@ impl Play {
     fn come(&mut self, place: usize, key: Option<usize>, name: usize) {
         self.go(place);
         let number = self.next();
-        let (id, ear) = (ClientId::next(), Ear::default().start());
         // Those who are told of others' coming and going, which may be at any time, never stall.
-        let events = place % 2 == 0;
+        let events = place.is_multiple_of(2);
+        let mailbox = if events { 1000 } else { MAILBOX };
+        let (id, ear) = (ClientId::next(), Ear::new(mailbox).start());
         let to = ear.clone().recipient().into();
         self.hub.do_send(Register { client: id, nick: Nick::anonymous(id), events, to });
         self.plain.come(number, PlainClient::new(KEYS + number, events));
