@@ -1,22 +1,20 @@
 //! A client as it should be: it says who it is, says again what was not answered, comes back with
 //! what it has seen, and checks that nothing is missing.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use futures_util::{SinkExt, StreamExt};
-use serde::Deserialize;
+use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::ledger::Stretch;
+use super::lines::{Line, Said, Stream, Unanswered, say, send};
 use super::server::connect;
 use super::show::Soak;
 
@@ -30,39 +28,10 @@ const SAY_EVERY: Duration = Duration::from_secs(4);
 const STAY: Duration = Duration::from_secs(120);
 const STAY_AWAY_MAX: Duration = Duration::from_secs(10);
 
-#[derive(Deserialize)]
-struct Line<'a> {
-    r#type: &'a str,
-    #[serde(default, borrow)]
-    room: Cow<'a, str>,
-    #[serde(default)]
-    seq: u64,
-    #[serde(default, borrow)]
-    text: Cow<'a, str>,
-    #[serde(default, borrow)]
-    id: Cow<'a, str>,
-    #[serde(default, borrow)]
-    epoch: Cow<'a, str>,
-    #[serde(default)]
-    recovered: bool,
-    #[serde(default, borrow)]
-    messages: Vec<Said<'a>>,
-    #[serde(default)]
-    more: bool,
-    #[serde(default)]
-    code: &'a str,
-    #[serde(default)]
-    retry_after_ms: u64,
-    #[serde(default, borrow)]
-    r#ref: Cow<'a, str>,
-}
-
-#[derive(Deserialize)]
-struct Said<'a> {
-    seq: u64,
-    #[serde(borrow)]
-    text: Cow<'a, str>,
-}
+/// One in so many who leave stays away for longer than a room remembers, and reads what it missed
+/// page by page.
+const LONG_AWAY_ONE_IN: u32 = 20;
+const LONG_AWAY: Range<u64> = 60..120;
 
 /// What it knows of a room.
 #[derive(Default)]
@@ -78,15 +47,6 @@ pub(crate) struct Room {
     pub(crate) done: bool,
 }
 
-/// What was said and not answered yet.
-struct Unanswered {
-    room: String,
-    text: String,
-    id: String,
-    /// Unless it was said again since.
-    first_said: Option<Instant>,
-}
-
 pub(crate) struct Good {
     pub(crate) number: u32,
     nick: String,
@@ -96,8 +56,6 @@ pub(crate) struct Good {
     pub(crate) said: u32,
     soak: Rc<Soak>,
 }
-
-type Stream = WebSocketStream<TcpStream>;
 
 /// Why a stay ends.
 enum End {
@@ -130,15 +88,24 @@ impl Good {
         sleep(about(Duration::from_secs(5))).await;
         while !self.is_done() {
             match self.stay().await {
-                Ok(End::Left) => {
-                    sleep(STAY_AWAY_MAX.mul_f64(fastrand::f64())).await;
-                }
+                Ok(End::Left) => self.stay_away().await,
                 Ok(End::Broken) | Err(_) => {
                     sleep(Duration::from_millis(fastrand::u64(100..2000))).await;
                 }
             }
         }
         self
+    }
+
+    async fn stay_away(&self) {
+        sleep(STAY_AWAY_MAX.mul_f64(fastrand::f64())).await;
+        if fastrand::u32(0..LONG_AWAY_ONE_IN) == 0 {
+            let back = Instant::now() + Duration::from_secs(fastrand::u64(LONG_AWAY));
+            // Who is still away when the evening ends has to read its end.
+            while Instant::now() < back && !self.soak.is_over() {
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -198,9 +165,17 @@ impl Good {
                             return Ok(End::Left);
                         }
                     }
+                    Some(Ok(Message::Close(frame))) => {
+                        let code = frame.map(|frame| u16::from(frame.code));
+                        self.soak.count(|counts| counts.closed(code));
+                        let _ = stream.close(None).await;
+                        return Ok(End::Broken);
+                    }
                     Some(Ok(_)) => {}
-                    Some(Err(error)) => return Err(error),
-                    None => return Ok(End::Broken),
+                    Some(Err(_)) | None => {
+                        self.soak.count(|counts| counts.closed(None));
+                        return Ok(End::Broken);
+                    }
                 },
                 () = &mut next => {
                     next = Box::pin(sleep(about(SAY_EVERY)));
@@ -272,6 +247,7 @@ impl Good {
         match line.r#type {
             "message" => self.read(&line.room, line.seq, &line.text),
             "said" => {
+                self.soak.count(|counts| counts.duplicates += u64::from(line.duplicate));
                 let answered = self.outbox.iter().position(|said| said.id == line.id);
                 if let Some(said) = answered.and_then(|n| self.outbox.remove(n))
                     && let Some(first) = said.first_said
@@ -371,27 +347,15 @@ impl Good {
     }
 
     fn read(&mut self, name: &str, seq: u64, text: &str) {
-        self.soak.count(|counts| counts.deliveries += 1);
         let Some(room) = self.rooms.get_mut(name) else { return };
         if let Some(missed) = &mut room.missed {
             missed.push_back((seq, text.to_owned()));
             return;
         }
+        self.soak.count(|counts| counts.deliveries += 1);
         room.done |= text.starts_with(FAREWELL);
         if let Some(Err(wrong)) = room.read.as_mut().map(|read| read.read(seq, text)) {
             self.soak.fault(format!("{} in {name}: {wrong}", self.nick));
         }
     }
-}
-
-fn say(Unanswered { room, text, id, .. }: &Unanswered) -> Value {
-    json!({"type": "say", "room": room, "text": text, "id": id})
-}
-
-async fn send(stream: &mut Stream, lines: &[Value]) -> Result<(), Error> {
-    if lines.is_empty() {
-        return Ok(());
-    }
-    let lines: Vec<_> = lines.iter().map(Value::to_string).collect();
-    stream.send(Message::text(lines.join("\n"))).await
 }

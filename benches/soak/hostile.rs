@@ -201,7 +201,15 @@ impl Villain {
 
     async fn garbage(self) -> std::io::Result<()> {
         let tcp = self.enter().await?;
-        let kinds = ["{".repeat(20_000), "[]".to_owned(), "\0".repeat(100), "x\n".repeat(10_000)];
+        let deep = format!("{{\"type\":{}", "[".repeat(20_000));
+        let kinds = [
+            deep,
+            "{\"a\":".repeat(4_000),
+            "[]".to_owned(),
+            "\0".repeat(100),
+            "x\n".repeat(10_000),
+            "x".repeat(1_000_000),
+        ];
         pour(tcp, || frame(0x81, fastrand::choice(&kinds).unwrap().as_bytes()), true).await
     }
 

@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use tokio::task::{JoinHandle, spawn_local};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::good::{Good, PREFIX};
 use super::hostile;
 use super::ledger::Truth;
 use super::server::Server;
 
-const GOOD: u32 = 950;
-const HOSTILE: u32 = 50;
+/// Of all clients, one in so many is hostile.
+const HOSTILE_ONE_IN: u32 = 20;
 
 /// When the server is stopped and started again, as parts of the whole. Not shortly before memory is
 /// first looked at: connections that stay grow their buffers for some minutes.
@@ -26,10 +26,16 @@ const RESTARTS: [f64; 4] = [0.03, 0.06, 0.1, 0.7];
 /// How much more memory than after the first third there may be.
 const GROWTH_MAX: f64 = 1.05;
 
+/// How long an evening is at least of which that is judged.
+const JUDGED_MINUTES_MIN: f64 = 15.0;
+
 /// How long it may take in the end until everything is answered and read.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(90);
 
 const FAULTS_SHOWN: usize = 20;
+
+/// The close code of a server that stops.
+const SHUTTING_DOWN: u16 = 1001;
 
 /// What all clients share.
 pub(crate) struct Soak {
@@ -41,12 +47,16 @@ pub(crate) struct Soak {
 }
 
 pub(crate) struct Counts {
+    /// How often the server has ended a good client's connection, by close code if there was one.
+    closed: BTreeMap<Option<u16>, u64>,
     pub(crate) connected: u64,
     pub(crate) stays: u64,
     pub(crate) resumed: u64,
     pub(crate) paged: u64,
     pub(crate) deliveries: u64,
     pub(crate) answers: u64,
+    /// Messages that were said again after a break, and had arrived before.
+    pub(crate) duplicates: u64,
     pub(crate) told_to_wait: u64,
     pub(crate) renamed: u64,
     latency_us: Histogram<u64>,
@@ -58,18 +68,24 @@ impl Counts {
         self.answers += 1;
         self.latency_us.saturating_record(after.as_micros() as u64);
     }
+
+    pub(crate) fn closed(&mut self, code: Option<u16>) {
+        *self.closed.entry(code).or_default() += 1;
+    }
 }
 
 impl Soak {
     fn new(addr: SocketAddr) -> Self {
         let latency_us = Histogram::new_with_bounds(1, 60_000_000, 3).unwrap();
         let counts = Counts {
+            closed: BTreeMap::new(),
             connected: 0,
             stays: 0,
             resumed: 0,
             paged: 0,
             deliveries: 0,
             answers: 0,
+            duplicates: 0,
             told_to_wait: 0,
             renamed: 0,
             latency_us,
@@ -136,14 +152,16 @@ struct Memory {
     bytes: u64,
 }
 
-pub(crate) async fn run(minutes: f64) -> ExitCode {
+pub(crate) async fn run(minutes: f64, clients: u32) -> ExitCode {
     let mut server = Server::start().await;
     let soak = Rc::new(Soak::new(server.addr));
+    let hostile = clients / HOSTILE_ONE_IN;
+    let good = clients - hostile;
+    println!("{minutes} minutes, {good} good clients, {hostile} hostile\n\n{HEADING}");
     let good: Vec<_> =
-        (0..GOOD).map(|n| spawn_local(Good::new(n, Rc::clone(&soak)).live())).collect();
+        (0..good).map(|n| spawn_local(Good::new(n, Rc::clone(&soak)).live())).collect();
     let hostile: Vec<_> =
-        (0..HOSTILE).map(|n| spawn_local(hostile::live(n, Rc::clone(&soak)))).collect();
-    println!("{minutes} minutes, {GOOD} good clients, {HOSTILE} hostile\n\n{HEADING}");
+        (0..hostile).map(|n| spawn_local(hostile::live(n, Rc::clone(&soak)))).collect();
     let memory = evening(minutes, &mut server, &soak).await;
     let good = settle(&soak, good, hostile).await;
     soak.show(minutes, &server);
@@ -152,6 +170,7 @@ pub(crate) async fn run(minutes: f64) -> ExitCode {
     judge(&soak, &good, &Truth::of(&server.export()));
     judge_memory(&soak, &memory, minutes);
     judge_log(&soak, &server.said());
+    judge_closed(&soak);
     show_rest(&soak, &limits);
     let faults = soak.faults.borrow().len();
     println!("\n{}", if faults == 0 { "no fault".into() } else { format!("{faults} faults") });
@@ -198,15 +217,20 @@ async fn settle(
     }
     // What was said last is answered meanwhile; what is not is said again.
     sleep(Duration::from_secs(15)).await;
-    let farewell = spawn_local(Good::farewell(GOOD, Rc::clone(soak)));
+    let number = good.len() as u32;
+    let farewell = spawn_local(Good::farewell(number, Rc::clone(soak)));
+    let deadline = tokio::time::Instant::now() + SETTLE_TIME_MAX;
     let mut settled = Vec::new();
     for client in good {
-        match timeout(SETTLE_TIME_MAX, client).await {
+        match timeout_at(deadline, client).await {
             Ok(client) => settled.push(client.unwrap()),
             Err(_) => soak.fault("a client does not come to its end".into()),
         }
     }
-    farewell.await.unwrap();
+    match timeout_at(deadline, farewell).await {
+        Ok(farewell) => farewell.unwrap(),
+        Err(_) => soak.fault("the farewell is not answered".into()),
+    }
     settled
 }
 
@@ -264,7 +288,9 @@ fn judge_memory(soak: &Soak, memory: &[Memory], minutes: f64) {
         after / 1e6,
         after / baseline,
     );
-    if after > GROWTH_MAX * baseline {
+    if minutes < JUDGED_MINUTES_MIN {
+        println!("which is not judged, since it was less than {JUDGED_MINUTES_MIN} minutes");
+    } else if after > GROWTH_MAX * baseline {
         soak.fault("memory has grown".into());
     }
 }
@@ -281,6 +307,20 @@ fn judge_log(soak: &Soak, log: &str) {
     println!("\nwhat the server logged beside its starts and ends:");
     for (line, count) in lines {
         println!("{count:>6} {line}");
+    }
+}
+
+/// No hostile client has cost a good one its connection.
+fn judge_closed(soak: &Soak) {
+    println!("\nconnections of good clients that the server has ended, by close code:");
+    let closed = std::mem::take(&mut soak.counts.borrow_mut().closed);
+    for (code, count) in closed {
+        match code {
+            Some(SHUTTING_DOWN) => println!("{count:>6} {SHUTTING_DOWN}"),
+            // A restart does not wait for who is slow, or still on the way in.
+            None => println!("{count:>6} without one"),
+            Some(code) => soak.fault(format!("{count} good clients were closed with {code}")),
+        }
     }
 }
 
@@ -301,7 +341,9 @@ fn show_rest(soak: &Soak, metrics: &[(String, f64)]) {
     }
     let counts = soak.counts.borrow();
     println!(
-        "\ngood clients were told to wait {} times, and had lost their name {} times",
-        counts.told_to_wait, counts.renamed
+        "\ngood clients came back to a room {} times, {} of them too late to be told at once; \
+         said {} messages again that had arrived; were told to wait {} times, and had lost their \
+         name {} times",
+        counts.resumed, counts.paged, counts.duplicates, counts.told_to_wait, counts.renamed
     );
 }
