@@ -70,7 +70,8 @@ fn about(mean: Duration) -> Duration {
 
 impl Good {
     pub(crate) fn new(number: u32, soak: Rc<Soak>) -> Self {
-        let rooms = [number % 20, (number / 20) % 20].map(|room| format!("room-{room}"));
+        let many = soak.rooms;
+        let rooms = [number % many, (number / many) % many].map(|room| format!("room-{room}"));
         let count = 1 + usize::from(number.is_multiple_of(4));
         Self {
             number,
@@ -202,8 +203,9 @@ impl Good {
 
     /// Says farewell in each room, as one client of its own.
     pub(crate) async fn farewell(number: u32, soak: Rc<Soak>) {
+        let rooms = soak.rooms;
         let mut one = Self::new(number, soak);
-        one.rooms = (0..20).map(|room| (format!("room-{room}"), Room::default())).collect();
+        one.rooms = (0..rooms).map(|room| (format!("room-{room}"), Room::default())).collect();
         let text = |room: &String| FAREWELL.to_owned() + room;
         let said = one.rooms.keys().map(|room| Unanswered {
             room: room.clone(),

@@ -34,7 +34,7 @@ const ACTS: [Act; 20] = [
     ("joins and leaves", |v| Box::pin(v.storm(|v| vec![v.join(), v.on_room("leave")]))),
     ("thousands of rooms", |v| Box::pin(v.storm(|_| vec![join_to(&random_room())]))),
     ("takes names", |v| {
-        Box::pin(v.storm(|_| vec![json!({"type": "nick", "nick": a_good_name()})]))
+        Box::pin(v.storm(|v| vec![json!({"type": "nick", "nick": v.soak.a_name()})]))
     }),
     ("scrapes history", |v| Box::pin(v.storm(|v| vec![v.history()]))),
     ("asks who, and types", |v| Box::pin(v.storm(|v| vec![v.on_room("who"), v.on_room("typing")]))),
@@ -54,14 +54,6 @@ pub(crate) async fn live(number: u32, soak: Rc<Soak>) {
         soak.act(name);
         sleep(Duration::from_millis(fastrand::u64(0..500))).await;
     }
-}
-
-fn a_good_name() -> String {
-    format!("good-{}", fastrand::u32(0..950))
-}
-
-fn a_good_room() -> String {
-    format!("room-{}", fastrand::u32(0..20))
 }
 
 fn random_room() -> String {
@@ -109,7 +101,7 @@ struct Villain {
 
 impl Villain {
     fn room(&self) -> String {
-        format!("room-{}", self.number % 20)
+        format!("room-{}", self.number % self.soak.rooms)
     }
 
     fn join(&self) -> Value {
@@ -126,7 +118,7 @@ impl Villain {
     }
 
     fn say_as_another(&self) -> Value {
-        let id = format!("{}-{}", fastrand::u32(0..950), fastrand::u32(0..400));
+        let id = format!("{}-{}", fastrand::u32(0..self.soak.good), fastrand::u32(0..400));
         json!({"type": "say", "room": self.room(), "text": "bad: not by whom it seems", "id": id})
     }
 
@@ -230,14 +222,14 @@ impl Villain {
             };
             let key = format!("the secret of bad {}", self.number);
             let after = json!({"epoch": "0123456789abcdef", "seq": fastrand::u16(..)});
-            let join = json!({"type": "join", "room": a_good_room(), "after": after});
+            let join = json!({"type": "join", "room": self.soak.a_room(), "after": after});
             tcp.write_all(&lines(&[json!({"type": "hello", "key": key}), join])).await?;
             tcp.read_u8().await?;
         }
     }
 
     async fn impersonates(self) -> std::io::Result<()> {
-        let query = format!("room={}&nick={}", self.room(), a_good_name());
+        let query = format!("room={}&nick={}", self.room(), self.soak.a_name());
         let mut tcp = self.upgrade(&query, false).await?;
         tcp.write_all(&frame(0x81, b"bad: I am not who I seem")).await?;
         tcp.read_to_end(&mut Vec::new()).await.map(|_| ())

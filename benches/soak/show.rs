@@ -19,6 +19,9 @@ use super::server::Server;
 /// Of all clients, one in so many is hostile.
 const HOSTILE_ONE_IN: u32 = 20;
 
+/// For so many clients there is a room.
+const CLIENTS_OF_A_ROOM: u32 = 50;
+
 /// When the server is stopped and started again, as parts of the whole. Not shortly before memory is
 /// first looked at: connections that stay grow their buffers for some minutes.
 const RESTARTS: [f64; 4] = [0.03, 0.06, 0.1, 0.7];
@@ -40,6 +43,9 @@ const SHUTTING_DOWN: u16 = 1001;
 /// What all clients share.
 pub(crate) struct Soak {
     pub(crate) addr: SocketAddr,
+    /// How many good clients there are, and how many rooms they talk in.
+    pub(crate) good: u32,
+    pub(crate) rooms: u32,
     over: Cell<bool>,
     counts: RefCell<Counts>,
     acts: RefCell<BTreeMap<&'static str, u64>>,
@@ -75,7 +81,7 @@ impl Counts {
 }
 
 impl Soak {
-    fn new(addr: SocketAddr) -> Self {
+    fn new(addr: SocketAddr, good: u32, rooms: u32) -> Self {
         let latency_us = Histogram::new_with_bounds(1, 60_000_000, 3).unwrap();
         let counts = Counts {
             closed: BTreeMap::new(),
@@ -92,6 +98,8 @@ impl Soak {
         };
         Self {
             addr,
+            good,
+            rooms,
             over: Cell::new(false),
             counts: RefCell::new(counts),
             acts: RefCell::default(),
@@ -101,6 +109,15 @@ impl Soak {
 
     pub(crate) fn is_over(&self) -> bool {
         self.over.get()
+    }
+
+    /// The name of one of the good, and of a room that they talk in.
+    pub(crate) fn a_name(&self) -> String {
+        format!("good-{}", fastrand::u32(0..self.good))
+    }
+
+    pub(crate) fn a_room(&self) -> String {
+        format!("room-{}", fastrand::u32(0..self.rooms))
     }
 
     pub(crate) fn count(&self, count: impl FnOnce(&mut Counts)) {
@@ -154,9 +171,10 @@ struct Memory {
 
 pub(crate) async fn run(minutes: f64, clients: u32) -> ExitCode {
     let mut server = Server::start().await;
-    let soak = Rc::new(Soak::new(server.addr));
     let hostile = clients / HOSTILE_ONE_IN;
     let good = clients - hostile;
+    let rooms = clients.div_ceil(CLIENTS_OF_A_ROOM);
+    let soak = Rc::new(Soak::new(server.addr, good, rooms));
     println!("{minutes} minutes, {good} good clients, {hostile} hostile\n\n{HEADING}");
     let good: Vec<_> =
         (0..good).map(|n| spawn_local(Good::new(n, Rc::clone(&soak)).live())).collect();
@@ -217,8 +235,7 @@ async fn settle(
     }
     // What was said last is answered meanwhile; what is not is said again.
     sleep(Duration::from_secs(15)).await;
-    let number = good.len() as u32;
-    let farewell = spawn_local(Good::farewell(number, Rc::clone(soak)));
+    let farewell = spawn_local(Good::farewell(soak.good, Rc::clone(soak)));
     let deadline = tokio::time::Instant::now() + SETTLE_TIME_MAX;
     let mut settled = Vec::new();
     for client in good {
