@@ -130,7 +130,8 @@ async fn metrics_are_for_this_machine_unless_they_have_an_address_of_their_own()
     assert_eq!(get(status, "/metrics", "").await.0, 200);
     assert_eq!(get(status, "/ws", "").await.0, 404, "nothing else is there");
     within("the end", server.stop()).await;
-    assert!(tokio::net::TcpStream::connect(status).await.is_err(), "it ends with the server");
+    let gone = async || tokio::net::TcpStream::connect(status).await.is_err();
+    eventually("it to end with the server", gone).await;
 }
 
 #[actix_web::test]
