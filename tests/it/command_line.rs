@@ -35,9 +35,25 @@ async fn a_bad_value_ends_with_code_2_and_one_line_that_names_the_flag_and_what_
 
 #[actix_web::test]
 async fn the_environment_sets_what_flags_do_and_flags_win() {
-    let program = Command::new(PROGRAM).env("CHINWAG_WORKERS", "none").output().await.unwrap();
-    let error = String::from_utf8_lossy(&program.stderr);
-    assert_eq!(program.status.code(), Some(2), "{error}");
+    let workers = async |environment: &str, flags: &[&str]| {
+        let program = Command::new(PROGRAM)
+            .arg("check-config")
+            .args(flags)
+            .env("CHINWAG_WORKERS", environment)
+            .output();
+        let program = within("the program to end", program).await.unwrap();
+        let [told, error] =
+            [program.stdout, program.stderr].map(|text| String::from_utf8(text).unwrap());
+        let row = told.lines().find_map(|line| line.strip_prefix("--workers"));
+        let row = row.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+        (program.status.code(), row, error)
+    };
+    let (code, row, error) = workers("3", &[]).await;
+    assert_eq!((code, row.as_str()), (Some(0), "3 CHINWAG_WORKERS"), "{error}");
+    let (code, row, error) = workers("3", &["--workers", "5"]).await;
+    assert_eq!((code, row.as_str()), (Some(0), "5 flag"), "{error}");
+    let (code, _, error) = workers("none", &[]).await;
+    assert_eq!(code, Some(2), "{error}");
     assert!(error.contains("--workers"), "{error}");
 }
 

@@ -9,11 +9,9 @@ use chinwag::hub::{Broadcast, Drain};
 use chinwag::server::ServerError;
 use chinwag::socket::DisconnectReason as Reason;
 use chinwag::{Config, Hub};
-use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::harness::{TestServer, config, eventually, raw_socket, raw_upgrade, within};
@@ -42,17 +40,21 @@ async fn a_client_that_leaves_is_answered_with_its_own_code() {
     assert_eq!(server.client_count().await, 0);
 }
 
+/// Without the remedy actix-http lingers for a second or more, each time. A busy machine may delay
+/// one connection for as long, so a single prompt one is enough.
 #[actix_web::test]
 async fn after_a_close_handshake_the_server_closes_the_connection_at_once() {
     let server = TestServer::start().await;
-    let mut tcp = raw_socket(server.addr(), "/ws").await;
-    let began = std::time::Instant::now();
-    tcp.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xE8]).await.unwrap();
-    let mut answer = Vec::new();
-    within("the end", tcp.read_to_end(&mut answer)).await.unwrap();
-    assert_eq!(answer, [0x88, 0x02, 0x03, 0xE8]);
-    // Without the remedy it is the linger of actix-http: one second at the least.
-    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+    eventually("a connection to end in less than a second", async || {
+        let mut tcp = raw_socket(server.addr(), "/ws").await;
+        let began = std::time::Instant::now();
+        tcp.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xE8]).await.unwrap();
+        let mut answer = Vec::new();
+        tcp.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, [0x88, 0x02, 0x03, 0xE8]);
+        began.elapsed() < Duration::from_secs(1)
+    })
+    .await;
 }
 
 #[actix_web::test]
@@ -117,24 +119,6 @@ async fn a_client_that_does_not_answer_pings_is_told_4002() {
 }
 
 #[actix_web::test]
-async fn a_client_that_answers_pings_stays() {
-    let server = TestServer::start_with(Config {
-        ping_interval: Duration::from_millis(100),
-        pong_timeout: Duration::from_secs(2),
-        ..config()
-    })
-    .await;
-    let mut client = server.join("").await;
-    let mut pings = 0;
-    while pings < 30 {
-        let message = within("a ping", client.stream.next()).await.unwrap().unwrap();
-        pings += usize::from(matches!(message, Message::Ping(_)));
-    }
-    client.say("still here").await;
-    client.expect("still here").await;
-}
-
-#[actix_web::test]
 async fn a_client_that_stops_reading_is_evicted_and_the_others_read_on() {
     // Bounded in batches here; in bytes it is in the tests of slow readers.
     let server =
@@ -186,7 +170,8 @@ async fn at_shutdown_every_client_reads_1001_and_a_late_one_too() {
 
 #[actix_web::test]
 async fn stopping_waits_for_the_clients_and_then_nobody_listens() {
-    let server = TestServer::start().await;
+    let shutdown_timeout = Duration::from_secs(3600);
+    let server = TestServer::start_with(Config { shutdown_timeout, ..config() }).await;
     let addr = server.addr();
     let mut clients = [server.join("").await, server.join("").await];
     // A page that was loaded and whose connection is kept alive holds nothing up.
@@ -196,14 +181,12 @@ async fn stopping_waits_for_the_clients_and_then_nobody_listens() {
         .unwrap();
     within("an answer", idle.read_u8()).await.unwrap();
 
-    let began = std::time::Instant::now();
     let (codes, ()) = futures_util::future::join(
         async { [clients[0].expect_close().await.0, clients[1].expect_close().await.0] },
         server.stop(),
     )
     .await;
     assert_eq!(codes, [1001, 1001]);
-    assert!(began.elapsed() < Duration::from_secs(5), "it did not take the whole timeout");
     assert!(TcpStream::connect(addr).await.is_err());
 }
 

@@ -229,7 +229,7 @@ async fn a_mistake_is_answered_and_the_connection_lives_on() {
 
 #[actix_web::test]
 async fn hello_comes_first_and_in_time() {
-    let hello_timeout = Duration::from_secs(1);
+    let hello_timeout = Duration::from_secs(3);
     let server = TestServer::start_with(Config { hello_timeout, ..config() }).await;
     let mut polite = JsonClient::hello(server.addr(), json!({})).await;
     let mut client = JsonClient::connect(server.addr()).await;

@@ -118,9 +118,15 @@ async fn a_name_is_free_again_when_its_last_client_has_gone_and_its_owner_may_co
     let ada = present(&server, "Ada").await;
     // She comes back before the server has noticed that she went.
     let again = present(&server, "Ada").await;
-    drop((ada, again));
-    eventually("her to be gone", async || server.client_count().await == 0).await;
-    JsonClient::hello(server.addr(), json!({"nick": "ada"})).await;
+    let mut other = JsonClient::hello(server.addr(), json!({"nick": "ada"})).await;
+    drop(ada);
+    eventually("one connection to be gone", async || server.client_count().await == 1).await;
+    other.send(&[join("a")]).await;
+    other.expect_error("nick_taken").await;
+    drop(again);
+    eventually("the other to be gone", async || server.client_count().await == 0).await;
+    other.send(&[join("a")]).await;
+    assert_eq!(other.expect("joined").await["members"], json!(["ada"]));
 }
 
 #[actix_web::test]
