@@ -9,6 +9,7 @@ use chinwag::domain::{ClientId, Draft, MessageText, Nick, RoomName, Seq, Timesta
 use chinwag::hub::{CatchUp, Deliver, Join, Register};
 use chinwag::wire::Batch;
 
+use crate::browser::{Browser, url};
 use crate::harness::{TestServer, eventually, within};
 
 #[allow(dead_code)]
@@ -21,8 +22,8 @@ async fn the_dice_bot_answers_in_the_room() {
     dice::DiceBot::join(server.hub().clone(), RoomName::default()).unwrap();
     eventually("the bot to be registered", async || server.client_count().await == 1).await;
     let mut ada = server.join("nick=ada").await;
-    ada.say("/roll 2d6").await;
-    ada.expect("ada: /roll 2d6").await;
+    ada.say("!roll 2d6").await;
+    ada.expect("ada: !roll 2d6").await;
     let answer = within("the dice", ada.line()).await.unwrap();
     let (rolled, total) = answer.split_once(" = ").unwrap_or_else(|| panic!("{answer}"));
     let dice = rolled.strip_prefix("dice: ada rolls 2d6: ").unwrap_or_else(|| panic!("{answer}"));
@@ -31,12 +32,33 @@ async fn the_dice_bot_answers_in_the_room() {
     assert!(dice.iter().all(|die| (1..=6).contains(die)), "{answer}");
     assert_eq!(dice.iter().sum::<u32>(), total.parse::<u32>().unwrap());
 
-    for nonsense in ["/roll", "/roll 0d6", "/roll 2d0", "/roll 99999d6", "/roll xdy"] {
+    for nonsense in ["!roll", "!roll 0d6", "!roll 2d0", "!roll 99999d6", "!roll xdy"] {
         ada.say(nonsense).await;
         ada.expect(&format!("ada: {nonsense}")).await;
     }
     ada.say("no answer to those").await;
     ada.expect("ada: no answer to those").await;
+}
+
+/// The example's own words: run it, open the page, say `!roll 2d6`.
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn the_dice_bot_answers_in_the_page() {
+    let server = TestServer::start().await;
+    dice::DiceBot::join(server.hub().clone(), RoomName::default()).unwrap();
+    let page = Browser::open(&url(&server, "/")).await;
+    page.is_called("Ada").await;
+    page.say("!roll 2d6").await;
+    page.has_line("!roll 2d6").await;
+    let answer = r"/^Ada rolls 2d6: [1-6] \+ [1-6] = \d+$/";
+    let entries = "[...document.querySelectorAll('#entries article')]";
+    page.until(&format!(
+        "{entries}.some((entry) => entry.querySelector('b').textContent === 'dice'
+            && {answer}.test(entry.querySelector('.text').textContent))"
+    ))
+    .await;
+    page.picture("dice").await;
+    page.close().await;
 }
 
 /// A client that is no session: it takes messages as data.

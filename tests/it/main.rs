@@ -33,10 +33,10 @@ mod plain_hub; // the hub as plain lists: the model of `state`
 mod presence; // names, and who is told who is there
 mod protocol; // the examples of docs/PROTOCOL.md, played
 mod reading; // the page over time: long histories, connections that break
-mod slow; // clients that read slowly, or no more
 mod stall; // a journal that stands still
 mod stand_in; // a log and clients that do as they are told
 mod state; // the hub held against plain lists
 mod tidy; // rules about the source itself
+mod timed; // what must happen in time
 mod torture; // killed under those who write
 mod upgrade; // which handshakes are answered

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use chinwag::Config;
 use chinwag::socket::DisconnectReason as Reason;
-use futures_util::future::{join, join_all};
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -29,7 +28,7 @@ fn held_by_server(server: &TestServer) -> usize {
 }
 
 /// A client with a small window and the segments of an Ethernet, as on a real network.
-async fn slow_client(server: &TestServer, window_bytes: usize) -> TcpStream {
+pub async fn slow_client(server: &TestServer, window_bytes: usize) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(window_bytes).unwrap();
     socket.set_tcp_mss(1400).unwrap();
@@ -140,50 +139,12 @@ async fn a_slow_reader_that_keeps_up_with_a_quiet_room_stays() {
     reading.abort();
 }
 
-#[actix_web::test]
-async fn fifty_of_a_thousand_stall_and_the_others_read_everything() {
-    const CLIENTS: usize = 1000;
-    const STALLED: usize = 50;
-    const MESSAGES: usize = 600;
-    let server = TestServer::start_with(Config { send_queue_bytes: 128 * 1024, ..config() }).await;
-    let mut readers = join_all((STALLED..CLIENTS).map(|_| server.connect("room=slow"))).await;
-    let stalled = join_all((0..STALLED).map(|_| slow_client(&server, 4 * 1024))).await;
-    eventually("all to be there", async || server.client_count().await == CLIENTS).await;
-    let mut writer = raw_upgrade(
-        TcpStream::connect(server.addr()).await.unwrap(),
-        server.addr(),
-        "/ws?room=slow",
-    )
-    .await;
-    // 100 messages in a second, with 1 kB each so that those who stall are soon outrun.
-    let padding = "x".repeat(1000);
-    let write = async {
-        let mut pace = tokio::time::interval(Duration::from_millis(10));
-        let mut echo = vec![0; 64 * 1024];
-        for n in 0..MESSAGES {
-            pace.tick().await;
-            let message = frame(0x81, format!("{n} {padding}").as_bytes());
-            writer.write_all(&message).await.unwrap();
-            while writer.try_read(&mut echo).is_ok_and(|read| read > 0) {}
-        }
-    };
-    let read = join_all(readers.iter_mut().map(async |reader| {
-        for n in 0..MESSAGES {
-            let line = within("the next line", reader.line()).await;
-            assert_eq!(line, Some(format!("{n} {padding}")));
-        }
-    }));
-    join(write, read).await;
-    assert_eq!(server.disconnects(Reason::SlowClient).await, STALLED as u64);
-    drop(stalled);
-}
-
 /// A half-open connection: nothing that is sent arrives any more, and nobody says so. It takes a
 /// network of our own to switch off.
 #[ignore = "needs to make a network namespace; scripts/test runs it"]
 #[actix_web::test]
 async fn a_client_behind_a_dead_network_is_gone_within_pong_timeout_plus_one_ping_interval() {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/half_open.sh");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/timed/half_open.sh");
     let output = tokio::process::Command::new("unshare")
         .args(["--user", "--map-root-user", "--net", "bash", script])
         .arg(crate::program::PROGRAM)

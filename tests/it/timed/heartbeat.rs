@@ -1,0 +1,45 @@
+//! Pings: who answers them stays, and they are spread evenly.
+
+use std::time::Duration;
+
+use chinwag::Config;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::{TestServer, config, within};
+
+#[actix_web::test]
+async fn a_client_that_answers_pings_stays() {
+    let server = TestServer::start_with(Config {
+        ping_interval: Duration::from_millis(100),
+        pong_timeout: Duration::from_secs(2),
+        ..config()
+    })
+    .await;
+    let mut client = server.join("").await;
+    let mut pings = 0;
+    while pings < 30 {
+        let message = within("a ping", client.stream.next()).await.unwrap().unwrap();
+        pings += usize::from(matches!(message, Message::Ping(_)));
+    }
+    client.say("still here").await;
+    client.expect("still here").await;
+}
+
+/// Else a server whose clients all came back at once would stand still at each heartbeat.
+#[actix_web::test]
+async fn clients_that_come_together_are_not_pinged_together() {
+    let ping_interval = Duration::from_secs(3);
+    let server = TestServer::start_with(Config { ping_interval, ..config() }).await;
+    let mut clients = join_all((0..50).map(|_| server.connect(""))).await;
+    let pinged = join_all(clients.iter_mut().map(async |client| {
+        let message = within("a ping", client.stream.next()).await.unwrap().unwrap();
+        assert!(matches!(message, Message::Ping(_)), "{message:?}");
+        Instant::now()
+    }));
+    let pinged = pinged.await;
+    let spread = *pinged.iter().max().unwrap() - *pinged.iter().min().unwrap();
+    assert!(spread > ping_interval / 2, "within {spread:?}");
+}
