@@ -1,4 +1,4 @@
-//! A bot that rolls dice, as another crate would write it: run it, open the page, say `/roll 2d6`.
+//! A bot that rolls dice, as another crate would write it: run it, open the page, say `!roll 2d6`.
 //!
 //! Two things are ours here. `Roll` is an actor message that the hub did not know: we write its
 //! handler, and the hub's public methods do the work. `DiceBot` is an actor registered as a
@@ -38,7 +38,7 @@ impl Handler<Roll> for Hub {
     }
 }
 
-/// A client that answers `/roll NdS`.
+/// A client that answers `!roll NdS`.
 pub struct DiceBot {
     hub: Addr<Hub>,
     nick: Nick,
@@ -84,9 +84,9 @@ impl Handler<Deliver> for DiceBot {
     }
 }
 
-/// Reads `/roll 2d6` as 2 dice of 6 sides.
+/// Reads `!roll 2d6` as 2 dice of 6 sides.
 fn asked_for(text: &str) -> Option<(u32, u32)> {
-    let (dice, sides) = text.strip_prefix("/roll ")?.split_once('d')?;
+    let (dice, sides) = text.strip_prefix("!roll ")?.split_once('d')?;
     let (dice, sides) = (dice.trim().parse().ok()?, sides.trim().parse().ok()?);
     let fair = (1..=MAX_DICE).contains(&dice) && (1..=MAX_SIDES).contains(&sides);
     fair.then_some((dice, sides))
