@@ -4,10 +4,16 @@ import { Connection } from "./connection.js";
 import { colour, Log } from "./log.js";
 import { Room } from "./room.js";
 import { random, recall, remember, ROOT } from "./store.js";
-import { element, mentions } from "./text.js";
+import { $, element, mentions } from "./text.js";
 
-const $ = (id) => document.getElementById(id);
-const text = $("text");
+/** @import { Command, EventHandlers, Ending, JoinedEvent, Message, Read, Said, ServerEvent } from "./protocol.js" */
+
+const text = $("text", HTMLTextAreaElement);
+const roomName = $("room-name", HTMLInputElement);
+const naming = $("naming", HTMLDialogElement);
+const ownName = $("name", HTMLInputElement);
+const notifies = $("notify", HTMLInputElement);
+const themes = $("theme", HTMLSelectElement);
 
 const TYPING_MS = 3_000;
 /** Members that the server tells by name. */
@@ -21,8 +27,10 @@ Alt+↑ and Alt+↓ change the room, Shift+Enter breaks the line.`;
 const key = recall("key", null) ?? random(24);
 remember("key", key);
 
+/** @type {Map<string, Room>} */
 const rooms = new Map();
-let current = null;
+/** The room that is shown. At first it is a room without a name. */
+let current = new Room("");
 /** The name that was asked for, and the one that the server knows. */
 let wanted = recall("name", "");
 let nick = "";
@@ -32,11 +40,6 @@ let lastTyping = 0;
 let countdown = 0;
 
 const log = new Log({
-  scroller: $("log"),
-  entries: $("entries"),
-  pending: $("pending"),
-  empty: $("empty"),
-  newer: $("newer"),
   me: () => nick,
   older: askForOlder,
   seen,
@@ -56,24 +59,28 @@ function addressed() {
   }
 }
 
+/** @param {string} name */
 function pathOf(name) {
   return `${ROOT}r/${encodeURIComponent(name)}`;
 }
 
+/** @param {string} name */
 function normal(name) {
   return name.trim().replace(/^#/, "").normalize("NFKC").toLowerCase();
 }
 
+/** @param {string} name */
 function roomOf(name) {
   let room = rooms.get(name);
   if (room === undefined) {
-    room = new Room(name, recall("read", {})[name]);
+    room = new Room(name, /** @type {Record<string, Read>} */ (recall("read", {}))[name]);
     rooms.set(name, room);
     remember("rooms", Array.from(rooms.keys()));
   }
   return room;
 }
 
+/** @param {string} name */
 function open(name, { push = true } = {}) {
   const known = rooms.has(name);
   const room = roomOf(name);
@@ -83,10 +90,8 @@ function open(name, { push = true } = {}) {
   if (current === room) {
     return;
   }
-  if (current !== null) {
-    current.draft = text.value;
-    current.firstUnread = null;
-  }
+  current.draft = text.value;
+  current.firstUnread = null;
   current = room;
   markUnread(room);
   if (push) {
@@ -104,15 +109,16 @@ function open(name, { push = true } = {}) {
   text.focus();
 }
 
-/** Where the line is drawn: before the first message that was not read. */
+/** Where the line is drawn: before the first message that was not read. @param {Room} room */
 function markUnread(room) {
   const { read } = room;
   if (room.firstUnread === null && read?.epoch === room.epoch && room.epoch !== null) {
-    room.firstUnread = room.entries.find(({ seq, nick: by }) => seq > read.seq && by !== nick)?.seq ?? null;
+    const messages = room.entries.filter((entry) => "seq" in entry);
+    room.firstUnread = messages.find(({ seq, nick: by }) => seq > read.seq && by !== nick)?.seq ?? null;
   }
 }
 
-/** The room that was joined: by the name that the server knows it by, from here on. */
+/** The room that was joined: by the name that the server knows it by, from here on. @param {JoinedEvent} line */
 function asked({ room: name, ref = "" }) {
   const room = rooms.get(name) ?? rooms.get(String(ref).replace("join ", ""));
   if (room !== undefined && room.name !== name) {
@@ -128,16 +134,22 @@ function asked({ room: name, ref = "" }) {
   return room;
 }
 
+/** @param {Room} room */
 function join(room) {
-  connection.send({ type: "join", room: room.name, after: room.after, ref: `join ${room.name}` });
+  connection.send(joining(room));
 }
 
+/** @param {Room} room @returns {Command} */
+function joining({ name, after }) {
+  return { type: "join", room: name, after, ref: `join ${name}` };
+}
+
+/** @param {Room} room */
 function leave(room) {
   connection.send({ type: "leave", room: room.name });
   rooms.delete(room.name);
   remember("rooms", Array.from(rooms.keys()));
   if (current === room) {
-    current = null;
     open(rooms.keys().next().value ?? "lobby");
   }
   showRooms();
@@ -182,18 +194,18 @@ function showTyping() {
   const names = who.length > 3 ? "Several people" : who.join(" and ");
   $("typing").textContent = who.length === 0 ? "" : `${names} ${verb} typing…`;
 }
-setInterval(() => current && showTyping(), 1000);
+setInterval(showTyping, 1000);
 
 // What comes from the server
 
 function opened() {
   isWelcome = false;
   clearInterval(countdown);
-  const hello = { type: "hello", key, nick: wanted || undefined, ref: "hello" };
-  const joins = Array.from(rooms.values(), ({ name, after }) => ({ type: "join", room: name, after, ref: `join ${name}` }));
-  connection.send(hello, ...joins);
+  const joins = Array.from(rooms.values(), joining);
+  connection.send({ type: "hello", key, nick: wanted || undefined, ref: "hello" }, ...joins);
 }
 
+/** @param {string} name */
 function called(name) {
   const changed = nick !== name;
   nick = name;
@@ -205,6 +217,7 @@ function called(name) {
   changed && current.joined && log.refresh();
 }
 
+/** @type {EventHandlers} */
 const hearing = {
   welcome({ nick: name, limits }) {
     called(name);
@@ -281,7 +294,7 @@ const hearing = {
 
   history(line) {
     const room = rooms.get(line.room);
-    const count = room?.prepend(line);
+    const count = room?.prepend(line) ?? 0;
     if (room === current) {
       log.grownAbove(count);
     }
@@ -334,17 +347,16 @@ const hearing = {
     }
   },
 
-
-  error({ code, message, suggested, temporary, retry_after_ms, ref = "" }) {
+  error({ code, message, suggested, retry_after_ms, ref = "" }) {
     const [command, argument] = String(ref).split(" ");
     if (command === "say") {
       const room = Array.from(rooms.values()).find(({ pending }) => pending.some(({ id }) => id === argument));
       const said = room?.pending.find(({ id }) => id === argument);
       if (code === "rate_limited") {
         // It stays pending, unless it was taken back or sent with a new connection meanwhile.
-        setTimeout(() => room?.pending.includes(said) && connection.send(room.line(said)), retry_after_ms);
+        setTimeout(() => said && room?.pending.includes(said) && connection.send(room.line(said)), retry_after_ms);
       } else if (said !== undefined) {
-        Object.assign(said, { state: "failed", problem: message, temporary });
+        fail(said, message);
         room === current && log.showPending();
       }
     } else if (code === "nick_taken" || code === "bad_nick") {
@@ -366,17 +378,19 @@ const hearing = {
   },
 };
 
+/** @param {ServerEvent} line */
 function heard(line) {
-  hearing[line.type]?.(line);
+  /** @type {(line: ServerEvent) => void} */ (hearing[line.type])?.(line);
 }
 
-/** Asks for the names where those that were told do not add up. */
+/** Asks for the names where those that were told do not add up. @param {Room} room */
 function askWhoIsThere({ name, members, memberCount }) {
   if (memberCount <= MEMBERS_MAX && members.size !== memberCount) {
     connection.send({ type: "who", room: name });
   }
 }
 
+/** @param {Room} room */
 function askForOlder(room) {
   if (!room.asking && connection.isOpen) {
     room.asking = true;
@@ -386,12 +400,14 @@ function askForOlder(room) {
 
 // How the connection is doing
 
+/** @param {string} words */
 function status(words, { retry: canRetry = false } = {}) {
   $("status").textContent = words;
   $("retry").hidden = !canRetry;
   $("banner").hidden = words === "";
 }
 
+/** @param {Ending} end */
 function closed({ reason, next }) {
   isWelcome = false;
   for (const room of rooms.values()) {
@@ -404,7 +420,7 @@ function closed({ reason, next }) {
   if (next === null) {
     // What is on its way may be the cause, and would be again.
     for (const room of rooms.values()) {
-      room.pending.forEach((said) => Object.assign(said, { state: "failed", problem: reason }));
+      room.pending.forEach((said) => fail(said, reason));
     }
     log.showPending();
     return status(`Connection closed${why}`, { retry: true });
@@ -426,6 +442,7 @@ $("retry").addEventListener("click", () => {
 
 // Saying something
 
+/** @type {Record<string, (argument: string) => void>} */
 const commands = {
   nick: (name) => (name ? rename(name) : askForName("")),
   join: (name) => name && enter(name),
@@ -433,6 +450,7 @@ const commands = {
   help: () => note(HELP),
 };
 
+/** @param {string} words */
 function note(words) {
   current.entries.push({ note: words });
   log.grown(1);
@@ -464,6 +482,13 @@ $("saying").addEventListener("submit", (event) => {
   lastTyping = 0;
 });
 
+/** @param {Said} said @param {string} problem */
+function fail(said, problem) {
+  said.state = "failed";
+  said.problem = problem;
+}
+
+/** @param {Said} said @param {boolean} again */
 function retry(said, again) {
   if (again) {
     said.state = "pending";
@@ -490,7 +515,7 @@ function grow() {
   const left = messageBytes - bytes();
   const near = left < messageBytes / 5 ? `${left} bytes left` : "";
   $("room-left").textContent = left < 0 ? `${-left} bytes too long` : near;
-  $("send").disabled = left < 0;
+  $("send", HTMLButtonElement).disabled = left < 0;
 }
 
 text.addEventListener("input", () => {
@@ -505,16 +530,16 @@ text.addEventListener("input", () => {
 text.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
-    $("saying").requestSubmit();
+    $("saying", HTMLFormElement).requestSubmit();
   }
 });
 
 addEventListener("keydown", (event) => {
-  const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  const step = new Map([["ArrowUp", -1], ["ArrowDown", 1]]).get(event.key);
   if (event.altKey && step !== undefined) {
     event.preventDefault();
     const names = Array.from(rooms.keys());
-    open(names.at((names.indexOf(current.name) + step) % names.length));
+    open(names.at((names.indexOf(current.name) + step) % names.length) ?? current.name);
   } else if (event.key === "Escape") {
     closeDrawers();
   }
@@ -522,6 +547,7 @@ addEventListener("keydown", (event) => {
 
 // Joining by hand
 
+/** @param {string} name */
 function enter(name) {
   const wantedRoom = normal(name);
   if (/^[\p{L}\p{N}_-][\p{L}\p{N}\p{M}_-]{0,63}$/u.test(wantedRoom)) {
@@ -533,9 +559,9 @@ function enter(name) {
 
 $("joining").addEventListener("submit", (event) => {
   event.preventDefault();
-  if ($("room-name").value.trim() !== "") {
-    enter($("room-name").value);
-    $("room-name").value = "";
+  if (roomName.value.trim() !== "") {
+    enter(roomName.value);
+    roomName.value = "";
   }
 });
 $("leave").addEventListener("click", () => leave(current));
@@ -543,6 +569,7 @@ addEventListener("popstate", () => open(normal(addressed()), { push: false }));
 
 // Under which name
 
+/** @param {string} name */
 function nameProblem(name) {
   if (/[:\p{C}\p{Zl}\p{Zp}]/u.test(name)) {
     return "A name has no colon and no invisible characters.";
@@ -550,6 +577,7 @@ function nameProblem(name) {
   return /^anonymous-/i.test(name.normalize("NFKC")) ? "A name does not begin with “anonymous-”." : "";
 }
 
+/** @param {string} name */
 function rename(name) {
   const problem = nameProblem(name);
   if (problem) {
@@ -565,29 +593,30 @@ function rename(name) {
   }
 }
 
+/** @param {string} problem @param {string} [suggested] */
 function askForName(problem, suggested, value = suggested ?? wanted) {
   const free = suggested === undefined ? "" : ` “${suggested}” is free.`;
   $("name-problem").textContent = problem ? `${problem.replace(/\.$/, "")}.${free}` : "";
-  $("name").setAttribute("aria-invalid", String(problem !== ""));
-  $("name").value = value;
-  if (!$("naming").open) {
-    $("naming").showModal();
+  ownName.setAttribute("aria-invalid", String(problem !== ""));
+  ownName.value = value;
+  if (!naming.open) {
+    naming.showModal();
   }
-  $("name").select();
+  ownName.select();
 }
 
-$("naming").addEventListener("submit", (event) => {
+naming.addEventListener("submit", (event) => {
   event.preventDefault();
-  const name = $("name").value.trim();
+  const name = ownName.value.trim();
   const problem = name === "" ? "A name is 1 to 32 characters." : nameProblem(name);
   if (problem) {
     return askForName(problem, undefined, name);
   }
-  $("naming").close();
+  naming.close();
   rename(name);
 });
-$("nameless").addEventListener("click", () => $("naming").close());
-$("naming").addEventListener("close", () => {
+$("nameless").addEventListener("click", () => naming.close());
+naming.addEventListener("close", () => {
   remember("asked", true);
   if (isWelcome && !current.joined) {
     status(`You are not in #${current.name}: somebody there goes by your name. Choose another.`);
@@ -599,7 +628,7 @@ $("me").addEventListener("click", () => askForName(""));
 // Attention
 
 function seen() {
-  if (current !== null && !document.hidden) {
+  if (!document.hidden) {
     const changed = current.unread > 0;
     current.readAll();
     remember("read", { ...recall("read", {}), [current.name]: current.read });
@@ -608,14 +637,15 @@ function seen() {
 }
 
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden && current !== null && log.following) {
+  if (!document.hidden && log.following) {
     log.show(current);
     seen();
   }
 });
 
+/** @param {Room} room @param {Message} message */
 function notify(room, message) {
-  if ($("notify").checked && (document.hidden || room !== current) && mentions(message.text, nick)) {
+  if (notifies.checked && (document.hidden || room !== current) && mentions(message.text, nick)) {
     const shown = new Notification(`${message.nick} in #${room.name}`, { body: message.text, tag: `${room.name} ${message.seq}` });
     shown.addEventListener("click", () => {
       window.focus();
@@ -624,32 +654,34 @@ function notify(room, message) {
   }
 }
 
-$("notify").addEventListener("change", async () => {
-  if ($("notify").checked && (await Notification.requestPermission()) !== "granted") {
-    $("notify").checked = false;
+notifies.addEventListener("change", async () => {
+  if (notifies.checked && (await Notification.requestPermission()) !== "granted") {
+    notifies.checked = false;
     status("The browser does not let this page notify you.");
   }
-  remember("notify", $("notify").checked);
+  remember("notify", notifies.checked);
 });
 
+/** @param {string} name */
 function theme(name) {
   document.documentElement.dataset.theme = name;
-  $("theme").value = name;
+  themes.value = name;
 }
 
-$("theme").addEventListener("change", () => {
-  theme($("theme").value);
-  remember("theme", $("theme").value);
+themes.addEventListener("change", () => {
+  theme(themes.value);
+  remember("theme", themes.value);
 });
 
 // Drawers, where the screen is small
 
+/** @param {HTMLElement} button @param {HTMLElement} panel */
 function drawer(button, panel) {
   button.addEventListener("click", () => {
     const isOpen = panel.classList.toggle("open");
     button.setAttribute("aria-expanded", String(isOpen));
     if (isOpen) {
-      panel.querySelector("a, [tabindex]").focus();
+      /** @type {HTMLElement | null} */ (panel.querySelector("a, [tabindex]"))?.focus();
     }
   });
 }
@@ -671,9 +703,9 @@ $("view").addEventListener("click", closeDrawers);
 // Start
 
 theme(recall("theme", ""));
-$("notify").checked = recall("notify", false) && globalThis.Notification?.permission === "granted";
-$("notify").disabled = !("Notification" in window);
-for (const name of recall("rooms", [])) {
+notifies.checked = recall("notify", false) && globalThis.Notification?.permission === "granted";
+notifies.disabled = !("Notification" in window);
+for (const name of /** @type {string[]} */ (recall("rooms", []))) {
   roomOf(name);
 }
 open(normal(addressed()), { push: false });

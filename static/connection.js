@@ -2,12 +2,15 @@
 
 import { ROOT } from "./store.js";
 
+/** @import { Command, Ending, ServerEvent } from "./protocol.js" */
+
 /** Close codes after which trying again would only fail again. */
 const TERMINAL = new Set([1002, 1003, 1007, 1008, 1009, 4003]);
 const BACKOFF_MS_MIN = 500;
 const BACKOFF_MS_MAX = 20_000;
 
 export class Connection {
+  /** @type {WebSocket | null} */
   #socket = null;
   #timer = 0;
   #failures = 0;
@@ -16,9 +19,12 @@ export class Connection {
   /**
    * `opened()` is called with each new connection, `heard(line)` with each line, and
    * `closed({reason, next})` when one has ended: `next` is when the next is tried, if it is.
+   * @param {{ opened(): void, heard(line: ServerEvent): void, closed(end: Ending): void }} calls
    */
   constructor({ opened, heard, closed }) {
-    Object.assign(this, { opened, heard, closed });
+    this.opened = opened;
+    this.heard = heard;
+    this.closed = closed;
     addEventListener("online", () => this.#hurry());
     document.addEventListener("visibilitychange", () => document.hidden || this.#hurry());
   }
@@ -45,13 +51,14 @@ export class Connection {
     socket.addEventListener("close", (event) => this.#lost(event));
   }
 
-  /** Sends lines in one frame, if anybody is there to take them. */
+  /** Sends lines in one frame, if anybody is there to take them. @param {...Command} lines */
   send(...lines) {
     if (this.isOpen && lines.length > 0) {
-      this.#socket.send(lines.map((line) => JSON.stringify(line)).join("\n"));
+      this.#socket?.send(lines.map((line) => JSON.stringify(line)).join("\n"));
     }
   }
 
+  /** @param {CloseEvent} event */
   #lost({ code, reason }) {
     this.#socket = null;
     if (TERMINAL.has(code)) {

@@ -1,7 +1,10 @@
 // The log: the part of a room's entries around what is being read, as elements. It stays where it
 // is while somebody reads, and follows at its end.
 
-import { element, format } from "./text.js";
+import { Room } from "./room.js";
+import { $, element, format } from "./text.js";
+
+/** @import { Entry, Message, Said } from "./protocol.js" */
 
 /** Entries that are added at once, and that are there at most, as elements. */
 const STEP = 60;
@@ -17,10 +20,12 @@ const date = new Intl.DateTimeFormat(undefined, { dateStyle: "full" });
 const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 const list = new Intl.ListFormat("en", { type: "conjunction" });
 
+/** @param {Date | number} at */
 function day(at) {
   return new Date(at).toDateString();
 }
 
+/** @param {number} at */
 function dayName(at) {
   const today = new Date();
   const yesterday = new Date(today.getFullYear(), today.getMonth(), today.getDate() - 1);
@@ -30,23 +35,27 @@ function dayName(at) {
   return day(at) === day(yesterday) ? "Yesterday" : date.format(at);
 }
 
+/** @param {string} nick */
 export function colour(nick) {
   let hash = 0;
   for (const char of nick.toLowerCase()) {
-    hash = (hash * 31 + char.codePointAt(0)) >>> 0;
+    hash = (hash * 31 + (char.codePointAt(0) ?? 0)) >>> 0;
   }
   return `name colour-${hash % COLOURS}`;
 }
 
+/** @param {Set<string>} names */
 function someNames(names) {
   const all = Array.from(names);
   return all.length > 5 ? `${all.slice(0, 4).join(", ")} and ${all.length - 4} others` : list.format(all);
 }
 
-function noteOf({ note, came, went }) {
-  if (note !== undefined) {
-    return note;
+/** @param {Exclude<Entry, Message>} entry */
+function noteOf(entry) {
+  if ("note" in entry) {
+    return entry.note;
   }
+  const { came, went } = entry;
   const said = [];
   if (came.size > 0) {
     said.push(`${someNames(came)} joined.`);
@@ -58,26 +67,37 @@ function noteOf({ note, came, went }) {
 }
 
 export class Log {
-  #room = null;
+  scroller = $("log");
+  entries = $("entries");
+  pending = $("pending");
+  empty = $("empty");
+  button = $("newer");
+  #room = new Room("");
   #start = 0;
   #end = 0;
   #newer = 0;
   #following = true;
 
-  /** `older(room)` asks for what was said before; `seen()` is called when the end is in sight. */
-  constructor({ scroller, entries, pending, empty, newer, older, seen, retry, me }) {
-    Object.assign(this, { scroller, entries, pending, empty, button: newer, older, seen, retry, me });
-    scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+  /**
+   * `older(room)` asks for what was said before; `seen()` is called when the end is in sight.
+   * @param {{ older(room: Room): void, seen(): void, retry(said: Said, again: boolean): void, me(): string }} calls
+   */
+  constructor({ older, seen, retry, me }) {
+    this.older = older;
+    this.seen = seen;
+    this.retry = retry;
+    this.me = me;
+    this.scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     const resized = new ResizeObserver(() => this.#following && this.#toEnd());
-    resized.observe(scroller);
-    newer.addEventListener("click", () => this.follow());
+    resized.observe(this.scroller);
+    this.button.addEventListener("click", () => this.follow());
   }
 
   get following() {
     return this.#following;
   }
 
-  /** Shows a room from its end, or from its first unread message. */
+  /** Shows a room from its end, or from its first unread message. @param {Room} room */
   show(room) {
     this.#room = room;
     this.#quietly(() => this.#fromEnd());
@@ -128,7 +148,7 @@ export class Log {
     this.#following && this.#toEnd();
   }
 
-  /** The room has older entries at its beginning. */
+  /** The room has older entries at its beginning. @param {number} count */
   grownAbove(count) {
     this.#start += count;
     this.#end += count;
@@ -156,7 +176,7 @@ export class Log {
     this.#start = this.#end;
     this.entries.replaceChildren();
     const unread = this.#room.firstUnread;
-    const first = unread === null ? -1 : entries.findIndex(({ seq }) => seq >= unread);
+    const first = unread === null ? -1 : entries.findIndex((entry) => "seq" in entry && entry.seq >= unread);
     const wanted = first < 0 ? this.#end - STEP : Math.min(first - 10, this.#end - STEP);
     this.#start = Math.max(0, wanted, this.#end - SHOWN_MAX);
     this.#add(this.#start, this.#end);
@@ -178,9 +198,6 @@ export class Log {
   }
 
   #scrolled() {
-    if (this.#room === null) {
-      return;
-    }
     this.#following = this.#isAtEnd();
     if (this.#following) {
       this.#newer = 0;
@@ -210,30 +227,31 @@ export class Log {
 
   #emptiness() {
     const { entries, pending } = this.#room;
-    this.empty.hidden = entries.some(({ seq }) => seq !== undefined) || pending.length > 0;
+    this.empty.hidden = entries.some((entry) => "seq" in entry) || pending.length > 0;
   }
 
-  /** Changes what is above or below, without what is being read moving by a pixel. */
+  /** Changes what is above or below, without what is being read moving by a pixel. @param {() => void} change */
   #keepPlace(change) {
     const top = this.scroller.getBoundingClientRect().top;
     const anchor = Array.from(this.entries.children).find(
       (entry) => entry.getBoundingClientRect().bottom > top,
     );
     // By its end, since what stands above its text may go.
-    const before = anchor?.getBoundingClientRect().bottom;
+    const before = anchor?.getBoundingClientRect().bottom ?? 0;
     change();
     if (anchor?.isConnected) {
       this.scroller.scrollTop += anchor.getBoundingClientRect().bottom - before;
     }
   }
 
-  /** Changes the log without a screen reader reading it all again. */
+  /** Changes the log without a screen reader reading it all again. @param {() => void} change */
   #quietly(change) {
     this.scroller.setAttribute("aria-live", "off");
     change();
     requestAnimationFrame(() => this.scroller.setAttribute("aria-live", "polite"));
   }
 
+  /** @param {number} start @param {number} end */
   #add(start, end) {
     const made = [];
     for (let n = start; n < end; n++) {
@@ -260,24 +278,25 @@ export class Log {
       first.replaceChildren(...again.childNodes);
     }
     while (this.#end - this.#start > SHOWN_MAX) {
-      this.entries.lastElementChild.remove();
+      this.entries.lastElementChild?.remove();
       this.#end -= 1;
     }
   }
 
   #cutAbove() {
     while (this.#end - this.#start > SHOWN_MAX) {
-      this.entries.firstElementChild.remove();
+      this.entries.firstElementChild?.remove();
       this.#start += 1;
     }
   }
 
+  /** @param {number} n */
   #entry(n) {
     const entry = this.#room.entries[n];
-    if (entry.seq === undefined) {
+    if (!("seq" in entry)) {
       return element("div", { class: "entry" }, element("p", { class: "note" }, noteOf(entry)));
     }
-    const before = this.#room.entries.slice(Math.max(0, n - 20), n).findLast(({ seq }) => seq !== undefined);
+    const before = this.#room.entries.slice(Math.max(0, n - 20), n).findLast((other) => "seq" in other);
     const isUnread = entry.seq === this.#room.firstUnread;
     const isNewDay = before === undefined || day(before.at) !== day(entry.at);
     const follows =
@@ -287,7 +306,7 @@ export class Log {
       entry.at - before.at < GROUP_MS &&
       !isNewDay &&
       !isUnread;
-    const made = element("div", { class: follows ? "entry" : "entry first", "data-seq": entry.seq });
+    const made = element("div", { class: follows ? "entry" : "entry first", "data-seq": `${entry.seq}` });
     if (isNewDay) {
       made.append(element("p", { class: "day" }, element("span", {}, dayName(entry.at))));
     }
@@ -298,6 +317,7 @@ export class Log {
     return made;
   }
 
+  /** @param {Message} message @param {boolean} follows */
   #message({ nick, text, at }, follows) {
     const time = element(
       "time",
@@ -310,6 +330,7 @@ export class Log {
     return element("article", {}, head, body);
   }
 
+  /** @param {Said} said */
   #onItsWay(said) {
     const text = element("div", { class: "text", dir: "auto" }, ...format(said.text, this.me()));
     const made = element("article", { class: said.state }, text);

@@ -3,19 +3,27 @@
 import { random } from "./store.js";
 import { mentions } from "./text.js";
 
+/**
+ * @import { Command, Entry, HistoryEvent, JoinedEvent, Message, PresenceEvent, Read, RenamedEvent, Said }
+ *   from "./protocol.js"
+ */
+
 /** Entries that a room holds in the page, and a tenth more; while somebody reads further up, all. */
 const ENTRIES_MAX = 12_000;
 /** How long somebody is typing who has stopped saying so. */
 const TYPING_MS = 6_000;
 
 export class Room {
-  /** Messages, and notes between them, in the order in which they are shown. */
+  /** @type {Entry[]} Messages, and notes between them, in the order in which they are shown. */
   entries = [];
-  /** What was said here and is not in the log yet: `{id, text, state}`. */
+  /** @type {Said[]} What was said here and is not in the log yet. */
   pending = [];
+  /** @type {Set<string>} */
   members = new Set();
   memberCount = 0;
+  /** @type {Map<string, number>} */
   typing = new Map();
+  /** @type {string | null} */
   epoch = null;
   /** All messages up to this place are here, from the first of them on. */
   seq = 0;
@@ -27,9 +35,11 @@ export class Room {
   mentioned = false;
   /** The last place that was read, and the first that was not when the room was last opened. */
   read;
+  /** @type {number | null} */
   firstUnread = null;
   draft = "";
 
+  /** @param {string} name @param {Read} [read] */
   constructor(name, read) {
     this.name = name;
     this.read = read;
@@ -40,10 +50,10 @@ export class Room {
   }
 
   get oldest() {
-    return this.entries.find((entry) => entry.seq !== undefined)?.seq;
+    return this.entries.find((entry) => "seq" in entry)?.seq;
   }
 
-  /** Takes what `joined` tells. Gives whether all that was here still is. */
+  /** Takes what `joined` tells. Gives whether all that was here still is. @param {JoinedEvent} line */
   join({ epoch, seq, recovered, members, member_count, messages }) {
     const whole = recovered || this.epoch === null;
     if (!whole) {
@@ -66,9 +76,10 @@ export class Room {
     return whole;
   }
 
-  /** Adds a message at the end. Gives whether it is new here. */
+  /** Adds a message at the end. Gives whether it is new here. @param {Message} message */
   add(message) {
-    if (this.entries.findLast((entry) => entry.seq !== undefined)?.seq >= message.seq) {
+    const last = this.entries.findLast((entry) => "seq" in entry);
+    if (last && last.seq >= message.seq) {
       return false;
     }
     this.settle(message.id);
@@ -89,7 +100,7 @@ export class Room {
     return surplus;
   }
 
-  /** Adds older messages at the beginning. Gives how many. */
+  /** Adds older messages at the beginning. Gives how many. @param {HistoryEvent} line */
   prepend({ messages, more }) {
     this.asking = false;
     this.more = more;
@@ -99,11 +110,11 @@ export class Room {
     return older.length;
   }
 
-  /** Notes who came and went: in one note as long as nobody says anything. */
+  /** Notes who came and went: in one note as long as nobody says anything. @param {PresenceEvent} line */
   presence({ joined, left, member_count }) {
     this.memberCount = member_count;
     let last = this.entries.at(-1);
-    if (last?.came === undefined) {
+    if (!last || !("came" in last)) {
       last = { came: new Set(), went: new Set() };
       this.entries.push(last);
     }
@@ -119,7 +130,10 @@ export class Room {
     return last;
   }
 
-  /** Notes that somebody has another name, unless it is one's own first. Gives whether it did. */
+  /**
+   * Notes that somebody has another name, unless it is one's own first. Gives whether it did.
+   * @param {RenamedEvent} line @param {boolean} isMine
+   */
   renamed({ from, to }, isMine) {
     this.members.delete(from);
     this.members.add(to);
@@ -131,22 +145,25 @@ export class Room {
     return noted;
   }
 
-  /** Says something: it is on its way until the log has it. */
+  /** Says something: it is on its way until the log has it. @param {string} text */
   say(text) {
+    /** @type {Said} */
     const said = { id: random(12), text, state: "pending" };
     this.pending.push(said);
     return said;
   }
 
+  /** @param {string} [id] */
   settle(id) {
     this.pending = this.pending.filter((said) => id === undefined || said.id !== id);
   }
 
+  /** @param {Said} said @returns {Command} */
   line({ id, text }) {
     return { type: "say", room: this.name, text, id, ref: `say ${id}` };
   }
 
-  /** Counts a message that was not seen. */
+  /** Counts a message that was not seen. @param {Message} message @param {string} me */
   count(message, me) {
     this.unread += 1;
     this.mentioned ||= mentions(message.text, me);
@@ -159,6 +176,7 @@ export class Room {
     this.read = { epoch: this.epoch, seq: this.seq };
   }
 
+  /** @param {string} name */
   isTyping(name) {
     this.typing.set(name, Date.now() + TYPING_MS);
   }

@@ -1,19 +1,22 @@
 // What the browser remembers. One that stores nothing forgets it with the page.
 
+/** @type {Map<string, unknown>} */
 const memory = new Map();
 
 /** The path below which the chat is: not "/" behind a proxy that puts it elsewhere. */
 export const ROOT = location.pathname.replace(/r\/[^/]+$/, "");
 
+/** @template T @param {string} name @param {T} otherwise @returns {T} */
 export function recall(name, otherwise) {
   try {
     const text = localStorage.getItem(`chinwag.${name}`);
     return text === null ? otherwise : JSON.parse(text);
   } catch {
-    return memory.get(name) ?? otherwise;
+    return /** @type {T} */ (memory.get(name) ?? otherwise);
   }
 }
 
+/** @param {string} name @param {unknown} value */
 export function remember(name, value) {
   memory.set(name, value);
   try {
@@ -23,7 +26,7 @@ export function remember(name, value) {
   }
 }
 
-/** So many random bytes, as hexadecimal digits. */
+/** So many random bytes, as hexadecimal digits. @param {number} bytes */
 export function random(bytes) {
   const numbers = crypto.getRandomValues(new Uint8Array(bytes));
   return Array.from(numbers, (number) => number.toString(16).padStart(2, "0")).join("");

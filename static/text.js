@@ -8,6 +8,20 @@ const NAME = /(?<![\p{L}\p{N}_@])@[\p{L}\p{N}_][\p{L}\p{N}\p{M}_.-]*/gu;
 /** What ends a sentence rather than an address. */
 const TRAILING = /[.,;:!?'…]+$/u;
 
+/** Gives the element with this id. @template {HTMLElement} T @param {string} id @param {new () => T} kind */
+export function $(id, kind = /** @type {new () => T} */ (HTMLElement)) {
+  const found = document.getElementById(id);
+  if (!(found instanceof kind)) {
+    throw new Error(`There is no ${kind.name} #${id}`);
+  }
+  return found;
+}
+
+/**
+ * @template {keyof HTMLElementTagNameMap} T
+ * @param {T} name @param {Record<string, string | boolean | undefined>} attributes
+ * @param {...(Node | string)} children
+ */
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -19,7 +33,11 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
-/** Cuts a text at each match: `make` gives what stands for it, `rest` what stands for the others. */
+/**
+ * Cuts a text at each match: `make` gives what stands for it, `rest` what stands for the others.
+ * @param {string} text @param {RegExp} pattern
+ * @param {(match: string[]) => [Node, number]} make @param {(rest: string) => (Node | string)[]} rest
+ */
 function cut(text, pattern, make, rest) {
   const pieces = [];
   let end = 0;
@@ -32,6 +50,7 @@ function cut(text, pattern, make, rest) {
   return pieces;
 }
 
+/** @param {string[]} match @returns {[Node, number]} */
 function link([found]) {
   let address = found.replace(TRAILING, "");
   // A bracket that was opened before the address closes after it.
@@ -43,6 +62,7 @@ function link([found]) {
   return [element("a", attributes, address), address.length];
 }
 
+/** @param {string} text @param {string} me */
 function names(text, me) {
   return cut(
     text,
@@ -56,23 +76,28 @@ function names(text, me) {
   );
 }
 
+/** @param {string} mention @param {string} me */
 function isMe(mention, me) {
   // A name with spaces is mentioned by its first word.
   const [first] = me.toLowerCase().split(" ");
   return first !== "" && mention.slice(1).toLowerCase() === first;
 }
 
-/** Whether a text mentions somebody who goes by this name, outside of code. */
+/**
+ * Whether a text mentions somebody who goes by this name, outside of code.
+ * @param {string} text @param {string} me
+ */
 export function mentions(text, me) {
   const plain = text.replace(FENCED, " ").replace(CODE, " ");
   return Array.from(plain.matchAll(NAME)).some(([name]) => isMe(name.replace(/[.-]+$/u, ""), me));
 }
 
-/** A text as nodes; `me` is who reads it. */
+/** A text as nodes; `me` is who reads it. @param {string} text @param {string} me */
 export function format(text, me) {
-  const plain = (part) => cut(part, LINK, link, (rest) => names(rest, me));
-  const lines = (part) =>
+  const plain = (/** @type {string} */ part) => cut(part, LINK, link, (rest) => names(rest, me));
+  const lines = (/** @type {string} */ part) =>
     cut(part, CODE, ([whole, code]) => [element("code", {}, code), whole.length], plain);
+  /** @type {typeof link} */
   const fenced = ([whole, code]) => [element("pre", {}, element("code", {}, code)), whole.length];
   return cut(text, FENCED, fenced, lines);
 }

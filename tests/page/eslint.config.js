@@ -1,0 +1,32 @@
+// Lints the page. `check` runs ESLint in the root of the repository, since ESLint ignores files
+// outside of the folder that it runs in.
+
+import js from "@eslint/js";
+
+const MARKUP = "What people write must never become markup: make elements, with element() of text.js.";
+
+export default [
+  {
+    files: ["static/**/*.js"],
+    linterOptions: { reportUnusedDisableDirectives: "error" },
+    rules: {
+      ...js.configs.recommended.rules,
+      // tsc knows the names that a browser has.
+      "no-undef": "off",
+      curly: "error",
+      eqeqeq: "error",
+      "no-eval": "error",
+      "no-implied-eval": "error",
+      "no-unused-vars": "error",
+      "no-var": "error",
+      "prefer-const": "error",
+      "no-restricted-properties": [
+        "error",
+        ...["innerHTML", "outerHTML", "insertAdjacentHTML", "setHTMLUnsafe", "createContextualFragment"].map(
+          (property) => ({ property, message: MARKUP }),
+        ),
+        ...["write", "writeln"].map((property) => ({ object: "document", property, message: MARKUP })),
+      ],
+    },
+  },
+];
