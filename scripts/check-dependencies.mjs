@@ -1,0 +1,114 @@
+#!/usr/bin/env node
+// Checks the locked dependencies: licenses, sources, banned crates, wildcards, and the Rust version
+// that they need. It reads `cargo metadata`, so it takes a second where cargo-deny takes minutes to
+// build. Security advisories need a database that it does not have: see ARCHITECTURE.md.
+
+import { execFileSync } from "node:child_process";
+
+/** Licenses of what we ship. A crate is fine if its expression can be met with these. */
+const LICENSES = [
+  "Apache-2.0",
+  "Apache-2.0 WITH LLVM-exception",
+  "BSD-3-Clause",
+  "BSL-1.0",
+  "MIT",
+  "Unicode-3.0",
+  "Zlib",
+];
+const REGISTRY = "registry+https://github.com/rust-lang/crates.io-index";
+/** TLS is the proxy's work; a second implementation of it here would be one more to keep safe. */
+const BANNED = ["openssl-sys", "native-tls"];
+
+const metadata = execFileSync(
+  process.env.CARGO ?? "cargo",
+  ["metadata", "--locked", "--all-features", "--format-version", "1"],
+  { encoding: "utf8", maxBuffer: 2 ** 28, stdio: ["ignore", "pipe", "inherit"] },
+);
+const { packages, resolve } = JSON.parse(metadata);
+const packageOf = new Map(packages.map((found) => [found.id, found]));
+const ours = packageOf.get(resolve.root);
+const problems = [];
+
+/** The packages that are part of the program or build it: all but those that only tests need. */
+function shipped() {
+  const nodes = new Map(resolve.nodes.map((node) => [node.id, node]));
+  const reached = new Set();
+  const open = [resolve.root];
+  while (open.length > 0) {
+    const id = open.pop();
+    if (!reached.has(id)) {
+      reached.add(id);
+      const used = nodes.get(id).deps.filter((dep) => dep.dep_kinds.some(({ kind }) => kind !== "dev"));
+      open.push(...used.map(({ pkg }) => pkg));
+    }
+  }
+  return [...reached].map((id) => packageOf.get(id));
+}
+
+/** The allowed licenses by which an SPDX expression can be met; none if it cannot. */
+function met(expression) {
+  // Before SPDX a slash stood for OR.
+  const tokens = expression.replaceAll("/", " OR ").match(/[()]|[^\s()]+/g) ?? [];
+  const take = (word) => tokens[0] === word && Boolean(tokens.shift());
+  const either = () => {
+    let found = both();
+    while (take("OR")) {
+      const other = both();
+      found = [...found, ...other];
+    }
+    return found;
+  };
+  const both = () => {
+    let found = one();
+    while (take("AND")) {
+      const other = one();
+      found = found.length > 0 && other.length > 0 ? [...found, ...other] : [];
+    }
+    return found;
+  };
+  const one = () => {
+    if (take("(")) {
+      const found = either();
+      return take(")") ? found : [];
+    }
+    const license = [tokens.shift(), ...(tokens[0] === "WITH" ? tokens.splice(0, 2) : [])].join(" ");
+    return LICENSES.includes(license) ? [license] : [];
+  };
+  const found = either();
+  return tokens.length === 0 ? found : [];
+}
+
+const used = new Set();
+const all = shipped();
+for (const { name, version, license } of all) {
+  const found = met(license ?? "");
+  found.forEach((allowed) => used.add(allowed));
+  if (found.length === 0) {
+    problems.push(`${name} ${version} has the license ${license}, which is not allowed`);
+  }
+}
+for (const license of LICENSES.filter((allowed) => !used.has(allowed))) {
+  problems.push(`no crate needs the license ${license} any more; remove it from this script`);
+}
+
+const minor = (version) => Number((version ?? "1.0").split(".")[1]);
+for (const { id, name, version, source, rust_version } of packages) {
+  if (id !== ours.id && source !== REGISTRY) {
+    problems.push(`${name} ${version} comes from ${source}, not from crates.io`);
+  }
+  if (BANNED.includes(name)) {
+    problems.push(`${name} is banned`);
+  }
+  if (minor(rust_version) > minor(ours.rust_version)) {
+    problems.push(`${name} ${version} needs Rust ${rust_version}; ours is ${ours.rust_version}`);
+  }
+}
+for (const { name } of ours.dependencies.filter(({ req }) => req === "*")) {
+  problems.push(`the version of ${name} is a wildcard`);
+}
+
+if (problems.length > 0) {
+  problems.forEach((problem) => console.error(`error: ${problem}`));
+  process.exit(1);
+}
+console.log(`${packages.length - 1} crates, ${all.length - 1} of them shipped: all allowed`);
