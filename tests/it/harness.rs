@@ -177,6 +177,8 @@ impl Client {
         tcp: TcpStream,
         request: impl IntoClientRequest + Unpin,
     ) -> Result<Self, Error> {
+        // As browsers do. Else small messages wait for the acknowledgement of the one before.
+        tcp.set_nodelay(true)?;
         let (stream, _) = tokio_tungstenite::client_async(request, tcp).await?;
         Ok(Self { stream, lines: VecDeque::new(), frames: 0 })
     }

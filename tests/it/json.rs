@@ -31,6 +31,7 @@ impl JsonClient {
         let mut request = format!("ws://{addr}/ws").into_client_request().unwrap();
         request.headers_mut().insert("Sec-WebSocket-Protocol", "chinwag.v1".parse().unwrap());
         let tcp = TcpStream::connect(addr).await.map_err(|error| error.to_string())?;
+        tcp.set_nodelay(true).map_err(|error| error.to_string())?;
         let upgraded = tokio_tungstenite::client_async(request, tcp).await;
         let (stream, response) = upgraded.map_err(|error| error.to_string())?;
         assert_eq!(response.headers()["sec-websocket-protocol"], "chinwag.v1");
