@@ -135,6 +135,26 @@ fn the_readme_has_the_flags_that_the_program_has_with_their_defaults() {
     }
 }
 
+#[test]
+fn relative_links_and_images_of_the_documents_resolve() {
+    let mut checked = 0;
+    for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/OPERATIONS.md"]
+        .into_iter()
+        .chain(["docs/PERFORMANCE.md", "docs/PROTOCOL.md"])
+    {
+        let text = read(document);
+        let folder = Path::new(document).parent().unwrap();
+        let links = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+        let images = text.split("src=\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+        let targets = links.chain(images).map(|target| target.split('#').next().unwrap());
+        for target in targets.filter(|target| !target.is_empty() && !target.contains("://")) {
+            assert!(root().join(folder).join(target).exists(), "{document} links to {target}");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 10, "the documents have links to check, not {checked}");
+}
+
 /// Every name that the README sets beside gorilla's is one that the source defines.
 #[test]
 fn the_table_from_gorillas_example_to_chinwag_holds() {
