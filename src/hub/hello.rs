@@ -39,10 +39,11 @@ impl Handler<Hello> for Hub {
         if self.is_taken(&nick, after, before, &rooms) {
             return self.refuse_name(id, &nick, rooms.iter(), reference);
         }
-        if before != after {
+        if before == after {
+            self.rename(after, &nick);
+        } else {
             self.become_client_of(id, before, after, &nick);
         }
-        self.rename(after, &nick);
         let welcome = Event::Welcome { nick, limits: self.limits.told };
         self.answer(id, welcome, reference);
     }
@@ -75,6 +76,9 @@ impl Hub {
             self.exit(id, before, name);
         }
         self.dismiss(before);
+        // Between the two: the name may have been the other identity's until now, and a client
+        // enters no room under a name that was not checked.
+        self.rename(after, nick);
         self.enroll(after, nick.clone());
         for name in &rooms {
             self.enter(id, name);

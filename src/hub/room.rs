@@ -83,21 +83,21 @@ impl Room {
     /// Somebody is here who was not.
     pub(super) fn arrive(&mut self, who: Identity, nick: &Nick) {
         self.people.insert(who);
-        self.names.extend(Self::chosen(nick).map(|form| (form, who)));
+        self.take_name(who, nick);
         self.news.came(who, nick);
     }
 
     /// Somebody's last window is gone.
     pub(super) fn depart(&mut self, who: Identity, nick: &Nick) {
         self.people.remove(&who);
-        self.forget_name(nick);
+        self.forget_name(who, nick);
         self.news.went(who, nick);
     }
 
     /// Somebody goes by another name.
     pub(super) fn rename(&mut self, who: Identity, before: &Nick, after: &Nick) {
-        self.forget_name(before);
-        self.names.extend(Self::chosen(after).map(|form| (form, who)));
+        self.forget_name(who, before);
+        self.take_name(who, after);
         self.news.renamed(who, before);
     }
 
@@ -106,9 +106,18 @@ impl Room {
         Self::chosen(nick).find_map(|form| self.names.get(&form)).copied()
     }
 
-    fn forget_name(&mut self, nick: &Nick) {
+    fn take_name(&mut self, who: Identity, nick: &Nick) {
         for form in Self::chosen(nick) {
-            self.names.remove(&form);
+            self.names.entry(form).or_insert(who);
+        }
+    }
+
+    /// Removes the entries of a name that belong to this identity.
+    fn forget_name(&mut self, who: Identity, nick: &Nick) {
+        for form in Self::chosen(nick) {
+            if self.names.get(&form) == Some(&who) {
+                self.names.remove(&form);
+            }
         }
     }
 

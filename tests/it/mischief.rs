@@ -219,6 +219,35 @@ async fn the_ids_of_another_are_of_no_use() {
     assert_eq!(said, [(&json!("Eve"), &json!("before her")), (&json!("Ada"), &json!("hello"))]);
 }
 
+/// Somebody who is Ada elsewhere becomes that identity, under another name, in the room where Ada
+/// is: her name stays hers.
+#[actix_web::test]
+async fn a_change_of_identity_in_a_room_does_not_take_a_name_there() {
+    let server = TestServer::start().await;
+    let mut ada = somebody(&server, "Ada").await;
+    ada.send(&[on("join", "x")]).await;
+    ada.expect("joined").await;
+    let key = "the secret of Eve";
+    let mut elsewhere = JsonClient::hello(server.addr(), json!({"nick": "Ada", "key": key})).await;
+    elsewhere.send(&[on("join", "y")]).await;
+    elsewhere.expect("joined").await;
+    let mut eve = JsonClient::hello(server.addr(), json!({})).await;
+    eve.send(&[on("join", "x"), json!({"type": "hello", "key": key, "nick": "m"})]).await;
+    eve.expect("joined").await;
+    assert_eq!(eve.until("welcome").await["nick"], "m");
+    eve.send(&[json!({"type": "nick", "nick": "Ada"})]).await;
+    assert_eq!(eve.until("error").await["code"], "nick_taken");
+    let taken = format!(
+        "GET /ws?room=x&nick=ada HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        server.addr()
+    );
+    assert!(raw_http(server.addr(), &taken).await.starts_with("HTTP/1.1 409 "));
+    ada.send(&[say("x", "it is me", "1")]).await;
+    assert_eq!(eve.until("message").await["nick"], "Ada");
+}
+
 #[actix_web::test]
 async fn nobody_passes_for_another_by_letters_that_look_alike_or_are_not_seen() {
     let server = TestServer::start().await;

@@ -78,14 +78,18 @@ impl PlainHub {
         self.clients.insert(client, plain);
     }
 
-    /// A client becomes one of `identity`, and all of those are called so.
-    pub fn hello(&mut self, id: usize, identity: Option<usize>, name: usize) {
+    /// A client becomes one of `identity`, and all of those are called so; without a name they
+    /// are called as before, or as it was.
+    pub fn hello(&mut self, id: usize, identity: Option<usize>, name: Option<usize>) {
         let Some(client) = self.clients.get(&id).filter(|client| client.is_here) else { return };
         let (before, after) = (client.identity, identity.unwrap_or(client.identity));
-        let rooms = self.rooms_of(before).into_iter().chain(self.rooms_of(after));
+        let named = |who: usize| self.people.get(&who).copied().flatten();
+        let known = if self.people.contains_key(&after) { named(after) } else { named(before) };
+        let name = name.or(known);
+        let rooms = client.rooms.clone().into_iter().chain(self.rooms_of(after));
         let alone = self.windows(before) == 1;
         let taken = rooms
-            .filter_map(|room| self.bearer(room, name))
+            .filter_map(|room| self.bearer(room, name?))
             .any(|bearer| bearer != after && !(bearer == before && alone));
         if taken {
             return self.tell(id, "error nick_taken".into());
@@ -94,8 +98,9 @@ impl PlainHub {
         if self.windows(before) == 0 {
             self.people.remove(&before);
         }
-        self.people.insert(after, Some(name));
-        self.tell(id, format!("welcome n{name}"));
+        self.people.insert(after, name);
+        let told = name.map_or("welcome anonymous".to_owned(), |name| format!("welcome n{name}"));
+        self.tell(id, told);
     }
 
     pub fn join(&mut self, id: usize, room: usize) {

@@ -132,6 +132,7 @@ fn told(reply: &Reply) -> Option<String> {
         chosen.map(Nick::to_string).collect::<Vec<_>>()
     };
     Some(match &reply.event {
+        Event::Welcome { nick, .. } if nick.is_anonymous() => "welcome anonymous".to_owned(),
         Event::Welcome { nick, .. } => format!("welcome {nick}"),
         Event::Joined { room, messages, members, member_count, .. } => {
             format!("joined {room} {:?} {:?} {member_count}", texts(messages), chosen(members))

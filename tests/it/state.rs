@@ -21,6 +21,7 @@ use crate::stand_in::{Ear, Keeper, Land, Stall, Told};
 
 const CLIENTS: usize = 4;
 const ROOMS: usize = 2;
+const NAMES: usize = 2;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -32,6 +33,13 @@ enum Step {
     },
     Go(usize),
     Name(usize, usize),
+    /// A client becomes one of another identity, wherever it is, under this name or the one that
+    /// goes with the identity.
+    Become {
+        client: usize,
+        key: usize,
+        name: Option<usize>,
+    },
     Join(usize, usize),
     Leave(usize, usize),
     Say(usize, usize, Option<u8>),
@@ -46,24 +54,38 @@ enum Step {
     },
 }
 
-fn step() -> impl Strategy<Value = Step> {
+/// What changes who is where, and under which name.
+fn people() -> BoxedStrategy<Step> {
     let client = || 0..CLIENTS;
     let place = || (0..CLIENTS, 0..ROOMS);
     prop_oneof![
-        3 => (client(), proptest::option::of(0..2usize), 0..3usize)
+        3 => (client(), proptest::option::of(0..KEYS), 0..NAMES)
             .prop_map(|(client, key, name)| Step::Come { client, key, name }),
         1 => client().prop_map(Step::Go),
-        2 => (client(), 0..3usize).prop_map(|(client, name)| Step::Name(client, name)),
+        2 => (client(), 0..NAMES).prop_map(|(client, name)| Step::Name(client, name)),
+        2 => (client(), 0..KEYS, proptest::option::of(0..NAMES))
+            .prop_map(|(client, key, name)| Step::Become { client, key, name }),
         7 => place().prop_map(|(client, room)| Step::Join(client, room)),
         1 => place().prop_map(|(client, room)| Step::Leave(client, room)),
+        2 => place().prop_map(|(client, room)| Step::Who(client, room)),
+    ]
+    .boxed()
+}
+
+/// Everything.
+fn step() -> BoxedStrategy<Step> {
+    let client = || 0..CLIENTS;
+    let place = || (0..CLIENTS, 0..ROOMS);
+    prop_oneof![
+        18 => people(),
         8 => (place(), proptest::option::of(0..2u8))
             .prop_map(|((client, room), id)| Step::Say(client, room, id)),
-        2 => place().prop_map(|(client, room)| Step::Who(client, room)),
         2 => place().prop_map(|(client, room)| Step::History(client, room)),
         2 => client().prop_map(Step::Stall),
         2 => client().prop_map(Step::Wake),
         6 => proptest::bool::weighted(0.8).prop_map(|kept| Step::Land { kept }),
     ]
+    .boxed()
 }
 
 /// Those who play a client.
@@ -92,6 +114,10 @@ fn nick(number: usize) -> Nick {
     Nick::parse(&format!("n{number}")).unwrap()
 }
 
+fn identity(key: usize) -> Identity {
+    Identity::of_key(&format!("the secret of key {key}")).unwrap()
+}
+
 /// The numbers of identities that have a key come before those of single clients.
 const KEYS: usize = 2;
 
@@ -117,11 +143,9 @@ impl Play {
         let to = ear.clone().recipient().into();
         self.hub.do_send(Register { client: id, nick: Nick::anonymous(id), events, to });
         self.plain.come(number, PlainClient::new(KEYS + number, events));
-        let identity =
-            key.map(|key| Identity::of_key(&format!("the secret of key {key}")).unwrap());
-        let nick = Some(nick(name));
+        let (nick, identity) = (Some(nick(name)), key.map(identity));
         self.hub.do_send(Hello { client: id, nick, identity, reference: None });
-        self.plain.hello(number, key, name);
+        self.plain.hello(number, key, Some(name));
         self.players.insert(number, Player { id, ear, stalled: None });
         self.places[place] = Some(number);
     }
@@ -191,7 +215,13 @@ impl Play {
                     identity: None,
                     reference,
                 });
-                self.plain.hello(number, None, name);
+                self.plain.hello(number, None, Some(name));
+            }
+            Step::Become { client, key, name } => {
+                let Some((number, client)) = who(self, client) else { return };
+                let (nick, identity) = (name.map(nick), Some(identity(key)));
+                self.hub.do_send(Hello { client, nick, identity, reference });
+                self.plain.hello(number, Some(key), name);
             }
             Step::Join(client, to) => {
                 let Some((number, client)) = who(self, client) else { return };
@@ -269,11 +299,20 @@ async fn play(steps: Vec<Step>) {
     thread.stop();
 }
 
-#[test]
-fn whatever_clients_do_and_however_slow_the_log_is_all_are_told_what_plain_lists_would_tell() {
-    let cases = Cases { cases: 400, failure_persistence: None, ..Cases::default() };
-    let steps = proptest::collection::vec(step(), 1..80);
+fn hold(step: BoxedStrategy<Step>, cases: u32) {
+    let cases = Cases { cases, failure_persistence: None, ..Cases::default() };
+    let steps = proptest::collection::vec(step, 1..80);
     proptest!(cases, |(steps in steps)| {
         actix_web::rt::System::new().block_on(play(steps));
     });
+}
+
+#[test]
+fn whatever_clients_do_and_however_slow_the_log_is_all_are_told_what_plain_lists_would_tell() {
+    hold(step(), 400);
+}
+
+#[test]
+fn identities_and_names_that_change_inside_rooms_are_told_as_plain_lists_would_tell() {
+    hold(people(), 1500);
 }
