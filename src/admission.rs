@@ -12,6 +12,7 @@ use std::str::FromStr;
 use actix_web::http::uri::{self, Uri};
 use thiserror::Error;
 
+pub(crate) use places::Source;
 pub use places::{NoPlace, Place, Places};
 pub use proxy::{Network, Proxies};
 pub use rates::Rate;

@@ -96,6 +96,9 @@ pub struct Config {
     pub max_rooms_per_client: Option<usize>,
     /// Rooms where somebody may be at once. Defaults to 10000.
     pub max_rooms: Option<usize>,
+    /// Rooms that may be open at once because clients at one address have opened them. Defaults to
+    /// 1000.
+    pub max_rooms_per_address: Option<usize>,
     /// Clients that may be in one room. Defaults to 10000.
     pub max_members_per_room: Option<usize>,
     /// Where `/metrics`, `/healthz` and `/readyz` are served by themselves. Defaults to nowhere:
@@ -158,6 +161,7 @@ impl Default for Config {
             max_db_bytes: Some(10 * 1024 * 1024 * 1024),
             max_rooms_per_client: Some(1000),
             max_rooms: Some(10_000),
+            max_rooms_per_address: Some(1000),
             max_members_per_room: Some(10_000),
             metrics_listen: None,
             metrics: Metrics::default(),

@@ -6,7 +6,7 @@ mod message;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -63,6 +63,9 @@ pub enum BadRoomName {
     /// Too short, too long, or with other characters.
     #[error("a room name is 1 to 64 letters, digits, '-' or '_'")]
     Character,
+    /// With more than two combining marks in a row.
+    #[error("a room name has at most two combining marks in a row")]
+    Marks,
     /// Of several scripts whose letters look alike.
     #[error("a room name has letters of only one of the Latin, Cyrillic and Greek scripts")]
     MixedScripts,
@@ -83,6 +86,8 @@ impl RoomName {
         let rest_fits = chars.all(|c| Self::is_name_char(c) || is_mark(c) && !is_invisible(c));
         if !first_fits || !rest_fits || name.chars().count() > Self::MAX_CHARS {
             Err(BadRoomName::Character)
+        } else if has_many_marks(&name) {
+            Err(BadRoomName::Marks)
         } else if mixes_look_alike_scripts(&name) {
             Err(BadRoomName::MixedScripts)
         } else {
@@ -124,12 +129,19 @@ impl fmt::Display for RoomName {
 }
 
 /// The name an author goes by: 1 to 32 characters in NFKC, without control, bidirectional or
-/// invisible characters, without a colon, trimmed, inner white space folded. Names that differ
+/// invisible characters, without a colon, without a combining mark at its beginning or more than
+/// two in a row, trimmed, inner white space folded. Names that differ
 /// only in case are the same name, and of names that look alike only one may be in a room.
-#[derive(Clone, Debug)]
-pub struct Nick {
-    shown: Arc<str>,
-    key: Arc<str>,
+#[derive(Clone)]
+pub struct Nick(Arc<Name>);
+
+/// A name, and the forms in which names are compared. The skeleton of the shown form takes some
+/// microseconds to compute, so it is computed once, and only when names are compared.
+struct Name {
+    shown: Box<str>,
+    /// In lower case, unless the shown form is.
+    key: Option<Box<str>>,
+    likeness: OnceLock<Box<str>>,
 }
 
 /// Why a text is not a [`Nick`].
@@ -141,6 +153,9 @@ pub enum BadNick {
     /// A colon, or a character that cannot be seen.
     #[error("a name has no colon, no line break and no invisible characters")]
     Character,
+    /// A combining mark without a letter to go on, or too many on one.
+    #[error("a name does not begin with a combining mark, nor has more than two in a row")]
+    Marks,
     /// It begins as the server's own names for the unnamed do.
     #[error("a name does not begin with 'anonymous-'")]
     Reserved,
@@ -175,6 +190,9 @@ impl Nick {
         if !(1..=Self::MAX_CHARS).contains(&shown.chars().count()) {
             return Err(BadNick::Length);
         }
+        if shown.starts_with(is_mark) || has_many_marks(&shown) {
+            return Err(BadNick::Marks);
+        }
         let nick = Self::from_shown(shown);
         if Self::is_reserved(&nick.forms()) { Err(BadNick::Reserved) } else { Ok(nick) }
     }
@@ -199,7 +217,7 @@ impl Nick {
     pub fn numbered(&self, number: u32) -> Option<Self> {
         let end = format!("-{number}");
         let room = Self::MAX_CHARS.saturating_sub(end.len());
-        let begin: String = self.shown.chars().take(room).collect();
+        let begin: String = self.as_str().chars().take(room).collect();
         Self::parse(&format!("{begin}{end}")).ok()
     }
 
@@ -207,20 +225,21 @@ impl Nick {
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
         // No name that was chosen begins so, nor with anything that looks like it.
-        self.shown.starts_with(Self::ANONYMOUS_PREFIX)
+        self.as_str().starts_with(Self::ANONYMOUS_PREFIX)
     }
 
     /// Whether a name with these forms could be taken for one that the server gives.
     #[must_use]
-    pub fn is_reserved([key, likeness_of_it]: &[String; 2]) -> bool {
+    pub fn is_reserved<S: AsRef<str>>([key, likeness_of_it]: &[S; 2]) -> bool {
         static LIKENESS: LazyLock<String> = LazyLock::new(|| likeness(Nick::ANONYMOUS_PREFIX));
-        key.starts_with(Self::ANONYMOUS_PREFIX) || likeness_of_it.starts_with(&*LIKENESS)
+        let is_likely = likeness_of_it.as_ref().starts_with(&*LIKENESS);
+        key.as_ref().starts_with(Self::ANONYMOUS_PREFIX) || is_likely
     }
 
     /// The name as it is shown.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.shown
+        &self.0.shown
     }
 
     /// The names that a line of the form `name: …` seems to be spoken by, in the forms in which
@@ -243,7 +262,7 @@ impl Nick {
         let names =
             colons.map(|(end, _)| head[..end].split_whitespace().collect::<Vec<_>>().join(" "));
         let names = names.filter(|name| !name.is_empty()).take(Self::COLONS_TRIED_MAX);
-        names.map(|name| Self::from_shown(name).forms()).collect()
+        names.map(|name| Self::from_shown(name).forms().map(str::to_owned)).collect()
     }
 
     /// A name as it was kept with a message, whatever rules it was given by.
@@ -255,28 +274,33 @@ impl Nick {
     /// The name in the form in which names are the same.
     #[must_use]
     pub fn key(&self) -> &str {
-        &self.key
+        self.0.key.as_ref().unwrap_or(&self.0.shown)
     }
 
     /// The forms in which names are compared: where others have either, the name is taken. What
     /// differs only in case has the same first, what looks alike the same second.
     #[must_use]
-    pub fn forms(&self) -> [String; 2] {
-        [self.key.as_ref().to_owned(), likeness(&self.shown)]
+    pub fn forms(&self) -> [&str; 2] {
+        let likeness = self.0.likeness.get_or_init(|| likeness(&self.0.shown).into());
+        [self.key(), likeness]
     }
 
     fn from_shown(shown: String) -> Self {
         let key: String = lower(&shown).collect();
-        let shown: Arc<str> = shown.into();
-        // Most names are compared by what is shown, and need it only once.
-        let key = if *key == *shown { Arc::clone(&shown) } else { key.into() };
-        Self { shown, key }
+        let key = (key != shown).then(|| key.into());
+        Self(Arc::new(Name { shown: shown.into(), key, likeness: OnceLock::new() }))
+    }
+}
+
+impl fmt::Debug for Nick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Nick").field(&self.as_str()).finish()
     }
 }
 
 impl PartialEq for Nick {
     fn eq(&self, other: &Self) -> bool {
-        self.key == other.key
+        self.key() == other.key()
     }
 }
 
@@ -284,23 +308,23 @@ impl Eq for Nick {}
 
 impl std::hash::Hash for Nick {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.key.hash(state);
+        self.key().hash(state);
     }
 }
 
 impl Serialize for Nick {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.shown)
+        serializer.serialize_str(self.as_str())
     }
 }
 
 impl fmt::Display for Nick {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
+        f.write_str(self.as_str())
     }
 }
 
-/// What an author said: at least one byte of UTF-8, no control characters but newline and tab.
+/// What an author said: at least one visible character, no control characters but newline and tab.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct MessageText(Box<str>);
@@ -326,12 +350,12 @@ impl MessageText {
     /// See [`BadText`].
     pub fn parse(text: impl Into<Box<str>>, max_bytes: usize) -> Result<Self, BadText> {
         let text = text.into();
-        if text.is_empty() {
-            Err(BadText::Empty)
-        } else if text.len() > max_bytes {
+        if text.len() > max_bytes {
             Err(BadText::TooLong(max_bytes))
         } else if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
             Err(BadText::Control)
+        } else if text.chars().all(|c| c.is_whitespace() || is_invisible(c)) {
+            Err(BadText::Empty)
         } else {
             Ok(Self(text))
         }
@@ -363,6 +387,15 @@ fn is_mark(c: char) -> bool {
     c.general_category_group() == GeneralCategoryGroup::Mark
 }
 
+/// Whether combining marks are stacked so high that they cover the lines above.
+fn has_many_marks(text: &str) -> bool {
+    let mut in_a_row = 0;
+    text.chars().any(|c| {
+        in_a_row = if is_mark(c) { in_a_row + 1 } else { 0 };
+        in_a_row > 2
+    })
+}
+
 fn is_forbidden_in_nick(c: char) -> bool {
     // A mark is part of a letter, as the visarga of Hindi.
     c.is_control() || is_invisible(c) || looks_like_a_colon(c) && !is_mark(c)
@@ -392,6 +425,10 @@ fn is_invisible(c: char) -> bool {
             | '\u{3164}'
             | '\u{FE00}'..='\u{FE0F}'
             | '\u{FFA0}'
+            | '\u{FFFC}'
+            | '\u{13441}'..='\u{13442}'
+            | '\u{16FE4}'
+            | '\u{1D159}'
             | '\u{E0100}'..='\u{E01EF}'
     )
 }

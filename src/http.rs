@@ -163,8 +163,9 @@ async fn upgrade(
 ) -> Result<HttpResponse, BadUpgrade> {
     ws::handshake(req).map_err(|error| BadUpgrade::NoHandshake(error.into()))?;
     let client = client(req, &chat.proxies);
-    let place = chat.places.take(client.address).map_err(BadUpgrade::NoPlace)?;
+    // First: what another site's page tries must not use up the attempts of who visits it.
     chat.admission.admit(asked(req, &client)).map_err(BadUpgrade::Refused)?;
+    let place = chat.places.take(client.address).map_err(BadUpgrade::NoPlace)?;
     let introduction = introduction(req)?;
     if introduction.protocol == Protocol::Text && !introduction.nick.is_anonymous() {
         let (room, nick) = (introduction.room.clone(), introduction.nick.clone());

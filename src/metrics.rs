@@ -43,6 +43,8 @@ pub enum Limit {
     MaxRoomsPerClient,
     /// Rooms where somebody is.
     MaxRooms,
+    /// Rooms that clients at one address have opened.
+    MaxRoomsPerAddress,
     /// Connections in one room.
     MaxMembersPerRoom,
     /// The size of the history file.
@@ -51,7 +53,7 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit, in the order in which they are declared.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::MaxConnections,
         Self::MaxConnectionsPerAddress,
         Self::ConnectRate,
@@ -61,6 +63,7 @@ impl Limit {
         Self::CommandRatePerAddress,
         Self::MaxRoomsPerClient,
         Self::MaxRooms,
+        Self::MaxRoomsPerAddress,
         Self::MaxMembersPerRoom,
         Self::MaxDbBytes,
     ];
@@ -78,6 +81,7 @@ impl Limit {
             Self::CommandRatePerAddress => "command_rate_per_address",
             Self::MaxRoomsPerClient => "max_rooms_per_client",
             Self::MaxRooms => "max_rooms",
+            Self::MaxRoomsPerAddress => "max_rooms_per_address",
             Self::MaxMembersPerRoom => "max_members_per_room",
             Self::MaxDbBytes => "max_db_bytes",
         }

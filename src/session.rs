@@ -20,8 +20,8 @@ use crate::admission::Place;
 use crate::config::Config;
 use crate::domain::{ClientId, Identity, Nick, RoomName};
 use crate::hub::{
-    Broadcast, CatchUp, Deliver, Hello, History, Hub, Join, Leave, Outlet, Register, Typing,
-    Unregister, Waiting, Who,
+    Broadcast, CatchUp, Deliver, Hello, History, Hub, Join, Leave, Outlet, QueueBudget, Register,
+    Typing, Unregister, Who,
 };
 use crate::socket::{DisconnectReason, Incoming, Socket, TextFrame};
 use crate::wire::{Command, ErrorCode, Event, Protocol, Refusal, Reply, Request, json, text};
@@ -45,7 +45,7 @@ pub(crate) struct Session {
     introduction: Introduction,
     /// Until the end.
     registration: Option<Registration>,
-    waiting: Waiting,
+    budget: QueueBudget,
     place: Place,
     /// Whose messages these are, as far as it counts how many.
     speaker: Identity,
@@ -83,7 +83,7 @@ impl Session {
             socket,
             introduction,
             registration: Some(Registration { client, hub, reason: DisconnectReason::Dropped }),
-            waiting: Waiting::at_most(config.send_queue_bytes),
+            budget: QueueBudget::at_most(config.send_queue_bytes),
             place,
             speaker: Identity::of_client(client),
             config,
@@ -115,7 +115,7 @@ impl Actor for Session {
         ctx.set_mailbox_capacity(self.config.send_queue);
         let Introduction { client, protocol, nick, room, history } = self.introduction.clone();
         let to = ctx.address().recipient();
-        let to = Outlet::new(to, self.waiting.clone(), self.socket.cutoff());
+        let to = Outlet::new(to, self.budget.clone(), self.socket.cutoff(), self.place.source());
         let events = protocol == Protocol::Json;
         debug!("client {client} has come as {nick}");
         self.tell(Register { client, nick, events, to }, ctx);
@@ -169,16 +169,19 @@ impl Session {
             match self.introduction.protocol {
                 Protocol::Text => match text::decode(&frame, &self.introduction.room, max_bytes) {
                     Ok(Some(command)) => self.obey(Request { command, reference: None }, ctx),
-                    Ok(None) => {}
+                    Ok(None) => self.count_blank(ctx),
                     Err(_) => self.close(DisconnectReason::TooBig, ctx),
                 },
                 Protocol::Json => {
-                    let (line, rest) = frame.split_once('\n').unwrap_or((&frame, ""));
+                    // Blank lines are no commands, and there may be thousands of them.
+                    let lines = frame.trim_ascii_start();
+                    let (line, rest) = lines.split_once('\n').unwrap_or((lines, ""));
                     let line = json::decode(line, max_bytes);
+                    let rest = rest.trim_ascii_start();
                     self.inbox = (!rest.is_empty()).then(|| frame.slice_ref(rest));
                     match line {
                         Ok(Some(request)) => self.obey(request, ctx),
-                        Ok(None) => {}
+                        Ok(None) => self.count_blank(ctx),
                         Err(mistake) => self.correct(mistake, ctx),
                     }
                 }
@@ -313,7 +316,7 @@ impl Handler<Deliver> for Session {
     type Result = ();
 
     fn handle(&mut self, deliver: Deliver, ctx: &mut Self::Context) {
-        self.waiting.taken(&deliver);
+        self.budget.taken(&deliver);
         if self.socket.is_ending() {
             return;
         }
@@ -327,7 +330,9 @@ impl Handler<Deliver> for Session {
                     }
                 }
             }
-            Deliver::Notice(notice) => self.socket.write(notice.frame().clone()),
+            Deliver::Notices(notices) => {
+                notices.iter().for_each(|notice| self.socket.write(notice.frame().clone()));
+            }
             Deliver::Answer(reply) => {
                 self.told(reply, ctx);
                 self.go_on(ctx);

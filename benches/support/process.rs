@@ -24,6 +24,7 @@ impl Process {
             "PUBLISH_RATE_PER_ADDRESS",
             "COMMAND_RATE",
             "COMMAND_RATE_PER_ADDRESS",
+            "MAX_ROOMS_PER_ADDRESS",
         ];
         command.envs(unlimited.map(|flag| (format!("CHINWAG_{flag}"), "0")));
         Self::on_a_free_port(&mut command, flags)

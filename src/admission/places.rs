@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ const SOCKETS_OF_A_BROWSER: usize = 16;
 
 /// What counts as one address: of IPv6 the first 64 bits, since whoever has one has all with these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Source(IpAddr);
+pub(crate) struct Source(IpAddr);
 
 impl Source {
     pub(super) fn of(address: IpAddr) -> Self {
@@ -86,21 +87,28 @@ pub struct Place {
 }
 
 impl Place {
+    /// The address that counts.
+    pub(crate) fn source(&self) -> Source {
+        self.source
+    }
+
     /// Counts a message of whoever has this place, unless it is one too many.
     ///
     /// # Errors
     /// How long to wait with it.
-    pub fn say(&self, who: Identity) -> Result<(), Duration> {
+    pub fn say(&self, client: ClientId, who: Identity) -> Result<(), Duration> {
         let counted = self.rates.messages.count(&who, self.source);
+        let counted = counted.and_then(|()| self.rates.of_connections.count(&client, self.source));
         self.limited(counted, [Limit::PublishRate, Limit::PublishRatePerAddress])
     }
 
-    /// Counts a command that is no message, unless it is one too many.
+    /// Counts a command that is no message, unless it is one too many. One that makes the hub do
+    /// the work of several costs as much as these.
     ///
     /// # Errors
     /// How long to wait with it.
-    pub fn command(&self, client: ClientId) -> Result<(), Duration> {
-        let counted = self.rates.commands.count(&client, self.source);
+    pub fn command(&self, client: ClientId, cost: NonZeroU32) -> Result<(), Duration> {
+        let counted = self.rates.commands.count_many(&client, self.source, cost);
         self.limited(counted, [Limit::CommandRate, Limit::CommandRatePerAddress])
     }
 
@@ -216,7 +224,6 @@ fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
 mod tests {
     use super::*;
     use governor::clock::FakeRelativeClock;
-    use std::num::NonZeroU32;
 
     fn at(address: &str) -> IpAddr {
         address.parse().expect("an address")

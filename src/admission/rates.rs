@@ -27,6 +27,7 @@ pub struct Rate {
 #[derive(Debug)]
 pub(super) struct Limiter<K: Hash + Eq + Clone, C: Clock = DefaultClock> {
     by_key: RateLimiter<K, DefaultKeyedStateStore<K>, C, NoOpMiddleware<C::Instant>>,
+    burst: NonZeroU32,
     counted: AtomicUsize,
     clock: C,
 }
@@ -38,16 +39,23 @@ impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiter<K, C> {
     pub(super) fn new(Rate { per_second, burst }: Rate, clock: &C) -> Self {
         let quota = Quota::per_second(per_second).allow_burst(burst);
         let by_key = RateLimiter::new(quota, DefaultKeyedStateStore::default(), clock.clone());
-        Self { by_key, counted: AtomicUsize::new(0), clock: clock.clone() }
+        Self { by_key, burst, counted: AtomicUsize::new(0), clock: clock.clone() }
     }
 
-    /// Counts, unless that is one too many: then says how long to wait.
+    /// Counts one, unless that is too many: then says how long to wait.
     pub(super) fn count(&self, key: &K) -> Result<(), Duration> {
+        self.count_many(key, NonZeroU32::MIN)
+    }
+
+    /// The same for what counts as several. What costs more than a burst costs a whole burst.
+    fn count_many(&self, key: &K, cost: NonZeroU32) -> Result<(), Duration> {
         if self.counted.fetch_add(1, Ordering::Relaxed) % REMEMBERED == REMEMBERED - 1 {
             self.by_key.retain_recent();
             self.by_key.shrink_to_fit();
         }
-        self.by_key.check_key(key).map_err(|early| early.wait_time_from(self.clock.now()))
+        let counted = self.by_key.check_key_n(key, cost.min(self.burst));
+        let counted = counted.expect("the cost is no more than the burst");
+        counted.map_err(|early| early.wait_time_from(self.clock.now()))
     }
 }
 
@@ -55,6 +63,8 @@ impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiter<K, C> {
 #[derive(Debug)]
 pub(super) struct Rates {
     pub(super) messages: Twofold<Identity>,
+    /// Messages by connection, too: one that becomes somebody else says no more for it.
+    pub(super) of_connections: Twofold<ClientId>,
     pub(super) commands: Twofold<ClientId>,
 }
 
@@ -62,7 +72,12 @@ impl Rates {
     pub(super) fn of(config: &Config) -> Self {
         let clock = &DefaultClock::default();
         Self {
-            messages: Twofold::new(config.publish_rate, config.publish_rate_per_address, clock),
+            messages: Twofold::new(config.publish_rate, None, clock),
+            of_connections: Twofold::new(
+                config.publish_rate,
+                config.publish_rate_per_address,
+                clock,
+            ),
             commands: Twofold::new(config.command_rate, config.command_rate_per_address, clock),
         }
     }
@@ -92,14 +107,24 @@ impl<K: Hash + Eq + Clone, C: Clock + Clone> Twofold<K, C> {
         }
     }
 
-    /// Counts, unless that is one too many.
+    /// Counts one, unless that is too many.
     pub(super) fn count(&self, who: &K, source: Source) -> Result<(), TooMany> {
+        self.count_many(who, source, NonZeroU32::MIN)
+    }
+
+    /// The same for what counts as several.
+    pub(super) fn count_many(
+        &self,
+        who: &K,
+        source: Source,
+        cost: NonZeroU32,
+    ) -> Result<(), TooMany> {
         // Who may not go on must not use up what is left to others at the same address.
         if let Some(each) = &self.each {
-            each.count(who).map_err(TooMany::ByOne)?;
+            each.count_many(who, cost).map_err(TooMany::ByOne)?;
         }
         match &self.addresses {
-            Some(addresses) => addresses.count(&source).map_err(TooMany::FromAddress),
+            Some(addresses) => addresses.count_many(&source, cost).map_err(TooMany::FromAddress),
             None => Ok(()),
         }
     }

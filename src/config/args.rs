@@ -182,6 +182,11 @@ pub struct Args {
     #[arg(value_parser = limit::<1>)]
     max_rooms: Limit,
 
+    /// Rooms open at once that clients at one address have opened; 0 is no limit.
+    #[arg(long, env = "CHINWAG_MAX_ROOMS_PER_ADDRESS", value_name = "N", default_value = "1000")]
+    #[arg(value_parser = limit::<1>)]
+    max_rooms_per_address: Limit,
+
     /// Connections that may be in one room; 0 is no limit.
     #[arg(long, env = "CHINWAG_MAX_MEMBERS_PER_ROOM", value_name = "N", default_value = "10000")]
     #[arg(value_parser = limit::<1>)]
@@ -255,6 +260,7 @@ impl TryFrom<Args> for Config {
             max_db_bytes: args.max_db_bytes.0,
             max_rooms_per_client: args.max_rooms_per_client.count(),
             max_rooms: args.max_rooms.count(),
+            max_rooms_per_address: args.max_rooms_per_address.count(),
             max_members_per_room: args.max_members_per_room.count(),
             metrics_listen: args.metrics_listen,
             ..Self::default()

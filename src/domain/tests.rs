@@ -86,6 +86,47 @@ fn a_nick_has_no_colon_and_nothing_that_cannot_be_seen() {
     }
 }
 
+/// Musical, Egyptian and Khitan fillers, the object replacement, fillers of Hangul, Braille without
+/// dots, and a variation selector.
+const WITHOUT_INK: [char; 9] = [
+    '\u{1D159}',
+    '\u{13441}',
+    '\u{13442}',
+    '\u{16FE4}',
+    '\u{FFFC}',
+    '\u{115F}',
+    '\u{3164}',
+    '\u{2800}',
+    '\u{FE0F}',
+];
+
+#[test]
+fn a_name_has_no_character_without_ink_and_a_text_has_others() {
+    for c in WITHOUT_INK {
+        let (alone, within) = (c.to_string(), format!("a{c}b"));
+        assert_eq!(nick(&alone), Err(BadNick::Character), "{c:?}");
+        assert_eq!(nick(&within), Err(BadNick::Character), "{c:?}");
+        assert_eq!(room(&alone), Err(BadRoomName::Character), "{c:?}");
+        assert_eq!(room(&within), Err(BadRoomName::Character), "{c:?}");
+        assert_eq!(MessageText::parse(format!(" {c}\n{c}"), 100), Err(BadText::Empty), "{c:?}");
+        assert!(MessageText::parse(within, 100).is_ok(), "{c:?}");
+    }
+}
+
+#[test]
+fn a_name_begins_with_no_mark_and_has_at_most_two_in_a_row() {
+    assert_eq!(nick("\u{301}ada"), Err(BadNick::Marks));
+    assert_eq!(nick(" \u{20DD}"), Err(BadNick::Marks));
+    assert_eq!(room("\u{301}ada"), Err(BadRoomName::Character));
+    // The first mark becomes one with its letter.
+    assert_eq!(nick("a\u{301}\u{302}\u{303}").as_deref(), Ok("á\u{302}\u{303}"));
+    assert_eq!(nick("z\u{334}\u{335}\u{336}"), Err(BadNick::Marks));
+    assert_eq!(room("z\u{334}\u{335}\u{336}"), Err(BadRoomName::Marks));
+    for name in ["शांति", "Nguyễn", "ที่รัก", "שָׁלוֹם"] {
+        assert!(nick(name).is_ok(), "{name}");
+    }
+}
+
 #[test]
 fn nobody_takes_a_name_that_begins_as_the_unnamed_are_called() {
     for name in ["anonymous-1234", "Anonymous-x", "ａnonymous-", "anоnymous-1234", "anonyrnous-1"]
@@ -108,9 +149,9 @@ fn the_unnamed_are_told_apart() {
 #[test]
 fn a_line_claims_the_name_before_its_first_colon_as_a_reader_sees_it() {
     let claims = |line: &str, name: &str| {
-        let forms = Nick::parse(name).expect("a name").forms();
+        let name = Nick::parse(name).expect("a name");
         let claimed = Nick::forms_claimed_by(line);
-        claimed.iter().flatten().any(|form| forms.contains(form))
+        claimed.iter().flatten().any(|form| name.forms().contains(&form.as_str()))
     };
     let lines = ["ada: hi", "ADA:hi", "  ada : hi", "ada： hi", "a\u{200B}da: hi", "ada: b: c"];
     for line in lines.into_iter().chain(["аdа: hi", "ada꞉ hi", "ada∶ hi", "adaः hi"]) {
@@ -144,14 +185,14 @@ proptest! {
         if let Ok(name) = Nick::parse(&text) {
             prop_assert_eq!(nick(name.as_str()), Ok(name.to_string()));
             let line = format!("{name}: hi");
-            prop_assert!(Nick::forms_claimed_by(&line).contains(&name.forms()));
+            prop_assert!(Nick::forms_claimed_by(&line).contains(&name.forms().map(str::to_owned)));
         }
     }
 }
 
 #[test]
 fn names_that_look_alike_share_a_form_and_others_do_not() {
-    let forms = |name: &str| Nick::parse(name).expect("a name").forms();
+    let forms = |name: &str| Nick::parse(name).expect("a name").forms().map(str::to_owned);
     let alike = [
         ("ada", "ADA"),
         ("ada", "аdа"), // Cyrillic

@@ -17,8 +17,8 @@ pub enum Deliver {
     Batch(Arc<Batch>),
     /// The same of several rooms that the client is in.
     Batches(Vec<Arc<Batch>>),
-    /// What else all in a room are told, if they want to know.
-    Notice(Arc<Notice>),
+    /// What else all in some rooms are told, if they want to know.
+    Notices(Vec<Arc<Notice>>),
     /// The answer to what the client has asked: one to each [`Hello`](super::Hello),
     /// [`Join`](super::Join), [`Leave`](super::Leave), [`Who`](super::Who) and
     /// [`History`](super::History).
@@ -37,7 +37,7 @@ impl Deliver {
         match self {
             Self::Batch(batch) => std::slice::from_ref(batch),
             Self::Batches(batches) => batches,
-            Self::Notice(_) | Self::Answer(_) | Self::Direct(_) | Self::Close(_) => &[],
+            Self::Notices(_) | Self::Answer(_) | Self::Direct(_) | Self::Close(_) => &[],
         }
     }
 
@@ -46,7 +46,7 @@ impl Deliver {
         match self {
             Self::Batch(batch) => batch.bytes(),
             Self::Batches(batches) => batches.iter().map(|batch| batch.bytes()).sum(),
-            Self::Notice(notice) => notice.bytes(),
+            Self::Notices(notices) => notices.iter().map(|notice| notice.bytes()).sum(),
             Self::Answer(reply) => reply.bytes(),
             Self::Direct(replies) => replies.iter().map(Reply::bytes).sum(),
             Self::Close(_) => 0,

@@ -102,6 +102,7 @@ impl Hub {
             clients: HashMap::new(),
             people: HashMap::new(),
             rooms: HashMap::new(),
+            opened: HashMap::new(),
             rings: Rings::new(config),
             log: Logging::new(log),
             pacing: Pacing::new(config.batch_window, config.workers),

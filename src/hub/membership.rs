@@ -1,12 +1,13 @@
 //! Who is in which room: a client joins and leaves as many as it may.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use actix::prelude::*;
 
 use super::log::Wanted;
 use super::ring::{RING_BYTES_MAX, Ring};
-use super::room::Sender;
+use super::room::{Room, Sender};
 use super::{Deliver, Hub, LogError, Messages, NotAMember};
 use crate::config::Config;
 use crate::domain::{ChatMessage, ClientId, Identity, Position, RoomName, Seq};
@@ -18,13 +19,18 @@ pub(super) struct Bounds {
     /// What clients are told.
     pub(super) told: Limits,
     rooms: Option<usize>,
+    rooms_per_address: Option<usize>,
     members: Option<usize>,
 }
 
 impl Bounds {
     pub(super) fn of(config: &Config) -> Self {
-        let (rooms, members) = (config.max_rooms, config.max_members_per_room);
-        Self { told: Limits::of(config), rooms, members }
+        Self {
+            told: Limits::of(config),
+            rooms: config.max_rooms,
+            rooms_per_address: config.max_rooms_per_address,
+            members: config.max_members_per_room,
+        }
     }
 }
 
@@ -75,25 +81,16 @@ impl Handler<Join> for Hub {
     type Result = ();
 
     fn handle(&mut self, join: Join, _: &mut Self::Context) {
-        let Some(client) = self.clients.get(&join.client) else { return };
-        let refusal = match self.limits.told.rooms {
-            _ if client.rooms.contains(&join.room) => None,
-            Some(most) if client.rooms.len() >= most => {
-                let words = format!("a connection is in at most {most} rooms");
-                Some((Limit::MaxRoomsPerClient, Refusal::new(ErrorCode::Forbidden, words)))
-            }
-            _ if self.rooms.contains_key(&join.room) => None,
-            _ => is_full(self.rooms.len(), self.limits.rooms).then(|| {
-                let words = "there are as many rooms as the server takes";
-                (Limit::MaxRooms, Refusal::new(ErrorCode::Busy, words))
-            }),
-        };
-        if let Some((limit, refusal)) = refusal {
+        if !self.clients.contains_key(&join.client) {
+            return;
+        }
+        if let Err((limit, refusal)) = self.may_join(join.client, &join.room) {
             self.counts.metrics.limited(limit);
             return self.answer(join.client, Event::Error(refusal), join.reference);
         }
         let name = join.room.clone();
         let is_asleep = !self.rings.contains(&name);
+        self.open(join.client, &name);
         let room = self.rooms.entry(name.clone()).or_default();
         if !is_asleep && room.joining.is_empty() {
             return self.admit(join);
@@ -118,6 +115,7 @@ impl Handler<Leave> for Hub {
         }
         if let Some(known) = self.clients.get_mut(&client) {
             known.rooms.remove(&room);
+            known.to.is_in_rooms(known.rooms.len());
             let identity = known.identity;
             self.leave(client, identity, &room);
         }
@@ -126,6 +124,44 @@ impl Handler<Leave> for Hub {
 }
 
 impl Hub {
+    /// Whether the limits on rooms let a client join one. The default room is always there.
+    fn may_join(&self, id: ClientId, name: &RoomName) -> Result<(), (Limit, Refusal)> {
+        let Some(client) = self.clients.get(&id) else { return Ok(()) };
+        if client.rooms.contains(name) {
+            return Ok(());
+        }
+        if let Some(most) = self.limits.told.rooms.filter(|&most| client.rooms.len() >= most) {
+            let words = format!("a connection is in at most {most} rooms");
+            return Err((Limit::MaxRoomsPerClient, Refusal::new(ErrorCode::Forbidden, words)));
+        }
+        if self.rooms.contains_key(name) || *name == RoomName::default() {
+            return Ok(());
+        }
+        let opened = client.to.source().and_then(|source| self.opened.get(&source));
+        let most = self.limits.rooms_per_address;
+        if let Some(most) = most.filter(|&most| opened.is_some_and(|&opened| opened >= most)) {
+            let words = format!("at most {most} rooms are open that your address has opened");
+            return Err((Limit::MaxRoomsPerAddress, Refusal::new(ErrorCode::Busy, words)));
+        }
+        if is_full(self.rooms.len(), self.limits.rooms) {
+            let words = "there are as many rooms as the server takes";
+            return Err((Limit::MaxRooms, Refusal::new(ErrorCode::Busy, words)));
+        }
+        Ok(())
+    }
+
+    /// Opens a room, if it is not open, on the account of a client's address.
+    fn open(&mut self, id: ClientId, name: &RoomName) {
+        let Some(client) = self.clients.get(&id) else { return };
+        if !self.rooms.contains_key(name) {
+            let opener = client.to.source();
+            if let Some(source) = opener {
+                *self.opened.entry(source).or_default() += 1;
+            }
+            self.rooms.insert(name.clone(), Room::opened_by(opener));
+        }
+    }
+
     pub(super) fn is_member(&self, client: ClientId, room: &RoomName) -> bool {
         self.clients.get(&client).is_some_and(|client| client.rooms.contains(room))
     }
@@ -225,7 +261,15 @@ impl Hub {
     /// not leave one for each.
     pub(super) fn forget_if_idle(&mut self, name: &RoomName) {
         if self.rooms.get(name).is_some_and(super::Room::is_idle) {
-            self.rooms.remove(name);
+            let opener = self.rooms.remove(name).and_then(|room| room.opener);
+            if let Some(source) = opener
+                && let Entry::Occupied(mut opened) = self.opened.entry(source)
+            {
+                *opened.get_mut() -= 1;
+                if *opened.get() == 0 {
+                    opened.remove();
+                }
+            }
             if !self.log.is_memory() {
                 self.rings.forget_if_empty(name);
             }

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use actix::{WeakAddr, prelude::*};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::admission::Source;
 use crate::domain::{ClientId, Identity, MessageId, MessageText, Nick, Origin, RoomName};
 use crate::socket::DisconnectReason;
 use crate::wire::{Batch, Ref};
@@ -41,7 +42,7 @@ use log::Logging;
 pub use log::{Answer, Append, Appended, Log, LogError, Messages, Page, Paged, Placed, Probe};
 pub use membership::{CatchUp, Join, Leave};
 pub use outlet::Outlet;
-pub(crate) use outlet::Waiting;
+pub(crate) use outlet::QueueBudget;
 use pacing::Pacing;
 pub use people::IsFree;
 use people::{Client, Person};
@@ -56,6 +57,8 @@ pub struct Hub {
     clients: HashMap<ClientId, Client>,
     people: HashMap<Identity, Person>,
     rooms: HashMap<RoomName, Room>,
+    /// How many of the rooms each address has opened.
+    opened: HashMap<Source, usize>,
     rings: Rings,
     log: Logging,
     pacing: Pacing,

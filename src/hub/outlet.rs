@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use actix::prelude::*;
 
 use super::Deliver;
+use crate::admission::Source;
 use crate::socket::{Cutoff, DisconnectReason};
 
 /// Where the hub delivers for a client. An actor of another crate's registers with its recipient
@@ -16,25 +17,44 @@ pub struct Outlet {
     /// Never cloned: each clone would have a place in the mailbox of its own, past the limit
     /// (actix#329).
     to: Recipient<Deliver>,
-    waiting: Option<Waiting>,
+    budget: Option<QueueBudget>,
+    /// The address of its peer, if it is one of ours.
+    source: Option<Source>,
     cutoff: Cutoff,
 }
 
 impl From<Recipient<Deliver>> for Outlet {
     fn from(to: Recipient<Deliver>) -> Self {
-        Self { to, waiting: None, cutoff: Cutoff::default() }
+        Self { to, budget: None, source: None, cutoff: Cutoff::default() }
     }
 }
 
 impl Outlet {
-    pub(crate) fn new(to: Recipient<Deliver>, waiting: Waiting, cutoff: Cutoff) -> Self {
-        Self { to, waiting: Some(waiting), cutoff }
+    pub(crate) fn new(
+        to: Recipient<Deliver>,
+        budget: QueueBudget,
+        cutoff: Cutoff,
+        source: Source,
+    ) -> Self {
+        Self { to, budget: Some(budget), source: Some(source), cutoff }
+    }
+
+    /// The address of the client, if it has one.
+    pub(super) fn source(&self) -> Option<Source> {
+        self.source
+    }
+
+    /// Tells the client in how many rooms it is.
+    pub(super) fn is_in_rooms(&self, rooms: usize) {
+        if let Some(budget) = &self.budget {
+            budget.shared.rooms.store(rooms, Ordering::Relaxed);
+        }
     }
 
     /// Delivers, or says why not.
     pub(super) fn deliver(&self, deliver: Deliver) -> Result<(), DisconnectReason> {
         let bytes = deliver.bytes();
-        if self.waiting.as_ref().is_some_and(|waiting| !waiting.add(bytes)) {
+        if self.budget.as_ref().is_some_and(|budget| !budget.add(bytes)) {
             return Err(DisconnectReason::SlowClient);
         }
         self.to.try_send(deliver).map_err(|refused| match refused {
@@ -45,7 +65,7 @@ impl Outlet {
 
     /// What waits for the client to take it, in bytes, as far as that is counted.
     pub(super) fn waiting_bytes(&self) -> usize {
-        self.waiting.as_ref().map_or(0, |waiting| waiting.bytes.load(Ordering::Relaxed))
+        self.budget.as_ref().map_or(0, |budget| budget.shared.bytes.load(Ordering::Relaxed))
     }
 
     /// Orders the client to close. The order goes past the limit of the mailbox, behind all that
@@ -56,31 +76,43 @@ impl Outlet {
     }
 }
 
-/// The bytes that wait in a session's mailbox: the hub counts them in, the session out.
+/// What a session and the hub share: the bytes that wait in the session's mailbox, which the hub
+/// counts in and the session out, and in how many rooms the client is.
 #[derive(Clone, Debug)]
-pub(crate) struct Waiting {
-    bytes: Arc<AtomicUsize>,
+pub(crate) struct QueueBudget {
+    shared: Arc<Shared>,
     max: usize,
 }
 
-impl Waiting {
+#[derive(Debug, Default)]
+struct Shared {
+    bytes: AtomicUsize,
+    rooms: AtomicUsize,
+}
+
+impl QueueBudget {
     pub(crate) fn at_most(max: usize) -> Self {
-        Self { bytes: Arc::default(), max }
+        Self { shared: Arc::default(), max }
     }
 
     /// Counts in, unless that would be too much. What is too much by itself may wait alone.
     fn add(&self, bytes: usize) -> bool {
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
         let fits = before == 0 || before + bytes <= self.max;
         if !fits {
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
         fits
     }
 
+    /// In how many rooms the client is, as the hub last said.
+    pub(crate) fn rooms(&self) -> usize {
+        self.shared.rooms.load(Ordering::Relaxed)
+    }
+
     /// Counts out what a session takes from its mailbox.
     pub(crate) fn taken(&self, deliver: &Deliver) {
-        self.bytes.fetch_sub(deliver.bytes(), Ordering::Relaxed);
+        self.shared.bytes.fetch_sub(deliver.bytes(), Ordering::Relaxed);
     }
 }
 
@@ -90,12 +122,12 @@ mod tests {
 
     #[test]
     fn bytes_wait_up_to_the_limit_and_what_is_longer_waits_alone() {
-        let waiting = Waiting::at_most(10);
-        assert!(waiting.add(4));
-        assert!(waiting.add(6));
-        assert!(!waiting.add(1));
-        waiting.bytes.fetch_sub(10, Ordering::Relaxed);
-        assert!(waiting.add(11));
-        assert!(!waiting.add(1));
+        let budget = QueueBudget::at_most(10);
+        assert!(budget.add(4));
+        assert!(budget.add(6));
+        assert!(!budget.add(1));
+        budget.shared.bytes.fetch_sub(10, Ordering::Relaxed);
+        assert!(budget.add(11));
+        assert!(!budget.add(1));
     }
 }

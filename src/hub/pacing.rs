@@ -130,16 +130,23 @@ impl Hub {
         room.take_pending()
     }
 
-    /// Flushes the rooms whose time has come.
+    /// Flushes the rooms whose time has come, and tells others who has come and gone.
     fn flush_due(&mut self, now: Instant) {
+        let (mut flushes, mut news) = (Vec::new(), Vec::new());
         while let Some(Reverse((at, ..))) = self.pacing.due.peek()
             && *at <= now
             && let Some(Reverse((_, due, name))) = self.pacing.due.pop()
         {
             match due {
-                Due::Flush => self.flush(&name),
-                Due::News => self.tell_news(&name),
+                Due::Flush => flushes.push(name),
+                Due::News => news.push(name),
             }
+        }
+        if !news.is_empty() {
+            self.tell_news(&news);
+        }
+        for name in &flushes {
+            self.flush(name);
         }
     }
 

@@ -81,6 +81,7 @@ impl Hub {
         if !client.rooms.insert(name.clone()) {
             return;
         }
+        client.to.is_in_rooms(client.rooms.len());
         let room = self.rooms.entry(name.clone()).or_default();
         room.members.insert(id, Rc::clone(&client.to));
         let windows = person.rooms.entry(name.clone()).or_default();
@@ -131,7 +132,9 @@ impl Hub {
         nick: &Nick,
         rooms: impl Iterator<Item = &'a RoomName> + Clone,
     ) -> Option<Nick> {
-        (2..10).find_map(|number| {
+        // Somebody who is in many rooms is not searched for long.
+        let tries = (1000 / rooms.clone().count().max(1)).clamp(1, 8) as u32;
+        (2..2 + tries).find_map(|number| {
             let other = nick.numbered(number)?;
             let is_free = |name| self.rooms.get(name).is_none_or(|r| r.bearer(&other).is_none());
             rooms.clone().all(is_free).then_some(other)

@@ -138,7 +138,9 @@ impl Handler<Typing> for Hub {
         {
             let notice =
                 Notice::new(vec![Event::Typing { room: name.clone(), nick: nick.clone() }]);
-            self.notify(&name, notice, Some(who));
+            let mut told = HashMap::new();
+            self.gather(&name, notice, Some(who), &mut told);
+            self.notify(told);
         }
     }
 }
@@ -154,13 +156,27 @@ impl Hub {
         }
     }
 
-    /// Tells a room what has changed in it.
-    pub(super) fn tell_news(&mut self, name: &RoomName) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
+    /// Tells rooms what has changed in them. Who is in several of them is told all of it in one
+    /// delivery: somebody who comes or goes in hundreds of rooms must not fill the queues of those
+    /// who share them.
+    pub(super) fn tell_news(&mut self, names: &[RoomName]) {
+        let now = Instant::now();
+        let mut told = HashMap::new();
+        for name in names {
+            if let Some((notice, but)) = self.news(name, now) {
+                self.gather(name, notice, but, &mut told);
+            }
+        }
+        self.notify(told);
+    }
+
+    /// What a room is to be told, and who of it is not.
+    fn news(&mut self, name: &RoomName, now: Instant) -> Option<(Notice, Option<Identity>)> {
+        let room = self.rooms.get_mut(name)?;
         room.news.scheduled = false;
         let is_large = room.people.len() > LARGE;
         let wait = if is_large { GATHERED } else { self.pacing.wait(room.members.len()) };
-        room.news.next = Some(Instant::now() + wait);
+        room.news.next = Some(now + wait);
         let Changes { joined, left, renamed } = room.news.take(&self.people);
         let member_count = room.people.len();
         // Who came alone knows that it has.
@@ -176,26 +192,29 @@ impl Hub {
         }
         let renamed = renamed.into_iter().take(LARGE);
         events.extend(renamed.map(|(from, to)| Event::Renamed { room: name.clone(), from, to }));
-        if !events.is_empty() {
-            self.notify(name, Notice::new(events), alone);
+        (!events.is_empty()).then(|| (Notice::new(events), alone))
+    }
+
+    /// Adds a notice for the members of a room who want to know, but for one.
+    fn gather(
+        &self,
+        name: &RoomName,
+        notice: Notice,
+        but: Option<Identity>,
+        told: &mut HashMap<ClientId, Vec<Arc<Notice>>>,
+    ) {
+        let notice = Arc::new(notice);
+        for &id in self.rooms.get(name).into_iter().flat_map(|room| room.members.keys()) {
+            let wants = |client: &Client| client.events && but != Some(client.identity);
+            if self.clients.get(&id).is_some_and(wants) {
+                told.entry(id).or_default().push(Arc::clone(&notice));
+            }
         }
     }
 
-    /// Tells the members of a room who want to know, but for one.
-    fn notify(&mut self, name: &RoomName, notice: Notice, but: Option<Identity>) {
-        let Some(room) = self.rooms.get(name) else { return };
-        let notice = Arc::new(notice);
-        let mut refused = Vec::new();
-        for (&id, member) in &room.members {
-            let wants = |client: &Client| client.events && but != Some(client.identity);
-            if self.clients.get(&id).is_some_and(wants)
-                && let Err(reason) = member.deliver(Deliver::Notice(Arc::clone(&notice)))
-            {
-                refused.push((id, reason));
-            }
-        }
-        for (id, reason) in refused {
-            self.evict(id, reason);
+    fn notify(&mut self, told: HashMap<ClientId, Vec<Arc<Notice>>>) {
+        for (id, notices) in told {
+            self.send_to(id, Deliver::Notices(notices));
         }
     }
 

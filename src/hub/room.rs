@@ -10,11 +10,14 @@ use tokio::time::Instant;
 use super::history::History;
 use super::presence::News;
 use super::{Join, Outlet};
+use crate::admission::Source;
 use crate::domain::{ChatMessage, ClientId, Draft, Identity, Nick};
 use crate::wire::Ref;
 
 /// A room where somebody is, or something is under way.
 pub(super) struct Room {
+    /// The address whose client opened it, unless the server or another crate did.
+    pub(super) opener: Option<Source>,
     pub(super) members: HashMap<ClientId, Rc<Outlet>>,
     /// Who is here, each once, in however many windows.
     pub(super) people: HashSet<Identity>,
@@ -62,6 +65,7 @@ pub(super) struct Sender {
 impl Default for Room {
     fn default() -> Self {
         Self {
+            opener: None,
             members: HashMap::new(),
             people: HashSet::new(),
             names: HashMap::new(),
@@ -80,6 +84,10 @@ impl Default for Room {
 }
 
 impl Room {
+    pub(super) fn opened_by(opener: Option<Source>) -> Self {
+        Self { opener, ..Self::default() }
+    }
+
     /// Somebody is here who was not.
     pub(super) fn arrive(&mut self, who: Identity, nick: &Nick) {
         self.people.insert(who);
@@ -103,28 +111,27 @@ impl Room {
 
     /// Who goes by a name here, if it is one that was chosen.
     pub(super) fn bearer(&self, nick: &Nick) -> Option<Identity> {
-        Self::chosen(nick).find_map(|form| self.names.get(&form)).copied()
+        Self::chosen(nick).iter().flatten().find_map(|form| self.names.get(*form)).copied()
     }
 
     fn take_name(&mut self, who: Identity, nick: &Nick) {
-        for form in Self::chosen(nick) {
-            self.names.entry(form).or_insert(who);
+        for form in Self::chosen(nick).into_iter().flatten() {
+            self.names.entry(form.to_owned()).or_insert(who);
         }
     }
 
     /// Removes the entries of a name that belong to this identity.
     fn forget_name(&mut self, who: Identity, nick: &Nick) {
-        for form in Self::chosen(nick) {
-            if self.names.get(&form) == Some(&who) {
-                self.names.remove(&form);
+        for form in Self::chosen(nick).into_iter().flatten() {
+            if self.names.get(form) == Some(&who) {
+                self.names.remove(form);
             }
         }
     }
 
     /// The forms by which a name that was chosen is known.
-    fn chosen(nick: &Nick) -> impl Iterator<Item = String> + use<> {
-        let forms = (!nick.is_anonymous()).then(|| nick.forms());
-        forms.into_iter().flatten()
+    fn chosen(nick: &Nick) -> Option<[&str; 2]> {
+        (!nick.is_anonymous()).then(|| nick.forms())
     }
 
     /// Puts a message by for the next flush, and says how many bytes of text that adds.

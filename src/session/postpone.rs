@@ -2,6 +2,7 @@
 //! client sends next stays unread. So nothing is lost, and a client that asks for more than it may
 //! feels it in its TCP.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -9,18 +10,35 @@ use actix::prelude::*;
 use super::Session;
 use crate::wire::{Command, Event, Protocol, Refusal, Reply, Request};
 
+const ONE: NonZeroU32 = NonZeroU32::MIN;
+
+/// In how many rooms a change of name is as much work as another command.
+const ROOMS_AS_ONE_COMMAND: u32 = 10;
+
 impl Session {
     /// Counts a command, unless it is one too many: then says how long to wait with it.
     pub(super) fn count(&self, command: &Command) -> Result<(), Duration> {
+        let client = self.introduction.client;
         match command {
-            Command::Say { .. } => self.place.say(self.speaker),
-            Command::Hello { .. }
-            | Command::Nick { .. }
-            | Command::Join { .. }
+            Command::Say { .. } => self.place.say(client, self.speaker),
+            // The hub looks at each room, and tells its members.
+            Command::Hello { .. } | Command::Nick { .. } => {
+                let rooms = u32::try_from(self.budget.rooms()).unwrap_or(u32::MAX);
+                self.place.command(client, ONE.saturating_add(rooms / ROOMS_AS_ONE_COMMAND))
+            }
+            Command::Join { .. }
             | Command::Leave { .. }
             | Command::Who { .. }
             | Command::Typing { .. }
-            | Command::History { .. } => self.place.command(self.introduction.client),
+            | Command::History { .. } => self.place.command(client, ONE),
+        }
+    }
+
+    /// Counts a frame that holds no command as one, and reads the next one later if that is too
+    /// many.
+    pub(super) fn count_blank(&mut self, ctx: &mut <Self as Actor>::Context) {
+        if let Err(wait) = self.place.command(self.introduction.client, ONE) {
+            self.later(wait, ctx, Self::count_blank);
         }
     }
 
@@ -36,7 +54,7 @@ impl Session {
         let wait = match request.command {
             Command::Say { .. } if is_json => {
                 // To be refused is a command too.
-                let Err(wait_to_refuse) = self.place.command(self.introduction.client) else {
+                let Err(wait_to_refuse) = self.place.command(self.introduction.client, ONE) else {
                     let (event, reference) =
                         (Event::Error(Refusal::too_much_just_now(wait)), request.reference);
                     return self.reply(&Reply { event, reference });
@@ -58,7 +76,7 @@ impl Session {
     /// Tells a client what it has done wrong. That counts as a command: who does nothing else is
     /// read no faster than others.
     pub(super) fn correct(&mut self, mistake: Box<Reply>, ctx: &mut <Self as Actor>::Context) {
-        match self.place.command(self.introduction.client) {
+        match self.place.command(self.introduction.client, ONE) {
             Ok(()) => self.reply(&mistake),
             Err(wait) => self.later(wait, ctx, |session, ctx| session.correct(mistake, ctx)),
         }

@@ -61,6 +61,7 @@ pub fn config() -> Config {
         publish_rate_per_address: None,
         command_rate: None,
         command_rate_per_address: None,
+        max_rooms_per_address: None,
         ..Config::default()
     }
 }

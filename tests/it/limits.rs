@@ -48,6 +48,46 @@ async fn there_are_as_many_rooms_as_allowed_and_not_one_more() {
     ben.expect("hello").await;
 }
 
+/// However many connections an address has, others still open rooms; and the default room is there
+/// for everybody.
+#[actix_web::test]
+async fn one_address_opens_as_many_rooms_as_allowed_and_the_default_room_is_never_refused() {
+    let limited = Config {
+        max_rooms: Some(4),
+        max_rooms_per_address: Some(2),
+        trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
+        ..config()
+    };
+    let server = TestServer::start_with(limited).await;
+    let mut first = JsonClient::hello(server.addr(), json!({})).await;
+    let mut second = JsonClient::hello(server.addr(), json!({})).await;
+    first.send(&[join("a")]).await;
+    first.expect("joined").await;
+    second.send(&[join("b"), join("c"), join("a"), join("lobby"), leave("b"), join("c")]).await;
+    assert_eq!(second.expect("joined").await["room"], "b");
+    assert_eq!(second.expect_error("busy").await["temporary"], true);
+    assert_eq!(second.expect("joined").await["room"], "a", "a room that is open");
+    assert_eq!(second.expect("joined").await["room"], "lobby");
+    second.expect("left").await;
+    second.expect_error("busy").await;
+    assert_eq!(hits(&server, "max_rooms_per_address").await, 2);
+    second.send(&[leave("lobby"), join("c")]).await;
+    second.expect("left").await;
+    assert_eq!(second.expect("joined").await["room"], "c", "it has room for one again");
+    // Somebody elsewhere fills the server, and then the default room is all there is.
+    let elsewhere = "X-Forwarded-For: 198.51.100.7\r\n";
+    let mut rooms = Vec::new();
+    for room in ["d", "e"] {
+        rooms.push(upgraded_at(&server, &format!("?room={room}"), elsewhere).await);
+    }
+    eventually("four rooms", async || server.rooms().await.len() == 4).await;
+    let mut refused = upgraded_at(&server, "?room=f", "X-Forwarded-For: 198.51.100.8\r\n").await;
+    assert_eq!(refused.expect_close().await.0, 1013);
+    let mut visitor = upgraded_at(&server, "", "X-Forwarded-For: 198.51.100.8\r\n").await;
+    visitor.say("hello").await;
+    visitor.expect("hello").await;
+}
+
 #[actix_web::test]
 async fn a_room_takes_as_many_members_as_allowed_and_not_one_more() {
     let limited = Config { max_members_per_room: Some(2), ..config() };
@@ -288,7 +328,12 @@ async fn who_is_no_trusted_proxy_does_not_speak_for_others() {
 
 /// A WebSocket that stays open as long as this is kept.
 async fn upgraded(server: &TestServer, headers: &str) -> Client {
-    let mut request = format!("ws://{}/ws", server.addr()).into_client_request().unwrap();
+    upgraded_at(server, "", headers).await
+}
+
+async fn upgraded_at(server: &TestServer, query: &str, headers: &str) -> Client {
+    let url = format!("ws://{}/ws{query}", server.addr());
+    let mut request = url.into_client_request().unwrap();
     for header in headers.split_terminator("\r\n") {
         let (name, value) = header.split_once(": ").unwrap();
         let name: HeaderName = name.parse().unwrap();
@@ -309,9 +354,11 @@ async fn an_address_tries_to_connect_as_often_as_allowed_and_not_once_more() {
     let mut attempts = 0;
     let refused = within("one attempt too many", async {
         loop {
-            // What is refused for another reason is an attempt, too.
-            match attempt(&server, "Origin: http://evil.example\r\n").await {
-                (403, None) => attempts += 1,
+            // The visitor of another site does not pay for what its page tries.
+            let evil = "Origin: http://evil.example\r\n";
+            assert_eq!(attempt(&server, evil).await, (403, None));
+            match attempt(&server, "").await {
+                (101, None) => attempts += 1,
                 refused => break refused,
             }
         }
@@ -361,6 +408,70 @@ async fn a_person_says_as_much_as_allowed_and_is_told_when_it_may_go_on() {
     tokio::time::sleep(Duration::from_millis(wait)).await;
     window.send(&[say(refused["ref"].as_str().unwrap())]).await;
     while window.until("said").await["ref"] != refused["ref"] {}
+}
+
+/// Somebody else each time, on one connection, with a secret nobody has used.
+#[actix_web::test]
+async fn a_connection_says_no_more_under_ever_new_identities() {
+    let server = TestServer::start_with(Config { publish_rate: rate(1, 2), ..config() }).await;
+    let began = Instant::now();
+    let mut eve = JsonClient::hello(server.addr(), json!({})).await;
+    let mut lines = vec![join("a")];
+    for n in 0..10 {
+        lines.push(json!({"type": "hello", "key": format!("a secret of Eve's, number {n}")}));
+        lines.push(say(&n.to_string()));
+    }
+    eve.send(&lines).await;
+    let (mut said, mut refused) = (0, 0);
+    while said + refused < 10 {
+        let line = within("an answer", eve.next()).await.unwrap();
+        said += u64::from(line["type"] == "said");
+        refused += u64::from(line["code"] == "rate_limited");
+    }
+    assert!(said <= 2 + began.elapsed().as_secs(), "{said} in {:?}", began.elapsed());
+}
+
+/// Frames of nothing but line breaks make work, too.
+#[actix_web::test]
+async fn frames_without_a_command_are_read_no_faster_than_commands() {
+    let limited = Config { command_rate: rate(4, 3), ..config() };
+    let server = TestServer::start_with(limited).await;
+    let began = Instant::now();
+    let mut eve = JsonClient::hello(server.addr(), json!({})).await;
+    let mut plain = server.connect("").await;
+    for blank in ["\n".repeat(20_000), " \r\n".to_owned(), "\t".to_owned()] {
+        for _ in 0..3 {
+            eve.send_text(&blank).await;
+            plain.say(&blank).await;
+        }
+    }
+    eve.send(&[json!({"type": "who", "room": "a"})]).await;
+    plain.say("at last").await;
+    eve.expect_error("not_joined").await;
+    plain.expect("at last").await;
+    // Eleven commands of the one, with its hello, and nine of the other.
+    let (least, took) = (Duration::from_millis((9 - 3) * 250), began.elapsed());
+    assert!(took + Duration::from_millis(50) >= least, "in {took:?}");
+}
+
+/// A change of name in many rooms costs more than one in few.
+#[actix_web::test]
+async fn a_change_of_name_in_a_hundred_rooms_counts_as_ten_commands() {
+    let server = TestServer::start_with(Config { command_rate: rate(20, 130), ..config() }).await;
+    let mut eve = JsonClient::hello(server.addr(), json!({})).await;
+    let rooms: Vec<_> = (0..100).map(|n| join(&format!("r{n}"))).collect();
+    eve.send(&rooms).await;
+    for _ in 0..100 {
+        eve.expect("joined").await;
+    }
+    let began = Instant::now();
+    let nick = |n: usize| json!({"type": "nick", "nick": format!("eve-{n}")});
+    let names: Vec<_> = (0..20).map(nick).collect();
+    eve.send(&names).await;
+    while eve.until("welcome").await["nick"] != "eve-19" {}
+    // 20 changes as 11 commands each: 220, of which at most 130 are free, and the rest at 20 a
+    // second.
+    assert!(began.elapsed() >= Duration::from_secs(4), "in {:?}", began.elapsed());
 }
 
 #[actix_web::test]

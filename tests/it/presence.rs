@@ -187,6 +187,33 @@ async fn the_others_are_told_that_somebody_is_typing_but_not_more_than_once_in_t
     ada.expect("message").await;
 }
 
+/// What one event tells one client travels together: it is in more rooms than its queue has places.
+#[actix_web::test]
+async fn who_shares_hundreds_of_rooms_with_somebody_who_renames_or_leaves_is_not_evicted() {
+    const ROOMS: usize = 600;
+    let server = TestServer::start().await;
+    let mut pair = [present(&server, "Ada").await, present(&server, "Ben").await];
+    for client in &mut pair {
+        for n in 0..ROOMS {
+            client.send(&[join(&format!("r{n}"))]).await;
+            client.until("joined").await;
+        }
+    }
+    pair[0].send(&[json!({"type": "nick", "nick": "Ada L."})]).await;
+    for client in &mut pair {
+        for _ in 0..=ROOMS {
+            assert_eq!(client.until("renamed").await["to"], "Ada L.");
+        }
+    }
+    let [mut ada, ben] = pair;
+    drop(ben);
+    let mut left = 0;
+    while left <= ROOMS {
+        left += usize::from(ada.until("presence").await["left"] == json!(["Ben"]));
+    }
+    assert_eq!(server.disconnects(Reason::SlowClient).await, 0);
+}
+
 #[actix_web::test]
 async fn a_large_room_is_told_of_many_at_once() {
     let server = TestServer::start_with(Config { workers: 1, ..config() }).await;

@@ -12,7 +12,7 @@ use crate::harness::within;
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_chinwag");
 
 /// All clients of a test come from one address.
-pub const UNLIMITED: [(&str, &str); 7] = [
+pub const UNLIMITED: [(&str, &str); 8] = [
     ("CHINWAG_MAX_CONNECTIONS", "0"),
     ("CHINWAG_MAX_CONNECTIONS_PER_ADDRESS", "0"),
     ("CHINWAG_CONNECT_RATE", "0"),
@@ -20,6 +20,7 @@ pub const UNLIMITED: [(&str, &str); 7] = [
     ("CHINWAG_PUBLISH_RATE_PER_ADDRESS", "0"),
     ("CHINWAG_COMMAND_RATE", "0"),
     ("CHINWAG_COMMAND_RATE_PER_ADDRESS", "0"),
+    ("CHINWAG_MAX_ROOMS_PER_ADDRESS", "0"),
 ];
 
 /// The program running, and what it logs.

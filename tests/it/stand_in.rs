@@ -118,7 +118,7 @@ impl Handler<Deliver> for Ear {
             Deliver::Answer(reply) => self.told.extend(told(&reply)),
             Deliver::Direct(replies) => self.told.extend(replies.iter().filter_map(told)),
             Deliver::Close(reason) => self.told.push(format!("close {}", reason.label())),
-            Deliver::Batch(_) | Deliver::Batches(_) | Deliver::Notice(_) => {}
+            Deliver::Batch(_) | Deliver::Batches(_) | Deliver::Notices(_) => {}
         }
     }
 }
