@@ -182,10 +182,11 @@ impl Admission {
 
     /// Whether the origin is the host that was asked for, or another of the server's own.
     fn is_own(&self, origin: &Origin, host: &Host) -> bool {
+        let is_web = default_port(&origin.scheme).is_some();
         let same = |own: &Host| {
             own.name == origin.host && own.port.or(default_port(&origin.scheme)) == origin.port
         };
-        same(host) || self.public_hosts.iter().any(same)
+        is_web && (same(host) || self.public_hosts.iter().any(same))
     }
 
     fn is_allowed(&self, origin: &Origin) -> bool {
@@ -245,6 +246,16 @@ mod tests {
             assert_eq!(rules.admit(asked("other.example", None)), Err(Refusal::Host));
         }
         assert_eq!(admission(&[], &[]).admit(remote("any.example", None)), Ok(()));
+    }
+
+    #[test]
+    fn an_origin_that_is_no_web_page_is_nobodys_own() {
+        let rules = admission(&["chat.example"], &[]);
+        for origin in ["app://localhost", "ftp://chat.example", "capacitor://chat.example"] {
+            assert_eq!(rules.admit(local("localhost", Some(origin))), Err(Refusal::Origin));
+        }
+        let rules = admission(&[], &["app://localhost"]);
+        assert_eq!(rules.admit(local("localhost", Some("app://localhost"))), Ok(()));
     }
 
     #[test]

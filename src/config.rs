@@ -118,6 +118,9 @@ pub enum ConfigError {
     /// A chat message that is allowed would not fit a WebSocket message that is.
     #[error("--max-frame-bytes takes at least what --max-message-bytes is, {0}")]
     FrameTooSmall(usize),
+    /// A client would be dropped for what the hub tells it at once.
+    #[error("--send-queue takes at least {SEND_QUEUE_MIN}")]
+    SendQueueTooSmall,
     /// Every client would be dropped before it was pinged.
     #[error("--pong-timeout takes more than --ping-interval is, {0}")]
     PongTooEarly(humantime::FormattedDuration),
@@ -126,12 +129,15 @@ pub enum ConfigError {
     NoPage(PathBuf),
 }
 
+/// The shortest queue of a client that keeps up with what it asks for.
+const SEND_QUEUE_MIN: usize = 16;
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
             public_hosts: Vec::new(),
-            workers: std::thread::available_parallelism().map_or(1, Into::into),
+            workers: std::thread::available_parallelism().map_or(1, Into::into).min(512),
             static_dir: None,
             max_message_bytes: 4096,
             max_frame_bytes: None,
@@ -185,6 +191,9 @@ impl Config {
         }
         if self.frame_limit() < self.max_message_bytes {
             return Err(ConfigError::FrameTooSmall(self.max_message_bytes));
+        }
+        if self.send_queue < SEND_QUEUE_MIN {
+            return Err(ConfigError::SendQueueTooSmall);
         }
         if self.pong_timeout <= self.ping_interval {
             return Err(ConfigError::PongTooEarly(humantime::format_duration(self.ping_interval)));

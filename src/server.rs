@@ -1,6 +1,8 @@
 //! The server: starts the hub and the HTTP workers, and stops them in an order in which every
 //! client is told.
 
+#[cfg(feature = "journal")]
+use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -29,8 +31,9 @@ const BACKLOG: u32 = 4096;
 pub struct Server {
     hub: Addr<Hub>,
     hub_thread: Arbiter,
+    /// Not dropped with the server, which goes on then.
     #[cfg(feature = "journal")]
-    journal: Option<Journal>,
+    journal: Option<ManuallyDrop<Journal>>,
     http: ServerHandle,
     /// Serves what operators ask, if that has an address of its own.
     status: Option<(SocketAddr, ServerHandle)>,
@@ -144,7 +147,7 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
         hub,
         hub_thread,
         #[cfg(feature = "journal")]
-        journal,
+        journal: journal.map(ManuallyDrop::new),
         http: running.handle(),
         status,
         connections,
@@ -172,7 +175,7 @@ impl Server {
     #[cfg(feature = "journal")]
     #[must_use]
     pub fn journal(&self) -> Option<&Journal> {
-        self.journal.as_ref()
+        self.journal.as_deref()
     }
 
     /// The addresses it listens on, with the ports that were taken where 0 was asked for.
@@ -187,7 +190,7 @@ impl Server {
         self.status.as_ref().map(|(addr, _)| *addr)
     }
 
-    /// Runs until SIGINT or SIGTERM, then stops in order. A second signal ends it at once.
+    /// Runs until SIGINT, SIGTERM or SIGHUP, then stops in order. A second signal ends it at once.
     ///
     /// # Errors
     /// When it did not end in order.
@@ -234,7 +237,8 @@ impl Server {
         self.hub_thread.stop();
         #[cfg(feature = "journal")]
         if let Some(journal) = self.journal
-            && timeout(self.shutdown_timeout, journal.close()).await.is_err()
+            && let closed = ManuallyDrop::into_inner(journal).close()
+            && timeout(self.shutdown_timeout, closed).await.is_err()
         {
             warn!("the journal did not close in time; what it has committed is safe");
         }
@@ -279,6 +283,7 @@ fn url(addr: SocketAddr) -> String {
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
@@ -288,6 +293,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
         })
     }
 
@@ -295,6 +301,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
     }
 }

@@ -355,7 +355,7 @@ const hearing = {
       if (code === "rate_limited") {
         // It stays pending, unless it was taken back or sent with a new connection meanwhile.
         setTimeout(() => said && room?.pending.includes(said) && connection.send(room.line(said)), retry_after_ms);
-      } else if (said !== undefined) {
+      } else if (said && code !== "shutting_down") {
         fail(said, message);
         room === current && log.showPending();
       }

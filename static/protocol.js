@@ -35,7 +35,8 @@
 
 /**
  * @typedef {"bad_json" | "unknown_type" | "hello_first" | "bad_room" | "bad_nick" | "nick_taken"
- *   | "too_long" | "empty" | "not_joined" | "rate_limited" | "busy" | "forbidden" | "internal"} ErrorCode
+ *   | "too_long" | "empty" | "not_joined" | "rate_limited" | "busy" | "forbidden" | "internal"
+ *   | "shutting_down"} ErrorCode
  */
 
 // Commands: what a client sends

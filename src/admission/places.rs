@@ -141,7 +141,8 @@ impl Places {
         let per_address = config.max_connections_per_address;
         let sockets = Config {
             max_connections: None,
-            max_connections_per_address: per_address.map(|most| 2 * most + SOCKETS_OF_A_BROWSER),
+            max_connections_per_address: per_address
+                .map(|most| most.saturating_mul(2).saturating_add(SOCKETS_OF_A_BROWSER)),
             connect_rate: None,
             ..config.clone()
         };

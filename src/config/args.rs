@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use super::{Config, ConfigError, DbSync};
+use super::{Config, ConfigError, DbSync, SEND_QUEUE_MIN};
 use crate::admission::{AllowedOrigin, Host, Network, Rate};
+
+/// As many as actix-server takes.
+const WORKERS_MAX: usize = 512;
 
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
@@ -27,7 +30,7 @@ pub struct Args {
     public_host: Vec<Host>,
 
     /// Threads that serve HTTP and WebSockets [default: one for each core]
-    #[arg(long, env = "CHINWAG_WORKERS", value_name = "N", value_parser = number::<1, 1024>)]
+    #[arg(long, env = "CHINWAG_WORKERS", value_name = "N", value_parser = number::<1, WORKERS_MAX>)]
     workers: Option<usize>,
 
     /// Folder to serve the page from, in place of the one built in.
@@ -46,7 +49,7 @@ pub struct Args {
 
     /// Batches that wait for one client before it is dropped as too slow.
     #[arg(long, env = "CHINWAG_SEND_QUEUE", value_name = "N", default_value = "256")]
-    #[arg(value_parser = number::<1, 65_536>)]
+    #[arg(value_parser = number::<SEND_QUEUE_MIN, 65_536>)]
     send_queue: usize,
 
     /// Bytes that wait for one client before it is dropped as too slow.

@@ -38,14 +38,23 @@ async fn metrics_for_this_machine(
     chat: web::Data<Chat>,
 ) -> Result<HttpResponse, Unready> {
     let client = client(&req, &chat.proxies);
-    // A proxy that nobody named asks for people elsewhere.
-    let is_forwarded = !client.by_proxy && req.headers().contains_key(header::X_FORWARDED_FOR);
-    let is_here = client.address.is_loopback() && !is_forwarded;
+    // Whatever a proxy passes on may come from elsewhere.
+    let is_here = client.address.is_loopback() && !is_forwarded(&req);
     if is_here && chat.admission.admit(asked(&req, &client)).is_ok() {
         metrics(chat).await
     } else {
         Ok(HttpResponse::NotFound().finish())
     }
+}
+
+/// Whether a proxy has passed the request on, as far as its headers tell.
+fn is_forwarded(req: &HttpRequest) -> bool {
+    req.headers().keys().any(|name| {
+        *name == header::FORWARDED
+            || *name == header::VIA
+            || name.as_str() == "x-real-ip"
+            || name.as_str().starts_with("x-forwarded-")
+    })
 }
 
 /// The size of the history file, with what is not merged into it yet.

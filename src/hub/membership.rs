@@ -177,6 +177,18 @@ impl Hub {
         Err(NotAMember)
     }
 
+    /// The same for something said after the server has begun to shut down. A plain client is told
+    /// by the close frame that is about to come.
+    pub(super) fn refuse_at_the_end(&mut self, sender: Sender) -> Result<(), NotAMember> {
+        let Sender { client, reference } = sender;
+        if self.clients.get(&client).is_some_and(|client| client.events) {
+            let refusal = Refusal::new(ErrorCode::ShuttingDown, "the server is shutting down");
+            let event = Event::Error(refusal);
+            self.send_to(client, Deliver::Direct(vec![Reply { event, reference }]));
+        }
+        Err(NotAMember)
+    }
+
     /// The ring of a room that wakes has been read, or cannot be.
     pub(super) fn woken(&mut self, name: &RoomName, read: Result<Messages, LogError>) {
         let Some(room) = self.rooms.get_mut(name) else { return };

@@ -141,10 +141,10 @@ impl Handler<Broadcast> for Hub {
 
     fn handle(&mut self, said: Broadcast, _: &mut Self::Context) -> Self::Result {
         let Broadcast { client, room, text, id, reference, permit } = said;
-        if self.lifecycle.draining {
-            return Err(NotAMember);
-        }
         let sender = Sender { client, reference };
+        if self.lifecycle.draining {
+            return self.refuse_at_the_end(sender);
+        }
         let author = self.clients.get(&client).filter(|author| author.rooms.contains(&room));
         let (Some(author), Some(nick)) = (author, self.nick(client)) else {
             return self.refuse(sender);

@@ -217,11 +217,13 @@ pub enum ErrorCode {
     Forbidden,
     /// The server cannot do that.
     Internal,
+    /// The server is shutting down.
+    ShuttingDown,
 }
 
 impl ErrorCode {
     /// Every code, in the order in which they are declared.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::BadJson,
         Self::UnknownType,
         Self::HelloFirst,
@@ -235,6 +237,7 @@ impl ErrorCode {
         Self::Busy,
         Self::Forbidden,
         Self::Internal,
+        Self::ShuttingDown,
     ];
 
     /// The code as it is written, also as the label of a metric.
@@ -254,6 +257,7 @@ impl ErrorCode {
             Self::Busy => "busy",
             Self::Forbidden => "forbidden",
             Self::Internal => "internal",
+            Self::ShuttingDown => "shutting_down",
         }
     }
 
@@ -261,7 +265,7 @@ impl ErrorCode {
     #[must_use]
     pub fn is_temporary(self) -> bool {
         match self {
-            Self::RateLimited | Self::Busy => true,
+            Self::RateLimited | Self::Busy | Self::ShuttingDown => true,
             Self::BadJson
             | Self::UnknownType
             | Self::HelloFirst

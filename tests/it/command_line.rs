@@ -13,9 +13,11 @@ async fn run(flags: &[&str]) -> (Option<i32>, String) {
 
 #[actix_web::test]
 async fn a_bad_value_ends_with_code_2_and_one_line_that_names_the_flag_and_what_it_takes() {
-    let bad: [(&[&str], &str); 9] = [
+    let bad: [(&[&str], &str); 11] = [
+        (&["--workers", "513"], "takes a whole number from 1 to 512"),
+        (&["--send-queue", "15"], "takes a whole number from 16 to 65536"),
         (&["--listen", "localhost"], "takes an address and a port"),
-        (&["--workers", "0"], "takes a whole number from 1 to 1024"),
+        (&["--workers", "0"], "takes a whole number from 1 to 512"),
         (&["--max-message-bytes", "many"], "takes a whole number from 1"),
         (&["--max-frame-bytes", "1"], "takes at least"),
         (&["--ping-interval", "soon"], "takes a duration such as 50ms, 10s or 1m"),
@@ -111,9 +113,9 @@ async fn the_binary_alone_in_an_empty_folder_serves_the_page() {
 
 #[cfg(unix)]
 #[actix_web::test]
-async fn on_sigint_and_sigterm_every_client_reads_1001_and_the_exit_code_is_0() {
+async fn on_sigint_sigterm_and_sighup_every_client_reads_1001_and_the_exit_code_is_0() {
     let folder = tempfile::tempdir().unwrap();
-    for signal in ["-INT", "-TERM"] {
+    for signal in ["-INT", "-TERM", "-HUP"] {
         let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
         let mut clients = Vec::new();
         for n in 0..10 {

@@ -177,6 +177,18 @@ async fn when_the_journal_dies_every_client_reads_1011_and_the_server_fails() {
 }
 
 #[actix_web::test]
+async fn a_server_that_is_dropped_goes_on_with_its_journal() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = chinwag::server::start(stored(folder.path())).await.unwrap();
+    let addr = server.addrs()[0];
+    drop(server);
+    let mut ada = JsonClient::hello(addr, json!({})).await;
+    ada.send(&[join_line("a"), json!({"type": "say", "room": "a", "text": "still here"})]).await;
+    ada.until("said").await;
+    assert_eq!(history(addr, "a").await[0]["text"], "still here");
+}
+
+#[actix_web::test]
 async fn what_is_too_much_or_too_old_is_pruned_and_nobody_resumes_into_it() {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start_with(Config {

@@ -108,8 +108,17 @@ async fn metrics_are_for_this_machine_unless_they_have_an_address_of_their_own()
     let server = TestServer::start().await;
     let chat = server.addr();
     assert_eq!(get(chat, "/metrics", "").await.0, 200);
-    // Somebody elsewhere, by a proxy that nobody has named.
-    assert_eq!(get(chat, "/metrics", "X-Forwarded-For: 198.51.100.7\r\n").await.0, 404);
+    // Somebody elsewhere, by a proxy that nobody has named, or that says where nobody is.
+    for header in [
+        "X-Forwarded-For: 198.51.100.7",
+        "X-Forwarded-For: 127.0.0.1",
+        "X-Forwarded-Proto: https",
+        "Forwarded: for=127.0.0.1",
+        "Via: 1.1 proxy",
+        "X-Real-IP: 127.0.0.1",
+    ] {
+        assert_eq!(get(chat, "/metrics", &format!("{header}\r\n")).await.0, 404, "{header}");
+    }
     let rebound = "GET /metrics HTTP/1.1\r\nHost: rebound.example\r\nConnection: close\r\n\r\n";
     assert!(raw_http(chat, rebound).await.starts_with("HTTP/1.1 404 "));
     let by_proxy = Config { trusted_proxies: vec!["127.0.0.1".parse().unwrap()], ..config() };

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use chinwag::hub::Drain;
 use futures_util::future::join_all;
 use rusqlite::Connection;
 use serde_json::json;
@@ -122,4 +123,27 @@ async fn the_last_words_before_a_shutdown_are_kept() {
         let texts: Vec<_> = said.iter().map(|message| message["text"].as_str().unwrap()).collect();
         assert_eq!(texts, expected);
     }
+}
+
+/// What comes after the server has begun to shut down is not lost without a word.
+#[actix_web::test]
+async fn what_is_said_while_the_server_shuts_down_is_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start_with(stored(folder.path())).await;
+    let mut ada = JsonClient::hello(server.addr(), json!({})).await;
+    ada.send(&[join_line("a")]).await;
+    ada.expect("joined").await;
+    let lock = Connection::open(folder.path().join("chat.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let say = |text: &str| json!({"type": "say", "room": "a", "text": text, "ref": text});
+    ada.send(&[say("in time"), json!({"type": "dance"})]).await;
+    ada.expect_error("unknown_type").await;
+    let drained = server.hub().send(Drain { wait: true }).await.unwrap();
+    ada.send(&[say("too late")]).await;
+    let refused = ada.expect_error("shutting_down").await;
+    assert_eq!((&refused["ref"], &refused["temporary"]), (&json!("too late"), &json!(true)));
+    lock.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(ada.until("said").await["ref"], "in time");
+    within("the hub to drain", drained).await.unwrap_err();
+    server.stop().await;
 }
