@@ -3,6 +3,7 @@
 
 mod likeness;
 mod message;
+mod time;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +18,8 @@ use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCa
 use likeness::{likeness, mixes_look_alike_scripts};
 pub use message::{
     BadKey, BadMessageId, ChatMessage, Draft, Epoch, Identity, MessageId, Origin, Position, Seq,
-    Timestamp,
 };
+pub use time::Timestamp;
 
 /// One connection as the hub knows it. Unique for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

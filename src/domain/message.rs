@@ -2,13 +2,12 @@
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::{ClientId, MessageText, Nick, RoomName};
+use super::{ClientId, MessageText, Nick, RoomName, Timestamp};
 
 /// A message's place in the log. One sequence serves all rooms, so it grows within a room but not
 /// by one. Whoever keeps the log assigns it; 0 is before the first.
@@ -79,39 +78,6 @@ pub struct Position {
     pub epoch: Epoch,
     /// The last place that the client has seen.
     pub seq: Seq,
-}
-
-/// Milliseconds since 1970, by this machine's clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct Timestamp(u64);
-
-impl Timestamp {
-    /// The time now.
-    #[must_use]
-    pub fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    /// So many milliseconds since 1970.
-    #[must_use]
-    pub const fn from_millis(millis: u64) -> Self {
-        Self(millis)
-    }
-
-    /// The milliseconds since 1970.
-    #[must_use]
-    pub const fn millis(self) -> u64 {
-        self.0
-    }
-
-    /// The time that lies so long before this one.
-    #[must_use]
-    pub fn minus(self, duration: std::time::Duration) -> Self {
-        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Self(self.0.saturating_sub(millis))
-    }
 }
 
 /// Who stands behind one or more clients: those who know the same key, or one connection alone.

@@ -160,11 +160,14 @@ impl Rings {
         let Used { ring, last } = self.rings.get_mut(room)?;
         let before = ring.bytes();
         change(ring);
-        let horizon = self.keep_for.map(|keep_for| Timestamp::now().minus(keep_for));
+        let now = Timestamp::now();
+        let horizon = self.keep_for.map(|keep_for| now.minus(keep_for));
         let is_old = |message: &Arc<ChatMessage>| horizon.is_some_and(|at| message.at < at);
+        // One from a moment when the clock was ahead goes with those behind it.
+        let may_be_old = |message: &Arc<ChatMessage>| is_old(message) || message.at > now;
         while ring.messages.len() > self.messages_max
             || ring.text_bytes > RING_BYTES_MAX
-            || ring.messages.front().is_some_and(is_old)
+            || ring.messages.front().is_some_and(may_be_old) && ring.messages.iter().any(is_old)
         {
             ring.pop();
         }

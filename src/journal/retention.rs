@@ -51,7 +51,7 @@ impl Writer {
                 change.commit()?;
                 return Ok(false);
             };
-            let gone = room.prune(&change, keep_messages, horizon, forgotten)?;
+            let gone = room.prune(&change, keep_messages, horizon, forgotten, millis(now))?;
             if gone > 0 {
                 break;
             }
@@ -78,8 +78,11 @@ impl Room {
         keep_messages: i64,
         horizon: Option<i64>,
         forgotten: i64,
+        now: i64,
     ) -> rusqlite::Result<i64> {
         let surplus = (self.messages - keep_messages).clamp(0, MESSAGES_MAX);
+        // One that seems young before one that is old is from a moment when the clock was ahead.
+        let last_old = self.last_old(change, horizon, now)?;
         let mut floor = self.floor;
         let mut pruned = 0;
         let mut oldest = change.prepare_cached(
@@ -88,7 +91,8 @@ impl Room {
         let mut rows = oldest.query((self.id, self.floor, MESSAGES_MAX))?;
         while let Some(row) = rows.next()? {
             let (seq, at): (i64, i64) = (row.get(0)?, row.get(1)?);
-            if pruned >= surplus && horizon.is_none_or(|horizon| at >= horizon) {
+            let is_old = horizon.is_some_and(|horizon| at < horizon);
+            if pruned >= surplus && !is_old && last_old.is_none_or(|last| seq > last) {
                 break;
             }
             (floor, pruned) = (seq, pruned + 1);
@@ -124,6 +128,27 @@ impl Room {
             )?
             .execute((self.id, self.floor, forgotten, MESSAGES_MAX))?;
         Ok(i64::try_from(forgotten).unwrap_or(i64::MAX))
+    }
+}
+
+impl Room {
+    /// Of a room whose oldest message is from the future: the last one that is old all the same.
+    fn last_old(
+        &self,
+        change: &Transaction<'_>,
+        horizon: Option<i64>,
+        now: i64,
+    ) -> rusqlite::Result<Option<i64>> {
+        let Some(horizon) = horizon else { return Ok(None) };
+        let select = "SELECT at FROM messages WHERE room = ?1 AND seq > ?2 ORDER BY seq LIMIT 1";
+        let oldest = change.prepare_cached(select)?;
+        let oldest =
+            { oldest }.query_row((self.id, self.floor), |row| row.get::<_, i64>(0)).optional()?;
+        if oldest.is_none_or(|at| at <= now) {
+            return Ok(None);
+        }
+        let select = "SELECT max(seq) FROM messages WHERE room = ?1 AND seq > ?2 AND at < ?3";
+        change.prepare_cached(select)?.query_row((self.id, self.floor, horizon), |row| row.get(0))
     }
 }
 

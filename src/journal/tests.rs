@@ -230,6 +230,26 @@ fn what_is_too_old_goes_in_every_room() {
     assert_eq!(texts(&all(&path, "room-0").messages), ["new"]);
 }
 
+/// Some messages are from moments when the clock was a year ahead.
+#[test]
+fn a_message_from_the_future_keeps_no_other_from_going() {
+    let folder = folder();
+    let path = folder.path().join("log.db");
+    let mut writer = writer(&Options { keep_for: Some(DAY), ..options(&path) });
+    say(&mut writer, "a", 0..1300);
+    say(&mut writer, "b", 0..3);
+    let other = Connection::open(&path).expect("a database");
+    let ahead = "UPDATE messages SET at = at + 31536000000 WHERE room = ?1 AND seq < ?2";
+    other.execute(ahead, (1, 700)).expect("an update");
+    let middle = "UPDATE messages SET at = at + 31536000000 WHERE room = 2 AND seq = 1302";
+    other.execute(middle, []).expect("an update");
+    prune(&mut writer, later(DAY / 2));
+    assert_eq!(count(&path, "SELECT count(*) FROM messages"), 1303, "nothing is old");
+    prune(&mut writer, later(DAY + DAY / 2));
+    assert_eq!(count(&path, "SELECT count(*) FROM messages"), 0);
+    assert_eq!(count(&path, "SELECT sum(messages) FROM rooms"), 0);
+}
+
 #[test]
 fn a_slice_takes_no_more_than_500_messages() {
     let folder = folder();
