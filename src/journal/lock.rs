@@ -1,5 +1,7 @@
 //! One server to a file. SQLite would let two write by turns, each unaware of what the other tells
-//! its clients; and a lock of our own, beside the file, does not keep out those who only read.
+//! its clients. Two locks of our own keep a second server out, and nobody who only reads: one on a
+//! file beside it, and on Linux one on the file itself, which a hard link or the removal of the
+//! file beside it does not evade.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -27,7 +29,9 @@ pub(super) fn canonical(path: &Path) -> io::Result<PathBuf> {
 /// Held as long as it lives; the system takes it back from a process that is killed.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    _beside: File,
+    #[cfg(target_os = "linux")]
+    _itself: itself::Locked,
 }
 
 impl Lock {
@@ -38,12 +42,60 @@ impl Lock {
         }
         let mut name = path.as_os_str().to_owned();
         name.push(".lock");
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&name);
-        let file = file.map_err(|error| JournalError::System(path.to_owned(), error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(JournalError::InUse(path.to_owned())),
-            Err(TryLockError::Error(error)) => Err(JournalError::System(path.to_owned(), error)),
+        let failed = |error| match error {
+            TryLockError::WouldBlock => JournalError::InUse(path.to_owned()),
+            TryLockError::Error(error) => JournalError::System(path.to_owned(), error),
+        };
+        let beside = open(Path::new(&name)).map_err(|error| failed(TryLockError::Error(error)))?;
+        beside.try_lock().map_err(failed)?;
+        Ok(Self {
+            _beside: beside,
+            #[cfg(target_os = "linux")]
+            _itself: itself::lock(path).map_err(failed)?,
+        })
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+}
+
+/// A lock on the database file, by `flock`. Only Linux keeps it apart from the locks of SQLite.
+#[cfg(target_os = "linux")]
+mod itself {
+    use std::collections::HashMap;
+    use std::fs::{File, TryLockError};
+    use std::path::Path;
+    use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+    use crate::journal::watch::FileId;
+
+    /// All files that this process has ever locked. None is closed before the process ends: that
+    /// would drop the locks that SQLite holds on the same file.
+    static OPENED: LazyLock<Mutex<HashMap<FileId, Arc<File>>>> = LazyLock::new(Mutex::default);
+
+    #[derive(Debug)]
+    pub(super) struct Locked(Arc<File>);
+
+    pub(super) fn lock(path: &Path) -> Result<Locked, TryLockError> {
+        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = FileId::of(path).and_then(|id| opened.get(&id).cloned());
+        let file = match known {
+            Some(file) => file,
+            None => Arc::new(super::open(path).map_err(TryLockError::Error)?),
+        };
+        if let Some(id) = FileId::of(path) {
+            opened.insert(id, Arc::clone(&file));
+        }
+        // Who has it in this process has locked the file beside it, too.
+        file.try_lock()?;
+        Ok(Locked(file))
+    }
+
+    impl Drop for Locked {
+        fn drop(&mut self) {
+            // It fails only for a descriptor that is none.
+            let _ = self.0.unlock();
         }
     }
 }

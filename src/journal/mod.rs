@@ -9,6 +9,7 @@ mod lock;
 mod reader;
 mod retention;
 mod schema;
+mod watch;
 mod writer;
 
 use std::path::{Path, PathBuf};

@@ -10,6 +10,7 @@ use log::warn;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
 
 use super::lock::Lock;
+use super::watch::FileWatch;
 use super::{Options, schema};
 use crate::domain::{Draft, Epoch, RoomName, Seq, Timestamp};
 use crate::hub::{Append, LogError, Placed, Probe};
@@ -38,6 +39,7 @@ pub struct Writer {
     /// The last room that was looked at for something to prune.
     pub(super) pruned: i64,
     lock: Option<Arc<Lock>>,
+    file: FileWatch,
 }
 
 impl Actor for Writer {
@@ -66,6 +68,7 @@ impl Handler<Probe> for Writer {
     type Result = Result<(), LogError>;
 
     fn handle(&mut self, _: Probe, _: &mut Self::Context) -> Self::Result {
+        self.file.check()?;
         match self.committed {
             Some(at) if at.elapsed() < PROBE_INTERVAL => Ok(()),
             // No message; but what the file says of itself is written anew all the same.
@@ -95,7 +98,7 @@ impl Writer {
         options: Options,
         lock: Option<Arc<Lock>>,
     ) -> Self {
-        let rooms = HashMap::new();
+        let (rooms, file) = (HashMap::new(), FileWatch::start(&options.path));
         Self {
             connection,
             epoch,
@@ -106,6 +109,7 @@ impl Writer {
             options,
             pruned: 0,
             lock,
+            file,
         }
     }
 
@@ -142,12 +146,13 @@ impl Writer {
     /// Makes the connection anew, if there was a fault that it may not have survived.
     pub(super) fn mend(&mut self) -> Result<(), LogError> {
         if !self.broken {
-            return Ok(());
+            return self.file.check_now_and_then();
         }
         match schema::reopen(&self.options.path, self.options.sync, self.options.max_bytes) {
             Ok((connection, Some(epoch), head)) if epoch == self.epoch && head >= self.head => {
                 // What failed may have been committed all the same: its places are taken.
                 (self.connection, self.head, self.broken) = (connection, head, false);
+                self.file.begin();
                 Ok(())
             }
             Ok(_) => Err(LogError::Failed("the database was replaced; restart the server".into())),

@@ -80,7 +80,10 @@ async fn fifty_of_a_thousand_stall_and_the_others_read_everything() {
     const CLIENTS: usize = 1000;
     const STALLED: usize = 50;
     const QUEUE_BYTES: usize = 128 * 1024;
-    let server = TestServer::start_with(Config { send_queue_bytes: QUEUE_BYTES, ..config() }).await;
+    // Long enough for no client to be cut off before its queue is full.
+    let write_timeout = Duration::from_secs(3600);
+    let limited = Config { send_queue_bytes: QUEUE_BYTES, write_timeout, ..config() };
+    let server = TestServer::start_with(limited).await;
     let mut readers = join_all((STALLED..CLIENTS).map(|_| server.connect("room=slow"))).await;
     let stalled = join_all((0..STALLED).map(|_| slow_client(&server, 4 * 1024))).await;
     eventually("all to be there", async || server.client_count().await == CLIENTS).await;

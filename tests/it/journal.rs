@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::harness::{TestServer, config, eventually, within};
+use crate::harness::{TestServer, config, eventually, raw_http, within};
 use crate::json::JsonClient;
 use crate::program::{PROGRAM, Program};
 
@@ -174,6 +174,83 @@ async fn when_the_journal_dies_every_client_reads_1011_and_the_server_fails() {
     }
     let outcome = within("the server to end", running).await.unwrap();
     assert!(matches!(outcome, Err(ServerError::HubDied)), "{outcome:?}");
+}
+
+/// What becomes of the file under a running server, and whether that can be put right.
+#[cfg(unix)]
+#[actix_web::test]
+async fn a_file_that_is_moved_deleted_replaced_or_truncated_takes_no_more_and_says_so() {
+    type Harm = fn(&Path);
+    let moved: Harm = |db| std::fs::rename(db, db.with_extension("away")).unwrap();
+    let deleted: Harm = |db| std::fs::remove_file(db).unwrap();
+    let replaced: Harm = |db| {
+        std::fs::copy(db, db.with_extension("copy")).unwrap();
+        std::fs::rename(db.with_extension("copy"), db).unwrap();
+    };
+    let truncated: Harm =
+        |db| std::fs::File::options().write(true).open(db).unwrap().set_len(0).unwrap();
+    let without_log: Harm = |db| std::fs::remove_file(db.with_extension("db-wal")).unwrap();
+    for (harm, words) in [
+        (moved, "chat.db was deleted or moved"),
+        (deleted, "chat.db was deleted or moved"),
+        (replaced, "chat.db was replaced"),
+        (truncated, "chat.db was truncated"),
+        (without_log, "chat.db-wal was deleted"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let db = folder.path().join("chat.db");
+        let server = TestServer::start_with(stored(folder.path())).await;
+        let mut ada = JsonClient::hello(server.addr(), json!({})).await;
+        let say = json!({"type": "say", "room": "a", "text": "before"});
+        ada.send(&[join_line("a"), say.clone()]).await;
+        ada.until("said").await;
+        harm(&db);
+        let request = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n\r\n", server.addr());
+        let answer = raw_http(server.addr(), &request).await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains(words), "{answer}");
+        eventually("messages to be refused", async || {
+            ada.send(std::slice::from_ref(&say)).await;
+            loop {
+                let line = within("an answer", ada.next()).await.unwrap();
+                if line["type"] != "message" {
+                    break line["code"] == "internal";
+                }
+            }
+        })
+        .await;
+        if std::fs::rename(db.with_extension("away"), &db).is_ok() {
+            ada.send(&[say]).await;
+            ada.until("said").await;
+            let answer = raw_http(server.addr(), &request).await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
+        server.stop().await;
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[actix_web::test]
+async fn neither_a_hard_link_nor_a_lock_that_is_removed_lets_a_second_server_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Program::start(PROGRAM, folder.path(), &[]).await;
+    let second = async |db: &str| {
+        let program = Command::new(PROGRAM)
+            .args(["--listen", "127.0.0.1:0", "--db", db])
+            .current_dir(folder.path())
+            .kill_on_drop(true)
+            .output();
+        let output = within("the second to end", program).await.unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    std::fs::hard_link(folder.path().join("chinwag.db"), folder.path().join("link.db")).unwrap();
+    let (code, error) = second("link.db").await;
+    assert!(code == Some(1) && error.contains("in use by another"), "{error}");
+    std::fs::remove_file(folder.path().join("chinwag.db.lock")).unwrap();
+    let (code, error) = second("chinwag.db").await;
+    assert!(code == Some(1) && error.contains("in use by another"), "{error}");
+    first.kill().await;
+    let again = Program::start(PROGRAM, folder.path(), &[]).await;
+    again.kill().await;
 }
 
 #[actix_web::test]
