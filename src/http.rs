@@ -50,6 +50,7 @@ pub struct Chat {
     proxies: Arc<Proxies>,
     places: Arc<Places>,
     sockets: Arc<Places>,
+    readiness: Arc<status::Readiness>,
 }
 
 impl Chat {
@@ -63,6 +64,7 @@ impl Chat {
             proxies: Arc::new(Proxies::new(config.trusted_proxies.clone())),
             places: Arc::new(Places::of(&config)),
             sockets: Arc::new(Places::of_sockets(&config)),
+            readiness: Arc::default(),
             config: Arc::new(config),
         }
     }

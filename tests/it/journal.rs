@@ -221,8 +221,10 @@ async fn a_file_that_is_moved_deleted_replaced_or_truncated_takes_no_more_and_sa
         if std::fs::rename(db.with_extension("away"), &db).is_ok() {
             ada.send(&[say]).await;
             ada.until("said").await;
-            let answer = raw_http(server.addr(), &request).await;
-            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            eventually("it to be ready again", async || {
+                raw_http(server.addr(), &request).await.starts_with("HTTP/1.1 200 ")
+            })
+            .await;
         }
         server.stop().await;
     }

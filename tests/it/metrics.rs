@@ -1,7 +1,11 @@
 //! What operators are told: how it goes, whether the server is of use, and the log for programs.
 
-use chinwag::hub::Drain;
-use chinwag::{Config, Server};
+use actix::prelude::*;
+use actix_web::App;
+use chinwag::domain::{Epoch, Seq};
+use chinwag::hub::{Append, Drain, Log, LogError, Page, Probe};
+use chinwag::{Chat, Config, Hub, Server};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
@@ -148,8 +152,10 @@ async fn a_server_is_not_ready_while_it_drains() {
     let server = TestServer::start().await;
     assert_eq!(get(server.addr(), "/readyz", "").await, (200, "ready\n".to_owned()));
     drop(server.hub().send(Drain { wait: false }).await.unwrap());
+    // An answer holds for a second.
     let unready = (503, "the server is shutting down\n".to_owned());
-    assert_eq!(get(server.addr(), "/readyz", "").await, unready);
+    let is_unready = async || get(server.addr(), "/readyz", "").await == unready;
+    eventually("it not to be ready", is_unready).await;
     assert_eq!(get(server.addr(), "/healthz", "").await.0, 200, "it lives");
 }
 
@@ -166,6 +172,68 @@ async fn a_server_is_ready_only_while_its_journal_commits() {
     eventually("it to be noticed", async || !ready().await).await;
     lock.execute_batch("ROLLBACK").unwrap();
     eventually("it to be over", ready).await;
+}
+
+/// A log that answers nobody, and counts who asks whether it works.
+struct SilentLog(usize);
+
+impl Actor for SilentLog {
+    type Context = Context<Self>;
+}
+
+impl Handler<Append> for SilentLog {
+    type Result = ();
+
+    fn handle(&mut self, _: Append, _: &mut Self::Context) {}
+}
+
+impl Handler<Page> for SilentLog {
+    type Result = ();
+
+    fn handle(&mut self, _: Page, _: &mut Self::Context) {}
+}
+
+impl Handler<Probe> for SilentLog {
+    type Result = ResponseFuture<Result<(), LogError>>;
+
+    fn handle(&mut self, _: Probe, _: &mut Self::Context) -> Self::Result {
+        self.0 += 1;
+        Box::pin(std::future::pending())
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "usize")]
+struct Asked;
+
+impl Handler<Asked> for SilentLog {
+    type Result = usize;
+
+    fn handle(&mut self, _: Asked, _: &mut Self::Context) -> usize {
+        self.0
+    }
+}
+
+/// However many ask, and however long, a log that stands still is asked once.
+#[actix_web::test]
+async fn questions_whether_the_server_is_ready_do_not_queue() {
+    let silent = SilentLog(0).start();
+    let log = Log {
+        epoch: Epoch::random(),
+        head: Seq::default(),
+        append: silent.clone().recipient(),
+        page: silent.clone().recipient(),
+        probe: silent.clone().recipient(),
+    };
+    let hub = Hub::start_with_log(&Arbiter::new(), &Config::default(), Some(log));
+    let chat = Chat::new(hub, Config::default());
+    let server = actix_test::start(move || App::new().configure(|app| chat.configure(app)));
+    for _ in 0..2 {
+        let asked = (0..20).map(|_| async { server.get("/readyz").send().await.unwrap().status() });
+        let statuses = within("the answers", join_all(asked)).await;
+        assert!(statuses.iter().all(|status| *status == 503), "{statuses:?}");
+    }
+    assert_eq!(silent.send(Asked).await, Ok(1));
 }
 
 #[actix_web::test]
