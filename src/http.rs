@@ -114,8 +114,12 @@ impl Chat {
 
 /// Reads a body that comes with a request, since no route wants one: a connection that is closed
 /// with input unread is reset, and the client may never see the answer. Within bounds: who sends
-/// more, or for longer, is answered all the same.
-pub(crate) async fn discard_body(
+/// more, or for longer, is answered all the same. Wrap an app in it by
+/// `actix_web::middleware::from_fn`.
+///
+/// # Errors
+/// Those of the routes.
+pub async fn discard_body(
     mut req: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {

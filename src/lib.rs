@@ -38,25 +38,13 @@
 //!
 //! # Mounting it
 //!
-//! ```no_run
-//! use actix::Arbiter;
-//! use actix_web::{App, HttpServer, web};
-//! use chinwag::{Chat, Config, Hub};
+//! [`server::start`] starts all of it in one call. A program that has an `HttpServer` of its own
+//! mounts a [`Chat`], and takes over what [`server`] does for the program: the settings of each
+//! connection, without which a client that does not read lives for ever, and the end in order.
+//! This is `examples/mount.rs`:
 //!
-//! #[actix_web::main]
-//! async fn main() -> std::io::Result<()> {
-//!     let config = Config::default();
-//!     let hub = Hub::start_in(&Arbiter::new(), &config);
-//!     let chat = Chat::new(hub, config);
-//!     HttpServer::new(move || {
-//!         App::new()
-//!             .route("/about", web::get().to(|| async { "A chat of our own." }))
-//!             .configure(|app| chat.configure(app))
-//!     })
-//!     .bind("127.0.0.1:8080")?
-//!     .run()
-//!     .await
-//! }
+//! ```no_run
+#![doc = include_str!("../examples/mount.rs")]
 //! ```
 
 pub mod admission;

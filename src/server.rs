@@ -245,6 +245,16 @@ impl Server {
     }
 }
 
+/// Waits for a signal that asks a program to stop: SIGINT, SIGTERM or SIGHUP, or Ctrl-C where there
+/// are none. It hears them from now on.
+///
+/// # Errors
+/// When the system does not let us hear its signals.
+pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut signals = Signals::new()?;
+    Ok(async move { signals.next().await })
+}
+
 /// Serves what operators ask at an address of its own, also while the chat is draining.
 fn serve_status(chat: &Chat, addr: SocketAddr) -> Result<(SocketAddr, ServerHandle), ServerError> {
     let chat = chat.clone();

@@ -1,13 +1,22 @@
 //! The chat mounted in another program: actix's own test server and client.
 
+use std::time::Duration;
+
 use actix::Arbiter;
 use actix_web::{App, web};
 use awc::ws::{Frame, Message};
 use chinwag::socket::DisconnectReason;
 use chinwag::{Chat, Config, Hub};
 use futures_util::{SinkExt, StreamExt};
+use tokio::io::AsyncReadExt;
 
-use crate::harness::{Disconnects, eventually, within};
+use crate::harness::{
+    Client, Disconnects, config, eventually, frame, raw_http, raw_socket, within,
+};
+
+#[allow(dead_code)]
+#[path = "../../examples/mount.rs"]
+mod mount;
 
 fn mounted() -> (actix_test::TestServer, actix::Addr<Hub>) {
     let config = Config::default();
@@ -63,4 +72,45 @@ async fn a_session_whose_task_is_dropped_is_unregistered() {
         hub.send(Disconnects(DisconnectReason::Dropped)).await.unwrap() == 1
     })
     .await;
+}
+
+/// The example of the crate's documentation, run.
+#[actix_web::test]
+async fn the_documented_example_cuts_off_who_does_not_read_and_ends_in_order() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let limits = Config {
+        write_timeout: Duration::from_secs(1),
+        send_queue_bytes: 16 * 1024,
+        shutdown_timeout: Duration::from_secs(3600),
+        ..config()
+    };
+    let serving = actix_web::rt::spawn(mount::serve(listener, limits, async {
+        let _ = stopped.await;
+    }));
+    let about = format!("GET /about HTTP/1.1\r\nHost: {addr}\r\n\r\n");
+    assert!(raw_http(addr, &about).await.ends_with("A chat of our own."));
+    let mut talker = Client::connect(addr, "nick=ada").await;
+    // It reads nothing, and later all that is left for it: up to the end of the connection.
+    let mut stalled = raw_socket(addr, "/ws").await;
+    let long = "x".repeat(4000);
+    let ended = async {
+        let mut probe = [0];
+        loop {
+            talker.say(&long).await;
+            talker.expect(&format!("ada: {long}")).await;
+            // A reset shows without reading what came before it.
+            if let Err(error) = stalled.try_write(&frame(0x8A, b"")) {
+                break error;
+            }
+            let _ = stalled.peek(&mut probe).await;
+        }
+    };
+    within("the socket that is not read to be ended", ended).await;
+    stop.send(()).unwrap();
+    assert_eq!(talker.expect_close().await.0, 1001);
+    talker.leave().await;
+    within("the program to end", serving).await.unwrap().unwrap();
+    let _ = stalled.read(&mut [0; 1]).await;
 }
