@@ -334,8 +334,12 @@ impl Handler<Deliver> for Session {
                 notices.iter().for_each(|notice| self.socket.write(notice.frame().clone()));
             }
             Deliver::Answer(reply) => {
+                self.held = false;
                 self.told(reply, ctx);
-                self.go_on(ctx);
+                self.count_answer(reply.bytes(), ctx);
+                if !self.held {
+                    self.go_on(ctx);
+                }
             }
             Deliver::Direct(replies) => replies.iter().for_each(|reply| self.told(reply, ctx)),
             Deliver::Close(reason) => self.close(*reason, ctx),

@@ -15,6 +15,9 @@ const ONE: NonZeroU32 = NonZeroU32::MIN;
 /// In how many rooms a change of name is as much work as another command.
 const ROOMS_AS_ONE_COMMAND: u32 = 10;
 
+/// How much of an answer counts as another command, in bytes.
+const ANSWER_BYTES_AS_ONE_COMMAND: usize = 16 * 1024;
+
 impl Session {
     /// Counts a command, unless it is one too many: then says how long to wait with it.
     pub(super) fn count(&self, command: &Command) -> Result<(), Duration> {
@@ -39,6 +42,17 @@ impl Session {
     pub(super) fn count_blank(&mut self, ctx: &mut <Self as Actor>::Context) {
         if let Err(wait) = self.place.command(self.introduction.client, ONE) {
             self.later(wait, ctx, Self::count_blank);
+        }
+    }
+
+    /// Counts a long answer as several commands, and reads the next command later if that is too
+    /// many: a command of some bytes may ask for megabytes.
+    pub(super) fn count_answer(&mut self, bytes: usize, ctx: &mut <Self as Actor>::Context) {
+        let cost = u32::try_from(bytes / ANSWER_BYTES_AS_ONE_COMMAND).unwrap_or(u32::MAX);
+        if let Some(cost) = NonZeroU32::new(cost)
+            && let Err(wait) = self.place.command(self.introduction.client, cost)
+        {
+            self.later(wait, ctx, move |session, ctx| session.count_answer(bytes, ctx));
         }
     }
 

@@ -474,6 +474,32 @@ async fn a_change_of_name_in_a_hundred_rooms_counts_as_ten_commands() {
     assert!(began.elapsed() >= Duration::from_secs(4), "in {:?}", began.elapsed());
 }
 
+/// A command of 80 bytes that asks for a megabyte costs more than others.
+#[actix_web::test]
+async fn long_answers_count_as_several_commands() {
+    let server = TestServer::start_with(Config { command_rate: rate(100, 130), ..config() }).await;
+    let mut ada = JsonClient::hello(server.addr(), json!({})).await;
+    ada.send(&[join("a")]).await;
+    let epoch = ada.expect("joined").await["epoch"].clone();
+    for n in 0..256 {
+        ada.send(&[
+            json!({"type": "say", "room": "a", "text": "x".repeat(4000), "id": n.to_string()}),
+        ])
+        .await;
+        ada.until("said").await;
+    }
+    let mut eve = JsonClient::hello(server.addr(), json!({})).await;
+    let began = Instant::now();
+    let again = json!({"type": "join", "room": "a", "after": {"epoch": epoch, "seq": 0}});
+    eve.send(&vec![again; 6]).await;
+    for _ in 0..6 {
+        assert_eq!(eve.expect("joined").await["messages"].as_array().unwrap().len(), 256);
+    }
+    // Before the last one there were five answers of 62 commands each: 310, of which at most 130
+    // are free, and the rest at 100 a second.
+    assert!(began.elapsed() >= Duration::from_millis(1750), "in {:?}", began.elapsed());
+}
+
 #[actix_web::test]
 async fn from_one_address_as_much_is_said_as_allowed_under_however_many_names() {
     let limited = Config { publish_rate_per_address: rate(1, 2), ..config() };
