@@ -69,6 +69,11 @@ pub struct Config {
     pub publish_rate: Option<Rate>,
     /// What may be said from one address. Defaults to 50 messages a second, 250 at once.
     pub publish_rate_per_address: Option<Rate>,
+    /// Bytes of messages that may be said from one address in an hour; as many at once after an
+    /// hour of silence. Defaults to 16 MiB.
+    pub publish_bytes_per_hour_per_address: Option<NonZeroU32>,
+    /// The same in a day. Defaults to 64 MiB.
+    pub publish_bytes_per_day_per_address: Option<NonZeroU32>,
     /// What one connection may ask for, beside messages: `join`, `history` and the like. Defaults
     /// to 20 commands a second, 200 at once.
     pub command_rate: Option<Rate>,
@@ -155,6 +160,8 @@ impl Default for Config {
             connect_rate: NonZeroU32::new(20),
             publish_rate: rate(10, 50),
             publish_rate_per_address: rate(50, 250),
+            publish_bytes_per_hour_per_address: NonZeroU32::new(16 * 1024 * 1024),
+            publish_bytes_per_day_per_address: NonZeroU32::new(64 * 1024 * 1024),
             command_rate: rate(20, 200),
             command_rate_per_address: rate(100, 1000),
             resume_buffer: 1000,

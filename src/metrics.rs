@@ -35,6 +35,10 @@ pub enum Limit {
     PublishRate,
     /// Messages from one address.
     PublishRatePerAddress,
+    /// Bytes of messages from one address in an hour.
+    PublishBytesPerHourPerAddress,
+    /// Bytes of messages from one address in a day.
+    PublishBytesPerDayPerAddress,
     /// Commands of one connection.
     CommandRate,
     /// Commands from one address.
@@ -53,12 +57,14 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit, in the order in which they are declared.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::MaxConnections,
         Self::MaxConnectionsPerAddress,
         Self::ConnectRate,
         Self::PublishRate,
         Self::PublishRatePerAddress,
+        Self::PublishBytesPerHourPerAddress,
+        Self::PublishBytesPerDayPerAddress,
         Self::CommandRate,
         Self::CommandRatePerAddress,
         Self::MaxRoomsPerClient,
@@ -77,6 +83,8 @@ impl Limit {
             Self::ConnectRate => "connect_rate",
             Self::PublishRate => "publish_rate",
             Self::PublishRatePerAddress => "publish_rate_per_address",
+            Self::PublishBytesPerHourPerAddress => "publish_bytes_per_hour_per_address",
+            Self::PublishBytesPerDayPerAddress => "publish_bytes_per_day_per_address",
             Self::CommandRate => "command_rate",
             Self::CommandRatePerAddress => "command_rate_per_address",
             Self::MaxRoomsPerClient => "max_rooms_per_client",

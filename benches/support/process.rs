@@ -22,6 +22,8 @@ impl Process {
             "CONNECT_RATE",
             "PUBLISH_RATE",
             "PUBLISH_RATE_PER_ADDRESS",
+            "PUBLISH_BYTES_PER_HOUR_PER_ADDRESS",
+            "PUBLISH_BYTES_PER_DAY_PER_ADDRESS",
             "COMMAND_RATE",
             "COMMAND_RATE_PER_ADDRESS",
             "MAX_ROOMS_PER_ADDRESS",

@@ -92,14 +92,28 @@ impl Place {
         self.source
     }
 
-    /// Counts a message of whoever has this place, unless it is one too many.
+    /// Counts a message of so many bytes by whoever has this place, unless that is too much.
     ///
     /// # Errors
     /// How long to wait with it.
-    pub fn say(&self, client: ClientId, who: Identity) -> Result<(), Duration> {
+    pub fn say(&self, client: ClientId, who: Identity, bytes: usize) -> Result<(), Duration> {
         let counted = self.rates.messages.count(&who, self.source);
         let counted = counted.and_then(|()| self.rates.of_connections.count(&client, self.source));
-        self.limited(counted, [Limit::PublishRate, Limit::PublishRatePerAddress])
+        self.limited(counted, [Limit::PublishRate, Limit::PublishRatePerAddress])?;
+        let bytes = u32::try_from(bytes).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        let budgets = [
+            (&self.rates.bytes_per_hour, Limit::PublishBytesPerHourPerAddress),
+            (&self.rates.bytes_per_day, Limit::PublishBytesPerDayPerAddress),
+        ];
+        for (budget, limit) in budgets {
+            if let Some(budget) = budget
+                && let Err(wait) = budget.count_many(&self.source, bytes)
+            {
+                self.metrics.limited(limit);
+                return Err(wait);
+            }
+        }
+        Ok(())
     }
 
     /// Counts a command that is no message, unless it is one too many. One that makes the hub do

@@ -37,7 +37,11 @@ const REMEMBERED: usize = 4096;
 
 impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiter<K, C> {
     pub(super) fn new(Rate { per_second, burst }: Rate, clock: &C) -> Self {
-        let quota = Quota::per_second(per_second).allow_burst(burst);
+        Self::with_quota(Quota::per_second(per_second).allow_burst(burst), clock)
+    }
+
+    fn with_quota(quota: Quota, clock: &C) -> Self {
+        let burst = quota.burst_size();
         let by_key = RateLimiter::new(quota, DefaultKeyedStateStore::default(), clock.clone());
         Self { by_key, burst, counted: AtomicUsize::new(0), clock: clock.clone() }
     }
@@ -48,7 +52,7 @@ impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiter<K, C> {
     }
 
     /// The same for what counts as several. What costs more than a burst costs a whole burst.
-    fn count_many(&self, key: &K, cost: NonZeroU32) -> Result<(), Duration> {
+    pub(super) fn count_many(&self, key: &K, cost: NonZeroU32) -> Result<(), Duration> {
         if self.counted.fetch_add(1, Ordering::Relaxed) % REMEMBERED == REMEMBERED - 1 {
             self.by_key.retain_recent();
             self.by_key.shrink_to_fit();
@@ -65,6 +69,9 @@ pub(super) struct Rates {
     pub(super) messages: Twofold<Identity>,
     /// Messages by connection, too: one that becomes somebody else says no more for it.
     pub(super) of_connections: Twofold<ClientId>,
+    /// Bytes of text from one address, in an hour and in a day: what fills the disk.
+    pub(super) bytes_per_hour: Option<Limiter<Source>>,
+    pub(super) bytes_per_day: Option<Limiter<Source>>,
     pub(super) commands: Twofold<ClientId>,
 }
 
@@ -73,6 +80,13 @@ impl Rates {
         let clock = &DefaultClock::default();
         Self {
             messages: Twofold::new(config.publish_rate, None, clock),
+            bytes_per_hour: config
+                .publish_bytes_per_hour_per_address
+                .map(|most| Limiter::with_quota(Quota::per_hour(most), clock)),
+            bytes_per_day: config
+                .publish_bytes_per_day_per_address
+                .and_then(|most| per_day(most))
+                .map(|quota| Limiter::with_quota(quota, clock)),
             of_connections: Twofold::new(
                 config.publish_rate,
                 config.publish_rate_per_address,
@@ -81,6 +95,12 @@ impl Rates {
             commands: Twofold::new(config.command_rate, config.command_rate_per_address, clock),
         }
     }
+}
+
+/// So many at once, and as many again in a day.
+fn per_day(most: NonZeroU32) -> Option<Quota> {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    Some(Quota::with_period(DAY / most.get())?.allow_burst(most))
 }
 
 /// What one may do, and what may be done from one address, by a clock.

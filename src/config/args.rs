@@ -125,6 +125,16 @@ pub struct Args {
     #[arg(default_value = "250", value_parser = number::<1, { u32::MAX as usize }>)]
     publish_burst_per_address: usize,
 
+    /// Bytes of messages that may be said from one address in an hour; 0 is no limit.
+    #[arg(long, env = "CHINWAG_PUBLISH_BYTES_PER_HOUR_PER_ADDRESS", value_name = "N")]
+    #[arg(default_value = "16777216", value_parser = limit::<1>)]
+    publish_bytes_per_hour_per_address: Limit,
+
+    /// Bytes of messages that may be said from one address in a day; 0 is no limit.
+    #[arg(long, env = "CHINWAG_PUBLISH_BYTES_PER_DAY_PER_ADDRESS", value_name = "N")]
+    #[arg(default_value = "67108864", value_parser = limit::<1>)]
+    publish_bytes_per_day_per_address: Limit,
+
     /// Other commands, such as join and history, of one connection in a second; 0 is no limit.
     #[arg(long, env = "CHINWAG_COMMAND_RATE", value_name = "N", default_value = "20")]
     #[arg(value_parser = limit::<1>)]
@@ -251,6 +261,8 @@ impl TryFrom<Args> for Config {
             publish_rate_per_address: args
                 .publish_rate_per_address
                 .with_burst(args.publish_burst_per_address),
+            publish_bytes_per_hour_per_address: args.publish_bytes_per_hour_per_address.rate(),
+            publish_bytes_per_day_per_address: args.publish_bytes_per_day_per_address.rate(),
             command_rate: args.command_rate.with_burst(args.command_burst),
             command_rate_per_address: args
                 .command_rate_per_address

@@ -23,7 +23,7 @@ impl Session {
     pub(super) fn count(&self, command: &Command) -> Result<(), Duration> {
         let client = self.introduction.client;
         match command {
-            Command::Say { .. } => self.place.say(client, self.speaker),
+            Command::Say { text, .. } => self.place.say(client, self.speaker, text.as_str().len()),
             // The hub looks at each room, and tells its members.
             Command::Hello { .. } | Command::Nick { .. } => {
                 let rooms = u32::try_from(self.budget.rooms()).unwrap_or(u32::MAX);

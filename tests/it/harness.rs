@@ -59,6 +59,8 @@ pub fn config() -> Config {
         connect_rate: None,
         publish_rate: None,
         publish_rate_per_address: None,
+        publish_bytes_per_hour_per_address: None,
+        publish_bytes_per_day_per_address: None,
         command_rate: None,
         command_rate_per_address: None,
         max_rooms_per_address: None,

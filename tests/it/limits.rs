@@ -474,6 +474,43 @@ async fn a_change_of_name_in_a_hundred_rooms_counts_as_ten_commands() {
     assert!(began.elapsed() >= Duration::from_secs(4), "in {:?}", began.elapsed());
 }
 
+/// What one address can fill the disk with is bounded, however slowly it does.
+#[actix_web::test]
+async fn from_one_address_as_many_bytes_are_said_as_allowed() {
+    for limit in ["hour", "day"] {
+        let most = NonZeroU32::new(10_000);
+        let mut limited = config();
+        match limit {
+            "hour" => limited.publish_bytes_per_hour_per_address = most,
+            _ => limited.publish_bytes_per_day_per_address = most,
+        }
+        let server = TestServer::start_with(limited).await;
+        let mut kept = 0;
+        for client in 0..2 {
+            let mut eve = JsonClient::hello(server.addr(), json!({})).await;
+            let line =
+                |n: usize| json!({"type": "say", "room": "a", "text": "x".repeat(1000), "ref": n});
+            eve.send(&[vec![join("a")], (0..8).map(line).collect()].concat()).await;
+            let mut wait = 0;
+            for _ in 0..8 {
+                let answer = loop {
+                    let line = within("an answer", eve.next()).await.unwrap();
+                    if line.get("ref").is_some() {
+                        break line;
+                    }
+                };
+                kept += usize::from(answer["type"] == "said");
+                wait = wait.max(answer["retry_after_ms"].as_u64().unwrap_or_default());
+            }
+            assert_eq!(wait > 60_000, client == 1, "{wait}");
+        }
+        // Ten, and one more for a machine that takes six minutes for this.
+        assert!((10..=11).contains(&kept), "{kept} in the {limit}");
+        let hits = hits(&server, &format!("publish_bytes_per_{limit}_per_address")).await;
+        assert_eq!(hits, 16 - kept as u64);
+    }
+}
+
 /// A command of 80 bytes that asks for a megabyte costs more than others.
 #[actix_web::test]
 async fn long_answers_count_as_several_commands() {

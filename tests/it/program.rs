@@ -12,12 +12,14 @@ use crate::harness::within;
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_chinwag");
 
 /// All clients of a test come from one address.
-pub const UNLIMITED: [(&str, &str); 8] = [
+pub const UNLIMITED: [(&str, &str); 10] = [
     ("CHINWAG_MAX_CONNECTIONS", "0"),
     ("CHINWAG_MAX_CONNECTIONS_PER_ADDRESS", "0"),
     ("CHINWAG_CONNECT_RATE", "0"),
     ("CHINWAG_PUBLISH_RATE", "0"),
     ("CHINWAG_PUBLISH_RATE_PER_ADDRESS", "0"),
+    ("CHINWAG_PUBLISH_BYTES_PER_HOUR_PER_ADDRESS", "0"),
+    ("CHINWAG_PUBLISH_BYTES_PER_DAY_PER_ADDRESS", "0"),
     ("CHINWAG_COMMAND_RATE", "0"),
     ("CHINWAG_COMMAND_RATE_PER_ADDRESS", "0"),
     ("CHINWAG_MAX_ROOMS_PER_ADDRESS", "0"),
