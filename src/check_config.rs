@@ -25,6 +25,7 @@ pub(crate) fn show(command: &Command, matches: &ArgMatches, config: &Config) -> 
             "max_frame_bytes" => config.frame_limit().to_string(),
             "static_dir" => "built in".into(),
             "keep_for" => "for ever".into(),
+            "keep_bytes" => config.kept_bytes().map_or("-".into(), |bytes| bytes.to_string()),
             _ => "-".into(),
         };
         let source = match matches.value_source(arg.get_id().as_str()) {

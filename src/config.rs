@@ -88,6 +88,10 @@ pub struct Config {
     pub db_sync: DbSync,
     /// Messages that are kept of each room. Defaults to 100000.
     pub keep_messages: usize,
+    /// How many bytes of messages are kept in all; each counts as its text and 128 bytes. Defaults
+    /// to two fifths of `max_db_bytes`, so that the file never grows to that: see
+    /// [`Config::kept_bytes`].
+    pub keep_bytes: Option<u64>,
     /// How long a message is kept. Defaults to for ever.
     pub keep_for: Option<Duration>,
     /// How long after a look at all rooms for what need not be kept any more the next one begins.
@@ -168,6 +172,7 @@ impl Default for Config {
             db: None,
             db_sync: DbSync::Full,
             keep_messages: 100_000,
+            keep_bytes: None,
             keep_for: None,
             prune_interval: Duration::from_secs(10),
             hello_timeout: Duration::from_secs(10),
@@ -209,6 +214,13 @@ impl Config {
             Some(dir) if !dir.join("index.html").is_file() => Err(ConfigError::NoPage(dir.clone())),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// How many bytes of messages are kept in all: as many as the configuration says, or two
+    /// fifths of the largest size of the file. None where neither is limited.
+    #[must_use]
+    pub fn kept_bytes(&self) -> Option<u64> {
+        self.keep_bytes.or(self.max_db_bytes.map(|most| most / 5 * 2))
     }
 
     /// The longest WebSocket message, in bytes. A chat message may be six times as long in JSON,

@@ -85,7 +85,7 @@ impl Rates {
                 .map(|most| Limiter::with_quota(Quota::per_hour(most), clock)),
             bytes_per_day: config
                 .publish_bytes_per_day_per_address
-                .and_then(|most| per_day(most))
+                .and_then(per_day)
                 .map(|quota| Limiter::with_quota(quota, clock)),
             of_connections: Twofold::new(
                 config.publish_rate,

@@ -175,6 +175,12 @@ pub struct Args {
     #[arg(value_parser = number::<1, 1_000_000_000>)]
     keep_messages: usize,
 
+    /// Bytes of messages that are kept in all, the oldest of the largest room going first; each
+    /// counts as its text and 128 bytes [default: two fifths of max-db-bytes]
+    #[arg(long, env = "CHINWAG_KEEP_BYTES", value_name = "N")]
+    #[arg(value_parser = number::<1_048_576, { usize::MAX }>)]
+    keep_bytes: Option<usize>,
+
     /// How long a message is kept [default: for ever]
     #[arg(long, env = "CHINWAG_KEEP_FOR", value_name = "D", value_parser = interval)]
     keep_for: Option<Duration>,
@@ -271,6 +277,7 @@ impl TryFrom<Args> for Config {
             db: args.db.0,
             db_sync: args.db_sync,
             keep_messages: args.keep_messages,
+            keep_bytes: args.keep_bytes.map(|bytes| bytes as u64),
             keep_for: args.keep_for,
             max_db_bytes: args.max_db_bytes.0,
             max_rooms_per_client: args.max_rooms_per_client.count(),

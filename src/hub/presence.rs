@@ -63,6 +63,7 @@ impl News {
         self.changes.entry(who).or_insert_with(|| Change::Renamed(before.clone()));
     }
 
+    #[allow(clippy::mutable_key_type, reason = "a nick's hash does not depend on its cached forms")]
     fn take(&mut self, people: &HashMap<Identity, Person>) -> Changes {
         let mut changes = Changes::default();
         for (who, change) in self.changes.drain() {

@@ -26,7 +26,6 @@ pub use backup::{BackupError, backup};
 pub use export::{ExportError, export};
 use lock::Lock;
 pub use reader::Reader;
-use schema::Opened;
 pub use schema::SourceError;
 use writer::Close;
 pub use writer::Writer;
@@ -43,6 +42,9 @@ pub struct Options {
     pub sync: DbSync,
     /// How many messages are kept of each room.
     pub keep_messages: usize,
+    /// How many bytes of messages are kept in all, if that is limited. Each counts as its text
+    /// and 128 bytes.
+    pub keep_bytes: Option<u64>,
     /// How long a message is kept.
     pub keep_for: Option<Duration>,
     /// How long after a look at all rooms the next one begins.
@@ -61,6 +63,7 @@ impl Options {
             path: path.clone(),
             sync: config.db_sync,
             keep_messages: config.keep_messages,
+            keep_bytes: config.kept_bytes(),
             keep_for: config.keep_for,
             prune_interval: config.prune_interval,
             max_bytes: config.max_db_bytes,
@@ -131,14 +134,14 @@ impl Journal {
         let path = lock::canonical(&options.path)
             .map_err(|error| JournalError::System(absolute(&options.path), error))?;
         let lock = Arc::new(Lock::take(&path)?);
-        let Opened { connection, epoch, head } =
-            schema::open(&path, options.sync, options.max_bytes)?;
+        let opened = schema::open(&path, options.sync, options.max_bytes)?;
+        let (epoch, head) = (opened.epoch.clone(), opened.head);
         let readers = (0..READERS)
             .map(|_| schema::open_to_read(&path))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| JournalError::Sqlite(path.clone(), error))?;
         let options = Options { path: path.clone(), ..options.clone() };
-        let writer = Writer::new(connection, epoch.clone(), head, options, Some(lock.clone()));
+        let writer = Writer::new(opened, options, Some(Arc::clone(&lock)));
         let thread = Arbiter::new();
         let writer = Writer::start_in_arbiter(&thread.handle(), |_| writer);
         let (readers, read) = (Mutex::new(readers), path.clone());

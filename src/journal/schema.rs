@@ -21,7 +21,10 @@ const APPLICATION_ID: i32 = 0x6368_6E77;
 /// A room's messages lie together, so that a page of them is read at one place. `floor` is the
 /// last place that was pruned, and `messages` counts those after it. Below the floor stays what is
 /// still needed to know a repeated message again.
-const MIGRATIONS: [&str; 1] = ["
+///
+/// `bytes` is what those count for that are not pruned: see [`MESSAGE_BYTES`].
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE rooms (
         id INTEGER PRIMARY KEY,
@@ -41,13 +44,30 @@ const MIGRATIONS: [&str; 1] = ["
         PRIMARY KEY (room, seq)
     ) STRICT, WITHOUT ROWID;
     CREATE UNIQUE INDEX messages_by_origin ON messages (room, author, id) WHERE id IS NOT NULL;
-"];
+",
+    "
+    ALTER TABLE rooms ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+    UPDATE rooms SET bytes = (
+        SELECT coalesce(sum(octet_length(text) + 128), 0) FROM messages
+        WHERE room = rooms.id AND seq > rooms.floor);
+    CREATE INDEX rooms_by_bytes ON rooms (bytes DESC, name);
+",
+];
+
+/// What a message counts for beside its text, in bytes: about what its row and index take.
+pub(super) const MESSAGE_BYTES: i64 = 128;
+
+/// What all messages count for that are not pruned, in bytes.
+pub(super) fn kept_bytes(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT coalesce(sum(bytes), 0) FROM rooms", [], |row| row.get(0))
+}
 
 /// A journal as its writer finds it.
 pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) epoch: Epoch,
     pub(super) head: Seq,
+    pub(super) kept_bytes: i64,
 }
 
 /// Opens the file to write, and makes it if there is none.
@@ -66,7 +86,8 @@ pub(super) fn open(
     check(&connection).map_err(unfit)?;
     let (epoch, head) = prepare(&mut connection, sync).map_err(|error| unfit(error.into()))?;
     bound(&connection, max_bytes).map_err(|error| unfit(error.into()))?;
-    Ok(Opened { connection, epoch, head })
+    let kept_bytes = kept_bytes(&connection).map_err(|error| unfit(error.into()))?;
+    Ok(Opened { connection, epoch, head, kept_bytes })
 }
 
 /// Why a journal cannot be exported or backed up.

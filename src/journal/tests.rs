@@ -23,16 +23,20 @@ pub(super) fn folder() -> TempDir {
 pub(super) fn options(path: &Path) -> Options {
     let config = Config { db: Some(path.to_owned()), ..Config::default() };
     let options = Options::of(&config).expect("it names a file");
-    Options { keep_messages: 1_000_000, prune_interval: DAY, max_bytes: None, ..options }
+    Options {
+        keep_messages: 1_000_000,
+        keep_bytes: None,
+        prune_interval: DAY,
+        max_bytes: None,
+        ..options
+    }
 }
 
 /// A writer that is nobody's actor. Dropped without `close`, it has come to an unclean end.
 pub(super) fn writer(options: &Options) -> Writer {
     let path = lock::canonical(&options.path).expect("a path");
-    let Opened { connection, epoch, head } =
-        schema::open(&path, options.sync, None).expect("a journal");
-    let options = Options { path, ..options.clone() };
-    Writer::new(connection, epoch, head, options, None)
+    let opened = schema::open(&path, options.sync, None).expect("a journal");
+    Writer::new(opened, Options { path, ..options.clone() }, None)
 }
 
 pub(super) fn room(name: &str) -> RoomName {
@@ -228,6 +232,77 @@ fn what_is_too_old_goes_in_every_room() {
     let placed = writer.append(&[draft("room-0", "new")]).expect("a place");
     assert_eq!(seq(placed[0]), Seq::new(501));
     assert_eq!(texts(&all(&path, "room-0").messages), ["new"]);
+}
+
+#[test]
+fn what_is_too_much_in_all_goes_from_the_largest_room_as_soon_as_something_is_said() {
+    let folder = folder();
+    let path = folder.path().join("log.db");
+    // Each of these counts as 228 bytes.
+    let text = |n: usize| format!("{n:0100}");
+    let options = Options { keep_bytes: Some(228 * 10), ..options(&path) };
+    let mut writer = writer(&options);
+    let kept = |name: &str| {
+        let numbers = all(&path, name).messages;
+        texts(&numbers)
+            .iter()
+            .map(|text| text.parse::<usize>().expect("a number"))
+            .collect::<Vec<_>>()
+    };
+    let say = |writer: &mut Writer, name: &str, n: usize| {
+        let id = format!("{name}{n}");
+        let placed = writer.append(&[draft_with_id(name, &text(n), &id)]).expect("a place");
+        assert!(matches!(placed[..], [Placed::New(..)]));
+    };
+    for n in 0..7 {
+        say(&mut writer, "large", n);
+    }
+    for n in 0..3 {
+        say(&mut writer, "small", n);
+    }
+    assert_eq!((kept("large"), kept("small")), ((0..7).collect(), (0..3).collect()));
+    say(&mut writer, "small", 3);
+    say(&mut writer, "new", 0);
+    assert_eq!(
+        (kept("large"), kept("small"), kept("new")),
+        ((2..7).collect(), (0..4).collect(), vec![0])
+    );
+    // Five, four and one; then it is five, five and one, and of equals the first by name.
+    say(&mut writer, "small", 4);
+    assert_eq!((kept("large"), kept("small")), ((3..7).collect(), (0..5).collect()));
+    say(&mut writer, "large", 7);
+    assert_eq!((kept("large"), kept("small")), ((4..8).collect(), (0..5).collect()));
+    // What went is known again, and counts no more.
+    let again = writer.append(&[draft_with_id("large", &text(0), "large0")]).expect("a place");
+    assert!(matches!(again[..], [Placed::Duplicate(_)]));
+    let counted = "SELECT sum(octet_length(text) + 128) FROM messages WHERE text <> ''";
+    assert_eq!(count(&path, counted), 2280);
+    assert_eq!(count(&path, "SELECT sum(bytes) FROM rooms"), 2280);
+    drop(writer);
+    // A smaller limit is kept by what is pruned, without a word.
+    let mut writer = self::writer(&Options { keep_bytes: Some(228 * 4), ..options });
+    assert_eq!(writer.kept_bytes, 2280);
+    prune(&mut writer, Timestamp::now());
+    assert_eq!(count(&path, "SELECT sum(bytes) FROM rooms"), 228 * 4);
+    assert_eq!(writer.kept_bytes, 228 * 4);
+}
+
+#[test]
+fn a_journal_of_the_first_layout_is_converted() {
+    let folder = folder();
+    let path = folder.path().join("log.db");
+    let mut first = writer(&options(&path));
+    first.append(&[draft("a", "four"), draft("b", "äöü"), draft("b", "x")]).expect("places");
+    drop(first);
+    let older = "DROP INDEX rooms_by_bytes; ALTER TABLE rooms DROP COLUMN bytes;
+                 PRAGMA user_version = 1;";
+    Connection::open(&path).expect("a database").execute_batch(older).expect("the first layout");
+    let mut second = writer(&options(&path));
+    assert_eq!(count(&path, "SELECT bytes FROM rooms WHERE name = 'a'"), 132);
+    assert_eq!(count(&path, "SELECT bytes FROM rooms WHERE name = 'b'"), 128 + 6 + 128 + 1);
+    assert_eq!(second.kept_bytes, 132 + 263);
+    second.append(&[draft("a", "more")]).expect("a place");
+    assert_eq!(texts(&all(&path, "a").messages), ["four", "more"]);
 }
 
 /// Some messages are from moments when the clock was a year ahead.

@@ -10,8 +10,9 @@ use log::warn;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
 
 use super::lock::Lock;
+use super::schema::Opened;
 use super::watch::FileWatch;
-use super::{Options, schema};
+use super::{Options, retention, schema};
 use crate::domain::{Draft, Epoch, RoomName, Seq, Timestamp};
 use crate::hub::{Append, LogError, Placed, Probe};
 use crate::metrics::Limit;
@@ -31,6 +32,8 @@ pub struct Writer {
     pub(super) epoch: Epoch,
     head: Seq,
     rooms: HashMap<RoomName, i64>,
+    /// What all messages count for that are not pruned, in bytes.
+    pub(super) kept_bytes: i64,
     /// When something was last committed.
     committed: Option<Instant>,
     /// Whether the connection is to be made anew before it is used again.
@@ -91,25 +94,20 @@ impl Handler<Close> for Writer {
 }
 
 impl Writer {
-    pub(super) fn new(
-        connection: Connection,
-        epoch: Epoch,
-        head: Seq,
-        options: Options,
-        lock: Option<Arc<Lock>>,
-    ) -> Self {
-        let (rooms, file) = (HashMap::new(), FileWatch::start(&options.path));
+    pub(super) fn new(opened: Opened, options: Options, lock: Option<Arc<Lock>>) -> Self {
+        let Opened { connection, epoch, head, kept_bytes } = opened;
         Self {
             connection,
             epoch,
             head,
-            rooms,
+            rooms: HashMap::new(),
+            kept_bytes,
             committed: None,
             broken: false,
+            file: FileWatch::start(&options.path),
             options,
             pruned: 0,
             lock,
-            file,
         }
     }
 
@@ -120,11 +118,17 @@ impl Writer {
             at: Timestamp::now(),
             known: &self.rooms,
             found: HashMap::new(),
+            bytes: 0,
+            over: self
+                .options
+                .keep_bytes
+                .map(|most| self.kept_bytes - i64::try_from(most).unwrap_or(i64::MAX)),
         };
         let written = batch.write(&mut self.connection, drafts);
-        let Batch { head, found, .. } = batch;
+        let Batch { head, found, bytes, .. } = batch;
         match written {
             Ok(placed) => {
+                self.kept_bytes += bytes;
                 self.head = head;
                 self.committed = Some(Instant::now());
                 if self.rooms.len() + found.len() > ROOMS_MAX {
@@ -135,6 +139,13 @@ impl Writer {
             }
             Err(error) => Err(self.failed(&error)),
         }
+    }
+
+    /// Counts what all messages count for, in a file that was just opened.
+    pub(super) fn count_bytes(&mut self) -> Result<(), LogError> {
+        let counted = schema::kept_bytes(&self.connection);
+        self.kept_bytes = counted.map_err(|error| self.failed(&error))?;
+        Ok(())
     }
 
     /// Marks the end as one in order, unless a fault has left that in doubt.
@@ -153,7 +164,7 @@ impl Writer {
                 // What failed may have been committed all the same: its places are taken.
                 (self.connection, self.head, self.broken) = (connection, head, false);
                 self.file.begin();
-                Ok(())
+                self.count_bytes()
             }
             Ok(_) => Err(LogError::Failed("the database was replaced; restart the server".into())),
             Err(error) => Err(self.failed(&error)),
@@ -194,6 +205,10 @@ struct Batch<'a> {
     at: Timestamp,
     known: &'a HashMap<RoomName, i64>,
     found: HashMap<RoomName, i64>,
+    /// By how much all messages count for more, in bytes.
+    bytes: i64,
+    /// By how much they count for more than they may before it, or for less.
+    over: Option<i64>,
 }
 
 impl Batch<'_> {
@@ -207,13 +222,25 @@ impl Batch<'_> {
         for in_room in drafts.chunk_by(|a, b| a.room == b.room) {
             let room = self.room(&change, &in_room[0].room)?;
             let before = self.head;
+            let mut bytes = 0;
             for draft in in_room {
-                placed.push(self.place(&change, room, draft)?);
+                let placed_at = self.place(&change, room, draft)?;
+                if let Placed::New(..) = placed_at {
+                    let text = i64::try_from(draft.text.as_str().len()).unwrap_or(i64::MAX);
+                    bytes += text + schema::MESSAGE_BYTES;
+                }
+                placed.push(placed_at);
             }
             let added = integer(self.head) - integer(before);
             change
-                .prepare_cached("UPDATE rooms SET messages = messages + ?2 WHERE id = ?1")?
-                .execute((room, added))?;
+                .prepare_cached(
+                    "UPDATE rooms SET messages = messages + ?2, bytes = bytes + ?3 WHERE id = ?1",
+                )?
+                .execute((room, added, bytes))?;
+            self.bytes += bytes;
+        }
+        if let Some(excess) = self.over.map(|over| over + self.bytes).filter(|over| *over > 0) {
+            self.bytes -= retention::shed(&change, excess, self.at)?;
         }
         schema::set_meta(&change, "head", integer(self.head))?;
         change.commit()?;

@@ -112,13 +112,52 @@ async fn a_room_takes_as_many_members_as_allowed_and_not_one_more() {
     ben.expect("Eve: in").await;
 }
 
+/// Old messages make way for new ones long before the file is as large as it may be.
+#[cfg(feature = "journal")]
+#[actix_web::test]
+async fn talking_goes_on_whatever_is_said_in_a_journal_of_limited_size() {
+    const LIMIT: u64 = 1024 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("log.db");
+    let server = TestServer::start_with(Config {
+        db: Some(db.clone()),
+        max_db_bytes: Some(LIMIT),
+        ..config()
+    })
+    .await;
+    let mut ada = JsonClient::hello(server.addr(), json!({})).await;
+    ada.send(&[join("a"), join("b")]).await;
+    ada.expect("joined").await;
+    ada.expect("joined").await;
+    let say = |room: &str, n: usize| {
+        let (text, id) = ("x".repeat([1, 4000][n % 2]), format!("{room}{n}"));
+        json!({"type": "say", "room": room, "text": text, "id": id})
+    };
+    for n in 0..2000 {
+        ada.send(&[say(["a", "b"][usize::from(n % 10 == 0)], n)]).await;
+        loop {
+            let answer = within("an answer", ada.next()).await.unwrap();
+            assert_ne!(answer["type"], "error", "number {n}: {answer}");
+            if answer["type"] == "said" {
+                break;
+            }
+        }
+    }
+    // Four times as much as the file may hold has been said.
+    ada.send(&[json!({"type": "history", "room": "a", "limit": 3})]).await;
+    assert_eq!(ada.until("history").await["messages"].as_array().unwrap().len(), 3);
+    server.stop().await;
+    let size = db.metadata().unwrap().len();
+    assert!(size < LIMIT, "{size} bytes");
+}
+
 #[cfg(feature = "journal")]
 #[actix_web::test]
 async fn a_journal_grows_to_its_limit_and_no_further() {
     const LIMIT: u64 = 1024 * 1024;
     let folder = tempfile::tempdir().unwrap();
     let db = Some(folder.path().join("log.db"));
-    let limited = Config { db, max_db_bytes: Some(LIMIT), ..config() };
+    let limited = Config { db, max_db_bytes: Some(LIMIT), keep_bytes: Some(u64::MAX), ..config() };
     let server = TestServer::start_with(limited.clone()).await;
     let mut ada = JsonClient::hello(server.addr(), json!({"nick": "Ada"})).await;
     ada.send(&[join("a")]).await;
