@@ -1,6 +1,7 @@
 //! A message, before and after it has its place in the log, and what tells one from another.
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
@@ -192,7 +193,8 @@ impl Draft {
     #[must_use]
     pub fn placed(self, seq: Seq, at: Timestamp) -> ChatMessage {
         let Self { room, nick, text, attributed, origin } = self;
-        ChatMessage { room, seq, at, nick, text, id: origin.map(|origin| origin.id), attributed }
+        let id = origin.map(|origin| origin.id);
+        ChatMessage { room, seq, at, nick, text, id, attributed, held: None }
     }
 }
 
@@ -216,6 +218,35 @@ pub struct ChatMessage {
     /// See [`Draft::attributed`].
     #[serde(skip)]
     pub attributed: bool,
+    /// Where its bytes are counted, if they are.
+    #[serde(skip)]
+    pub(crate) held: Option<Held>,
+}
+
+/// Some bytes that are in memory, and count as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Held {
+    bytes: usize,
+    count: Arc<AtomicUsize>,
+}
+
+impl Held {
+    pub(crate) fn new(bytes: usize, count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(bytes, Ordering::Relaxed);
+        Self { bytes, count: Arc::clone(count) }
+    }
+}
+
+impl Clone for Held {
+    fn clone(&self) -> Self {
+        Self::new(self.bytes, &self.count)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.count.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 fn random() -> u64 {

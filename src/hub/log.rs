@@ -4,6 +4,7 @@
 //! (`memory.rs`). One append is in flight at a time; what is flushed meanwhile goes with the next.
 
 mod answer;
+mod reading;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::domain::{ChatMessage, ClientId, Draft, Epoch, RoomName, Seq, Timestam
 use crate::metrics::Outcome;
 use crate::wire::{Batch, ErrorCode, Event, Refusal, Reply};
 pub use answer::Answer;
+use reading::{Read, Reading};
 
 /// A log that a hub is started with.
 #[derive(Clone, Debug)]
@@ -168,6 +170,7 @@ pub(super) struct Logging {
     pub(super) waiting: VecDeque<RoomName>,
     /// Whether the last append has failed, and everybody who can see to it been told.
     failing: bool,
+    reading: Reading,
 }
 
 /// What is at the log and not answered yet.
@@ -187,7 +190,8 @@ impl Logging {
             }
             None => (Epoch::random(), Seq::default(), Keeper::Memory(Memory::default())),
         };
-        Self { epoch, head, keeper, in_flight: None, waiting: VecDeque::new(), failing: false }
+        let (waiting, reading) = (VecDeque::new(), Reading::default());
+        Self { epoch, head, keeper, in_flight: None, waiting, failing: false, reading }
     }
 
     /// Whether only the rings remember.
@@ -247,13 +251,25 @@ impl Hub {
         }
     }
 
-    /// Asks the log for messages.
+    /// Asks the log for messages, as soon as it is not asked for too many.
     pub(super) fn page(&mut self, wanted: Wanted, before: Seq, limit: usize, max_bytes: usize) {
+        self.log.reading.add(Read { wanted, before, limit, max_bytes });
+        self.read_on();
+    }
+
+    fn read_on(&mut self) {
         let Some(hub) = self.this.upgrade() else { return };
         let Keeper::Log { page, .. } = &self.log.keeper else { return };
-        let room = wanted.room().clone();
-        let answer = Answer::<Paged>::new(hub.recipient(), wanted);
-        page.do_send(Page { room, before, limit, max_bytes, answer });
+        let is_wanted = |wanted: &Wanted| match wanted {
+            Wanted::Ring(_) => true,
+            Wanted::History(history) => self.clients.contains_key(&history.client),
+        };
+        while let Some(read) = self.log.reading.next(is_wanted) {
+            let Read { wanted, before, limit, max_bytes } = read;
+            let room = wanted.room().clone();
+            let answer = Answer::<Paged>::new(hub.clone().recipient(), wanted);
+            page.do_send(Page { room, before, limit, max_bytes, answer });
+        }
     }
 
     /// Answers a client's question about a room after what is under way of it.
@@ -366,7 +382,8 @@ impl Handler<Appended> for Hub {
 impl Handler<Paged> for Hub {
     type Result = ();
 
-    fn handle(&mut self, Paged { wanted, outcome }: Paged, _: &mut Self::Context) {
+    fn handle(&mut self, Paged { wanted, mut outcome }: Paged, _: &mut Self::Context) {
+        self.log.reading.done(outcome.as_mut().ok());
         if let Err(error) = &outcome {
             warn!("history cannot be read: {error}");
         }
@@ -374,5 +391,6 @@ impl Handler<Paged> for Hub {
             Wanted::Ring(room) => self.woken(&room, outcome),
             Wanted::History(history) => self.history_read(history, outcome),
         }
+        self.read_on();
     }
 }

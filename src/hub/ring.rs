@@ -11,10 +11,10 @@ use crate::domain::{ChatMessage, RoomName, Seq, Timestamp};
 
 /// The most that one ring and all together hold, in bytes.
 pub(super) const RING_BYTES_MAX: usize = 1024 * 1024;
-const RINGS_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(super) const RINGS_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// About what a message and a ring take beside texts, in bytes.
-const MESSAGE_BYTES: usize = 192;
+pub(super) const MESSAGE_BYTES: usize = 192;
 const RING_BYTES: usize = 512;
 
 /// The last messages of a room: all of them that came after its floor.
