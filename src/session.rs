@@ -198,7 +198,7 @@ impl Session {
         let is_hello = matches!(command, Command::Hello { .. });
         if self.introduction.protocol == Protocol::Json && !self.greeted && !is_hello {
             let refusal = Refusal::new(ErrorCode::HelloFirst, "say hello first");
-            return self.reply(&Reply { event: Event::Error(refusal), reference });
+            return self.reply(Reply { event: Event::Error(refusal), reference });
         }
         match command {
             Command::Hello { nick, identity } => {
@@ -320,7 +320,7 @@ impl Handler<Deliver> for Session {
         if self.socket.is_ending() {
             return;
         }
-        match &deliver {
+        match deliver {
             // What is written while the mailbox drains goes out together.
             Deliver::Batch(_) | Deliver::Batches(_) => {
                 for batch in deliver.batches() {
@@ -335,26 +335,31 @@ impl Handler<Deliver> for Session {
             }
             Deliver::Answer(reply) => {
                 self.held = false;
-                self.told(reply, ctx);
-                self.count_answer(reply.bytes(), ctx);
+                let bytes = reply.bytes();
+                self.told(*reply, ctx);
+                self.count_answer(bytes, ctx);
                 if !self.held {
                     self.go_on(ctx);
                 }
             }
-            Deliver::Direct(replies) => replies.iter().for_each(|reply| self.told(reply, ctx)),
-            Deliver::Close(reason) => self.close(*reason, ctx),
+            Deliver::Direct(replies) => {
+                replies.into_iter().for_each(|reply| self.told(reply, ctx));
+            }
+            Deliver::Close(reason) => self.close(reason, ctx),
         }
     }
 }
 
 impl Session {
-    fn told(&mut self, reply: &Reply, ctx: &mut WebsocketContext<Self>) {
-        match (self.introduction.protocol, &reply.event) {
-            (Protocol::Json, _) => self.reply(reply),
+    fn told(&mut self, reply: Reply, ctx: &mut WebsocketContext<Self>) {
+        match (self.introduction.protocol, reply.event) {
+            (Protocol::Json, event) => self.reply(Reply { event, ..reply }),
             (Protocol::Text, Event::Joined { messages, .. }) => {
-                for message in messages {
-                    self.socket.write(TextFrame::new(&text::line(message)));
-                }
+                let lines = messages.into_iter().enumerate();
+                self.socket.write_parts(lines.map(|(n, message)| {
+                    let line = text::line(&message);
+                    if n == 0 { line } else { format!("\n{line}") }
+                }));
             }
             // Plain text has no other way to say so.
             (Protocol::Text, Event::Error(Refusal { code: ErrorCode::NickTaken, .. })) => {
@@ -375,11 +380,23 @@ impl Session {
         }
     }
 
-    fn reply(&mut self, reply: &Reply) {
+    fn reply(&mut self, reply: Reply) {
         if let Event::Error(refusal) = &reply.event {
             self.config.metrics.erred(refusal.code);
         }
-        self.socket.write(TextFrame::new(&json::reply(reply)));
+        match reply.event {
+            Event::Joined { .. } | Event::History { .. } => {
+                self.socket.write_parts(json::reply_parts(reply));
+            }
+            Event::Welcome { .. }
+            | Event::Presence { .. }
+            | Event::Renamed { .. }
+            | Event::Typing { .. }
+            | Event::Members { .. }
+            | Event::Left { .. }
+            | Event::Said { .. }
+            | Event::Error(_) => self.socket.write(TextFrame::new(&json::reply(&reply))),
+        }
     }
 }
 

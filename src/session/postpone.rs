@@ -71,7 +71,7 @@ impl Session {
                 let Err(wait_to_refuse) = self.place.command(self.introduction.client, ONE) else {
                     let (event, reference) =
                         (Event::Error(Refusal::too_much_just_now(wait)), request.reference);
-                    return self.reply(&Reply { event, reference });
+                    return self.reply(Reply { event, reference });
                 };
                 wait_to_refuse
             }
@@ -91,7 +91,7 @@ impl Session {
     /// read no faster than others.
     pub(super) fn correct(&mut self, mistake: Box<Reply>, ctx: &mut <Self as Actor>::Context) {
         match self.place.command(self.introduction.client, ONE) {
-            Ok(()) => self.reply(&mistake),
+            Ok(()) => self.reply(*mistake),
             Err(wait) => self.later(wait, ctx, |session, ctx| session.correct(mistake, ctx)),
         }
     }

@@ -168,6 +168,14 @@ impl Socket {
         }
     }
 
+    /// Writes a text of which each part is made when the connection has room for it: a long one
+    /// goes out in fragments, and is never held as a whole.
+    pub fn write_parts(&mut self, parts: impl Iterator<Item = String> + 'static) {
+        if !self.ending {
+            self.outbox.push_parts(parts);
+        }
+    }
+
     /// Begins the end of the connection: writes what still waits, unless the peer is too slow for
     /// that or silent, tells it why, and stops the actor once it has closed too, or 2 seconds
     /// later. What comes in between is thrown away, since closing with input unread would reset the
@@ -180,10 +188,11 @@ impl Socket {
         if std::mem::replace(&mut self.ending, true) {
             return;
         }
-        let waiting = self.outbox.take();
-        if !matches!(reason, DisconnectReason::SlowClient | DisconnectReason::NoPong) {
+        if matches!(reason, DisconnectReason::SlowClient | DisconnectReason::NoPong) {
+            self.outbox.clear();
+        } else {
             // Behind the close frame it would be too late.
-            waiting.into_iter().for_each(|text| ctx.text(text));
+            self.outbox.finish();
         }
         self.gate.discard();
         self.cutoff.arm();

@@ -4,19 +4,25 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fmt;
+use std::iter::Peekable;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use bytes::{BufMut, Bytes, BytesMut};
-use bytestring::ByteString;
 
 use super::frame::opcode;
 
 /// The longest frame that texts are joined into, in bytes: 16 KiB. The connection's write buffer
 /// keeps what it once grew to, so frames stay well below that.
 pub const MAX_COALESCED_BYTES: usize = 16 * 1024;
+
+/// The first byte of a frame: the bit that says that its message ends here, and of a whole message
+/// in one frame.
+const FINAL: u8 = 0x80;
+const WHOLE: u8 = FINAL | opcode::TEXT;
 
 /// A text message as the one frame that it goes out in (RFC 6455 section 5.2): not masked, and so
 /// the same for every peer. Its clones share their bytes.
@@ -30,7 +36,7 @@ impl TextFrame {
     /// The frame of a text.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        Self::encode(text.len(), [text.as_bytes()].into_iter())
+        Self::encode(WHOLE, text.len(), [text.as_bytes()].into_iter())
     }
 
     /// Takes the first of the texts that wait, with as many of those behind it as fit with it into
@@ -51,7 +57,7 @@ impl TextFrame {
             return waiting.pop_front();
         }
         let texts = waiting.iter().take(count).map(Self::text);
-        let joined = Self::encode(bytes, texts);
+        let joined = Self::encode(WHOLE, bytes, texts);
         waiting.drain(..count);
         Some(joined)
     }
@@ -62,13 +68,12 @@ impl TextFrame {
         &self.bytes[self.header_len..]
     }
 
-    fn encode<'a>(len: usize, texts: impl Iterator<Item = &'a [u8]>) -> Self {
-        const FINAL: u8 = 0x80;
+    fn encode<'a>(first: u8, len: usize, texts: impl Iterator<Item = &'a [u8]>) -> Self {
         const LENGTH_IN_16_BITS: u8 = 126;
         const LENGTH_IN_64_BITS: u8 = 127;
         const HEADER_LEN_MAX: usize = 10;
         let mut frame = BytesMut::with_capacity(HEADER_LEN_MAX + len);
-        frame.put_u8(FINAL | opcode::TEXT);
+        frame.put_u8(first);
         match (u8::try_from(len), u16::try_from(len)) {
             (Ok(short), _) if short < LENGTH_IN_16_BITS => frame.put_u8(short),
             (_, Ok(middle)) => {
@@ -91,25 +96,111 @@ impl TextFrame {
     }
 }
 
+/// A text message of which each part is made when the connection has room for it. What does not fit
+/// into [`MAX_COALESCED_BYTES`] goes out in fragments (RFC 6455 section 5.4), so that nobody holds
+/// all of a long message for a peer that takes its time.
+struct Parts {
+    next: Option<TextFrame>,
+    texts: Peekable<Box<dyn Iterator<Item = String>>>,
+}
+
+impl Parts {
+    fn new(texts: impl Iterator<Item = String> + 'static) -> Self {
+        let texts: Box<dyn Iterator<Item = String>> = Box::new(texts);
+        let mut parts = Self { next: None, texts: texts.peekable() };
+        parts.next = parts.make(opcode::TEXT);
+        parts
+    }
+
+    fn make(&mut self, kind: u8) -> Option<TextFrame> {
+        let mut text = self.texts.next()?;
+        let fits = |text: &str, next: &str| text.len() + next.len() <= MAX_COALESCED_BYTES;
+        while let Some(next) = self.texts.next_if(|next| fits(&text, next)) {
+            text.push_str(&next);
+        }
+        let end = if self.texts.peek().is_none() { FINAL } else { 0 };
+        Some(TextFrame::encode(end | kind, text.len(), [text.as_bytes()].into_iter()))
+    }
+
+    fn is_last(&mut self) -> bool {
+        self.texts.peek().is_none()
+    }
+}
+
+impl Iterator for Parts {
+    type Item = TextFrame;
+
+    fn next(&mut self) -> Option<TextFrame> {
+        let fragment = self.next.take()?;
+        self.next = self.make(opcode::CONTINUATION);
+        Some(fragment)
+    }
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("next", &self.next).finish_non_exhaustive()
+    }
+}
+
 /// Texts that wait for the connection to have room. The actor's half puts them in, the body's half
 /// takes them out.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Outbox(Rc<RefCell<VecDeque<TextFrame>>>);
+pub(super) struct Outbox(Rc<RefCell<Waiting>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    texts: VecDeque<TextFrame>,
+    /// Each message in parts, and the texts behind it.
+    behind: VecDeque<(Parts, VecDeque<TextFrame>)>,
+    /// Whether nothing comes behind this but the end.
+    last: bool,
+}
 
 impl Outbox {
     pub(super) fn push(&self, frame: TextFrame) {
-        self.0.borrow_mut().push_back(frame);
+        let mut waiting = self.0.borrow_mut();
+        let Waiting { texts, behind, .. } = &mut *waiting;
+        behind.back_mut().map_or(texts, |(_, texts)| texts).push_back(frame);
     }
 
-    /// Takes all that waits, as messages.
-    pub(super) fn take(&self) -> Vec<ByteString> {
-        let mut waiting = self.0.take();
-        let frames = std::iter::from_fn(|| TextFrame::coalesce(&mut waiting));
-        frames.filter_map(|frame| frame.bytes.slice(frame.header_len..).try_into().ok()).collect()
+    /// Adds a message in parts. A short one waits as any other text.
+    pub(super) fn push_parts(&self, texts: impl Iterator<Item = String> + 'static) {
+        let mut parts = Parts::new(texts);
+        if parts.is_last() {
+            parts.for_each(|whole| self.push(whole));
+        } else {
+            self.0.borrow_mut().behind.push_back((parts, VecDeque::new()));
+        }
+    }
+
+    /// Lets all that waits go out before what the actor says now, which is its last.
+    pub(super) fn finish(&self) {
+        self.0.borrow_mut().last = true;
+    }
+
+    /// Throws away what waits.
+    pub(super) fn clear(&self) {
+        self.0.take();
+    }
+
+    fn is_last(&self) -> bool {
+        self.0.borrow().last
     }
 
     fn next(&self) -> Option<Bytes> {
-        TextFrame::coalesce(&mut self.0.borrow_mut()).map(|frame| frame.bytes)
+        let mut waiting = self.0.borrow_mut();
+        let Waiting { texts, behind, .. } = &mut *waiting;
+        loop {
+            if let Some(frame) = TextFrame::coalesce(texts) {
+                return Some(frame.bytes);
+            }
+            let (parts, _) = behind.front_mut()?;
+            if let Some(fragment) = parts.next() {
+                return Some(fragment.bytes);
+            }
+            *texts = behind.pop_front()?.1;
+        }
     }
 }
 
@@ -119,16 +210,20 @@ pub(super) struct Outgoing {
     actor: BoxBody,
     outbox: Outbox,
     writing: bool,
+    /// What the actor has said that goes out behind all that waits.
+    held: Option<Option<Result<Bytes, BoxError>>>,
 }
+
+type BoxError = <BoxBody as MessageBody>::Error;
 
 impl Outgoing {
     pub(super) fn new(actor: BoxBody, outbox: Outbox) -> Self {
-        Self { actor, outbox, writing: false }
+        Self { actor, outbox, writing: false, held: None }
     }
 }
 
 impl MessageBody for Outgoing {
-    type Error = <BoxBody as MessageBody>::Error;
+    type Error = BoxError;
 
     fn size(&self) -> BodySize {
         self.actor.size()
@@ -143,17 +238,25 @@ impl MessageBody for Outgoing {
         {
             return Poll::Ready(Some(Ok(frame)));
         }
+        if let Some(said) = self.held.take() {
+            return Poll::Ready(said);
+        }
         // When the actor is pending, its mailbox is empty: what was delivered together goes out
         // together.
         let actor = Pin::new(&mut self.actor).poll_next(cx);
-        if actor.is_ready() {
+        if actor.is_ready() && !self.outbox.is_last() {
             return actor;
         }
         let next = self.outbox.next();
         self.writing = next.is_some();
-        match next {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
-            None => Poll::Pending,
+        match (next, actor) {
+            (Some(frame), actor) => {
+                if let Poll::Ready(said) = actor {
+                    self.held = Some(said);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            (None, actor) => actor,
         }
     }
 }
@@ -161,6 +264,7 @@ impl MessageBody for Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
 
     fn frames(texts: &[&str]) -> Vec<String> {
         let mut waiting = texts.iter().map(|text| TextFrame::new(text)).collect();
@@ -182,6 +286,30 @@ mod tests {
         assert_eq!(frames(&[&half, &rest]), [format!("{half}\n{rest}")]);
         assert_eq!(frames(&[&half, &half]), [half.clone(), half.clone()]);
         assert_eq!(frames(&[&half, &rest, "z"]), [format!("{half}\n{rest}"), "z".into()]);
+    }
+
+    #[test]
+    fn a_long_message_leaves_in_fragments_made_one_by_one_and_a_short_one_as_any_text() {
+        let made = Rc::new(Cell::new(0));
+        let parts = |count: usize| {
+            let made = Rc::clone(&made);
+            let part = move |_| {
+                made.set(made.get() + 1);
+                "x".repeat(MAX_COALESCED_BYTES / 4)
+            };
+            (0..count).map(part)
+        };
+        let outbox = Outbox::default();
+        outbox.push(TextFrame::new("a"));
+        outbox.push_parts(std::iter::once("b".to_owned()));
+        outbox.push_parts(parts(9));
+        outbox.push(TextFrame::new("c"));
+        let first_bytes = |frame: Bytes| (frame[0], frame.len() > MAX_COALESCED_BYTES / 4);
+        assert_eq!(outbox.next().as_deref(), Some(&b"\x81\x03a\nb"[..]));
+        assert!(made.get() <= 5, "{} parts were made for nobody", made.get());
+        let rest: Vec<_> = std::iter::from_fn(|| outbox.next()).map(first_bytes).collect();
+        assert_eq!(rest, [(0x01, true), (0x00, true), (0x80, true), (0x81, false)]);
+        assert_eq!(made.get(), 9);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What clients are told beside the messages of their rooms.
 
 use std::borrow::Cow;
+use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,6 +107,21 @@ pub enum Event {
 }
 
 impl Event {
+    /// The messages that it tells, oldest first, which it then has no more.
+    pub(super) fn take_messages(&mut self) -> Vec<Arc<ChatMessage>> {
+        match self {
+            Self::Joined { messages, .. } | Self::History { messages, .. } => take(messages),
+            Self::Welcome { .. }
+            | Self::Presence { .. }
+            | Self::Renamed { .. }
+            | Self::Typing { .. }
+            | Self::Members { .. }
+            | Self::Left { .. }
+            | Self::Said { .. }
+            | Self::Error(_) => Vec::new(),
+        }
+    }
+
     /// About how much it holds while it waits, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let texts = match self {

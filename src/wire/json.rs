@@ -1,6 +1,8 @@
 //! The JSON protocol, `chinwag.v1`: one object to a line, one line or several to a frame, both
 //! ways. `docs/PROTOCOL.md` tells it from the client's side.
 
+use std::iter::once;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -228,6 +230,22 @@ pub fn line(message: &ChatMessage) -> String {
 #[must_use]
 pub fn reply(reply: &Reply) -> String {
     encode(reply)
+}
+
+/// The same in parts, of which each is made when it is asked for: one for each message that is told.
+pub fn reply_parts(mut reply: Reply) -> impl Iterator<Item = String> {
+    let messages = reply.event.take_messages();
+    // Within a string there would be a `\` before the second `"`.
+    const NO_MESSAGES: &str = "\"messages\":[]";
+    let whole = encode(&reply);
+    let place = whole.find(NO_MESSAGES).map_or(whole.len(), |at| at + NO_MESSAGES.len() - 1);
+    let (before, after) = whole.split_at(place);
+    let (before, after) = (before.to_owned(), after.to_owned());
+    let messages = messages.into_iter().enumerate().map(|(n, message)| {
+        let message = encode(&message);
+        if n == 0 { message } else { format!(",{message}") }
+    });
+    once(before).chain(messages).chain(once(after))
 }
 
 /// The line that tells of an event, without its line break.

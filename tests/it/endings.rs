@@ -9,12 +9,14 @@ use chinwag::hub::{Broadcast, Drain};
 use chinwag::server::ServerError;
 use chinwag::socket::DisconnectReason as Reason;
 use chinwag::{Config, Hub};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::harness::{TestServer, config, eventually, raw_socket, raw_upgrade, within};
+use crate::json::JsonClient;
 
 /// Sends bytes and reads the code of the close frame that answers them, then to the end.
 async fn answer_to(server: &TestServer, bytes: &[u8]) -> u16 {
@@ -166,6 +168,32 @@ async fn at_shutdown_every_client_reads_1001_and_a_late_one_too() {
     assert_eq!(late.expect_close().await.0, 1001);
     assert_eq!(server.disconnects(Reason::ShuttingDown).await, 2);
     server.stop().await;
+}
+
+#[actix_web::test]
+async fn a_long_replay_is_told_whole_before_the_end_and_what_was_said_meanwhile_behind_it() {
+    let server = TestServer::start().await;
+    let long = "x".repeat(4000);
+    let mut talker = server.join("nick=t").await;
+    for _ in 0..200 {
+        talker.say(&long).await;
+        talker.expect(&format!("t: {long}")).await;
+    }
+    let mut late = JsonClient::hello(server.addr(), json!({})).await;
+    late.send(&[json!({"type": "join", "room": "other"})]).await;
+    let after = json!({"epoch": late.expect("joined").await["epoch"], "seq": 0});
+    late.send(&[json!({"type": "join", "room": "lobby", "after": after})]).await;
+    within("the replay to begin", late.stream.get_ref().readable()).await.unwrap();
+    talker.say("and this").await;
+    talker.expect("t: and this").await;
+    let stopped = actix_web::rt::spawn(server.stop());
+    assert_eq!(talker.expect_close().await.0, 1001);
+    let joined = late.expect("joined").await;
+    assert_eq!(joined["messages"].as_array().unwrap().len(), 200);
+    assert_eq!(late.expect("message").await["text"], "and this");
+    assert_eq!(within("the end", late.next()).await, None);
+    assert_eq!(late.close_code, Some(1001));
+    within("the server to stop", stopped).await.unwrap();
 }
 
 #[actix_web::test]

@@ -2,10 +2,21 @@
 //! are those of `cargo bench --bench memory`.
 #![cfg(target_os = "linux")]
 
+use actix::prelude::*;
+use chinwag::Hub;
+use chinwag::domain::Timestamp;
+use chinwag::domain::{ClientId, Draft, Epoch, MessageText, Nick, Position, RoomName, Seq};
+use chinwag::hub::{
+    Append, CatchUp, Deliver, Join, Log, LogError, Messages, Page, Probe, Register,
+};
+use chinwag::wire::{Event, Reply};
 use futures_util::future::join;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 
-use crate::harness::{Client, frame, raw_socket, within};
+use crate::harness::{Client, config, frame, raw_socket, within};
+use crate::json::JsonClient;
 use crate::program::{PROGRAM, Program};
 
 const MB: u64 = 1_000_000;
@@ -76,6 +87,143 @@ async fn a_flood_by_a_client_that_reads_its_echoes_costs_less_than_four_megabyte
     join(write, read).await;
     let grown = program.peak_memory().saturating_sub(before);
     assert!(grown < 4 * MB, "grown by {grown} bytes");
+}
+
+/// Once each of them cost all that it was to be told.
+#[actix_web::test]
+async fn who_asks_for_a_long_replay_and_does_not_read_it_costs_little() {
+    const STALLED: u64 = 60;
+    let (program, _folder) = warm(&[]).await;
+    let mut talker = Client::connect(program.addr, "room=long&nick=t").await;
+    let long = "x".repeat(1000);
+    for _ in 0..100 {
+        for _ in 0..10 {
+            talker.say(&long).await;
+        }
+        for _ in 0..10 {
+            talker.expect(&format!("t: {long}")).await;
+        }
+    }
+    talker.leave().await;
+    let before = program.memory();
+    let (mut plain, mut json) = (Vec::new(), Vec::new());
+    for _ in 0..STALLED / 2 {
+        let client = raw_socket(program.addr, "/ws?room=long&history=1000").await;
+        within("the answer's beginning", client.readable()).await.unwrap();
+        plain.push(client);
+        let mut client = JsonClient::hello(program.addr, json!({})).await;
+        client.send(&[json!({"type": "join", "room": "other"})]).await;
+        let after = json!({"epoch": client.expect("joined").await["epoch"], "seq": 0});
+        client.send(&[json!({"type": "join", "room": "long", "after": after})]).await;
+        within("the answer's beginning", client.stream.get_ref().readable()).await.unwrap();
+        json.push(client);
+    }
+    let each = program.peak_memory().saturating_sub(before) / STALLED;
+    // The connection's buffers, and the part that comes next.
+    assert!(each < MB / 4, "{each} bytes for each");
+}
+
+/// A log with a megabyte in every room.
+struct Full;
+
+impl Actor for Full {
+    type Context = Context<Self>;
+}
+
+impl Handler<Page> for Full {
+    type Result = ();
+
+    fn handle(&mut self, page: Page, _: &mut Self::Context) {
+        let Page { room, max_bytes, answer, .. } = page;
+        let text = MessageText::parse("x".repeat(4096), 4096).unwrap();
+        let (nick, at) = (Nick::parse("ada").unwrap(), Timestamp::default());
+        let draft = Draft { room, nick, text, attributed: true, origin: None };
+        let count = (max_bytes / 4096).clamp(1, 256);
+        let places = (257 - count as u64..).take(count).map(Seq::new);
+        let messages: Vec<_> = places.map(|seq| draft.clone().placed(seq, at)).collect();
+        let floor = Seq::new(256 - count as u64);
+        answer.give(Ok(Messages { messages, floor, more: count < 256 }));
+    }
+}
+
+impl Handler<Append> for Full {
+    type Result = ();
+
+    fn handle(&mut self, _: Append, _: &mut Self::Context) {
+        unreachable!("nobody says anything");
+    }
+}
+
+impl Handler<Probe> for Full {
+    type Result = Result<(), LogError>;
+
+    fn handle(&mut self, _: Probe, _: &mut Self::Context) -> Self::Result {
+        Ok(())
+    }
+}
+
+/// A client that hands on what it is told.
+struct Hand(mpsc::UnboundedSender<Reply>);
+
+impl Actor for Hand {
+    type Context = Context<Self>;
+}
+
+impl Handler<Deliver> for Hand {
+    type Result = ();
+
+    fn handle(&mut self, deliver: Deliver, _: &mut Self::Context) {
+        if let Deliver::Answer(reply) = deliver {
+            let _ = self.0.send(*reply);
+        }
+    }
+}
+
+/// Rings hold 64 MiB, and what was read and waits for clients that take their time, half as much.
+#[actix_web::test]
+async fn answers_that_nobody_takes_are_bounded_together_and_those_of_others_get_short() {
+    const MIB: usize = 1024 * 1024;
+    let full = Full.start();
+    let log = Log {
+        epoch: Epoch::of("full"),
+        head: Seq::new(256),
+        append: full.clone().recipient(),
+        page: full.clone().recipient(),
+        probe: full.recipient(),
+    };
+    let hub = Hub::start_with_log(&Arbiter::new(), &config(), Some(log));
+    let (told, mut answers) = mpsc::unbounded_channel();
+    let hand = Hand(told).start();
+    let client = ClientId::next();
+    let (nick, to) = (Nick::anonymous(client), hand.recipient().into());
+    hub.do_send(Register { client, nick, events: true, to });
+    let join = |n: usize| {
+        let room = RoomName::parse(&format!("r{n}")).unwrap();
+        let after = Position { epoch: Epoch::of("full"), seq: Seq::default() };
+        hub.do_send(Join { client, room, catch_up: CatchUp::After(after), reference: None });
+    };
+    let mut next = async || {
+        let reply = within("an answer", answers.recv()).await.unwrap();
+        let Event::Joined { messages, recovered, .. } = reply.event else { panic!("{reply:?}") };
+        (messages, recovered)
+    };
+    let mut untaken = Vec::new();
+    for n in 0..150 {
+        if n % 10 == 0 {
+            (n..n + 10).for_each(join);
+        }
+        let (messages, recovered) = next().await;
+        assert!(!messages.is_empty(), "answer {n} has none");
+        assert_eq!(recovered, messages.len() == 256, "answer {n}");
+        untaken.push(messages);
+    }
+    let bytes: usize = untaken.iter().flatten().map(|message| message.text.as_str().len()).sum();
+    assert!(bytes < 100 * MIB, "{} MiB", bytes / MIB);
+    assert!(untaken[..60].iter().all(|messages| messages.len() == 256), "these had room");
+    drop(untaken);
+    join(150);
+    let (messages, recovered) = next().await;
+    assert_eq!((messages.len(), recovered), (256, true), "once they are taken");
 }
 
 #[actix_web::test]
