@@ -30,8 +30,8 @@ pub async fn serve(
     let mounted = chat.clone();
     let running = HttpServer::new(move || {
         App::new()
-            // Reads bodies that nobody wants, so that their senders read the answer.
-            .wrap(from_fn(http::discard_body))
+            // Gives a request an end, and reads bodies that nobody wants.
+            .wrap(from_fn(http::bound_requests))
             .route("/about", web::get().to(|| async { "A chat of our own." }))
             .configure(|app| mounted.configure(app))
     })

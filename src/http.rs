@@ -112,17 +112,21 @@ impl Chat {
     }
 }
 
-/// Reads a body that comes with a request, since no route wants one: a connection that is closed
-/// with input unread is reset, and the client may never see the answer. Within bounds: who sends
-/// more, or for longer, is answered all the same. Wrap an app in it by
+/// Bounds what a request takes: its body is read, since no route wants one, and once it is answered
+/// the head of the next one has a minute to come. Wrap an app in it by
 /// `actix_web::middleware::from_fn`.
+///
+/// A connection that is closed with input unread is reset, and the client may never see the answer:
+/// that is why a body is read. Who sends more than 16 MiB, or for longer than 5 seconds, is answered
+/// all the same.
 ///
 /// # Errors
 /// Those of the routes.
-pub async fn discard_body(
+pub async fn bound_requests(
     mut req: ServiceRequest,
-    next: Next<impl MessageBody>,
+    next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let asked = socket::asked(req.request());
     if !req.head().upgrade() {
         let mut body = req.take_payload();
         let read = async {
@@ -137,7 +141,11 @@ pub async fn discard_body(
         // A body that takes too long is left where it is.
         let _ = timeout(MAX_DISCARD_TIME, read).await;
     }
-    next.call(req).await
+    let response = next.call(req).await?;
+    Ok(response.map_body(|head, body| match head.status {
+        StatusCode::SWITCHING_PROTOCOLS => body.boxed(),
+        _ => asked.answer(body),
+    }))
 }
 
 /// What a client may ask for in the address of its WebSocket. A part left empty is not asked for.
@@ -328,5 +336,87 @@ impl ResponseError for BadUpgrade {
             response.insert_header((header::RETRY_AFTER, seconds.to_string()));
         }
         response.content_type("text/plain; charset=utf-8").body(self.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+
+    use actix_web::middleware::from_fn;
+    use actix_web::{App, HttpServer, rt};
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::sleep;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+    const PATIENCE: Duration = Duration::from_secs(1);
+
+    /// Takes longer than a next request may to answer, and again to write the body.
+    async fn slow() -> HttpResponse {
+        sleep(PATIENCE * 3 / 2).await;
+        let parts = futures_util::stream::unfold(0, async |n| {
+            sleep(PATIENCE / 2).await;
+            (n < 3).then_some((Ok::<_, Error>(Bytes::from_static(b"part")), n + 1))
+        });
+        HttpResponse::Ok().streaming(Box::pin(parts))
+    }
+
+    fn start() -> SocketAddr {
+        let connections = Connections::new(DEADLINE).with_next_request(PATIENCE);
+        let app = || {
+            let quick = web::get().to(|| async { "quick" });
+            App::new()
+                .wrap(from_fn(bound_requests))
+                .route("/", quick)
+                .route("/slow", web::get().to(slow))
+        };
+        let http = HttpServer::new(app).workers(1).disable_signals();
+        let http = http.on_connect(connections.on_connect()).bind("127.0.0.1:0").expect("a port");
+        let addr = http.addrs()[0];
+        rt::spawn(http.run());
+        addr
+    }
+
+    async fn ask(tcp: &mut TcpStream, path: &str, end: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        tcp.write_all(request.as_bytes()).await.expect("it is open");
+        let mut answer = Vec::new();
+        let read = async {
+            while !answer.ends_with(end.as_bytes()) {
+                assert_ne!(tcp.read_buf(&mut answer).await.expect("an answer"), 0, "cut off");
+            }
+        };
+        timeout(DEADLINE, read).await.expect("in time");
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[actix_web::test]
+    async fn a_second_request_that_drips_is_cut_off_as_a_first_one_is() {
+        let mut tcp = TcpStream::connect(start()).await.expect("a connection");
+        ask(&mut tcp, "/", "quick").await;
+        let (mut reader, mut writer) = tcp.into_split();
+        let drip = async {
+            while writer.write_all(b"G").await.is_ok() {
+                sleep(PATIENCE / 10).await;
+            }
+        };
+        let end = timeout(DEADLINE, async {
+            tokio::select! {
+                () = drip => {}
+                read = reader.read_u8() => assert!(read.is_err(), "nothing is answered"),
+            }
+        });
+        end.await.expect("it does not drip for ever");
+    }
+
+    #[actix_web::test]
+    async fn an_answer_may_take_as_long_as_it_likes_and_so_may_its_body() {
+        let mut tcp = TcpStream::connect(start()).await.expect("a connection");
+        ask(&mut tcp, "/", "quick").await;
+        let answer = ask(&mut tcp, "/slow", "\r\n0\r\n\r\n").await;
+        assert_eq!(answer.matches("part").count(), 3);
+        ask(&mut tcp, "/", "quick").await;
     }
 }

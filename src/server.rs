@@ -114,8 +114,9 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     let connections = Connections::new(config.write_timeout);
     let chat = Chat::new(hub.clone(), config.clone());
     let served = chat.clone();
-    let app =
-        move || App::new().wrap(from_fn(http::discard_body)).configure(|app| served.configure(app));
+    let app = move || {
+        App::new().wrap(from_fn(http::bound_requests)).configure(|app| served.configure(app))
+    };
     let mut http = HttpServer::new(app)
         .workers(config.workers)
         .disable_signals()

@@ -3,17 +3,24 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::HttpRequest;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::Extensions;
+use actix_web::rt;
 use actix_web::rt::net::TcpStream;
+use bytes::Bytes;
 use log::debug;
 use socket2::{SockRef, Socket};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
-use super::cutoff::{Cutoff, Reaper};
+use super::cutoff::{Cutoff, Reaper, end};
 
 /// What the kernel may hold for a peer that does not read, in bytes. Linux doubles it to account
 /// for its own overhead, and goes over by the last write, so up to 256 KiB of ours may wait. Left
@@ -23,6 +30,12 @@ const SEND_BUFFER_BYTES: usize = 96 * 1024;
 /// What the kernel may hold of a peer that sends faster than it is read, likewise. Left to itself
 /// it would grow this to tens of MiB.
 const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
+
+/// How long after an answer the next request's head may take to be whole. Of the first request
+/// that is bounded by actix-web, and a connection where nothing comes ends after 5 seconds; but
+/// one byte is enough for it to wait for ever. What is still being written of the answer has this
+/// time as well.
+const NEXT_REQUEST: Duration = Duration::from_secs(60);
 
 /// The connections of a server.
 ///
@@ -56,6 +69,7 @@ pub struct Connections {
     reaper: Reaper,
     #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has the option"))]
     write_timeout: Duration,
+    next_request: Duration,
 }
 
 impl Connections {
@@ -63,7 +77,13 @@ impl Connections {
     /// an actix system: it starts a task that ends when all of this is dropped.
     #[must_use]
     pub fn new(write_timeout: Duration) -> Self {
-        Self { open: watch::Sender::new(0), reaper: Reaper::start(write_timeout), write_timeout }
+        let (open, reaper) = (watch::Sender::new(0), Reaper::start(write_timeout));
+        Self { open, reaper, write_timeout, next_request: NEXT_REQUEST }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_next_request(self, next_request: Duration) -> Self {
+        Self { next_request, ..self }
     }
 
     /// The hook for `HttpServer::on_connect`, for connections without TLS.
@@ -88,11 +108,19 @@ impl Connections {
         if let Err(error) = &handle {
             debug!("a connection cannot be cut off: {error}");
         }
+        let handle = handle.ok();
+        let patience = Patience {
+            socket: handle.as_ref().map_or_else(Weak::new, Arc::downgrade),
+            limit: self.next_request,
+            answered: Cell::default(),
+            watched: Cell::default(),
+        };
         extensions.insert(Connection {
-            handle: handle.ok(),
+            handle,
             reaper: self.reaper.clone(),
             open: self.open.clone(),
             counted: Cell::new(false),
+            patience: Rc::new(patience),
         });
     }
 
@@ -123,6 +151,7 @@ struct Connection {
     reaper: Reaper,
     open: watch::Sender<usize>,
     counted: Cell<bool>,
+    patience: Rc<Patience>,
 }
 
 impl Drop for Connection {
@@ -141,6 +170,84 @@ pub(super) fn cutoff(req: &HttpRequest) -> Cutoff {
             Some(Cutoff::new(handle, &connection.reaper))
         })
         .unwrap_or_default()
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub(crate) struct Asked(Option<Rc<Patience>>);
+
+/// What a connection of plain HTTP waits for.
+#[derive(Debug)]
+struct Patience {
+    socket: Weak<Socket>,
+    limit: Duration,
+    /// Since when the next request is awaited; nothing while one is being answered.
+    answered: Cell<Option<Instant>>,
+    watched: Cell<bool>,
+}
+
+/// Takes note of a request. Does nothing on a server without the hook.
+pub(crate) fn asked(req: &HttpRequest) -> Asked {
+    let patience = req.conn_data::<Connection>().map(|connection| Rc::clone(&connection.patience));
+    if let Some(patience) = &patience {
+        patience.answered.set(None);
+    }
+    Asked(patience)
+}
+
+impl Asked {
+    /// The body of the answer, unless that is an upgrade. Once it has been handed over the
+    /// connection waits for its next request, and not for ever.
+    pub(crate) fn answer(self, body: impl MessageBody + 'static) -> BoxBody {
+        if let Some(patience) = &self.0
+            && !patience.watched.replace(true)
+        {
+            rt::spawn(Rc::clone(patience).watch());
+        }
+        BoxBody::new(Answer { body: body.boxed(), asked: self })
+    }
+}
+
+impl Patience {
+    async fn watch(self: Rc<Self>) {
+        let mut look = Instant::now();
+        while self.socket.strong_count() > 0 {
+            look = self.answered.get().unwrap_or(look) + self.limit;
+            sleep_until(look).await;
+            let waited = self.answered.get().is_some_and(|since| since + self.limit <= look);
+            if waited && let Some(socket) = self.socket.upgrade() {
+                return end(&socket);
+            }
+        }
+    }
+}
+
+struct Answer {
+    body: BoxBody,
+    asked: Asked,
+}
+
+impl MessageBody for Answer {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(cx)
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(patience) = &self.asked.0 {
+            patience.answered.set(Some(Instant::now()));
+        }
+    }
 }
 
 /// Counts the request's connection as a WebSocket until it closes. Does nothing on a server

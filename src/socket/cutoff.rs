@@ -58,7 +58,7 @@ impl Reaper {
     }
 }
 
-fn end(socket: &Socket) {
+pub(super) fn end(socket: &Socket) {
     // What is unwritten would keep its memory in the kernel for as long as the peer likes; with
     // no linger it goes at once, and the peer sees a reset.
     let ended =
