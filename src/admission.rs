@@ -125,10 +125,10 @@ pub struct Asked<'a> {
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
     /// The server is not known by this name.
-    #[error("this server is not known by that host; if it should be, start it with --public-host")]
+    #[error("this server is not known by that host; whoever runs it can name it as a public host")]
     Host,
     /// A page of another site asks.
-    #[error("pages of that origin may not connect; if they should, start it with --allowed-origin")]
+    #[error("pages of that origin may not connect; whoever runs the server can allow the origin")]
     Origin,
 }
 

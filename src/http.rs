@@ -116,8 +116,8 @@ impl Chat {
 /// the head of the next one has a minute to come. Wrap an app in it by
 /// `actix_web::middleware::from_fn`.
 ///
-/// A connection that is closed with input unread is reset, and the client may never see the answer:
-/// that is why a body is read. Who sends more than 16 MiB, or for longer than 5 seconds, is answered
+/// A body is read because a connection that is closed with input unread is reset, and the client
+/// may never see the answer. Who sends more than 16 MiB, or for longer than 5 seconds, is answered
 /// all the same.
 ///
 /// # Errors
@@ -228,8 +228,8 @@ fn warn_of_proxy(peer: IpAddr) {
     if is_close {
         WARNED.call_once(|| {
             warn!(
-                "a proxy at {peer} asks for others; unless it is named by --trusted-proxy, all of \
-                 them count as one address"
+                "a proxy at {peer} asks for others; unless it is a trusted proxy, all of them \
+                 count as one address"
             );
         });
     }

@@ -3,6 +3,7 @@
 mod check_config;
 #[cfg(feature = "journal")]
 mod commands;
+mod hints;
 mod logging;
 
 use std::io::Write;
@@ -66,11 +67,11 @@ fn main() -> ExitCode {
     match typed.command {
         None => match Config::try_from(typed.serving.args) {
             Ok(config) => serve(config, typed.serving.log_format),
-            Err(error) => fail(USAGE, &error.to_string()),
+            Err(error) => fail(USAGE, &hints::with_flag(&error)),
         },
         Some(Command::CheckConfig(serving)) => match Config::try_from(serving.args) {
             Ok(config) => check_config(&matches, &config),
-            Err(error) => fail(USAGE, &error.to_string()),
+            Err(error) => fail(USAGE, &hints::with_flag(&error)),
         },
         #[cfg(feature = "journal")]
         Some(Command::Journal(command)) => match command.run() {
@@ -103,7 +104,7 @@ fn serve(config: Config, log_format: LogFormat) -> ExitCode {
     allow_open_files(&config);
     match actix_web::rt::System::new().block_on(run(config)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(1, &error.to_string()),
+        Err(error) => fail(1, &hints::with_hint(&error)),
     }
 }
 

@@ -54,18 +54,18 @@ pub enum ServerError {
     Journal(#[from] JournalError),
     /// There should be metrics, but this program has been built without them.
     #[cfg(not(feature = "metrics"))]
-    #[error("this program is built without metrics, and takes no --metrics-listen")]
+    #[error("this program is built without metrics, and cannot listen for those who ask for them")]
     NoMetrics,
     /// There should be another page, but this program has been built without any.
     #[cfg(not(feature = "page"))]
-    #[error("this program is built without the page, and takes no --static-dir")]
+    #[error("this program is built without the page, and serves no folder with another")]
     NoPage,
     /// The history should be kept in a file, but this program has been built without that.
     #[cfg(not(feature = "journal"))]
-    #[error("this program is built without the journal; keep messages in memory with --db none")]
+    #[error("this program is built without the journal, and keeps messages in memory only")]
     NoJournal,
     /// An address could not be bound.
-    #[error("cannot listen on {addr}: {source}; choose another address with --listen")]
+    #[error("cannot listen on {addr}: {source}")]
     Listen {
         /// The address.
         addr: SocketAddr,

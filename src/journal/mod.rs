@@ -72,44 +72,26 @@ impl Options {
     }
 }
 
-/// Why a journal cannot be opened, and what to do.
+/// Why a journal cannot be opened.
 #[derive(Debug, Error)]
 pub enum JournalError {
     /// Another server has it.
-    #[error(
-        "{} is in use by another chinwag server; stop that one, choose another file with --db, \
-         or keep messages in memory only with --db none", .0.display()
-    )]
+    #[error("{} is in use by another chinwag server", .0.display())]
     InUse(PathBuf),
     /// The system does not let us have it.
-    #[error(
-        "cannot open {}: {}; see to the folder and its permissions, choose another file with \
-         --db, or keep messages in memory only with --db none", .0.display(), .1
-    )]
+    #[error("cannot open {}: {}", .0.display(), .1)]
     System(PathBuf, std::io::Error),
     /// SQLite does not let us have it.
-    #[error(
-        "cannot open {}: {}; see to the file, choose another with --db, or keep messages in \
-         memory only with --db none", .0.display(), .1
-    )]
+    #[error("cannot open {}: {}", .0.display(), .1)]
     Sqlite(PathBuf, rusqlite::Error),
     /// Another program has locked it.
-    #[error(
-        "{} is locked by another program; end that one, choose another file with --db, or keep \
-         messages in memory only with --db none", .0.display()
-    )]
+    #[error("{} is locked by another program", .0.display())]
     Locked(PathBuf),
     /// It is somebody else's, or what is in it cannot be understood.
-    #[error(
-        "{} is not a chinwag journal, or is damaged; choose another file with --db, or keep \
-         messages in memory only with --db none", .0.display()
-    )]
+    #[error("{} is not a chinwag journal, or is damaged", .0.display())]
     NotOurs(PathBuf),
     /// It is from the future.
-    #[error(
-        "{} was made by a newer chinwag; use that, choose another file with --db, or keep \
-         messages in memory only with --db none", .0.display()
-    )]
+    #[error("{} was made by a newer chinwag", .0.display())]
     Newer(PathBuf),
 }
 

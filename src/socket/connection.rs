@@ -81,11 +81,6 @@ impl Connections {
         Self { open, reaper, write_timeout, next_request: NEXT_REQUEST }
     }
 
-    #[cfg(test)]
-    pub(crate) fn with_next_request(self, next_request: Duration) -> Self {
-        Self { next_request, ..self }
-    }
-
     /// The hook for `HttpServer::on_connect`, for connections without TLS.
     pub fn on_connect(&self) -> impl Fn(&dyn Any, &mut Extensions) + Send + Sync + 'static + use<> {
         let connections = self.clone();
@@ -257,5 +252,12 @@ pub(super) fn upgraded(req: &HttpRequest) {
         && !connection.counted.replace(true)
     {
         connection.open.send_modify(|open| *open += 1);
+    }
+}
+
+#[cfg(test)]
+impl Connections {
+    pub(crate) fn with_next_request(self, next_request: Duration) -> Self {
+        Self { next_request, ..self }
     }
 }

@@ -93,6 +93,17 @@ fn a_client_leaves_the_registry_in_exactly_one_function() {
     assert_eq!(removals, 1);
 }
 
+/// Who mounts the chat has no command line of ours. The program adds what to do (`hints.rs`).
+#[test]
+fn the_library_speaks_of_no_flags() {
+    let program =
+        ["main.rs", "commands.rs", "check_config.rs", "hints.rs", "logging.rs", "args.rs"];
+    for path in sources("src").iter().filter(|path| !program.iter().any(|own| path.ends_with(own)))
+    {
+        assert_eq!(flags(&code(path)), BTreeSet::new(), "{}", path.display());
+    }
+}
+
 #[test]
 fn lines_fit_in_100_columns() {
     for path in ["src", "tests", "examples"].into_iter().flat_map(sources) {
