@@ -16,7 +16,7 @@ use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
 use likeness::{likeness, mixes_look_alike_scripts};
-pub(crate) use message::Held;
+pub(crate) use message::CountedBytes;
 pub use message::{
     BadKey, BadMessageId, ChatMessage, Draft, Epoch, Identity, MessageId, Origin, Position, Seq,
 };

@@ -146,7 +146,8 @@ impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for Session {
                 self.proceed(ctx);
             }
             Incoming::Binary(_) => self.close(DisconnectReason::Unsupported, ctx),
-            Incoming::Nothing => {}
+            Incoming::Nothing if self.socket.is_ending() => {}
+            Incoming::Nothing => self.count_blank(ctx),
             Incoming::Ended(reason) => self.ended(reason),
         }
     }

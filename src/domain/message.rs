@@ -194,7 +194,7 @@ impl Draft {
     pub fn placed(self, seq: Seq, at: Timestamp) -> ChatMessage {
         let Self { room, nick, text, attributed, origin } = self;
         let id = origin.map(|origin| origin.id);
-        ChatMessage { room, seq, at, nick, text, id, attributed, held: None }
+        ChatMessage { room, seq, at, nick, text, id, attributed, counted: None }
     }
 }
 
@@ -220,30 +220,30 @@ pub struct ChatMessage {
     pub attributed: bool,
     /// Where its bytes are counted, if they are.
     #[serde(skip)]
-    pub(crate) held: Option<Held>,
+    pub(crate) counted: Option<CountedBytes>,
 }
 
 /// Some bytes that are in memory, and count as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct CountedBytes {
     bytes: usize,
     count: Arc<AtomicUsize>,
 }
 
-impl Held {
+impl CountedBytes {
     pub(crate) fn new(bytes: usize, count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(bytes, Ordering::Relaxed);
         Self { bytes, count: Arc::clone(count) }
     }
 }
 
-impl Clone for Held {
+impl Clone for CountedBytes {
     fn clone(&self) -> Self {
         Self::new(self.bytes, &self.count)
     }
 }
 
-impl Drop for Held {
+impl Drop for CountedBytes {
     fn drop(&mut self) {
         self.count.fetch_sub(self.bytes, Ordering::Relaxed);
     }

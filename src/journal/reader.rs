@@ -100,6 +100,6 @@ pub(super) fn message(room: &RoomName, row: &rusqlite::Row<'_>) -> rusqlite::Res
         text: MessageText::kept(row.get(3)?),
         attributed: row.get(4)?,
         id: id.and_then(|id| MessageId::parse(&id).ok()),
-        held: None,
+        counted: None,
     })
 }

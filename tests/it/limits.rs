@@ -10,13 +10,13 @@ use chinwag::admission::Rate;
 use chinwag::hub::Held;
 use futures_util::future::select_all;
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderName;
 
 use crate::browser::Browser;
-use crate::harness::{Client, TestServer, config, eventually, raw_http, within};
+use crate::harness::{Client, TestServer, config, eventually, frame, raw_http, raw_socket, within};
 use crate::json::JsonClient;
 
 fn join(room: &str) -> Value {
@@ -490,6 +490,24 @@ async fn frames_without_a_command_are_read_no_faster_than_commands() {
     plain.expect("at last").await;
     // Eleven commands of the one, with its hello, and nine of the other.
     let (least, took) = (Duration::from_millis((9 - 3) * 250), began.elapsed());
+    assert!(took + Duration::from_millis(50) >= least, "in {took:?}");
+}
+
+/// Once 20 connections that sent nothing but pings filled both cores.
+#[actix_web::test]
+async fn pings_pongs_and_fragments_count_as_commands() {
+    let server = TestServer::start_with(Config { command_rate: rate(4, 3), ..config() }).await;
+    let began = Instant::now();
+    let mut eve = raw_socket(server.addr(), "/ws").await;
+    let fragments = [frame(0x01, b"at"), frame(0x00, b" "), frame(0x80, b"last")];
+    let sent = [frame(0x89, b"").repeat(6), frame(0x8A, b"").repeat(2), fragments.concat()];
+    eve.write_all(&sent.concat()).await.unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"at last") {
+        assert_ne!(within("an answer", eve.read_buf(&mut read)).await.unwrap(), 0);
+    }
+    assert_eq!(read.iter().filter(|&&byte| byte == 0x8A).count(), 6, "each ping is answered");
+    let (least, took) = (Duration::from_millis((10 - 3) * 250), began.elapsed());
     assert!(took + Duration::from_millis(50) >= least, "in {took:?}");
 }
 

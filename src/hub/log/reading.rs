@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Messages, Wanted};
-use crate::domain::{Held, Seq};
+use crate::domain::{CountedBytes, Seq};
 use crate::hub::ring::{MESSAGE_BYTES, RINGS_BYTES_MAX};
 
 /// The most that all messages which were read and are still in memory hold, in bytes: as much as
@@ -59,7 +59,7 @@ impl Reading {
         self.under_way -= 1;
         for message in messages.into_iter().flat_map(|page| &mut page.messages) {
             let bytes = message.text.as_str().len() + MESSAGE_BYTES;
-            message.held = Some(Held::new(bytes, &self.held));
+            message.counted = Some(CountedBytes::new(bytes, &self.held));
         }
     }
 }

@@ -1,0 +1,253 @@
+//! The attackers: each connects, prepares, and then sends the same kind of thing as fast as its
+//! socket takes it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::sleep;
+
+/// The rooms that bystanders are in too, where an attack is on members of many rooms.
+pub(crate) const SHARED_ROOMS: usize = 300;
+
+/// A room with as much in memory as a room may have.
+pub(crate) const LONG_ROOM: &str = "long";
+
+/// A kind of attack.
+pub(crate) struct Attack {
+    pub(crate) name: &'static str,
+    /// Connections from each address.
+    pub(crate) connections: usize,
+    /// Rooms that everybody is in before it begins.
+    pub(crate) shared_rooms: usize,
+    /// What each says first, beside `hello` and `join`.
+    prepare: fn(&Attacker) -> Vec<Value>,
+    /// One frame of what it says over and over; nothing ends that.
+    payload: fn(&Attacker, u64) -> Vec<u8>,
+    reads: bool,
+}
+
+pub(crate) const ATTACKS: [Attack; 14] = [
+    Attack {
+        name: "says 4 KiB as fast as it may, ten of them",
+        connections: 10,
+        payload: |_, _| lines(&[say("lobby", &"x".repeat(4000))]),
+        ..NOTHING
+    },
+    Attack {
+        name: "says short things under a fresh key each",
+        connections: 20,
+        payload: |attacker, n| {
+            let key = format!("a key of {} and {n}", attacker.number);
+            lines(&[json!({"type": "hello", "key": key}), say("lobby", "x"), say("lobby", "y")])
+        },
+        ..NOTHING
+    },
+    Attack {
+        name: "opens rooms",
+        connections: 10,
+        payload: |attacker, n| lines(&[join(&format!("flood-{}-{n}", attacker.number))]),
+        ..NOTHING
+    },
+    Attack {
+        name: "joins and leaves",
+        connections: 100,
+        payload: |_, _| lines(&[json!({"type": "leave", "room": "lobby"}), join("lobby")]),
+        ..NOTHING
+    },
+    Attack {
+        name: "changes its name in 300 rooms",
+        connections: 4,
+        shared_rooms: SHARED_ROOMS,
+        payload: |attacker, n| lines(&[nick(&format!("eve {} {n}", attacker.number))]),
+        ..NOTHING
+    },
+    Attack {
+        name: "asks for a name that is taken in 300 rooms",
+        connections: 4,
+        shared_rooms: SHARED_ROOMS,
+        payload: |_, _| lines(&vec![nick("bystander 1"); 50]),
+        ..NOTHING
+    },
+    Attack {
+        name: "takes identities with names that are taken",
+        connections: 20,
+        prepare: |attacker| vec![json!({"type": "hello", "key": key(attacker.number)})],
+        payload: |attacker, n| {
+            let key = key(attacker.number + (n % 2) as u32);
+            lines(&[json!({"type": "hello", "key": key, "nick": "bystander 1"})])
+        },
+        ..NOTHING
+    },
+    Attack {
+        name: "resumes a megabyte again and again",
+        connections: 10,
+        payload: |attacker, _| lines(&[attacker.resume()]),
+        ..NOTHING
+    },
+    Attack {
+        name: "resumes a megabyte once and reads nothing",
+        connections: 100,
+        payload: |attacker, n| if n == 0 { lines(&[attacker.resume()]) } else { Vec::new() },
+        reads: false,
+        ..NOTHING
+    },
+    Attack {
+        name: "resumes a megabyte again and again and reads nothing",
+        connections: 100,
+        payload: |attacker, _| lines(&[attacker.resume()]),
+        reads: false,
+        ..NOTHING
+    },
+    Attack {
+        name: "asks for history and reads nothing",
+        connections: 100,
+        payload: |_, n| {
+            let before = 2 + n % 500;
+            let room = LONG_ROOM;
+            lines(&[json!({"type": "history", "room": room, "limit": 100, "before": before})])
+        },
+        reads: false,
+        ..NOTHING
+    },
+    Attack {
+        name: "sends frames of blank lines",
+        connections: 10,
+        payload: |_, _| frame(0x81, &[b'\n'; 28_000]),
+        ..NOTHING
+    },
+    Attack {
+        name: "sends mistakes",
+        connections: 20,
+        payload: |_, _| frame(0x81, "{\"type\":\n".repeat(3_000).as_bytes()),
+        ..NOTHING
+    },
+    Attack {
+        name: "sends pings",
+        connections: 20,
+        payload: |_, _| frame(0x89, &[b'x'; 125]).repeat(100),
+        ..NOTHING
+    },
+];
+
+const NOTHING: Attack = Attack {
+    name: "does nothing",
+    connections: 0,
+    shared_rooms: 0,
+    prepare: |_| Vec::new(),
+    payload: |_, _| Vec::new(),
+    reads: true,
+};
+
+/// One connection of an attack.
+pub(crate) struct Attacker {
+    pub(crate) attack: &'static Attack,
+    pub(crate) number: u32,
+    pub(crate) from: Ipv4Addr,
+    pub(crate) server: SocketAddr,
+    pub(crate) epoch: String,
+}
+
+impl Attacker {
+    /// Attacks until it is dropped, and comes back when it is thrown out.
+    pub(crate) async fn attack(self) {
+        loop {
+            let _ = self.attack_once().await;
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn attack_once(&self) -> std::io::Result<()> {
+        let mut tcp = connect(self.server, self.from).await?;
+        let mut said = vec![json!({"type": "hello"}), join("lobby"), join(LONG_ROOM)];
+        said.extend(shared_rooms(self.attack.shared_rooms));
+        said.extend((self.attack.prepare)(self));
+        tcp.write_all(&lines(&said)).await?;
+        let (mut reader, mut writer) = tcp.into_split();
+        let read = async move {
+            let mut chunk = vec![0; 64 * 1024];
+            while self.attack.reads && reader.read(&mut chunk).await? > 0 {}
+            if !self.attack.reads {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        };
+        let write = async move {
+            for payload in (0..).map(|n| (self.attack.payload)(self, n)) {
+                writer.write_all(&payload).await?;
+                if payload.is_empty() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            Ok(())
+        };
+        tokio::select! {
+            read = read => read,
+            written = write => written,
+        }
+    }
+
+    fn resume(&self) -> Value {
+        let after = json!({"epoch": self.epoch, "seq": 0});
+        json!({"type": "join", "room": LONG_ROOM, "after": after})
+    }
+}
+
+/// Upgrades a connection from this address, to speak JSON.
+pub(crate) async fn connect(server: SocketAddr, from: Ipv4Addr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    let mut tcp = socket.connect(server).await?;
+    tcp.set_nodelay(true)?;
+    let request = format!(
+        "GET /ws HTTP/1.1\r\nHost: {server}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chinwag.v1\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    tcp.write_all(request.as_bytes()).await?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(tcp.read_u8().await?);
+    }
+    if head.starts_with(b"HTTP/1.1 101 ") { Ok(tcp) } else { Err(std::io::Error::other("no")) }
+}
+
+pub(crate) fn shared_rooms(count: usize) -> impl Iterator<Item = Value> {
+    (0..count).map(|n| join(&format!("shared-{n}")))
+}
+
+pub(crate) fn join(room: &str) -> Value {
+    json!({"type": "join", "room": room})
+}
+
+pub(crate) fn say(room: &str, text: &str) -> Value {
+    json!({"type": "say", "room": room, "text": text})
+}
+
+pub(crate) fn nick(nick: &str) -> Value {
+    json!({"type": "nick", "nick": nick})
+}
+
+fn key(number: u32) -> String {
+    format!("the key of attacker {number}")
+}
+
+/// Lines in one frame.
+pub(crate) fn lines(lines: &[Value]) -> Vec<u8> {
+    let lines: Vec<_> = lines.iter().map(Value::to_string).collect();
+    frame(0x81, lines.join("\n").as_bytes())
+}
+
+/// A masked frame with a mask of zeros.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len()).unwrap();
+    let mut frame = if length < 126 { vec![first, 0x80 | length as u8] } else { vec![first, 0xFE] };
+    if length >= 126 {
+        frame.extend(length.to_be_bytes());
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}

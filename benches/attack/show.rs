@@ -1,0 +1,125 @@
+//! One attack after the other, and a line for each.
+
+use std::cell::Cell;
+use std::net::Ipv4Addr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use hdrhistogram::Histogram;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::LocalSet;
+use tokio::time::sleep;
+
+use super::attacks::{ATTACKS, Attack, Attacker, LONG_ROOM};
+use super::bystander::Bystander;
+use super::process::Process;
+
+const TIME: Duration = Duration::from_secs(20);
+const BYSTANDERS: u8 = 4;
+const FILLERS: u8 = 6;
+const LATEST_MS: f64 = 100.0;
+const GROWN_MAX: u64 = 64_000_000;
+const GROWN_EACH_MAX: u64 = 400_000;
+
+pub(crate) fn run(words: &str) -> ExitCode {
+    println!(
+        "{:<54} {:>9} {:>8} {:>8} {:>8} {:>9}  core %",
+        "attack", "addresses", "p50 ms", "p99 ms", "max ms", "grown MB"
+    );
+    let mut kept = true;
+    for attack in ATTACKS.iter().filter(|attack| attack.name.contains(words)) {
+        for addresses in [0, 1, 3] {
+            kept &= attacked(attack, addresses);
+        }
+    }
+    if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Attacks a server of its own from so many addresses; says whether the bystanders were left alone.
+fn attacked(attack: &'static Attack, addresses: u8) -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("chinwag.db");
+    let server = Process::limited(&["--db", db.to_str().unwrap()]);
+    let addr = server.addr;
+    LocalSet::new().block_on(&runtime(), async {
+        let fill = (0..FILLERS).map(async |n| {
+            Bystander::come(addr, 100 + n, 0).await.fill(LONG_ROOM).await;
+        });
+        join_all(fill).await;
+        let come = (1..=BYSTANDERS).map(|n| Bystander::come(addr, n, attack.shared_rooms));
+        let mut bystanders = join_all(come).await;
+        let epoch = bystanders[0].epoch().await;
+        let (before, cpu) = (server.memory(), server.cpu());
+        let attackers = (0..u32::from(addresses) * attack.connections as u32).map(move |number| {
+            let from = Ipv4Addr::new(127, 66, 0, 1 + (number % u32::from(addresses)) as u8);
+            Attacker { attack, number, from, server: addr, epoch: epoch.clone() }
+        });
+        let over = Cell::new(false);
+        let stop = tokio::sync::oneshot::channel::<()>();
+        let attackers: Vec<_> = attackers.collect();
+        let (end, ended) = stop;
+        let thread = std::thread::spawn(move || {
+            let attack = LocalSet::new();
+            for attacker in attackers {
+                attack.spawn_local(attacker.attack());
+            }
+            attack.block_on(&runtime(), async { drop(ended.await) });
+        });
+        let watch = async {
+            let mut most = 0;
+            for _ in 0..TIME.as_millis() / 100 {
+                sleep(Duration::from_millis(100)).await;
+                most = most.max(server.memory());
+            }
+            over.set(true);
+            most
+        };
+        let talk = join_all(bystanders.into_iter().map(|bystander| bystander.talk(&over)));
+        let (most, talked) = futures_util::future::join(watch, talk).await;
+        drop(end);
+        thread.join().unwrap();
+        let core = (server.cpu() - cpu).as_secs_f64() / TIME.as_secs_f64() * 100.0;
+        tell(attack, addresses, talked, most.saturating_sub(before), core)
+    })
+}
+
+fn tell(
+    attack: &Attack,
+    addresses: u8,
+    talked: Vec<Result<Vec<Duration>, String>>,
+    grown: u64,
+    core: f64,
+) -> bool {
+    let connections = u64::from(addresses) * attack.connections as u64;
+    let mut took = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).unwrap();
+    let mut faults = Vec::new();
+    for talked in talked {
+        match talked {
+            Ok(all) => all.iter().for_each(|one| took.saturating_record(one.as_micros() as u64)),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let ms = |micros: u64| micros as f64 / 1000.0;
+    let p99 = ms(took.value_at_quantile(0.99));
+    println!(
+        "{:<54} {addresses:>9} {:>8.1} {p99:>8.1} {:>8.1} {:>9.1}  {core:.0}",
+        attack.name,
+        ms(took.value_at_quantile(0.5)),
+        ms(took.max()),
+        grown as f64 / 1e6,
+    );
+    let grown_max = GROWN_MAX.max(connections * GROWN_EACH_MAX);
+    let kept = p99 < LATEST_MS && grown < grown_max && faults.is_empty();
+    for fault in &faults {
+        println!("  {fault}");
+    }
+    if !kept {
+        println!("  OVER");
+    }
+    kept
+}
