@@ -268,6 +268,15 @@ mod tests {
     }
 
     #[test]
+    fn the_most_connections_from_one_address_that_can_be_said_are_no_few() {
+        let most =
+            Config { max_connections_per_address: Some(usize::MAX / 2), ..Config::default() };
+        let sockets = Places::of_sockets(&most);
+        let taken: Vec<_> = (0..100).map(|_| sockets.take(at("192.0.2.1"))).collect();
+        assert!(taken.iter().all(Result::is_ok));
+    }
+
+    #[test]
     fn whoever_has_one_address_of_ipv6_has_all_that_begin_alike() {
         let places = places(None, Some(1));
         let _first = places.take(at("2001:db8:0:1::1")).expect("the first");

@@ -37,8 +37,8 @@ impl Session {
         }
     }
 
-    /// Counts a frame that holds no command as one, be it a ping, and reads the next one later if that is too
-    /// many.
+    /// Counts a frame that holds no command as one, be it a ping, and reads the next one later if
+    /// that is too many.
     pub(super) fn count_blank(&mut self, ctx: &mut <Self as Actor>::Context) {
         if let Err(wait) = self.place.command(self.introduction.client, ONE) {
             self.later(wait, ctx, Self::count_blank);
