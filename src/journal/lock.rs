@@ -65,37 +65,59 @@ fn open(path: &Path) -> io::Result<File> {
 mod itself {
     use std::collections::HashMap;
     use std::fs::{File, TryLockError};
+    use std::io;
     use std::path::Path;
-    use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+    use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
     use crate::journal::watch::FileId;
 
     /// All files that this process has ever locked. None is closed before the process ends: that
     /// would drop the locks that SQLite holds on the same file.
-    static OPENED: LazyLock<Mutex<HashMap<FileId, Arc<File>>>> = LazyLock::new(Mutex::default);
+    static OPENED: LazyLock<Mutex<HashMap<FileId, Opened>>> = LazyLock::new(Mutex::default);
+
+    struct Opened {
+        file: File,
+        /// The system gives a lock to whoever has it already.
+        taken: bool,
+    }
 
     #[derive(Debug)]
-    pub(super) struct Locked(Arc<File>);
+    pub(super) struct Locked(FileId);
 
     pub(super) fn lock(path: &Path) -> Result<Locked, TryLockError> {
-        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = FileId::of(path).and_then(|id| opened.get(&id).cloned());
-        let file = match known {
-            Some(file) => file,
-            None => Arc::new(super::open(path).map_err(TryLockError::Error)?),
+        let mut opened = opened();
+        let known = FileId::of(path).filter(|id| opened.contains_key(id));
+        let id = match known {
+            Some(id) => id,
+            None => {
+                let file = super::open(path).map_err(TryLockError::Error)?;
+                let id = FileId::of(path);
+                let id = id.ok_or(TryLockError::Error(io::ErrorKind::NotFound.into()))?;
+                opened.entry(id).or_insert(Opened { file, taken: false });
+                id
+            }
         };
-        if let Some(id) = FileId::of(path) {
-            opened.insert(id, Arc::clone(&file));
+        match opened.get_mut(&id) {
+            Some(Opened { file, taken }) if !*taken => {
+                file.try_lock()?;
+                *taken = true;
+                Ok(Locked(id))
+            }
+            _ => Err(TryLockError::WouldBlock),
         }
-        // Who has it in this process has locked the file beside it, too.
-        file.try_lock()?;
-        Ok(Locked(file))
     }
 
     impl Drop for Locked {
         fn drop(&mut self) {
-            // It fails only for a descriptor that is none.
-            let _ = self.0.unlock();
+            if let Some(Opened { file, taken }) = opened().get_mut(&self.0) {
+                // It fails only for a descriptor that is none.
+                let _ = file.unlock();
+                *taken = false;
+            }
         }
+    }
+
+    fn opened() -> MutexGuard<'static, HashMap<FileId, Opened>> {
+        OPENED.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

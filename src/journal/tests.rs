@@ -377,6 +377,13 @@ fn a_second_server_is_refused_also_under_another_name() {
             let words = error.to_string();
             assert!(words.contains(&*journal.path().to_string_lossy()), "{words}");
         }
+        #[cfg(target_os = "linux")]
+        {
+            let twin = folder.path().join("twin.db");
+            std::fs::hard_link(&path, &twin).expect("a hard link");
+            let error = Journal::open(&options(&twin)).expect_err("it is the same file");
+            assert!(matches!(error, JournalError::InUse(_)), "{error}");
+        }
         journal.close().await;
         Journal::open(&options(&path)).expect("it is free again").close().await;
     });
