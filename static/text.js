@@ -1,12 +1,17 @@
 // What people write, as elements: links, code and names stand out. Nothing of it is ever taken for
 // markup, since every piece becomes a text node.
 
-const FENCED = /```(?:[\w+-]*\n)?([\s\S]+?)\n?```/gu;
+// Each pattern is matched in linear time: messages come from strangers.
 const CODE = /`([^`\n]+)`/gu;
 const LINK = /\bhttps?:\/\/[^\s<>"`]+/gu;
 const NAME = /(?<![\p{L}\p{N}_@])@[\p{L}\p{N}_][\p{L}\p{N}\p{M}_.-]*/gu;
-/** What ends a sentence rather than an address. */
-const TRAILING = /[.,;:!?'…]+$/u;
+/** Characters that end a sentence rather than an address or a name. */
+const TRAILING = ".,;:!?'…";
+const NAME_TRAILING = ".-";
+
+const FENCE = "```";
+
+/** @typedef {{ index: number, 0: string, 1?: string }} Match a matched text and where it begins */
 
 /** Gives the element with this id. @template {HTMLElement} T @param {string} id @param {new () => T} kind */
 export function $(id, kind = /** @type {new () => T} */ (HTMLElement)) {
@@ -35,13 +40,13 @@ export function element(name, attributes = {}, ...children) {
 
 /**
  * Cuts a text at each match: `make` gives what stands for it, `rest` what stands for the others.
- * @param {string} text @param {RegExp} pattern
- * @param {(match: string[]) => [Node, number]} make @param {(rest: string) => (Node | string)[]} rest
+ * @param {string} text @param {Iterable<Match>} matches
+ * @param {(match: Match) => [Node, number]} make @param {(rest: string) => (Node | string)[]} rest
  */
-function cut(text, pattern, make, rest) {
+function cut(text, matches, make, rest) {
   const pieces = [];
   let end = 0;
-  for (const match of text.matchAll(pattern)) {
+  for (const match of matches) {
     const [node, length] = make(match);
     pieces.push(...rest(text.slice(end, match.index)), node);
     end = match.index + length;
@@ -50,13 +55,41 @@ function cut(text, pattern, make, rest) {
   return pieces;
 }
 
-/** @param {string[]} match @returns {[Node, number]} */
-function link([found]) {
-  let address = found.replace(TRAILING, "");
-  // A bracket that was opened before the address closes after it.
-  while (address.endsWith(")") && address.split(")").length > address.split("(").length) {
-    address = address.slice(0, -1).replace(TRAILING, "");
+/**
+ * Finds code blocks between three backticks, with an optional language on the first line.
+ * @param {string} text @returns {Iterable<Match>}
+ */
+function* codeBlocks(text) {
+  let index = text.indexOf(FENCE);
+  while (index >= 0) {
+    const end = text.indexOf(FENCE, index + FENCE.length + 1);
+    if (end < 0) {
+      return;
+    }
+    const code = text.slice(index + FENCE.length, end).replace(/^[\w+-]*\n(?=[^])/u, "");
+    yield { index, 0: text.slice(index, end + FENCE.length), 1: code.endsWith("\n") ? code.slice(0, -1) : code };
+    index = text.indexOf(FENCE, end + FENCE.length);
   }
+}
+
+/** Gives the length of a text without these characters at its end. @param {string} text @param {string} characters */
+function trimmed(text, characters, length = text.length) {
+  while (length > 0 && characters.includes(text[length - 1])) {
+    length -= 1;
+  }
+  return length;
+}
+
+/** @param {Match} match @returns {[Node, number]} */
+function link({ 0: found }) {
+  let length = trimmed(found, TRAILING);
+  // A bracket that was opened before the address closes after it.
+  let unopened = found.slice(0, length).split(")").length - found.slice(0, length).split("(").length;
+  while (unopened > 0 && found[length - 1] === ")") {
+    length = trimmed(found, TRAILING, length - 1);
+    unopened -= 1;
+  }
+  const address = found.slice(0, length);
   const href = URL.canParse(address) ? address : undefined;
   const attributes = { href, target: "_blank", rel: "noopener noreferrer nofollow ugc" };
   return [element("a", attributes, address), address.length];
@@ -66,9 +99,9 @@ function link([found]) {
 function names(text, me) {
   return cut(
     text,
-    NAME,
-    ([found]) => {
-      const name = found.replace(/[.-]+$/u, "");
+    text.matchAll(NAME),
+    ({ 0: found }) => {
+      const name = found.slice(0, trimmed(found, NAME_TRAILING));
       const mine = isMe(name, me);
       return [element("span", { class: mine ? "mention me" : "mention" }, name), name.length];
     },
@@ -88,16 +121,21 @@ function isMe(mention, me) {
  * @param {string} text @param {string} me
  */
 export function mentions(text, me) {
-  const plain = text.replace(FENCED, " ").replace(CODE, " ");
-  return Array.from(plain.matchAll(NAME)).some(([name]) => isMe(name.replace(/[.-]+$/u, ""), me));
+  let [plain, end] = ["", 0];
+  for (const { index, 0: block } of codeBlocks(text)) {
+    plain += `${text.slice(end, index)} `;
+    end = index + block.length;
+  }
+  plain = (plain + text.slice(end)).replace(CODE, " ");
+  return Array.from(plain.matchAll(NAME)).some(([name]) => isMe(name.slice(0, trimmed(name, NAME_TRAILING)), me));
 }
 
 /** A text as nodes; `me` is who reads it. @param {string} text @param {string} me */
 export function format(text, me) {
-  const plain = (/** @type {string} */ part) => cut(part, LINK, link, (rest) => names(rest, me));
+  const plain = (/** @type {string} */ part) => cut(part, part.matchAll(LINK), link, (rest) => names(rest, me));
   const lines = (/** @type {string} */ part) =>
-    cut(part, CODE, ([whole, code]) => [element("code", {}, code), whole.length], plain);
+    cut(part, part.matchAll(CODE), ({ 0: whole, 1: code = "" }) => [element("code", {}, code), whole.length], plain);
   /** @type {typeof link} */
-  const fenced = ([whole, code]) => [element("pre", {}, element("code", {}, code)), whole.length];
-  return cut(text, FENCED, fenced, lines);
+  const block = ({ 0: whole, 1: code = "" }) => [element("pre", {}, element("code", {}, code)), whole.length];
+  return cut(text, codeBlocks(text), block, lines);
 }
