@@ -4,7 +4,7 @@ import { Connection } from "./connection.js";
 import { colour, Log } from "./log.js";
 import { Room } from "./room.js";
 import { random, recall, remember, ROOT } from "./store.js";
-import { $, element, mentions } from "./text.js";
+import { $, arrange, element, mentions, write } from "./text.js";
 
 /** @import { Command, EventHandlers, Ending, JoinedEvent, Message, Read, Said, ServerEvent } from "./protocol.js" */
 
@@ -155,38 +155,77 @@ function leave(room) {
   showRooms();
 }
 
+/**
+ * Gives a function that calls `show` in the next frame, however often it is called until then.
+ * @param {() => void} show
+ */
+function onceAFrame(show) {
+  let isDue = false;
+  return () => {
+    if (!isDue) {
+      isDue = true;
+      requestAnimationFrame(() => {
+        isDue = false;
+        show();
+      });
+    }
+  };
+}
+
+/** @type {WeakMap<Room, HTMLElement>} The item of each room in the list. It is kept as long as the room. */
+const roomItems = new WeakMap();
+
+/** @param {Room} room */
+function roomItem(room) {
+  const item = roomItems.get(room) ?? element("li", {},
+    element("a", {},
+      element("span", { class: "room-name", dir: "auto" }),
+      element("span", {}, element("span", { "aria-hidden": "true" }), element("span", { class: "unseen" }))));
+  roomItems.set(room, item);
+  const [link] = item.getElementsByTagName("a");
+  const [name, badge] = link.children;
+  const [count, words] = badge.children;
+  link.href = pathOf(room.name);
+  link.ariaCurrent = room === current ? "page" : null;
+  write(name, `# ${room.name}`);
+  badge.className = room.mentioned ? "badge mention" : "badge";
+  badge.toggleAttribute("hidden", room.unread === 0);
+  write(count, room.mentioned ? `@ ${room.unread}` : `${room.unread}`);
+  write(words, `${room.unread} unread${room.mentioned ? ", you are mentioned" : ""}`);
+  return item;
+}
+
+const showRoomList = onceAFrame(() => arrange($("room-list"), Array.from(rooms.values(), roomItem)));
+
 function showRooms() {
-  const items = Array.from(rooms.values(), (room) => {
-    const count = room.mentioned ? `@ ${room.unread}` : `${room.unread}`;
-    const words = `${room.unread} unread${room.mentioned ? ", you are mentioned" : ""}`;
-    const badge = element("span", { class: room.mentioned ? "badge mention" : "badge" },
-      element("span", { "aria-hidden": "true" }, count), element("span", { class: "unseen" }, words));
-    const link = element("a", {
-      href: pathOf(room.name),
-      "aria-current": room === current && "page",
-    }, element("span", { class: "room-name", dir: "auto" }, `# ${room.name}`), ...(room.unread > 0 ? [badge] : []));
-    link.addEventListener("click", (event) => {
-      if (!(event.ctrlKey || event.metaKey || event.shiftKey)) {
-        event.preventDefault();
-        open(room.name);
-      }
-    });
-    return element("li", {}, link);
-  });
-  $("room-list").replaceChildren(...items);
+  showRoomList();
+  // A page in the background draws no frames, but shows its title.
   const unread = Array.from(rooms.values()).reduce((sum, room) => sum + room.unread, 0);
   document.title = `${unread > 0 ? `(${unread}) ` : ""}#${current.name} · chinwag`;
 }
 
-function showMembers() {
+$("room-list").addEventListener("click", (event) => {
+  const item = event.target instanceof Element ? event.target.closest("li") : null;
+  const room = Array.from(rooms.values()).find((each) => roomItems.get(each) === item);
+  if (item !== null && room !== undefined && !(event.ctrlKey || event.metaKey || event.shiftKey)) {
+    event.preventDefault();
+    open(room.name);
+  }
+});
+
+const showMembers = onceAFrame(() => {
   const { members, memberCount } = current;
+  const list = $("member-list");
+  const shown = new Map(Array.from(list.children, (item) => [item.textContent, item]));
   const names = Array.from(members).sort((a, b) => a.localeCompare(b));
-  const more = memberCount - names.length;
-  const items = names.map((name) => element("li", { class: colour(name), dir: "auto" }, name === nick ? `${name} (you)` : name));
-  $("member-list").replaceChildren(...items, ...(more > 0 ? [element("li", {}, `and ${more} more`)] : []));
-  $("member-count").textContent = memberCount === 1 ? "1 here" : `${memberCount} here`;
-  $("show-members").textContent = `${memberCount} here`;
-}
+  const lines = names.map((name) => [name === nick ? `${name} (you)` : name, colour(name)]);
+  if (memberCount > names.length) {
+    lines.push([`and ${memberCount - names.length} more`, ""]);
+  }
+  arrange(list, lines.map(([words, kind]) => shown.get(words) ?? element("li", { class: kind, dir: "auto" }, words)));
+  write($("member-count"), memberCount === 1 ? "1 here" : `${memberCount} here`);
+  write($("show-members"), `${memberCount} here`);
+});
 
 function showTyping() {
   const who = current.whoIsTyping.filter((name) => name !== nick);

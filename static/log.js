@@ -2,7 +2,7 @@
 // is while somebody reads, and follows at its end.
 
 import { Room } from "./room.js";
-import { $, element, format } from "./text.js";
+import { $, arrange, element, format } from "./text.js";
 
 /** @import { Entry, Message, Said } from "./protocol.js" */
 
@@ -77,6 +77,8 @@ export class Log {
   #end = 0;
   #newer = 0;
   #following = true;
+  /** @type {WeakMap<Said, { state: string, shown: HTMLElement }>} */
+  #onTheirWay = new WeakMap();
 
   /**
    * `older(room)` asks for what was said before; `seen()` is called when the end is in sight.
@@ -157,7 +159,7 @@ export class Log {
 
   /** What is on its way has changed. */
   showPending() {
-    this.pending.replaceChildren(...this.#room.pending.map((said) => this.#onItsWay(said)));
+    arrange(this.pending, this.#room.pending.map((said) => this.#pendingItem(said)));
     this.#emptiness();
     this.#following && this.#toEnd();
   }
@@ -328,6 +330,17 @@ export class Log {
     const head = element("p", { class: "head" }, author, " ", time);
     const body = element("div", { class: "text", dir: "auto" }, ...format(text, this.me()));
     return element("article", {}, head, body);
+  }
+
+  /** Gives the element of a message that is not in the log. It is made anew only if its state changes. @param {Said} said */
+  #pendingItem(said) {
+    const known = this.#onTheirWay.get(said);
+    if (known?.state === said.state) {
+      return known.shown;
+    }
+    const shown = this.#onItsWay(said);
+    this.#onTheirWay.set(said, { state: said.state, shown });
+    return shown;
   }
 
   /** @param {Said} said */

@@ -39,6 +39,30 @@ export function element(name, attributes = {}, ...children) {
 }
 
 /**
+ * Makes these the children of an element. What is there already stays in place, so that clicks and
+ * the focus on it are not lost.
+ * @param {Element} parent @param {Element[]} children
+ */
+export function arrange(parent, children) {
+  const wanted = new Set(children);
+  for (const child of Array.from(parent.children)) {
+    wanted.has(child) || child.remove();
+  }
+  children.forEach((child, n) => {
+    if (parent.children[n] !== child) {
+      parent.insertBefore(child, parent.children[n] ?? null);
+    }
+  });
+}
+
+/** Changes the text of an element, if it is another. @param {Element} where @param {string} text */
+export function write(where, text) {
+  if (where.textContent !== text) {
+    where.textContent = text;
+  }
+}
+
+/**
  * Cuts a text at each match: `make` gives what stands for it, `rest` what stands for the others.
  * @param {string} text @param {Iterable<Match>} matches
  * @param {(match: Match) => [Node, number]} make @param {(rest: string) => (Node | string)[]} rest

@@ -1,9 +1,18 @@
 //! The page: built in, or from a folder.
 
+use std::io::Write;
+use std::sync::LazyLock;
+
 use actix_files::{Files, NamedFile};
-use actix_web::http::header;
+use actix_web::http::header::{
+    self, AcceptEncoding, ETag, Encoding, EntityTag, Header, HeaderName, IfNoneMatch,
+};
 use actix_web::middleware::DefaultHeaders;
 use actix_web::{Error, HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use sha2::{Digest, Sha256};
 
 use super::Chat;
 use crate::domain::RoomName;
@@ -13,55 +22,128 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
     img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
 
-const PAGE: &str = include_str!("../../static/index.html");
+/// Security headers of the page itself.
+const PAGE_HEADERS: [(HeaderName, &str); 4] = [
+    (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CROSS_ORIGIN_OPENER_POLICY, "same-origin"),
+    (header::PERMISSIONS_POLICY, "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
+];
 
+/// Headers of every file: it is what its type says, and is asked for again before each use.
+const FILE_HEADERS: [(HeaderName, &str); 2] =
+    [(header::X_CONTENT_TYPE_OPTIONS, "nosniff"), (header::CACHE_CONTROL, "no-cache")];
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
 
-/// The page's other files: name, type, content.
-const ASSETS: [(&str, &str, &str); 8] = [
-    ("chat.css", "text/css; charset=utf-8", include_str!("../../static/chat.css")),
+const INDEX: &str = "index.html";
+const ICON: &str = "icon.svg";
+
+/// The built-in files: name, type, content.
+const FILES: [(&str, &str, &str); 9] = [
+    (INDEX, HTML, include_str!("../../static/index.html")),
+    ("chat.css", CSS, include_str!("../../static/chat.css")),
     ("chat.js", JAVASCRIPT, include_str!("../../static/chat.js")),
     ("connection.js", JAVASCRIPT, include_str!("../../static/connection.js")),
     ("log.js", JAVASCRIPT, include_str!("../../static/log.js")),
     ("room.js", JAVASCRIPT, include_str!("../../static/room.js")),
     ("store.js", JAVASCRIPT, include_str!("../../static/store.js")),
     ("text.js", JAVASCRIPT, include_str!("../../static/text.js")),
-    ("icon.svg", "image/svg+xml", include_str!("../../static/icon.svg")),
+    (ICON, SVG, include_str!("../../static/icon.svg")),
 ];
+
+/// The built-in files as they are sent.
+static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| FILES.map(Asset::of).into());
+
+/// A built-in file in its two representations.
+struct Asset {
+    name: &'static str,
+    kind: &'static str,
+    content: &'static str,
+    /// The content in gzip.
+    compressed: Bytes,
+    /// A hash of the content, which is the ETag.
+    hash: String,
+}
+
+impl Asset {
+    fn of((name, kind, content): (&'static str, &'static str, &'static str)) -> Self {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+        let written = gzip.write_all(content.as_bytes()).and_then(|()| gzip.finish());
+        let compressed = written.expect("a Vec takes everything").into();
+        let hash = Sha256::digest(content.as_bytes());
+        let hash = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+        Self { name, kind, content, compressed, hash }
+    }
+
+    /// The answer to a request: the file in an encoding that the client takes, or 304 if it has
+    /// that already.
+    fn answer(&self, req: &HttpRequest) -> HttpResponse {
+        let accepted = AcceptEncoding::parse(req).ok();
+        let offered = [Encoding::gzip(), Encoding::identity()];
+        let encoding = accepted.and_then(|accepted| accepted.negotiate(offered.iter()));
+        let is_compressed = encoding == Some(Encoding::gzip());
+        // Each representation has its own strong tag (RFC 9110 section 8.8.3.3).
+        let suffix = if is_compressed { "-gzip" } else { "" };
+        let tag = EntityTag::new_strong(format!("{}{suffix}", self.hash));
+        let is_known = match IfNoneMatch::parse(req) {
+            Ok(IfNoneMatch::Any) => true,
+            Ok(IfNoneMatch::Items(known)) => known.iter().any(|known| known.weak_eq(&tag)),
+            Err(_) => false,
+        };
+        let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+        response.insert_header(ETag(tag)).insert_header((header::VARY, "accept-encoding"));
+        for header in FILE_HEADERS {
+            response.insert_header(header);
+        }
+        if is_known {
+            return response.finish();
+        }
+        response.content_type(self.kind);
+        if is_compressed {
+            response.insert_header((header::CONTENT_ENCODING, "gzip"));
+            response.body(self.compressed.clone())
+        } else {
+            response.body(self.content)
+        }
+    }
+}
+
+fn asset(name: &str) -> Option<&'static Asset> {
+    ASSETS.iter().find(|asset| asset.name == name)
+}
 
 /// Adds the routes of the page.
 pub(super) fn configure(chat: &Chat, app: &mut web::ServiceConfig) {
     // Before the rest: a room may be called static.
     app.service(web::resource("/").get(page).route(web::head().to(page)))
-        .service(web::resource("/r/{room}").get(room_page).route(web::head().to(room_page)));
+        .service(web::resource("/r/{room}").get(room_page).route(web::head().to(room_page)))
+        .service(
+            web::resource("/r/{room}/").get(without_slash).route(web::head().to(without_slash)),
+        );
     // The page names its files by where it is itself, so that it works below any path that a proxy
     // gives it; and that of a room is one level deeper.
     for path in ["/static", "/r/static"] {
-        let assets = web::scope(path).wrap(
-            DefaultHeaders::new()
-                .add((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-                .add((header::CACHE_CONTROL, "no-cache")),
-        );
-        let file = web::resource("/{file}").get(asset).route(web::head().to(asset));
+        let headers = FILE_HEADERS.into_iter().fold(DefaultHeaders::new(), DefaultHeaders::add);
+        let assets = web::scope(path).wrap(headers);
+        let files = web::resource("/{file}").get(file).route(web::head().to(file));
         app.service(match &chat.config.static_dir {
             Some(dir) => assets.service(Files::new("/", dir)),
-            None => assets.service(file),
+            None => assets.service(files),
         });
     }
+    app.service(web::resource("/favicon.ico").get(favicon).route(web::head().to(favicon)));
 }
 
 async fn page(req: HttpRequest, chat: web::Data<Chat>) -> Result<HttpResponse, Error> {
     let mut response = match &chat.config.static_dir {
-        Some(dir) => NamedFile::open(dir.join("index.html"))?.into_response(&req),
-        None => HttpResponse::Ok().content_type("text/html; charset=utf-8").body(PAGE),
+        Some(dir) => NamedFile::open(dir.join(INDEX))?.into_response(&req),
+        None => built_in(&req, INDEX),
     };
-    let headers = [
-        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-cache"),
-    ];
-    for (name, value) in headers {
+    for (name, value) in FILE_HEADERS.into_iter().chain(PAGE_HEADERS) {
         response.headers_mut().insert(name, header::HeaderValue::from_static(value));
     }
     Ok(response)
@@ -78,9 +160,29 @@ async fn room_page(
     }
 }
 
-async fn asset(file: web::Path<String>) -> HttpResponse {
-    match ASSETS.iter().find(|(name, ..)| *name == *file) {
-        Some(&(_, kind, content)) => HttpResponse::Ok().content_type(kind).body(content),
+/// Redirects to the address without the slash at its end, relative to any path that a proxy adds.
+async fn without_slash(req: HttpRequest) -> HttpResponse {
+    let room = req.path().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    HttpResponse::PermanentRedirect()
+        .insert_header((header::LOCATION, format!("../{room}")))
+        .finish()
+}
+
+async fn file(req: HttpRequest, file: web::Path<String>) -> HttpResponse {
+    built_in(&req, &file)
+}
+
+/// Browsers ask for this name when they show something else than the page.
+async fn favicon(req: HttpRequest, chat: web::Data<Chat>) -> Result<HttpResponse, Error> {
+    Ok(match &chat.config.static_dir {
+        Some(dir) => NamedFile::open(dir.join("favicon.ico"))?.into_response(&req),
+        None => built_in(&req, ICON),
+    })
+}
+
+fn built_in(req: &HttpRequest, name: &str) -> HttpResponse {
+    match asset(name) {
+        Some(asset) => asset.answer(req),
         None => HttpResponse::NotFound().finish(),
     }
 }

@@ -4,8 +4,11 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
-use fantoccini::actions::{InputSource, KeyAction, KeyActions};
+use fantoccini::actions::{
+    InputSource, KeyAction, KeyActions, MOUSE_BUTTON_LEFT, MouseActions, PointerAction,
+};
 use fantoccini::key::Key;
 use fantoccini::{ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -135,6 +138,18 @@ impl Browser {
 
     pub async fn click(&self, selector: &str) {
         self.page.find(Locator::Css(selector)).await.unwrap().click().await.unwrap();
+    }
+
+    /// Clicks as a person does: the button stays down for a while.
+    pub async fn click_slowly(&self, selector: &str) {
+        let element = self.page.find(Locator::Css(selector)).await.unwrap();
+        let (x, y) = (0.0, 0.0);
+        let click = MouseActions::new("mouse".into())
+            .then(PointerAction::MoveToElement { element, duration: None, x, y })
+            .then(PointerAction::Down { button: MOUSE_BUTTON_LEFT })
+            .then(PointerAction::Pause { duration: Duration::from_millis(120) })
+            .then(PointerAction::Up { button: MOUSE_BUTTON_LEFT });
+        self.page.perform_actions(click).await.unwrap();
     }
 
     /// Presses a key while another is held.

@@ -1,8 +1,11 @@
 //! The page: rooms, names, what is said and how it looks, in a real browser.
 
+use std::time::Duration;
+
 use chinwag::Config;
 use fantoccini::key::Key;
 use serde_json::json;
+use tokio::time::sleep;
 
 use crate::browser::{Browser, Look, url};
 use crate::harness::{TestServer, config, eventually, within};
@@ -89,6 +92,48 @@ async fn rooms_are_joined_left_switched_by_keyboard_and_remembered_with_what_is_
     ada.until("location.pathname === '/r/tea'").await;
     ada.until("document.querySelectorAll('#room-list li').length === 1").await;
     eventually("the server to know", async || server.rooms().await.len() == 1).await;
+    ada.close().await;
+}
+
+/// The list was once rebuilt with each message: an element that is replaced between the two halves
+/// of a click is not clicked.
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn thirty_of_thirty_clicks_on_rooms_arrive_while_twenty_messages_a_second_do() {
+    let server = TestServer::start().await;
+    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    ada.is_called("Ada").await;
+    ada.connected().await;
+    ada.type_into("#room-name", "coffee").await;
+    ada.press(Key::Enter).await;
+    ada.until("location.pathname === '/r/coffee'").await;
+    let mut ben = talker(&server, "tea", "Ben", &["hello"]).await;
+    ben.send(&[json!({"type": "join", "room": "coffee"})]).await;
+    let talking = async {
+        for n in 0.. {
+            talk(&mut ben, ["tea", "coffee"][n % 2], &format!("message {n}")).await;
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let clicking = async {
+        for n in 0..30 {
+            let room = ["tea", "coffee"][n % 2];
+            ada.click_slowly(&format!("#room-list a[href$='/r/{room}']")).await;
+            let is_open = format!("return location.pathname === '/r/{room}'");
+            assert_eq!(ada.run(&is_open).await, true, "click {n} on {room} is lost");
+        }
+    };
+    tokio::select! {
+        () = talking => unreachable!("it talks for ever"),
+        () = clicking => {}
+    }
+    // By keyboard, too: the focus stays on the room that it is on.
+    ada.run("document.querySelector('#room-list a').focus()").await;
+    for n in 0..5 {
+        talk(&mut ben, "coffee", &format!("while focused {n}")).await;
+        ada.has_line(&format!("while focused {n}")).await;
+    }
+    ada.until("document.activeElement === document.querySelector('#room-list a')").await;
     ada.close().await;
 }
 

@@ -223,6 +223,15 @@ async fn what_the_server_refuses_is_shown_as_not_sent_and_can_be_tried_again() {
     .await;
     ada.is_accessible("not sent").await;
     lock.execute_batch("ROLLBACK").unwrap();
+    // A screen reader reads an alert again if its element is replaced.
+    ada.run("window.problem = document.querySelector('.problem')").await;
+    ada.run("window.member = document.querySelector('#member-list li')").await;
+    let mut ben = JsonClient::hello(server.addr(), json!({"nick": "Ben"})).await;
+    ben.send(&[json!({"type": "join", "room": "lobby"})]).await;
+    ben.send(&[json!({"type": "say", "room": "lobby", "text": "meanwhile"})]).await;
+    ada.has_line("meanwhile").await;
+    ada.until("document.querySelectorAll('#member-list li').length === 2").await;
+    ada.until("window.problem.isConnected && window.member.isConnected").await;
     ada.click(".failed button").await;
     ada.has_line("keep me").await;
     ada.until("!document.querySelector('#pending article')").await;
