@@ -1,12 +1,12 @@
 // The page: which rooms there are, which is shown, what is said in it, and how the server is doing.
 
-import { Connection } from "./connection.js";
+import { Client } from "./client.js";
 import { colour, Log } from "./log.js";
 import { Room } from "./room.js";
 import { random, recall, remember, ROOT } from "./store.js";
 import { $, arrange, element, mentions, write } from "./text.js";
 
-/** @import { Command, EventHandlers, Ending, JoinedEvent, Message, Read, Said, ServerEvent } from "./protocol.js" */
+/** @import { Command, EventHandlers, Ending, ErrorEvent, Message, Read, Said, ServerEvent } from "./protocol.js" */
 
 const text = $("text", HTMLTextAreaElement);
 const roomName = $("room-name", HTMLInputElement);
@@ -16,6 +16,8 @@ const notifies = $("notify", HTMLInputElement);
 const themes = $("theme", HTMLSelectElement);
 
 const TYPING_MS = 3_000;
+/** How long an error is shown that concerns one action. */
+const PASSING_MS = 10_000;
 /** Members that the server tells by name. */
 const MEMBERS_MAX = 100;
 const HELP = `/nick NAME – go by another name
@@ -27,17 +29,14 @@ Alt+↑ and Alt+↓ change the room, Shift+Enter breaks the line.`;
 const key = recall("key", null) ?? random(24);
 remember("key", key);
 
-/** @type {Map<string, Room>} */
-const rooms = new Map();
 /** The room that is shown. At first it is a room without a name. */
 let current = new Room("");
-/** The name that was asked for, and the one that the server knows. */
-let wanted = recall("name", "");
+/** The name that the server knows. */
 let nick = "";
 let messageBytes = 4096;
-let isWelcome = false;
 let lastTyping = 0;
 let countdown = 0;
+let passing = 0;
 
 const log = new Log({
   me: () => nick,
@@ -46,7 +45,20 @@ const log = new Log({
   retry,
 });
 
-const connection = new Connection({ opened, heard, closed });
+const address = new URL(`${ROOT}ws`, location.href);
+address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+
+/** @type {Client<Room>} */
+const client = new Client({
+  url: address,
+  key,
+  nick: recall("name", ""),
+  opened: () => clearInterval(countdown),
+  heard,
+  closed,
+  changed: (room) => room === current && log.showPending(),
+});
+const { rooms } = client;
 
 // Rooms
 
@@ -74,19 +86,19 @@ function roomOf(name) {
   let room = rooms.get(name);
   if (room === undefined) {
     room = new Room(name, /** @type {Record<string, Read>} */ (recall("read", {}))[name]);
-    rooms.set(name, room);
-    remember("rooms", Array.from(rooms.keys()));
+    client.join(room);
+    rememberRooms();
   }
   return room;
 }
 
+function rememberRooms() {
+  remember("rooms", Array.from(rooms.keys()));
+}
+
 /** @param {string} name */
 function open(name, { push = true } = {}) {
-  const known = rooms.has(name);
   const room = roomOf(name);
-  if (!known) {
-    join(room);
-  }
   if (current === room) {
     return;
   }
@@ -118,37 +130,10 @@ function markUnread(room) {
   }
 }
 
-/** The room that was joined: by the name that the server knows it by, from here on. @param {JoinedEvent} line */
-function asked({ room: name, ref = "" }) {
-  const room = rooms.get(name) ?? rooms.get(String(ref).replace("join ", ""));
-  if (room !== undefined && room.name !== name) {
-    rooms.delete(room.name);
-    room.name = name;
-    rooms.set(name, room);
-    remember("rooms", Array.from(rooms.keys()));
-    if (room === current) {
-      history.replaceState(null, "", pathOf(name));
-      $("room").textContent = `# ${name}`;
-    }
-  }
-  return room;
-}
-
-/** @param {Room} room */
-function join(room) {
-  connection.send(joining(room));
-}
-
-/** @param {Room} room @returns {Command} */
-function joining({ name, after }) {
-  return { type: "join", room: name, after, ref: `join ${name}` };
-}
-
 /** @param {Room} room */
 function leave(room) {
-  connection.send({ type: "leave", room: room.name });
-  rooms.delete(room.name);
-  remember("rooms", Array.from(rooms.keys()));
+  client.leave(room);
+  rememberRooms();
   if (current === room) {
     open(rooms.keys().next().value ?? "lobby");
   }
@@ -237,19 +222,12 @@ setInterval(showTyping, 1000);
 
 // What comes from the server
 
-function opened() {
-  isWelcome = false;
-  clearInterval(countdown);
-  const joins = Array.from(rooms.values(), joining);
-  connection.send({ type: "hello", key, nick: wanted || undefined, ref: "hello" }, ...joins);
-}
-
 /** @param {string} name */
 function called(name) {
   const changed = nick !== name;
   nick = name;
+  client.nick = name;
   if (!nick.startsWith("anonymous-")) {
-    wanted = nick;
     remember("name", nick);
   }
   $("me").textContent = name;
@@ -261,7 +239,6 @@ const hearing = {
   welcome({ nick: name, limits }) {
     called(name);
     messageBytes = limits.message_bytes;
-    isWelcome = true;
     status("");
     if (current.joined) {
       showMembers();
@@ -269,10 +246,16 @@ const hearing = {
   },
 
   joined(line) {
-    const room = asked(line);
+    const room = rooms.get(line.room);
     if (room === undefined) {
       return;
     }
+    if (room === current && addressed() !== room.name) {
+      // The server knows the room by another spelling.
+      history.replaceState(null, "", room.name === "lobby" ? ROOT : pathOf(room.name));
+      $("room").textContent = `# ${room.name}`;
+    }
+    rememberRooms();
     const before = room.epoch === null ? 0 : room.entries.length;
     const first = room.epoch === null;
     const { read } = room;
@@ -288,8 +271,6 @@ const hearing = {
     if (first) {
       markUnread(room);
     }
-    // What the log has not got, or of which nobody knows whether it has.
-    connection.send(...room.pending.filter(({ state }) => state === "pending").map((said) => room.line(said)));
     if (room === current) {
       status("");
       first || !whole ? log.show(room) : log.grown(room.entries.length - before);
@@ -321,14 +302,6 @@ const hearing = {
       room.trim();
     }
     showRooms();
-  },
-
-  said({ room: name, id }) {
-    const room = rooms.get(name);
-    room?.settle(id);
-    if (room === current) {
-      log.showPending();
-    }
   },
 
   history(line) {
@@ -386,82 +359,70 @@ const hearing = {
     }
   },
 
-  error({ code, message, suggested, retry_after_ms, ref = "" }) {
-    const [command, argument] = String(ref).split(" ");
-    if (command === "say") {
-      const room = Array.from(rooms.values()).find(({ pending }) => pending.some(({ id }) => id === argument));
-      const said = room?.pending.find(({ id }) => id === argument);
-      if (code === "rate_limited") {
-        // It stays pending, unless it was taken back or sent with a new connection meanwhile.
-        setTimeout(() => said && room?.pending.includes(said) && connection.send(room.line(said)), retry_after_ms);
-      } else if (said && code !== "shutting_down") {
-        fail(said, message);
-        room === current && log.showPending();
-      }
-    } else if (code === "nick_taken" || code === "bad_nick") {
-      if (command === "hello") {
-        // Under another name, or none, it will do.
-        connection.send({ type: "hello", key });
-      }
-      askForName(message, suggested);
-    } else if (command === "join") {
-      status(`Cannot join #${argument}: ${message}.`);
-    } else if (command === "history") {
-      const room = rooms.get(argument);
-      if (room !== undefined) {
-        room.asking = false;
-      }
-    } else {
-      status(`${message}.`);
-    }
-  },
 };
 
-/** @param {ServerEvent} line */
-function heard(line) {
+/**
+ * A command was refused. @param {ErrorEvent} error @param {Command} [command] @param {Room} [room]
+ */
+function refused({ code, message, suggested, temporary }, command, room) {
+  if (command?.type === "say") {
+    return;
+  }
+  if (code === "nick_taken" || code === "bad_nick") {
+    askForName(message, suggested);
+  } else if (command?.type === "join" && room !== undefined) {
+    status(`Cannot join #${command.room}: ${message}.`, { passes: !temporary });
+    temporary || leave(room);
+  } else if (command?.type === "history" && room !== undefined) {
+    room.asking = false;
+  } else {
+    status(`${message}.`, { passes: true });
+  }
+}
+
+/** @param {ServerEvent} line @param {Command} [command] @param {Room} [room] */
+function heard(line, command, room) {
+  if (line.type === "error") {
+    return refused(line, command, room);
+  }
   /** @type {(line: ServerEvent) => void} */ (hearing[line.type])?.(line);
 }
 
 /** Asks for the names where those that were told do not add up. @param {Room} room */
 function askWhoIsThere({ name, members, memberCount }) {
   if (memberCount <= MEMBERS_MAX && members.size !== memberCount) {
-    connection.send({ type: "who", room: name });
+    client.ask({ type: "who", room: name });
   }
 }
 
 /** @param {Room} room */
 function askForOlder(room) {
-  if (!room.asking && connection.isOpen) {
+  if (!room.asking && client.isWelcome) {
     room.asking = true;
-    connection.send({ type: "history", room: room.name, before: room.oldest, limit: 100, ref: `history ${room.name}` });
+    client.ask({ type: "history", room: room.name, before: room.oldest, limit: 100 }, room);
   }
 }
 
 // How the connection is doing
 
-/** @param {string} words */
-function status(words, { retry: canRetry = false } = {}) {
-  $("status").textContent = words;
+/** Shows a line above the log, for a while or until there is another. @param {string} words */
+function status(words, { retry: canRetry = false, passes = false } = {}) {
+  clearTimeout(passing);
+  passing = passes ? setTimeout(() => status(""), PASSING_MS) : 0;
+  write($("status"), words);
   $("retry").hidden = !canRetry;
   $("banner").hidden = words === "";
 }
 
 /** @param {Ending} end */
 function closed({ reason, next }) {
-  isWelcome = false;
   for (const room of rooms.values()) {
     room.asking = false;
-    room.joined = false;
     room.typing.clear();
   }
   const why = reason ? `: ${reason}.` : ".";
   clearInterval(countdown);
   if (next === null) {
-    // What is on its way may be the cause, and would be again.
-    for (const room of rooms.values()) {
-      room.pending.forEach((said) => fail(said, reason));
-    }
-    log.showPending();
     return status(`Connection closed${why}`, { retry: true });
   }
   const tell = () => {
@@ -475,19 +436,18 @@ function closed({ reason, next }) {
 $("retry").addEventListener("click", () => {
   clearInterval(countdown);
   status("Connecting…");
-  connection.connect();
+  client.connect();
   text.focus();
 });
 
 // Saying something
 
-/** @type {Record<string, (argument: string) => void>} */
-const commands = {
-  nick: (name) => (name ? rename(name) : askForName("")),
-  join: (name) => name && enter(name),
-  leave: () => leave(current),
-  help: () => note(HELP),
-};
+const commands = new Map(/** @type {[string, (argument: string) => void][]} */ ([
+  ["nick", (name) => (name ? rename(name) : askForName(""))],
+  ["join", (name) => (name ? enter(name) : note("Say which room: /join ROOM"))],
+  ["leave", () => leave(current)],
+  ["help", () => note(HELP)],
+]));
 
 /** @param {string} words */
 function note(words) {
@@ -502,38 +462,29 @@ $("saying").addEventListener("submit", (event) => {
   if (value === "" || isTooLong()) {
     return;
   }
-  const [, command, argument] = value.match(/^\/([a-z]+)(?:\s+(.*))?$/su) ?? [];
-  if (command !== undefined && !(command in commands)) {
+  const [, command, argument] = value.match(/^\/(\p{L}+)(?:\s+(.*))?$/su) ?? [];
+  const obey = commands.get(command?.toLowerCase() ?? "");
+  if (command !== undefined && obey === undefined) {
     return note(`There is no command /${command}; /help tells which there are, and // begins a message with /.`);
   }
   text.value = "";
   grow();
-  if (command !== undefined) {
-    return commands[command](argument?.trim() ?? "");
+  if (obey !== undefined) {
+    return obey(argument?.trim() ?? "");
   }
-  const said = current.say(value.replace(/^\/\//, "/"));
-  if (current.joined && isWelcome) {
-    connection.send(current.line(said));
-  }
+  client.say(current, value.replace(/^\/\//, "/"));
   current.firstUnread = null;
   log.showPending();
   log.follow();
   lastTyping = 0;
 });
 
-/** @param {Said} said @param {string} problem */
-function fail(said, problem) {
-  said.state = "failed";
-  said.problem = problem;
-}
-
 /** @param {Said} said @param {boolean} again */
 function retry(said, again) {
   if (again) {
-    said.state = "pending";
-    isWelcome && connection.send(current.line(said));
+    client.sayAgain(current, said);
   } else {
-    current.settle(said.id);
+    client.settle(current, said.id);
   }
   log.showPending();
   text.focus();
@@ -562,7 +513,7 @@ text.addEventListener("input", () => {
   const now = Date.now();
   if (now - lastTyping > TYPING_MS && text.value.trim() !== "" && !text.value.startsWith("/")) {
     lastTyping = now;
-    isWelcome && connection.send({ type: "typing", room: current.name });
+    client.tell({ type: "typing", room: current.name });
   }
 });
 
@@ -592,7 +543,7 @@ function enter(name) {
   if (/^[\p{L}\p{N}_-][\p{L}\p{N}\p{M}_-]{0,63}$/u.test(wantedRoom)) {
     open(wantedRoom);
   } else {
-    status("A room name is 1 to 64 letters, digits, - or _.");
+    status("A room name is 1 to 64 letters, digits, - or _.", { passes: true });
   }
 }
 
@@ -622,18 +573,17 @@ function rename(name) {
   if (problem) {
     return askForName(problem, undefined, name);
   }
-  wanted = name;
-  connection.send({ type: "nick", nick: name, ref: "nick" });
+  client.rename(name);
   // Rooms that would not have us under the other name.
   for (const room of rooms.values()) {
     if (!room.joined) {
-      join(room);
+      client.join(room);
     }
   }
 }
 
 /** @param {string} problem @param {string} [suggested] */
-function askForName(problem, suggested, value = suggested ?? wanted) {
+function askForName(problem, suggested, value = suggested ?? recall("name", "")) {
   const free = suggested === undefined ? "" : ` “${suggested}” is free.`;
   $("name-problem").textContent = problem ? `${problem.replace(/\.$/, "")}.${free}` : "";
   ownName.setAttribute("aria-invalid", String(problem !== ""));
@@ -657,7 +607,7 @@ naming.addEventListener("submit", (event) => {
 $("nameless").addEventListener("click", () => naming.close());
 naming.addEventListener("close", () => {
   remember("asked", true);
-  if (isWelcome && !current.joined) {
+  if (client.isWelcome && !current.joined) {
     status(`You are not in #${current.name}: somebody there goes by your name. Choose another.`);
   }
   text.focus();
@@ -685,11 +635,15 @@ document.addEventListener("visibilitychange", () => {
 /** @param {Room} room @param {Message} message */
 function notify(room, message) {
   if (notifies.checked && (document.hidden || room !== current) && mentions(message.text, nick)) {
-    const shown = new Notification(`${message.nick} in #${room.name}`, { body: message.text, tag: `${room.name} ${message.seq}` });
-    shown.addEventListener("click", () => {
-      window.focus();
-      open(room.name);
-    });
+    try {
+      const shown = new Notification(`${message.nick} in #${room.name}`, { body: message.text, tag: `${room.name} ${message.seq}` });
+      shown.addEventListener("click", () => {
+        window.focus();
+        open(room.name);
+      });
+    } catch {
+      // Chromium on Android has the constructor, but throws.
+    }
   }
 }
 
@@ -750,8 +704,11 @@ for (const name of /** @type {string[]} */ (recall("rooms", []))) {
 open(normal(addressed()), { push: false });
 if ("WebSocket" in window) {
   status("Connecting…");
-  connection.connect();
-  if (!wanted && !recall("asked", false)) {
+  client.connect();
+  addEventListener("online", () => client.hurry());
+  addEventListener("offline", () => client.offline());
+  document.addEventListener("visibilitychange", () => document.hidden || client.hurry());
+  if (!client.nick && !recall("asked", false)) {
     askForName("");
   }
 } else {

@@ -1,10 +1,10 @@
 // A room as this page knows it: what was said, what is on its way, who is there.
 
-import { random } from "./store.js";
+import { Membership } from "./client.js";
 import { mentions } from "./text.js";
 
 /**
- * @import { Command, Entry, HistoryEvent, JoinedEvent, Message, PresenceEvent, Read, RenamedEvent, Said }
+ * @import { Entry, HistoryEvent, JoinedEvent, Message, PresenceEvent, Read, RenamedEvent }
  *   from "./protocol.js"
  */
 
@@ -13,21 +13,14 @@ const ENTRIES_MAX = 12_000;
 /** How long somebody is typing who has stopped saying so. */
 const TYPING_MS = 6_000;
 
-export class Room {
+export class Room extends Membership {
   /** @type {Entry[]} Messages, and notes between them, in the order in which they are shown. */
   entries = [];
-  /** @type {Said[]} What was said here and is not in the log yet. */
-  pending = [];
   /** @type {Set<string>} */
   members = new Set();
   memberCount = 0;
   /** @type {Map<string, number>} */
   typing = new Map();
-  /** @type {string | null} */
-  epoch = null;
-  /** All messages up to this place are here, from the first of them on. */
-  seq = 0;
-  joined = false;
   /** Whether there may be older messages than the first one here. */
   more = false;
   asking = false;
@@ -41,12 +34,8 @@ export class Room {
 
   /** @param {string} name @param {Read} [read] */
   constructor(name, read) {
-    this.name = name;
+    super(name);
     this.read = read;
-  }
-
-  get after() {
-    return this.epoch === null ? undefined : { epoch: this.epoch, seq: this.seq };
   }
 
   get oldest() {
@@ -65,10 +54,9 @@ export class Room {
     if (this.read?.epoch !== epoch) {
       this.read = { epoch, seq: this.epoch === null ? seq : 0 };
     }
-    this.epoch = epoch;
+    Object.assign(this, { epoch, joined: true });
     this.members = new Set(members);
     this.memberCount = member_count;
-    this.joined = true;
     for (const message of messages) {
       this.add(message);
     }
@@ -82,7 +70,6 @@ export class Room {
     if (last && last.seq >= message.seq) {
       return false;
     }
-    this.settle(message.id);
     this.typing.delete(message.nick);
     this.entries.push(message);
     this.seq = message.seq;
@@ -143,24 +130,6 @@ export class Room {
       this.entries.push({ note: `${from} is now ${to}.` });
     }
     return noted;
-  }
-
-  /** Says something: it is on its way until the log has it. @param {string} text */
-  say(text) {
-    /** @type {Said} */
-    const said = { id: random(12), text, state: "pending" };
-    this.pending.push(said);
-    return said;
-  }
-
-  /** @param {string} [id] */
-  settle(id) {
-    this.pending = this.pending.filter((said) => id === undefined || said.id !== id);
-  }
-
-  /** @param {Said} said @returns {Command} */
-  line({ id, text }) {
-    return { type: "say", room: this.name, text, id, ref: `say ${id}` };
   }
 
   /** Counts a message that was not seen. @param {Message} message @param {string} me */

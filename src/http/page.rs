@@ -47,7 +47,7 @@ const FILES: [(&str, &str, &str); 9] = [
     (INDEX, HTML, include_str!("../../static/index.html")),
     ("chat.css", CSS, include_str!("../../static/chat.css")),
     ("chat.js", JAVASCRIPT, include_str!("../../static/chat.js")),
-    ("connection.js", JAVASCRIPT, include_str!("../../static/connection.js")),
+    ("client.js", JAVASCRIPT, include_str!("../../static/client.js")),
     ("log.js", JAVASCRIPT, include_str!("../../static/log.js")),
     ("room.js", JAVASCRIPT, include_str!("../../static/room.js")),
     ("store.js", JAVASCRIPT, include_str!("../../static/store.js")),

@@ -8,6 +8,7 @@ mod program;
 
 // One module a topic.
 mod chat; // the text protocol: who reads what
+mod client;
 mod command_line; // the program: its flags, its exit codes, its signals
 mod commands; // the program's other commands: backup, export
 mod crowd; // many clients at once

@@ -137,6 +137,80 @@ async fn thirty_of_thirty_clicks_on_rooms_arrive_while_twenty_messages_a_second_
     ada.close().await;
 }
 
+/// Each refused message once had a timer of its own.
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn eighty_quick_messages_at_the_default_limits_arrive_in_order() {
+    let limits = Config::default();
+    let (publish_rate, command_rate) = (limits.publish_rate, limits.command_rate);
+    let server = TestServer::start_with(Config { publish_rate, command_rate, ..config() }).await;
+    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    ada.is_called("Ada").await;
+    ada.connected().await;
+    let mut ben = talker(&server, "tea", "Ben", &[]).await;
+    let say = "const text = document.querySelector('#text');
+        for (let n = 0; n < 80; n++) {
+            text.value = `message ${n}`;
+            document.querySelector('#saying').requestSubmit();
+        }";
+    ada.run(say).await;
+    for n in 0..80 {
+        let message = ben.until("message").await;
+        assert_eq!(message["text"], format!("message {n}"));
+    }
+    ada.until("!document.querySelector('#pending article')").await;
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn rooms_with_the_longest_names_are_joined_and_refused_rooms_are_not_kept() {
+    let server = TestServer::start_with(Config { max_rooms_per_client: Some(2), ..config() }).await;
+    let long = "x".repeat(64);
+    let ada = Browser::open(&url(&server, &format!("/r/{long}"))).await;
+    ada.is_called("Ada").await;
+    ada.connected().await;
+    ada.say("hello").await;
+    ada.has_line("hello").await;
+    ada.say("/join tea").await;
+    ada.until("location.pathname === '/r/tea'").await;
+    ada.connected().await;
+    // A third room is one too many. The page says so for a while, and goes back.
+    ada.say("/join milk").await;
+    ada.until("document.querySelector('#status').textContent.startsWith('Cannot join #milk')")
+        .await;
+    ada.until("document.querySelectorAll('#room-list li').length === 2").await;
+    ada.until("location.pathname !== '/r/milk'").await;
+    ada.until("document.querySelector('#banner').hidden").await;
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn commands_are_found_in_any_case_and_no_text_is_lost_that_looks_like_one() {
+    let server = TestServer::start().await;
+    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    ada.is_called("Ada").await;
+    ada.connected().await;
+    for text in ["/constructor", "/toString x", "/dance"] {
+        ada.type_into("#text", text).await;
+        ada.press(Key::Enter).await;
+        let note = format!("There is no command {}", text.split(' ').next().unwrap());
+        let notes = "[...document.querySelectorAll('.note')].at(-1)?.textContent";
+        ada.until(&format!("{notes}?.startsWith({})", json!(note))).await;
+        ada.until(&format!("document.querySelector('#text').value === {}", json!(text))).await;
+        ada.run("document.querySelector('#text').value = ''").await;
+    }
+    ada.say("/join").await;
+    ada.until("[...document.querySelectorAll('.note')].at(-1).textContent.includes('/join ROOM')")
+        .await;
+    ada.say("/JOIN milk").await;
+    ada.until("location.pathname === '/r/milk'").await;
+    ada.say("/Nick Adele").await;
+    ada.until("document.querySelector('#me').textContent === 'Adele'").await;
+    ada.close().await;
+}
+
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
 async fn a_name_is_chosen_remembered_and_explained_when_it_cannot_be() {
