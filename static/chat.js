@@ -3,7 +3,7 @@
 import { Client } from "./client.js";
 import { colour, Log } from "./log.js";
 import { Room } from "./room.js";
-import { random, recall, remember, ROOT } from "./store.js";
+import { amend, random, recall, remember, ROOT } from "./store.js";
 import { $, arrange, element, mentions, write } from "./text.js";
 
 /** @import { Command, EventHandlers, Ending, ErrorEvent, Message, Read, Said, ServerEvent } from "./protocol.js" */
@@ -87,20 +87,24 @@ function roomOf(name) {
   if (room === undefined) {
     room = new Room(name, /** @type {Record<string, Read>} */ (recall("read", {}))[name]);
     client.join(room);
-    rememberRooms();
+    rememberRoom(name, true);
   }
   return room;
 }
 
-function rememberRooms() {
-  remember("rooms", Array.from(rooms.keys()));
+/** Other windows have rooms of their own in the same list. @param {string} name @param {boolean} isJoined */
+function rememberRoom(name, isJoined) {
+  amend("rooms", /** @type {string[]} */ ([]), (names) => {
+    const others = names.filter((other) => other !== name);
+    return isJoined ? (names.includes(name) ? names : [...names, name]) : others;
+  });
 }
 
 /** @param {string} name */
 function open(name, { push = true } = {}) {
   const room = roomOf(name);
   if (current === room) {
-    return;
+    return closeDrawers();
   }
   current.draft = text.value;
   current.firstUnread = null;
@@ -133,7 +137,7 @@ function markUnread(room) {
 /** @param {Room} room */
 function leave(room) {
   client.leave(room);
-  rememberRooms();
+  rememberRoom(room.name, false);
   if (current === room) {
     open(rooms.keys().next().value ?? "lobby");
   }
@@ -186,6 +190,9 @@ function showRooms() {
   showRoomList();
   // A page in the background draws no frames, but shows its title.
   const unread = Array.from(rooms.values()).reduce((sum, room) => sum + room.unread, 0);
+  const elsewhere = unread - current.unread;
+  write($("show-rooms"), elsewhere > 0 ? `☰ ${elsewhere}` : "☰");
+  $("show-rooms").ariaLabel = elsewhere > 0 ? `Rooms, ${elsewhere} unread` : "Rooms";
   document.title = `${unread > 0 ? `(${unread}) ` : ""}#${current.name} · chinwag`;
 }
 
@@ -245,7 +252,7 @@ const hearing = {
     }
   },
 
-  joined(line) {
+  joined(line, command) {
     const room = rooms.get(line.room);
     if (room === undefined) {
       return;
@@ -255,7 +262,10 @@ const hearing = {
       history.replaceState(null, "", room.name === "lobby" ? ROOT : pathOf(room.name));
       $("room").textContent = `# ${room.name}`;
     }
-    rememberRooms();
+    if (command !== undefined && "room" in command && command.room !== room.name) {
+      rememberRoom(command.room, false);
+    }
+    rememberRoom(room.name, true);
     const before = room.epoch === null ? 0 : room.entries.length;
     const first = room.epoch === null;
     const { read } = room;
@@ -273,7 +283,7 @@ const hearing = {
     }
     if (room === current) {
       status("");
-      first || !whole ? log.show(room) : log.grown(room.entries.length - before);
+      first || !whole ? log.show(room) : log.grown(room.entries.length - before, line.messages.length);
       log.showPending();
       showMembers();
     }
@@ -321,7 +331,7 @@ const hearing = {
     const note = room.presence(line);
     askWhoIsThere(room);
     if (room === current) {
-      note === before ? log.changed() : log.grown(1);
+      note === before ? log.changed() : log.grown(1, 0);
       showMembers();
       showTyping();
     }
@@ -340,7 +350,7 @@ const hearing = {
     const noted = room.renamed(line, isMine);
     askWhoIsThere(room);
     if (room === current) {
-      noted && log.grown(1);
+      noted && log.grown(1, 0);
       showMembers();
     }
   },
@@ -385,7 +395,7 @@ function heard(line, command, room) {
   if (line.type === "error") {
     return refused(line, command, room);
   }
-  /** @type {(line: ServerEvent) => void} */ (hearing[line.type])?.(line);
+  /** @type {(line: ServerEvent, command?: Command) => void} */ (hearing[line.type])?.(line, command);
 }
 
 /** Asks for the names where those that were told do not add up. @param {Room} room */
@@ -452,7 +462,7 @@ const commands = new Map(/** @type {[string, (argument: string) => void][]} */ (
 /** @param {string} words */
 function note(words) {
   current.entries.push({ note: words });
-  log.grown(1);
+  log.grown(1, 0);
   log.follow();
 }
 
@@ -526,7 +536,8 @@ text.addEventListener("keydown", (event) => {
 
 addEventListener("keydown", (event) => {
   const step = new Map([["ArrowUp", -1], ["ArrowDown", 1]]).get(event.key);
-  if (event.altKey && step !== undefined) {
+  const isBusy = naming.open || event.target instanceof HTMLSelectElement;
+  if (event.altKey && step !== undefined && !isBusy) {
     event.preventDefault();
     const names = Array.from(rooms.keys());
     open(names.at((names.indexOf(current.name) + step) % names.length) ?? current.name);
@@ -620,17 +631,52 @@ function seen() {
   if (!document.hidden) {
     const changed = current.unread > 0;
     current.readAll();
-    remember("read", { ...recall("read", {}), [current.name]: current.read });
+    rememberRead(current);
     changed && showRooms();
   }
 }
+
+/** Of two windows the one that has read further counts. @param {Room} room */
+function rememberRead({ name, read }) {
+  amend("read", /** @type {Record<string, Read>} */ ({}), (reads) => {
+    const known = reads[name];
+    const isBehind = read === undefined || (known?.epoch === read.epoch && known.seq >= read.seq);
+    return isBehind ? reads : { ...reads, [name]: read };
+  });
+}
+
+addEventListener("storage", ({ key: changed }) => {
+  if (changed === "chinwag.read") {
+    const reads = recall("read", /** @type {Record<string, Read>} */ ({}));
+    for (const room of rooms.values()) {
+      const read = reads[room.name];
+      if (read?.epoch === room.epoch && read.seq >= room.seq && room.unread > 0) {
+        room.readAll();
+      }
+    }
+    showRooms();
+  }
+});
 
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden && log.following) {
     log.show(current);
     seen();
   }
+  nameDays();
 });
+
+let today = new Date().toDateString();
+
+/** Today is yesterday after midnight. */
+function nameDays() {
+  const now = new Date().toDateString();
+  if (now !== today) {
+    today = now;
+    log.renameDays();
+  }
+}
+setInterval(nameDays, 60_000);
 
 /** @param {Room} room @param {Message} message */
 function notify(room, message) {
@@ -672,6 +718,7 @@ themes.addEventListener("change", () => {
 function drawer(button, panel) {
   button.addEventListener("click", () => {
     const isOpen = panel.classList.toggle("open");
+    $("backdrop").hidden = !isOpen;
     button.setAttribute("aria-expanded", String(isOpen));
     if (isOpen) {
       /** @type {HTMLElement | null} */ (panel.querySelector("a, [tabindex]"))?.focus();
@@ -685,13 +732,14 @@ function closeDrawers() {
       $(button).focus();
     }
     $(panel).classList.remove("open");
+    $("backdrop").hidden = true;
     $(button).setAttribute("aria-expanded", "false");
   }
 }
 
 drawer($("show-rooms"), $("rooms"));
 drawer($("show-members"), $("members"));
-$("view").addEventListener("click", closeDrawers);
+$("backdrop").addEventListener("click", closeDrawers);
 
 // Start
 

@@ -89,7 +89,13 @@ export class Client {
   connect() {
     this.#drop();
     const Socket = this.#options.WebSocket ?? WebSocket;
-    const socket = new Socket(this.#options.url, "chinwag.v1");
+    /** @type {WebSocket} */
+    let socket;
+    try {
+      socket = new Socket(this.#options.url, "chinwag.v1");
+    } catch (error) {
+      return this.#lost(1006, String(error));
+    }
     this.#socket = socket;
     /** @type {<E>(act: (event: E) => void) => (event: E) => void} */
     const ifCurrent = (act) => (event) => void (socket === this.#socket && act(event));

@@ -111,8 +111,8 @@ export class Log {
     this.#scrolled();
   }
 
-  /** The room has new entries at its end. */
-  grown(count = 1) {
+  /** The room has new entries at its end, of which so many are messages. */
+  grown(count = 1, messages = count) {
     const wasAtEnd = this.#end >= this.#room.entries.length - count;
     if (this.#following) {
       const forgotten = this.#room.trim();
@@ -122,7 +122,7 @@ export class Log {
       this.#cutAbove();
       this.#toEnd();
     } else {
-      this.#newer += count;
+      this.#newer += messages;
       this.#button();
       if (wasAtEnd && this.#end - this.#start < SHOWN_MAX) {
         this.#add(this.#end, this.#room.entries.length);
@@ -228,7 +228,8 @@ export class Log {
   }
 
   #emptiness() {
-    const { entries, pending } = this.#room;
+    const { entries, pending, gap } = this.#room;
+    this.empty.textContent = gap || "Nothing has been said here yet.";
     this.empty.hidden = entries.some((entry) => "seq" in entry) || pending.length > 0;
   }
 
@@ -292,13 +293,31 @@ export class Log {
     }
   }
 
+  /** Names the days anew, as after midnight. */
+  renameDays() {
+    for (const label of /** @type {NodeListOf<HTMLElement>} */ (this.entries.querySelectorAll(".day"))) {
+      label.children[0].textContent = dayName(Number(label.dataset.at));
+    }
+  }
+
+  /** @param {number} n @returns {Message | undefined} */
+  #messageBefore(n) {
+    for (let index = n - 1; index >= 0; index--) {
+      const entry = this.#room.entries[index];
+      if ("seq" in entry) {
+        return entry;
+      }
+    }
+    return undefined;
+  }
+
   /** @param {number} n */
   #entry(n) {
     const entry = this.#room.entries[n];
     if (!("seq" in entry)) {
       return element("div", { class: "entry" }, element("p", { class: "note" }, noteOf(entry)));
     }
-    const before = this.#room.entries.slice(Math.max(0, n - 20), n).findLast((other) => "seq" in other);
+    const before = this.#messageBefore(n);
     const isUnread = entry.seq === this.#room.firstUnread;
     const isNewDay = before === undefined || day(before.at) !== day(entry.at);
     const follows =
@@ -309,8 +328,11 @@ export class Log {
       !isNewDay &&
       !isUnread;
     const made = element("div", { class: follows ? "entry" : "entry first", "data-seq": `${entry.seq}` });
+    if (n === 0 && this.#room.gap !== "") {
+      made.append(element("p", { class: "note" }, this.#room.gap));
+    }
     if (isNewDay) {
-      made.append(element("p", { class: "day" }, element("span", {}, dayName(entry.at))));
+      made.append(element("p", { class: "day", "data-at": `${entry.at}` }, element("span", {}, dayName(entry.at))));
     }
     if (isUnread) {
       made.append(element("p", { class: "unread" }, element("span", {}, "New")));

@@ -213,7 +213,7 @@
 
 /**
  * A function for each type of event that the page does not ignore.
- * @typedef {{ [E in ServerEvent as E["type"]]?: (event: E) => void }} EventHandlers
+ * @typedef {{ [E in ServerEvent as E["type"]]?: (event: E, command?: Command) => void }} EventHandlers
  */
 
 /**

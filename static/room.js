@@ -31,6 +31,8 @@ export class Room extends Membership {
   /** @type {number | null} */
   firstUnread = null;
   draft = "";
+  /** What is missing before the first entry, until older messages are loaded. */
+  gap = "";
 
   /** @param {string} name @param {Read} [read] */
   constructor(name, read) {
@@ -46,7 +48,10 @@ export class Room extends Membership {
   join({ epoch, seq, recovered, members, member_count, messages }) {
     const whole = recovered || this.epoch === null;
     if (!whole) {
-      this.entries = [{ note: "You were away for too long: what was said meanwhile is not all here." }];
+      this.entries = [];
+      this.gap = this.epoch === epoch
+        ? "You were away for too long: what was said meanwhile is not all here."
+        : "The server has begun a new log: what was said before is not in it.";
     }
     if (!recovered) {
       this.more = messages.length > 0;
@@ -91,6 +96,7 @@ export class Room extends Membership {
   prepend({ messages, more }) {
     this.asking = false;
     this.more = more;
+    this.gap = "";
     const oldest = this.oldest ?? Infinity;
     const older = messages.filter((message) => message.seq < oldest);
     this.entries.unshift(...older);

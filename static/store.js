@@ -26,6 +26,14 @@ export function remember(name, value) {
   }
 }
 
+/**
+ * Changes what is stored, which another window may have changed since this one read it.
+ * @template T @param {string} name @param {T} otherwise @param {(value: T) => T} change
+ */
+export function amend(name, otherwise, change) {
+  remember(name, change(recall(name, otherwise)));
+}
+
 /** So many random bytes, as hexadecimal digits. @param {number} bytes */
 export function random(bytes) {
   const numbers = crypto.getRandomValues(new Uint8Array(bytes));

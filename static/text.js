@@ -3,8 +3,12 @@
 
 // Each pattern is matched in linear time: messages come from strangers.
 const CODE = /`([^`\n]+)`/gu;
-const LINK = /\bhttps?:\/\/[^\s<>"`]+/gu;
-const NAME = /(?<![\p{L}\p{N}_@])@[\p{L}\p{N}_][\p{L}\p{N}\p{M}_.-]*/gu;
+/** Browsers copy addresses percent-encoded, so CJK text behind an address is not part of it. */
+const LINK =
+  /\bhttps?:\/\/[^\s<>"`\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}\u3000-\u303F\uFF00-\uFFEF]+/gu;
+const AT = /(?<![\p{L}\p{N}_@])@/gu;
+const NAME = /@[\p{L}\p{N}_][\p{L}\p{N}\p{M}_.-]*/uy;
+const LETTER = /[\p{L}\p{N}\p{M}_]/uy;
 /** Characters that end a sentence rather than an address or a name. */
 const TRAILING = ".,;:!?'…";
 const NAME_TRAILING = ".-";
@@ -64,8 +68,9 @@ export function write(where, text) {
 
 /**
  * Cuts a text at each match: `make` gives what stands for it, `rest` what stands for the others.
- * @param {string} text @param {Iterable<Match>} matches
- * @param {(match: Match) => [Node, number]} make @param {(rest: string) => (Node | string)[]} rest
+ * @template {Match} M
+ * @param {string} text @param {Iterable<M>} matches
+ * @param {(match: M) => [Node, number]} make @param {(rest: string) => (Node | string)[]} rest
  */
 function cut(text, matches, make, rest) {
   const pieces = [];
@@ -119,16 +124,36 @@ function link({ 0: found }) {
   return [element("a", attributes, address), address.length];
 }
 
+/**
+ * Finds mentions. The reader's own name is found as a whole, with spaces and all.
+ * @param {string} text @param {string} me @returns {Iterable<Match & { mine: boolean }>}
+ */
+function* mentioned(text, me) {
+  for (const { index } of text.matchAll(AT)) {
+    const whole = text.slice(index, index + 1 + me.length);
+    NAME.lastIndex = index;
+    const found = NAME.exec(text)?.[0] ?? "";
+    if (me !== "" && whole.slice(1).toLowerCase() === me.toLowerCase() && !isLetter(text, index + whole.length)) {
+      yield { index, 0: whole, mine: true };
+    } else if (found !== "") {
+      const name = found.slice(0, trimmed(found, NAME_TRAILING));
+      yield { index, 0: name, mine: isMe(name, me) };
+    }
+  }
+}
+
+/** @param {string} text @param {number} index */
+function isLetter(text, index) {
+  LETTER.lastIndex = index;
+  return LETTER.test(text);
+}
+
 /** @param {string} text @param {string} me */
 function names(text, me) {
   return cut(
     text,
-    text.matchAll(NAME),
-    ({ 0: found }) => {
-      const name = found.slice(0, trimmed(found, NAME_TRAILING));
-      const mine = isMe(name, me);
-      return [element("span", { class: mine ? "mention me" : "mention" }, name), name.length];
-    },
+    mentioned(text, me),
+    ({ 0: name, mine }) => [element("span", { class: mine ? "mention me" : "mention" }, name), name.length],
     (rest) => (rest ? [rest] : []),
   );
 }
@@ -151,7 +176,7 @@ export function mentions(text, me) {
     end = index + block.length;
   }
   plain = (plain + text.slice(end)).replace(CODE, " ");
-  return Array.from(plain.matchAll(NAME)).some(([name]) => isMe(name.slice(0, trimmed(name, NAME_TRAILING)), me));
+  return Array.from(mentioned(plain, me)).some(({ mine }) => mine);
 }
 
 /** A text as nodes; `me` is who reads it. @param {string} text @param {string} me */

@@ -43,7 +43,7 @@ const INDEX: &str = "index.html";
 const ICON: &str = "icon.svg";
 
 /// The built-in files: name, type, content.
-const FILES: [(&str, &str, &str); 9] = [
+const FILES: [(&str, &str, &str); 10] = [
     (INDEX, HTML, include_str!("../../static/index.html")),
     ("chat.css", CSS, include_str!("../../static/chat.css")),
     ("chat.js", JAVASCRIPT, include_str!("../../static/chat.js")),
@@ -52,6 +52,7 @@ const FILES: [(&str, &str, &str); 9] = [
     ("room.js", JAVASCRIPT, include_str!("../../static/room.js")),
     ("store.js", JAVASCRIPT, include_str!("../../static/store.js")),
     ("text.js", JAVASCRIPT, include_str!("../../static/text.js")),
+    ("theme.js", JAVASCRIPT, include_str!("../../static/theme.js")),
     (ICON, SVG, include_str!("../../static/icon.svg")),
 ];
 

@@ -32,6 +32,8 @@ pub enum Look {
     Dark,
     /// Light, 320 pixels wide, and without motion.
     Phone,
+    /// The same, and only 256 pixels high.
+    Short,
 }
 
 impl Browser {
@@ -59,12 +61,14 @@ impl Browser {
             &scheme,
         ];
         let mut args = args.to_vec();
-        if look == Look::Phone {
+        let is_phone = matches!(look, Look::Phone | Look::Short);
+        if is_phone {
             args.push("--force-prefers-reduced-motion");
         }
         let mut options = json!({ "args": args });
-        if look == Look::Phone {
-            let metrics = json!({ "width": 320, "height": 640, "pixelRatio": 2.0 });
+        if is_phone {
+            let height = if look == Look::Short { 256 } else { 640 };
+            let metrics = json!({ "width": 320, "height": height, "pixelRatio": 2.0 });
             options["mobileEmulation"] = json!({ "deviceMetrics": metrics });
         }
         let capabilities = json!({ "goog:chromeOptions": options });

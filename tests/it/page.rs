@@ -321,6 +321,157 @@ async fn days_are_told_apart_and_so_are_five_minutes() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
+async fn days_are_named_once_and_again_after_midnight() {
+    let server = TestServer::start().await;
+    let ada = Browser::open(&url(&server, "/")).await;
+    ada.is_called("Ada").await;
+    ada.connected().await;
+    let mut ben = talker(&server, "lobby", "Ben", &["one"]).await;
+    for n in 0..25 {
+        ben.send(&[json!({"type": "nick", "nick": format!("Ben {n}")})]).await;
+        ben.until("welcome").await;
+    }
+    talk(&mut ben, "lobby", "two").await;
+    ada.has_line("two").await;
+    ada.until("document.querySelectorAll('.day').length === 1").await;
+    ada.until("document.querySelector('.day').textContent === 'Today'").await;
+    ada.run(
+        "const Real = Date;
+         window.Date = class extends Real {
+           constructor(...at) {
+             super(...(at.length > 0 ? at : [Real.now() + 24 * 60 * 60 * 1000]));
+           }
+         };
+         document.dispatchEvent(new Event('visibilitychange'))",
+    )
+    .await;
+    ada.until("document.querySelector('.day').textContent === 'Yesterday'").await;
+    ada.close().await;
+}
+
+/// Windows of one browser share what it stores.
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn two_windows_keep_each_others_rooms_and_read_marks() {
+    let server = TestServer::start().await;
+    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    ada.is_called("Ada").await;
+    ada.connected().await;
+    let first = ada.page.window().await.unwrap();
+    let second = ada.page.new_window(false).await.unwrap().handle;
+    ada.page.switch_to_window(second.clone()).await.unwrap();
+    ada.page.goto(&url(&server, "/r/milk")).await.unwrap();
+    ada.connected().await;
+    ada.say("/join cocoa").await;
+    ada.until("location.pathname === '/r/cocoa'").await;
+    ada.connected().await;
+    ada.page.switch_to_window(first.clone()).await.unwrap();
+    ada.say("/join coffee").await;
+    ada.until("location.pathname === '/r/coffee'").await;
+    ada.connected().await;
+    let _ben = talker(&server, "tea", "Ben", &["for both"]).await;
+    ada.until("document.title.startsWith('(1)')").await;
+    ada.page.switch_to_window(second).await.unwrap();
+    ada.until("document.title.startsWith('(1)')").await;
+    ada.say("/join tea").await;
+    ada.has_line("for both").await;
+    ada.page.switch_to_window(first).await.unwrap();
+    ada.until("document.title.startsWith('#coffee')").await;
+    ada.page.refresh().await.unwrap();
+    ada.connected().await;
+    let rooms = "return [...document.querySelectorAll('.room-name')].map((e) => e.textContent)";
+    assert_eq!(ada.run(rooms).await, json!(["# tea", "# milk", "# cocoa", "# coffee"]));
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn drawers_on_a_phone_close_without_touching_what_is_under_them() {
+    let server = TestServer::start().await;
+    let kim = Browser::open_as(Look::Phone, &url(&server, "/r/tea")).await;
+    kim.is_called("Kim").await;
+    kim.connected().await;
+    kim.say("/join milk").await;
+    kim.until("location.pathname === '/r/milk'").await;
+    kim.connected().await;
+    let _ben = talker(&server, "tea", "Ben", &["hello"]).await;
+    kim.until("document.querySelector('#show-rooms').textContent === '☰ 1'").await;
+    kim.until("document.querySelector('#show-rooms').ariaLabel === 'Rooms, 1 unread'").await;
+    kim.type_into("#text", "a draft").await;
+    let is_open = "document.querySelector('#rooms').classList.contains('open')";
+    kim.click("#show-rooms").await;
+    kim.until(is_open).await;
+    kim.is_accessible("drawer").await;
+    kim.picture("drawer").await;
+    // A tap on the send button goes to the backdrop.
+    let tap = "const { left, top, width, height } =
+          document.querySelector('#send').getBoundingClientRect();
+        const hit = document.elementFromPoint(left + width / 2, top + height / 2);
+        hit.click();
+        return hit.id;";
+    assert_eq!(kim.run(tap).await, "backdrop");
+    kim.until(&format!("!{is_open}")).await;
+    kim.until("document.querySelector('#text').value === 'a draft'").await;
+    kim.until("document.querySelectorAll('#log article').length === 0").await;
+    // The room that is shown closes the drawer, too.
+    kim.click("#show-rooms").await;
+    kim.until(is_open).await;
+    kim.click("#room-list a[aria-current]").await;
+    kim.until(&format!("!{is_open}")).await;
+    kim.close().await;
+}
+
+/// As large as a phone with its keyboard open, or a page enlarged to 400%.
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn page_can_be_used_at_320_by_256() {
+    let server = TestServer::start().await;
+    let mut ben = talker(&server, "lobby", "Ben", &["hello"]).await;
+    let kim = Browser::open_as(Look::Short, &url(&server, "/")).await;
+    kim.until("innerWidth === 320 && innerHeight === 256").await;
+    kim.is_called("Kim").await;
+    kim.connected().await;
+    kim.has_line("hello").await;
+    kim.say("here I am").await;
+    kim.has_line("here I am").await;
+    ben.until("message").await;
+    kim.until("document.documentElement.scrollWidth <= innerWidth").await;
+    kim.until("document.querySelector('#log').clientHeight >= 96").await;
+    kim.picture("short").await;
+    // All of the drawer can be reached.
+    kim.click("#show-rooms").await;
+    kim.run("document.querySelector('#theme').scrollIntoView()").await;
+    kim.until("document.querySelector('#theme').getBoundingClientRect().bottom <= innerHeight")
+        .await;
+    kim.until("document.querySelector('#theme').getBoundingClientRect().top >= 0").await;
+    kim.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn rooms_do_not_change_by_keys_that_are_for_something_else() {
+    let server = TestServer::start().await;
+    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    ada.is_called("Ada").await;
+    ada.say("/join milk").await;
+    ada.until("location.pathname === '/r/milk'").await;
+    ada.run("document.querySelector('#theme').focus()").await;
+    ada.press_with(Key::Alt, Key::Down).await;
+    ada.press(Key::Escape).await;
+    ada.run("document.querySelector('#text').focus()").await;
+    ada.click("#me").await;
+    ada.until("document.querySelector('#naming').open").await;
+    ada.press_with(Key::Alt, Key::Down).await;
+    ada.until("location.pathname === '/r/milk'").await;
+    ada.press(Key::Escape).await;
+    ada.until("!document.querySelector('#naming').open").await;
+    ada.press_with(Key::Alt, Key::Down).await;
+    ada.until("location.pathname === '/r/tea'").await;
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
 async fn the_field_grows_and_tells_how_much_room_is_left() {
     let server = TestServer::start_with(Config { max_message_bytes: 40, ..config() }).await;
     let ada = Browser::open(&url(&server, "/")).await;

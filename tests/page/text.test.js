@@ -46,6 +46,24 @@ test("code blocks hide what is in them", () => {
   assert.equal(mentions("``` @Ben ``` @Ada...", "Ada"), true);
 });
 
+test("own names are found with spaces, apostrophes and dots", () => {
+  for (const me of ["O'Brien", "J. Doe", "Ada"]) {
+    assert.equal(mentions(`hello @${me}, there`, me), true, me);
+    assert.equal(mentions(`hello @${me.toLowerCase()}`, me), true, me);
+    assert.equal(mentions(`hello @${me}x`, me), false, me);
+    assert.equal(mentions(`mail@${me}`, me), false, me);
+    assert.equal(written(format(`@${me}!`, me)), `[span @${me}]!`);
+  }
+  assert.equal(mentions("@Ada", "Ada Lovelace"), true);
+  assert.equal(mentions("@Ben", ""), false);
+});
+
+test("links end at CJK text", () => {
+  assert.equal(formatted("見てhttps://x.example/aをください"), "見て[a https://x.example/a]をください");
+  assert.equal(formatted("https://x.example/a。次"), "[a https://x.example/a]。次");
+  assert.equal(formatted("（https://x.example/a）"), "（[a https://x.example/a]）");
+});
+
 test("hostile texts are formatted in linear time", () => {
   const times = (text) => text.repeat(Math.ceil(65_536 / text.length));
   const hostile = [
