@@ -458,6 +458,8 @@ async fn rooms_do_not_change_by_keys_that_are_for_something_else() {
     ada.run("document.querySelector('#theme').focus()").await;
     ada.press_with(Key::Alt, Key::Down).await;
     ada.press(Key::Escape).await;
+    ada.painted().await;
+    ada.until("location.pathname === '/r/milk'").await;
     ada.run("document.querySelector('#text').focus()").await;
     ada.click("#me").await;
     ada.until("document.querySelector('#naming').open").await;
