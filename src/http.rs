@@ -16,7 +16,7 @@ use std::time::Duration;
 use actix::Addr;
 use actix_web::body::MessageBody;
 use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
-use actix_web::http::{StatusCode, header};
+use actix_web::http::{ConnectionType, StatusCode, header};
 use actix_web::middleware::Next;
 use actix_web::rt::net::TcpStream;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError, web};
@@ -112,8 +112,9 @@ impl Chat {
     }
 }
 
-/// Bounds what a request takes: its body is read, since no route wants one, and once it is answered
-/// the head of the next one has a minute to come. Wrap an app in it by
+/// Bounds what requests take: the body of one is read, since no route wants it; once it is answered
+/// the head of the next one has a minute to come; and a connection ends after 100 of them. A client
+/// that sends more than 16 without waiting for an answer is cut off. Wrap an app in it by
 /// `actix_web::middleware::from_fn`.
 ///
 /// A body is read because a connection that is closed with input unread is reset, and the client
@@ -127,6 +128,11 @@ pub async fn bound_requests(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let asked = socket::asked(req.request());
+    if asked.is_cut_off() {
+        return Ok(req
+            .into_response(HttpResponse::TooManyRequests().finish())
+            .map_into_boxed_body());
+    }
     if !req.head().upgrade() {
         let mut body = req.take_payload();
         let read = async {
@@ -141,7 +147,10 @@ pub async fn bound_requests(
         // A body that takes too long is left where it is.
         let _ = timeout(MAX_DISCARD_TIME, read).await;
     }
-    let response = next.call(req).await?;
+    let mut response = next.call(req).await?;
+    if asked.is_last() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
     Ok(response.map_body(|head, body| match head.status {
         StatusCode::SWITCHING_PROTOCOLS => body.boxed(),
         _ => asked.answer(body),
@@ -363,6 +372,9 @@ mod tests {
         HttpResponse::Ok().streaming(Box::pin(parts))
     }
 
+    /// As long as a file of the page.
+    const LONG: &str = "quick with 10 kB behind it";
+
     fn start() -> SocketAddr {
         let connections = Connections::new(DEADLINE).with_next_request(PATIENCE);
         let app = || {
@@ -371,6 +383,7 @@ mod tests {
                 .wrap(from_fn(bound_requests))
                 .route("/", quick)
                 .route("/slow", web::get().to(slow))
+                .route("/long", web::get().to(|| async { LONG.repeat(400) }))
         };
         let http = HttpServer::new(app).workers(1).disable_signals();
         let http = http.on_connect(connections.on_connect()).bind("127.0.0.1:0").expect("a port");
@@ -409,6 +422,36 @@ mod tests {
             }
         });
         end.await.expect("it does not drip for ever");
+    }
+
+    async fn pipelined(path: &str, count: usize) -> usize {
+        let mut tcp = TcpStream::connect(start()).await.expect("a connection");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").repeat(count);
+        tcp.write_all(request.as_bytes()).await.expect("it is open");
+        let mut answers = Vec::new();
+        let is_whole =
+            |answers: &[u8]| answers.windows(5).filter(|w| w == b"quick").count() >= count;
+        let read = timeout(DEADLINE, async {
+            while !is_whole(&answers) && tcp.read_buf(&mut answers).await.is_ok_and(|n| n > 0) {}
+        });
+        read.await.expect("answers, or an end");
+        answers.windows(5).filter(|w| w == b"quick").count()
+    }
+
+    #[actix_web::test]
+    async fn client_that_pipelines_many_requests_is_cut_off() {
+        assert_eq!(pipelined("/", 10).await, 10);
+        assert!(pipelined("/", 1000).await < 1000);
+        assert!(pipelined("/long", 10).await < 4000);
+    }
+
+    #[actix_web::test]
+    async fn a_connection_carries_a_hundred_requests() {
+        let mut tcp = TcpStream::connect(start()).await.expect("a connection");
+        for n in 1..=100 {
+            let answer = ask(&mut tcp, "/", "quick").await.to_lowercase();
+            assert_eq!(answer.contains("connection: close"), n == 100, "{n}: {answer}");
+        }
     }
 
     #[actix_web::test]

@@ -15,9 +15,12 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// Anyone can make `actix_http::h1` write an error, by a request that is none.
+const DEFAULT: &str = "warn,actix_http::h1=off,chinwag=info";
+
 /// Starts the log.
 pub(crate) fn start(format: LogFormat) {
-    let mut log = Builder::from_env(Env::default().default_filter_or("warn,chinwag=info"));
+    let mut log = Builder::from_env(Env::default().default_filter_or(DEFAULT));
     if format == LogFormat::Json {
         log.format(|out, record| {
             let line = json!({

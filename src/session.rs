@@ -57,6 +57,8 @@ pub(crate) struct Session {
     held: bool,
     /// Whether it has said `hello`, where it must.
     greeted: bool,
+    /// As how many commands a change of name was counted that is not answered yet, beside itself.
+    renaming: Option<u32>,
     /// When others were last told that it is typing.
     typed: Option<Instant>,
 }
@@ -91,6 +93,7 @@ impl Session {
             inbox: None,
             held: false,
             greeted: false,
+            renaming: None,
             typed: None,
         }
     }

@@ -342,12 +342,8 @@ const hearing = {
     if (room === undefined) {
       return;
     }
-    // `nick` may have been answered before.
-    const isMine = line.from === nick || line.to === nick;
-    if (isMine) {
-      called(line.to);
-    }
-    const noted = room.renamed(line, isMine);
+    // Only `welcome` tells one's own name: this may be news from before one came.
+    const noted = room.renamed(line, line.to === nick);
     askWhoIsThere(room);
     if (room === current) {
       noted && log.grown(1, 0);
@@ -646,6 +642,11 @@ function rememberRead({ name, read }) {
 }
 
 addEventListener("storage", ({ key: changed }) => {
+  if (changed === "chinwag.name" && client.isWelcome) {
+    // Windows with the same key have the same name.
+    called(recall("name", nick));
+    showMembers();
+  }
   if (changed === "chinwag.read") {
     const reads = recall("read", /** @type {Record<string, Read>} */ ({}));
     for (const room of rooms.values()) {

@@ -237,3 +237,21 @@ fn what_clients_do_at_intervals_is_spread_evenly() {
         assert!(gap > interval / 1000 && gap < interval / 30, "{gap:?}");
     }
 }
+
+/// Each character of a name may take a microsecond to judge, and a frame has room for 9,300.
+#[test]
+fn long_names_are_refused_before_they_are_looked_at() {
+    let long = "\u{FDFA}".repeat(9_300);
+    let began = std::time::Instant::now();
+    for _ in 0..1000 {
+        assert!(matches!(Nick::parse(&long), Err(BadNick::Length)));
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[test]
+fn white_space_before_a_name_hides_it_from_nobody() {
+    let line = format!("{}Ada: hello", "\u{200B}\u{A0}".repeat(130));
+    let ada = Nick::parse("Ada").expect("a name").forms().map(str::to_owned);
+    assert!(Nick::forms_claimed_by(&line).contains(&ada));
+}

@@ -36,6 +36,7 @@ impl Handler<Hello> for Hub {
         let Some(nick) = nick.or_else(|| known.map(|person| person.nick.clone())) else { return };
         let theirs = self.people.get(&after).into_iter().flat_map(|person| person.rooms.keys());
         let rooms: HashSet<RoomName> = client.rooms.iter().chain(theirs).cloned().collect();
+        client.to.touched_rooms(rooms.len());
         if self.is_taken(&nick, after, before, &rooms) {
             return self.refuse_name(id, &nick, rooms.iter(), reference);
         }
@@ -60,8 +61,8 @@ impl Hub {
     ) -> bool {
         // Another window of who it is so far keeps the name.
         let is_its_own = |bearer| bearer == after || bearer == before && self.is_alone(before);
-        let bearers = rooms.iter().filter_map(|name| self.rooms.get(name)?.bearer(nick));
-        bearers.into_iter().any(|bearer| !is_its_own(bearer))
+        let there = rooms.iter().filter_map(|name| self.rooms.get(name));
+        there.flat_map(|room| room.bearers(nick)).any(|bearer| !is_its_own(bearer))
     }
 
     fn is_alone(&self, identity: Identity) -> bool {

@@ -1,11 +1,11 @@
 //! Who is in which room: a client joins and leaves as many as it may.
 
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use actix::prelude::*;
 
 use super::log::Wanted;
+use super::people::uncharge;
 use super::ring::{RING_BYTES_MAX, Ring};
 use super::room::{Room, Sender};
 use super::{Deliver, Hub, LogError, Messages, NotAMember};
@@ -217,8 +217,8 @@ impl Hub {
     /// Makes a client a member at this point of the log, and tells it what came before.
     fn admit(&mut self, Join { client: id, room: name, catch_up, reference }: Join) {
         let (Some(client), Some(nick)) = (self.clients.get(&id), self.nick(id)) else { return };
-        let bearer = self.rooms.get(&name).and_then(|room| room.bearer(nick));
-        if bearer.is_some_and(|bearer| bearer != client.identity) {
+        let room = self.rooms.get(&name).into_iter();
+        if room.flat_map(|room| room.bearers(nick)).any(|bearer| bearer != client.identity) {
             let (nick, rooms) = (nick.clone(), client.rooms.clone());
             return self.refuse_name(id, &nick, rooms.iter().chain([&name]), reference);
         }
@@ -274,13 +274,8 @@ impl Hub {
     pub(super) fn forget_if_idle(&mut self, name: &RoomName) {
         if self.rooms.get(name).is_some_and(super::Room::is_idle) {
             let opener = self.rooms.remove(name).and_then(|room| room.opener);
-            if let Some(source) = opener
-                && let Entry::Occupied(mut opened) = self.opened.entry(source)
-            {
-                *opened.get_mut() -= 1;
-                if *opened.get() == 0 {
-                    opened.remove();
-                }
+            if let Some(source) = opener {
+                uncharge(&mut self.opened, source);
             }
             if !self.log.is_memory() {
                 self.rings.forget_if_empty(name);

@@ -51,6 +51,13 @@ impl Outlet {
         }
     }
 
+    /// Tells the client in how many rooms its change of name made work.
+    pub(super) fn touched_rooms(&self, rooms: usize) {
+        if let Some(budget) = &self.budget {
+            budget.shared.touched.store(rooms, Ordering::Relaxed);
+        }
+    }
+
     /// Delivers, or says why not.
     pub(super) fn deliver(&self, deliver: Deliver) -> Result<(), DisconnectReason> {
         let bytes = deliver.bytes();
@@ -77,7 +84,7 @@ impl Outlet {
 }
 
 /// What a session and the hub share: the bytes that wait in the session's mailbox, which the hub
-/// counts in and the session out, and in how many rooms the client is.
+/// counts in and the session out, and in how many rooms the client and its identity are.
 #[derive(Clone, Debug)]
 pub(crate) struct QueueBudget {
     shared: Arc<Shared>,
@@ -88,6 +95,7 @@ pub(crate) struct QueueBudget {
 struct Shared {
     bytes: AtomicUsize,
     rooms: AtomicUsize,
+    touched: AtomicUsize,
 }
 
 impl QueueBudget {
@@ -108,6 +116,12 @@ impl QueueBudget {
     /// In how many rooms the client is, as the hub last said.
     pub(crate) fn rooms(&self) -> usize {
         self.shared.rooms.load(Ordering::Relaxed)
+    }
+
+    /// In how many rooms its last change of name made work: in those of all clients of its
+    /// identity.
+    pub(crate) fn touched_rooms(&self) -> usize {
+        self.shared.touched.load(Ordering::Relaxed)
     }
 
     /// Counts out what a session takes from its mailbox.

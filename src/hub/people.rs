@@ -1,12 +1,14 @@
 //! Who stands behind the clients: a person has a name, which nobody else in its rooms has, and any
 //! number of clients. In a room it is one, in however many windows.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use actix::prelude::*;
 
 use super::{Hub, Outlet};
+use crate::admission::Source;
 use crate::domain::{ClientId, Identity, Nick, RoomName};
 
 /// A client as the hub holds it.
@@ -47,7 +49,17 @@ impl Handler<IsFree> for Hub {
     type Result = bool;
 
     fn handle(&mut self, IsFree { room, nick }: IsFree, _: &mut Self::Context) -> bool {
-        self.rooms.get(&room).is_none_or(|room| room.bearer(&nick).is_none())
+        self.rooms.get(&room).is_none_or(|room| room.bearers(&nick).next().is_none())
+    }
+}
+
+/// Takes one room off the account of an address.
+pub(super) fn uncharge(opened: &mut HashMap<Source, usize>, source: Source) {
+    if let Entry::Occupied(mut rooms) = opened.entry(source) {
+        *rooms.get_mut() -= 1;
+        if *rooms.get() == 0 {
+            rooms.remove();
+        }
     }
 }
 
@@ -96,8 +108,15 @@ impl Hub {
     pub(super) fn exit(&mut self, id: ClientId, identity: Identity, name: &RoomName) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         let Some(person) = self.people.get_mut(&identity) else { return };
-        if room.members.remove(&id).is_none() {
-            return;
+        let Some(gone) = room.members.remove(&id) else { return };
+        // Its address goes on being charged for the room only while it has somebody there.
+        let opener = room.opener.filter(|&opener| gone.source() == Some(opener));
+        if let Some(opener) = opener
+            && let Some(heir) = room.heir(opener)
+        {
+            room.opener = Some(heir);
+            *self.opened.entry(heir).or_default() += 1;
+            uncharge(&mut self.opened, opener);
         }
         if let Some(windows) = person.rooms.get_mut(name) {
             *windows -= 1;
@@ -136,8 +155,9 @@ impl Hub {
         let tries = (1000 / rooms.clone().count().max(1)).clamp(1, 8) as u32;
         (2..2 + tries).find_map(|number| {
             let other = nick.numbered(number)?;
-            let is_free = |name| self.rooms.get(name).is_none_or(|r| r.bearer(&other).is_none());
-            rooms.clone().all(is_free).then_some(other)
+            let mut there = rooms.clone().filter_map(|name| self.rooms.get(name));
+            let is_free = there.all(|room| room.bearers(&other).next().is_none());
+            is_free.then_some(other)
         })
     }
 }

@@ -13,8 +13,9 @@ use crate::domain::{ChatMessage, RoomName, Seq, Timestamp};
 pub(super) const RING_BYTES_MAX: usize = 1024 * 1024;
 pub(super) const RINGS_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// About what a message and a ring take beside texts, in bytes.
-pub(super) const MESSAGE_BYTES: usize = 192;
+/// About what a message takes beside its text, its name in two forms and its id, in bytes; and what
+/// a ring takes beside its messages.
+const MESSAGE_BYTES: usize = 350;
 const RING_BYTES: usize = 512;
 
 /// The last messages of a room: all of them that came after its floor.
@@ -23,6 +24,14 @@ pub(super) struct Ring {
     messages: VecDeque<Arc<ChatMessage>>,
     floor: Seq,
     text_bytes: usize,
+    /// What all messages take, their texts included.
+    bytes: usize,
+}
+
+/// About what a message takes in memory, in bytes.
+pub(super) fn weight(message: &ChatMessage) -> usize {
+    let id = message.id.as_ref().map_or(0, |id| id.as_str().len());
+    MESSAGE_BYTES + message.text.as_str().len() + 2 * message.nick.as_str().len() + id
 }
 
 impl Ring {
@@ -33,12 +42,14 @@ impl Ring {
 
     fn push(&mut self, message: Arc<ChatMessage>) {
         self.text_bytes += message.text.as_str().len();
+        self.bytes += weight(&message);
         self.messages.push_back(message);
     }
 
     fn pop(&mut self) {
         if let Some(oldest) = self.messages.pop_front() {
             self.text_bytes -= oldest.text.as_str().len();
+            self.bytes -= weight(&oldest);
             self.floor = oldest.seq;
         }
     }
@@ -76,7 +87,7 @@ impl Ring {
     }
 
     fn bytes(&self) -> usize {
-        self.text_bytes + self.messages.len() * MESSAGE_BYTES + RING_BYTES
+        self.bytes + RING_BYTES
     }
 }
 
@@ -207,7 +218,7 @@ mod tests {
 
     #[test]
     fn all_rings_together_are_bounded_and_the_one_used_longest_ago_goes() {
-        let each = RING_BYTES + 10 * (MESSAGE_BYTES + 100);
+        let each = RING_BYTES + 10 * weight(&message(0, 1, 100));
         let mut rings = rings(3 * each);
         let fill = |rings: &mut Rings, room: usize| {
             rings.insert(&name(room), Ring::default());
@@ -235,7 +246,7 @@ mod tests {
             rings.forget_if_empty(&name(room));
         }
         assert_eq!([0, 1].map(|room| rings.contains(&name(room))), [true, false]);
-        assert_eq!(rings.bytes, RING_BYTES + MESSAGE_BYTES + 100);
+        assert_eq!(rings.bytes, RING_BYTES + weight(&message(0, 1, 100)));
         assert_eq!((rings.rings.len(), rings.order.len()), (1, 1));
     }
 

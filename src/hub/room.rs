@@ -109,9 +109,26 @@ impl Room {
         self.news.renamed(who, before);
     }
 
-    /// Who goes by a name here, if it is one that was chosen.
-    pub(super) fn bearer(&self, nick: &Nick) -> Option<Identity> {
-        Self::chosen(nick).iter().flatten().find_map(|form| self.names.get(*form)).copied()
+    /// Another address that has a client here, unless the one that opened the room still has one.
+    pub(super) fn heir(&self, opener: Source) -> Option<Source> {
+        let mut heir = None;
+        for source in self.members.values().filter_map(|member| member.source()) {
+            if source == opener {
+                return None;
+            }
+            heir = Some(source);
+        }
+        heir
+    }
+
+    /// Everybody who goes by a name here or by one that looks alike, if it is one that was chosen:
+    /// its two forms may belong to two of them.
+    pub(super) fn bearers<'a>(
+        &'a self,
+        nick: &'a Nick,
+    ) -> impl Iterator<Item = Identity> + use<'a> {
+        let forms = Self::chosen(nick).into_iter().flatten();
+        forms.filter_map(|form| self.names.get(form)).copied()
     }
 
     fn take_name(&mut self, who: Identity, nick: &Nick) {

@@ -13,21 +13,27 @@ use crate::wire::{Command, Event, Protocol, Refusal, Reply, Request};
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 
 /// In how many rooms a change of name is as much work as another command.
-const ROOMS_AS_ONE_COMMAND: u32 = 10;
+const ROOMS_AS_ONE_COMMAND: usize = 10;
 
 /// How much of an answer counts as another command, in bytes.
 const ANSWER_BYTES_AS_ONE_COMMAND: usize = 16 * 1024;
 
+fn as_commands(amount: usize, one: usize) -> u32 {
+    // No burst is as large.
+    u32::try_from(amount / one).unwrap_or(u32::MAX).min(1 << 20)
+}
+
 impl Session {
     /// Counts a command, unless it is one too many: then says how long to wait with it.
-    pub(super) fn count(&self, command: &Command) -> Result<(), Duration> {
+    pub(super) fn count(&mut self, command: &Command) -> Result<(), Duration> {
         let client = self.introduction.client;
         match command {
             Command::Say { text, .. } => self.place.say(client, self.speaker, text.as_str().len()),
             // The hub looks at each room, and tells its members.
             Command::Hello { .. } | Command::Nick { .. } => {
-                let rooms = u32::try_from(self.budget.rooms()).unwrap_or(u32::MAX);
-                self.place.command(client, ONE.saturating_add(rooms / ROOMS_AS_ONE_COMMAND))
+                let rooms = as_commands(self.budget.rooms(), ROOMS_AS_ONE_COMMAND);
+                self.renaming = Some(rooms);
+                self.place.command(client, ONE.saturating_add(rooms))
             }
             Command::Join { .. }
             | Command::Leave { .. }
@@ -48,12 +54,24 @@ impl Session {
     /// Counts a long answer as several commands, and reads the next command later if that is too
     /// many: a command of some bytes may ask for megabytes.
     pub(super) fn count_answer(&mut self, bytes: usize, ctx: &mut <Self as Actor>::Context) {
-        let cost = u32::try_from(bytes / ANSWER_BYTES_AS_ONE_COMMAND).unwrap_or(u32::MAX);
-        if let Some(cost) = NonZeroU32::new(cost)
-            && let Err(wait) = self.place.command(self.introduction.client, cost)
-        {
-            self.later(wait, ctx, move |session, ctx| session.count_answer(bytes, ctx));
+        let cost = as_commands(bytes, ANSWER_BYTES_AS_ONE_COMMAND) + self.unpaid_renaming();
+        if let Some(cost) = NonZeroU32::new(cost) {
+            self.pay(cost, ctx);
         }
+    }
+
+    fn pay(&mut self, cost: NonZeroU32, ctx: &mut <Self as Actor>::Context) {
+        if let Err(wait) = self.place.command(self.introduction.client, cost) {
+            self.later(wait, ctx, move |session, ctx| session.pay(cost, ctx));
+        }
+    }
+
+    /// What a change of name cost beside what was counted before: only the hub knows in how many
+    /// rooms other clients of the same identity are.
+    fn unpaid_renaming(&mut self) -> u32 {
+        let paid = self.renaming.take();
+        let cost = as_commands(self.budget.touched_rooms(), ROOMS_AS_ONE_COMMAND);
+        paid.map_or(0, |paid| cost.saturating_sub(paid))
     }
 
     /// Does not obey what would be too much just now. Who speaks JSON is told when it may say a

@@ -31,6 +31,20 @@ const SEND_BUFFER_BYTES: usize = 96 * 1024;
 /// it would grow this to tens of MiB.
 const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
 
+/// The number of requests that a connection carries at most. actix-http writes answers without a
+/// body into its buffer however much waits there, so they would pile up for a client that sends
+/// requests and reads nothing.
+const REQUESTS_MAX: u32 = 100;
+
+/// The number of requests that a client may send before their answers, as no browser does.
+/// actix-http limits what waits only roughly: it takes in 128 KB of requests at once, as structures
+/// of 2.6 KB each, and its task is busy without end while their answers cannot be written.
+const PIPELINED_MAX: u32 = 16;
+
+/// The same for the answers: when so many bytes of them are in actix-http's buffer, of 32 KiB, no
+/// other request may have come.
+const PIPELINED_BYTES_MAX: u64 = 16 * 1024;
+
 /// How long after an answer the next request's head may take to be whole. Of the first request
 /// that is bounded by actix-web, and a connection where nothing comes ends after 5 seconds; but
 /// one byte is enough for it to wait for ever. What is still being written of the answer has this
@@ -109,6 +123,11 @@ impl Connections {
             limit: self.next_request,
             answered: Cell::default(),
             watched: Cell::default(),
+            requests: Cell::default(),
+            pipelined: Cell::default(),
+            pipelined_bytes: Cell::default(),
+            is_cut_off: Cell::default(),
+            is_answering: Cell::default(),
         };
         extensions.insert(Connection {
             handle,
@@ -179,6 +198,13 @@ struct Patience {
     /// Since when the next request is awaited; nothing while one is being answered.
     answered: Cell<Option<Instant>>,
     watched: Cell<bool>,
+    requests: Cell<u32>,
+    /// The number of requests in a row that came before the answer to the one before was sent.
+    pipelined: Cell<u32>,
+    pipelined_bytes: Cell<u64>,
+    is_cut_off: Cell<bool>,
+    /// Whether the last answer has just been made, and cannot have been sent yet.
+    is_answering: Cell<bool>,
 }
 
 /// Takes note of a request. Does nothing on a server without the hook.
@@ -186,11 +212,23 @@ pub(crate) fn asked(req: &HttpRequest) -> Asked {
     let patience = req.conn_data::<Connection>().map(|connection| Rc::clone(&connection.patience));
     if let Some(patience) = &patience {
         patience.answered.set(None);
+        patience.requests.set(patience.requests.get().saturating_add(1));
+        patience.count_pipelined();
     }
     Asked(patience)
 }
 
 impl Asked {
+    /// Whether the connection was cut off, so that nobody reads the answer.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.0.as_ref().is_some_and(|patience| patience.is_cut_off.get())
+    }
+
+    /// Whether the connection carries no other request after this one.
+    pub(crate) fn is_last(&self) -> bool {
+        self.0.as_ref().is_some_and(|patience| patience.requests.get() >= REQUESTS_MAX)
+    }
+
     /// The body of the answer, unless that is an upgrade. Once it has been handed over the
     /// connection waits for its next request, and not for ever.
     pub(crate) fn answer(self, body: impl MessageBody + 'static) -> BoxBody {
@@ -199,11 +237,37 @@ impl Asked {
         {
             rt::spawn(Rc::clone(patience).watch());
         }
+        if let Some(patience) = &self.0 {
+            patience.is_answering.set(true);
+            if let BodySize::Sized(bytes) = body.size() {
+                patience.pipelined_bytes.set(patience.pipelined_bytes.get() + bytes);
+            }
+            // Runs once the connection's task has had its turn.
+            let patience = Rc::clone(patience);
+            rt::spawn(async move { patience.is_answering.set(false) });
+        }
         BoxBody::new(Answer { body: body.boxed(), asked: self })
     }
 }
 
 impl Patience {
+    fn count_pipelined(&self) {
+        if !self.is_answering.get() {
+            self.pipelined.set(0);
+            self.pipelined_bytes.set(0);
+            return;
+        }
+        self.pipelined.set(self.pipelined.get() + 1);
+        let is_over = self.pipelined.get() >= PIPELINED_MAX
+            || self.pipelined_bytes.get() > PIPELINED_BYTES_MAX;
+        if is_over
+            && !self.is_cut_off.replace(true)
+            && let Some(socket) = self.socket.upgrade()
+        {
+            end(&socket);
+        }
+    }
+
     async fn watch(self: Rc<Self>) {
         let mut look = Instant::now();
         while self.socket.strong_count() > 0 {

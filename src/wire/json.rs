@@ -232,7 +232,7 @@ pub fn reply(reply: &Reply) -> String {
     encode(reply)
 }
 
-/// The same in parts, of which each is made when it is asked for: one for each message that is told.
+/// The same in parts, each encoded when it is asked for: one for each message.
 pub fn reply_parts(mut reply: Reply) -> impl Iterator<Item = String> {
     let messages = reply.event.take_messages();
     // Within a string there would be a `\` before the second `"`.

@@ -4,6 +4,10 @@
 use super::Command;
 use crate::domain::{BadText, ChatMessage, MessageText, RoomName};
 
+/// Some programs break lines at these, too.
+const LINE_SEPARATOR: char = '\u{2028}';
+const PARAGRAPH_SEPARATOR: char = '\u{2029}';
+
 /// Reads a frame of a client in this room. Line breaks and other control characters become spaces,
 /// since the protocol has neither a way to quote them nor one to complain; what is empty then is
 /// no command.
@@ -22,7 +26,7 @@ pub fn decode(frame: &str, room: &RoomName, max_bytes: usize) -> Result<Option<C
 /// The line that tells of a message, without its line break.
 #[must_use]
 pub fn line(message: &ChatMessage) -> String {
-    let text = message.text.as_str().replace('\n', " ");
+    let text = message.text.as_str().replace(['\n', LINE_SEPARATOR, PARAGRAPH_SEPARATOR], " ");
     if message.attributed { format!("{}: {text}", message.nick) } else { text }
 }
 
@@ -75,5 +79,7 @@ mod tests {
         assert_eq!(line(&message), "ada: one two");
         message.attributed = false;
         assert_eq!(line(&message), "one two");
+        message.text = MessageText::parse("x\u{2028}Ada: y", 16).expect("a text");
+        assert_eq!(line(&message), "x Ada: y");
     }
 }

@@ -58,6 +58,22 @@ async fn the_others_are_told_who_comes_and_goes_and_who_comes_is_told_who_is_the
     ada.expect_error("not_joined").await;
 }
 
+/// "paypaI", with a capital i, has the first form of "paypai" and the second of "paypal".
+#[actix_web::test]
+async fn own_name_is_no_way_to_a_name_that_looks_like_another_ones() {
+    let server = TestServer::start().await;
+    let mut paypal = JsonClient::hello(server.addr(), json!({"nick": "paypal"})).await;
+    let mut eve = JsonClient::hello(server.addr(), json!({"nick": "paypai"})).await;
+    for client in [&mut paypal, &mut eve] {
+        client.send(&[json!({"type": "join", "room": "bank"})]).await;
+        client.expect("joined").await;
+    }
+    eve.send(&[json!({"type": "nick", "nick": "paypaI"})]).await;
+    eve.expect_error("nick_taken").await;
+    eve.send(&[json!({"type": "nick", "nick": "Paypai"})]).await;
+    assert_eq!(eve.expect("welcome").await["nick"], "Paypai");
+}
+
 #[actix_web::test]
 async fn the_same_identity_in_two_windows_is_one_member() {
     let server = TestServer::start().await;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Messages, Wanted};
 use crate::domain::{CountedBytes, Seq};
-use crate::hub::ring::{MESSAGE_BYTES, RINGS_BYTES_MAX};
+use crate::hub::ring::{RINGS_BYTES_MAX, weight};
 
 /// The most that all messages which were read and are still in memory hold, in bytes: as much as
 /// all rings may, and half as much again for what is on its way to clients.
@@ -58,8 +58,7 @@ impl Reading {
     pub(super) fn done(&mut self, messages: Option<&mut Messages>) {
         self.under_way -= 1;
         for message in messages.into_iter().flat_map(|page| &mut page.messages) {
-            let bytes = message.text.as_str().len() + MESSAGE_BYTES;
-            message.counted = Some(CountedBytes::new(bytes, &self.held));
+            message.counted = Some(CountedBytes::new(weight(message), &self.held));
         }
     }
 }
