@@ -15,7 +15,7 @@ use super::attacks::{ATTACKS, Attack, Attacker, LONG_ROOM};
 use super::bystander::Bystander;
 use super::process::Process;
 
-const TIME: Duration = Duration::from_secs(20);
+const TIME: Duration = Duration::from_secs(10);
 const BYSTANDERS: u8 = 4;
 const FILLERS: u8 = 6;
 const LATEST_MS: f64 = 100.0;

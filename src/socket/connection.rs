@@ -45,6 +45,11 @@ const PIPELINED_MAX: u32 = 16;
 /// other request may have come.
 const PIPELINED_BYTES_MAX: u64 = 16 * 1024;
 
+/// How long after an answer was made a request counts as sent before it. The connection's task has
+/// not had its turn then, as far as that can be seen from here; on a busy worker only the time tells
+/// such a request from one by a quick client.
+const ANSWERING: Duration = Duration::from_micros(300);
+
 /// How long after an answer the next request's head may take to be whole. Of the first request
 /// that is bounded by actix-web, and a connection where nothing comes ends after 5 seconds; but
 /// one byte is enough for it to wait for ever. What is still being written of the answer has this
@@ -127,7 +132,7 @@ impl Connections {
             pipelined: Cell::default(),
             pipelined_bytes: Cell::default(),
             is_cut_off: Cell::default(),
-            is_answering: Cell::default(),
+            answering: Cell::default(),
         };
         extensions.insert(Connection {
             handle,
@@ -203,8 +208,8 @@ struct Patience {
     pipelined: Cell<u32>,
     pipelined_bytes: Cell<u64>,
     is_cut_off: Cell<bool>,
-    /// Whether the last answer has just been made, and cannot have been sent yet.
-    is_answering: Cell<bool>,
+    /// When the last answer was made, unless the connection's task has had its turn since.
+    answering: Cell<Option<Instant>>,
 }
 
 /// Takes note of a request. Does nothing on a server without the hook.
@@ -238,13 +243,13 @@ impl Asked {
             rt::spawn(Rc::clone(patience).watch());
         }
         if let Some(patience) = &self.0 {
-            patience.is_answering.set(true);
+            patience.answering.set(Some(Instant::now()));
             if let BodySize::Sized(bytes) = body.size() {
                 patience.pipelined_bytes.set(patience.pipelined_bytes.get() + bytes);
             }
             // Runs once the connection's task has had its turn.
             let patience = Rc::clone(patience);
-            rt::spawn(async move { patience.is_answering.set(false) });
+            rt::spawn(async move { patience.answering.set(None) });
         }
         BoxBody::new(Answer { body: body.boxed(), asked: self })
     }
@@ -252,7 +257,7 @@ impl Asked {
 
 impl Patience {
     fn count_pipelined(&self) {
-        if !self.is_answering.get() {
+        if self.answering.get().is_none_or(|since| since.elapsed() > ANSWERING) {
             self.pipelined.set(0);
             self.pipelined_bytes.set(0);
             return;
