@@ -342,7 +342,11 @@ const hearing = {
     if (room === undefined) {
       return;
     }
-    // Only `welcome` tells one's own name: this may be news from before one came.
+    if (line.from === nick) {
+      // Another window may have renamed this one, or it is news of somebody else from before this
+      // one came. Only the answer to `hello` tells.
+      client.ask({ type: "hello" });
+    }
     const noted = room.renamed(line, line.to === nick);
     askWhoIsThere(room);
     if (room === current) {
@@ -642,11 +646,6 @@ function rememberRead({ name, read }) {
 }
 
 addEventListener("storage", ({ key: changed }) => {
-  if (changed === "chinwag.name" && client.isWelcome) {
-    // Windows with the same key have the same name.
-    called(recall("name", nick));
-    showMembers();
-  }
   if (changed === "chinwag.read") {
     const reads = recall("read", /** @type {Record<string, Read>} */ ({}));
     for (const room of rooms.values()) {

@@ -45,9 +45,9 @@ const PIPELINED_MAX: u32 = 16;
 /// other request may have come.
 const PIPELINED_BYTES_MAX: u64 = 16 * 1024;
 
-/// How long after an answer was made a request counts as sent before it. The connection's task has
-/// not had its turn then, as far as that can be seen from here; on a busy worker only the time tells
-/// such a request from one by a quick client.
+/// How long after an answer was made a request counts as sent before it, unless the connection's
+/// task has had its turn. On a busy worker that is seen late, and only the time tells such a
+/// request from one by a quick client.
 const ANSWERING: Duration = Duration::from_micros(300);
 
 /// How long after an answer the next request's head may take to be whole. Of the first request
