@@ -281,7 +281,11 @@ export class Client {
       if (code === "rate_limited") {
         // Whatever is to be said waits, so that the order stays.
         this.#heldUntil = Date.now() + retry_after_ms;
-        setTimeout(() => this.rooms.forEach((each) => this.#pump(each)), retry_after_ms);
+        setTimeout(() => {
+          // The clock may say that it is a moment too early, and nothing else would try again.
+          this.#heldUntil = 0;
+          this.rooms.forEach((each) => this.#pump(each));
+        }, retry_after_ms);
       } else if (code === "not_joined") {
         room.joined = false;
         this.#send(this.#joining(room));
