@@ -125,10 +125,10 @@ pub struct Asked<'a> {
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
     /// The server is not known by this name.
-    #[error("this server is not known by that host; whoever runs it can name it as a public host")]
+    #[error("host not allowed; the operator of this server can add it to its public hosts")]
     Host,
     /// A page of another site asks.
-    #[error("pages of that origin may not connect; whoever runs the server can allow the origin")]
+    #[error("origin not allowed; the operator of this server can add it to its allowed origins")]
     Origin,
 }
 

@@ -122,19 +122,19 @@ pub struct Config {
 #[derive(Clone, Debug, Error)]
 pub enum ConfigError {
     /// Nothing to listen on.
-    #[error("there is no address to listen on")]
+    #[error("listen must have at least one address")]
     NoListen,
     /// A chat message that is allowed would not fit a WebSocket message that is.
-    #[error("a WebSocket message may not be shorter than a chat message, which may have {0} bytes")]
+    #[error("max_frame_bytes must be at least max_message_bytes ({0})")]
     FrameTooSmall(usize),
     /// A client would be dropped for what the hub tells it at once.
-    #[error("the queue of a client has room for fewer than {SEND_QUEUE_MIN} batches")]
+    #[error("send_queue must be at least {SEND_QUEUE_MIN}")]
     SendQueueTooSmall,
     /// Every client would be dropped before it was pinged.
-    #[error("a client would be silent for too long before it is pinged, which is after {0}")]
+    #[error("pong_timeout must be longer than ping_interval ({0})")]
     PongTooEarly(humantime::FormattedDuration),
     /// There is no page in the folder.
-    #[error("{} is not a folder with an index.html", .0.display())]
+    #[error("static_dir must be a folder with an index.html: {}", .0.display())]
     NoPage(PathBuf),
 }
 
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_flag_does_not_take_names_the_flag() {
+    fn a_bad_value_is_an_error_that_names_its_flag() {
         let wrong: [(&[&str], &str); 4] = [
             (&["--ping-interval", "0s"], "--ping-interval"),
             (&["--trusted-proxy", "10.0.0.0/33"], "--trusted-proxy"),

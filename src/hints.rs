@@ -1,12 +1,11 @@
-//! What to do about an error: the library says what is wrong, and only the program knows by which
-//! flag that is changed.
+//! Adds to an error of the library what to do about it: only the program has flags.
 
 use chinwag::config::ConfigError;
 #[cfg(feature = "journal")]
 use chinwag::journal::JournalError;
 use chinwag::server::ServerError;
 
-/// The error as one line, with what to do.
+/// Formats an error of the server as one line, with what to do about it.
 pub(crate) fn with_hint(error: &ServerError) -> String {
     let hint = match error {
         ServerError::Config(error) => return with_flag(error),
@@ -18,7 +17,7 @@ pub(crate) fn with_hint(error: &ServerError) -> String {
         #[cfg(not(feature = "page"))]
         ServerError::NoPage => "leave out --static-dir",
         #[cfg(not(feature = "journal"))]
-        ServerError::NoJournal => "say --db none",
+        ServerError::NoJournal => "start with --db none",
         ServerError::Signals(_) | ServerError::HubDied | ServerError::Interrupted => {
             return error.to_string();
         }
@@ -26,7 +25,7 @@ pub(crate) fn with_hint(error: &ServerError) -> String {
     format!("{error}; {hint}")
 }
 
-/// The same for flags that do not fit together.
+/// Formats an error of the configuration as one line, with the flags to change.
 pub(crate) fn with_flag(error: &ConfigError) -> String {
     let flags = match error {
         ConfigError::NoListen => "--listen",
@@ -35,15 +34,15 @@ pub(crate) fn with_flag(error: &ConfigError) -> String {
         ConfigError::PongTooEarly(_) => "--pong-timeout and --ping-interval",
         ConfigError::NoPage(_) => "--static-dir",
     };
-    format!("{error}; see to {flags}")
+    format!("{error}; change {flags}")
 }
 
 #[cfg(feature = "journal")]
 fn with_other_file(error: &JournalError) -> String {
     let first = match error {
         JournalError::InUse(_) => "stop that one, ",
-        JournalError::System(..) => "see to the folder and its permissions, ",
-        JournalError::Sqlite(..) => "see to the file, ",
+        JournalError::System(..) => "check the folder and its permissions, ",
+        JournalError::Sqlite(..) => "check the file, ",
         JournalError::Locked(_) => "end that one, ",
         JournalError::NotOurs(_) => "",
         JournalError::Newer(_) => "use that, ",

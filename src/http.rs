@@ -127,7 +127,7 @@ pub async fn bound_requests(
     mut req: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let asked = socket::asked(req.request());
+    let asked = socket::begin_request(req.request());
     if asked.is_cut_off() {
         return Ok(req
             .into_response(HttpResponse::TooManyRequests().finish())

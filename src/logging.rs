@@ -15,7 +15,7 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Anyone can make `actix_http::h1` write an error, by a request that is none.
+/// `actix_http::h1` logs an error for each malformed request, so anyone could flood the log.
 const DEFAULT: &str = "warn,actix_http::h1=off,chinwag=info";
 
 /// Starts the log.

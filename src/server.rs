@@ -54,15 +54,15 @@ pub enum ServerError {
     Journal(#[from] JournalError),
     /// There should be metrics, but this program has been built without them.
     #[cfg(not(feature = "metrics"))]
-    #[error("this program is built without metrics, and cannot listen for those who ask for them")]
+    #[error("metrics_listen is set, but this program is built without metrics")]
     NoMetrics,
     /// There should be another page, but this program has been built without any.
     #[cfg(not(feature = "page"))]
-    #[error("this program is built without the page, and serves no folder with another")]
+    #[error("static_dir is set, but this program is built without the page")]
     NoPage,
     /// The history should be kept in a file, but this program has been built without that.
     #[cfg(not(feature = "journal"))]
-    #[error("this program is built without the journal, and keeps messages in memory only")]
+    #[error("db is set, but this program is built without the journal")]
     NoJournal,
     /// An address could not be bound.
     #[error("cannot listen on {addr}: {source}")]

@@ -57,7 +57,7 @@ pub(crate) struct Session {
     held: bool,
     /// Whether it has said `hello`, where it must.
     greeted: bool,
-    /// As how many commands a change of name was counted that is not answered yet, beside itself.
+    /// The surcharge that was paid for a change of name which the hub has not answered yet.
     renaming: Option<u32>,
     /// When others were last told that it is typing.
     typed: Option<Instant>,
@@ -388,18 +388,10 @@ impl Session {
         if let Event::Error(refusal) = &reply.event {
             self.config.metrics.erred(refusal.code);
         }
-        match reply.event {
-            Event::Joined { .. } | Event::History { .. } => {
-                self.socket.write_parts(json::reply_parts(reply));
-            }
-            Event::Welcome { .. }
-            | Event::Presence { .. }
-            | Event::Renamed { .. }
-            | Event::Typing { .. }
-            | Event::Members { .. }
-            | Event::Left { .. }
-            | Event::Said { .. }
-            | Event::Error(_) => self.socket.write(TextFrame::new(&json::reply(&reply))),
+        if matches!(reply.event, Event::Joined { .. } | Event::History { .. }) {
+            self.socket.write_parts(json::reply_parts(reply));
+        } else {
+            self.socket.write(TextFrame::new(&json::reply(&reply)));
         }
     }
 }

@@ -135,7 +135,12 @@ export class Client {
   /** Leaves a room, and forgets what was not sent to it. @param {Room} room */
   leave(room) {
     this.rooms.delete(room.name);
-    room.joined && this.ask({ type: "leave", room: room.name });
+    const isJoining = Array.from(this.#unanswered.values()).some(
+      (asked) => asked.command.type === "join" && asked.room === room,
+    );
+    if (room.joined || isJoining) {
+      this.ask({ type: "leave", room: room.name });
+    }
   }
 
   /** Goes by another name from now on. @param {string} nick */

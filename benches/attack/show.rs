@@ -60,9 +60,8 @@ fn attacked(attack: &'static Attack, addresses: u8) -> bool {
             Attacker { attack, number, from, server: addr, epoch: epoch.clone() }
         });
         let over = Cell::new(false);
-        let stop = tokio::sync::oneshot::channel::<()>();
         let attackers: Vec<_> = attackers.collect();
-        let (end, ended) = stop;
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
             let attack = LocalSet::new();
             for attacker in attackers {

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_connections_from_one_address_that_can_be_said_are_no_few() {
+    fn largest_limit_of_connections_per_address_does_not_overflow() {
         let most =
             Config { max_connections_per_address: Some(usize::MAX / 2), ..Config::default() };
         let sockets = Places::of_sockets(&most);

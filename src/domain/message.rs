@@ -218,12 +218,12 @@ pub struct ChatMessage {
     /// See [`Draft::attributed`].
     #[serde(skip)]
     pub attributed: bool,
-    /// Where its bytes are counted, if they are.
+    /// Counts the message as held in memory, if it was read from the log.
     #[serde(skip)]
     pub(crate) counted: Option<CountedBytes>,
 }
 
-/// Some bytes that are in memory, and count as long as this lives.
+/// Adds its bytes to a shared count while it lives.
 #[derive(Debug)]
 pub(crate) struct CountedBytes {
     bytes: usize,

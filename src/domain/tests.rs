@@ -238,9 +238,9 @@ fn what_clients_do_at_intervals_is_spread_evenly() {
     }
 }
 
-/// Each character of a name may take a microsecond to judge, and a frame has room for 9,300.
+/// Checking a character may take half a microsecond, and a frame holds 9,300 of them.
 #[test]
-fn long_names_are_refused_before_they_are_looked_at() {
+fn long_names_are_refused_before_their_characters_are_checked() {
     let long = "\u{FDFA}".repeat(9_300);
     let began = std::time::Instant::now();
     for _ in 0..1000 {
@@ -250,7 +250,7 @@ fn long_names_are_refused_before_they_are_looked_at() {
 }
 
 #[test]
-fn white_space_before_a_name_hides_it_from_nobody() {
+fn white_space_before_a_name_does_not_hide_it() {
     let line = format!("{}Ada: hello", "\u{200B}\u{A0}".repeat(130));
     let ada = Nick::parse("Ada").expect("a name").forms().map(str::to_owned);
     assert!(Nick::forms_claimed_by(&line).contains(&ada));

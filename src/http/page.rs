@@ -66,7 +66,7 @@ struct Asset {
     content: &'static str,
     /// The content in gzip.
     compressed: Bytes,
-    /// A hash of the content, which is the ETag.
+    /// A hash of the content, for the ETag.
     hash: String,
 }
 

@@ -36,7 +36,7 @@ impl Handler<Hello> for Hub {
         let Some(nick) = nick.or_else(|| known.map(|person| person.nick.clone())) else { return };
         let theirs = self.people.get(&after).into_iter().flat_map(|person| person.rooms.keys());
         let rooms: HashSet<RoomName> = client.rooms.iter().chain(theirs).cloned().collect();
-        client.to.touched_rooms(rooms.len());
+        client.to.renamed_rooms(rooms.len());
         if self.is_taken(&nick, after, before, &rooms) {
             return self.refuse_name(id, &nick, rooms.iter(), reference);
         }

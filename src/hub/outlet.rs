@@ -51,10 +51,10 @@ impl Outlet {
         }
     }
 
-    /// Tells the client in how many rooms its change of name made work.
-    pub(super) fn touched_rooms(&self, rooms: usize) {
+    /// Tells the session in how many rooms a change of name had to be made.
+    pub(super) fn renamed_rooms(&self, rooms: usize) {
         if let Some(budget) = &self.budget {
-            budget.shared.touched.store(rooms, Ordering::Relaxed);
+            budget.shared.renamed.store(rooms, Ordering::Relaxed);
         }
     }
 
@@ -95,7 +95,7 @@ pub(crate) struct QueueBudget {
 struct Shared {
     bytes: AtomicUsize,
     rooms: AtomicUsize,
-    touched: AtomicUsize,
+    renamed: AtomicUsize,
 }
 
 impl QueueBudget {
@@ -118,10 +118,10 @@ impl QueueBudget {
         self.shared.rooms.load(Ordering::Relaxed)
     }
 
-    /// In how many rooms its last change of name made work: in those of all clients of its
-    /// identity.
-    pub(crate) fn touched_rooms(&self) -> usize {
-        self.shared.touched.load(Ordering::Relaxed)
+    /// The number of rooms in which the last change of name had to be made: those of all clients of
+    /// the identity.
+    pub(crate) fn renamed_rooms(&self) -> usize {
+        self.shared.renamed.load(Ordering::Relaxed)
     }
 
     /// Counts out what a session takes from its mailbox.

@@ -109,13 +109,13 @@ impl Hub {
         let Some(room) = self.rooms.get_mut(name) else { return };
         let Some(person) = self.people.get_mut(&identity) else { return };
         let Some(gone) = room.members.remove(&id) else { return };
-        // Its address goes on being charged for the room only while it has somebody there.
+        // An address is charged for a room only while one of its clients is there.
         let opener = room.opener.filter(|&opener| gone.source() == Some(opener));
         if let Some(opener) = opener
-            && let Some(heir) = room.heir(opener)
+            && let Some(successor) = room.successor(opener)
         {
-            room.opener = Some(heir);
-            *self.opened.entry(heir).or_default() += 1;
+            room.opener = Some(successor);
+            *self.opened.entry(successor).or_default() += 1;
             uncharge(&mut self.opened, opener);
         }
         if let Some(windows) = person.rooms.get_mut(name) {

@@ -110,19 +110,19 @@ impl Room {
     }
 
     /// Another address that has a client here, unless the one that opened the room still has one.
-    pub(super) fn heir(&self, opener: Source) -> Option<Source> {
-        let mut heir = None;
+    pub(super) fn successor(&self, opener: Source) -> Option<Source> {
+        let mut successor = None;
         for source in self.members.values().filter_map(|member| member.source()) {
             if source == opener {
                 return None;
             }
-            heir = Some(source);
+            successor = Some(source);
         }
-        heir
+        successor
     }
 
-    /// Everybody who goes by a name here or by one that looks alike, if it is one that was chosen:
-    /// its two forms may belong to two of them.
+    /// The identities that have this name or one that looks alike, if it was chosen. The two forms
+    /// of a name may belong to two identities.
     pub(super) fn bearers<'a>(
         &'a self,
         nick: &'a Nick,

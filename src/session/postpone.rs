@@ -18,6 +18,11 @@ const ROOMS_AS_ONE_COMMAND: usize = 10;
 /// How much of an answer counts as another command, in bytes.
 const ANSWER_BYTES_AS_ONE_COMMAND: usize = 16 * 1024;
 
+/// The limiter's clock and the timer's may differ by a moment. A retry must not be too early, or it
+/// would wait, and be counted, once more.
+const CLOCKS_DIFFER: Duration = Duration::from_millis(1);
+
+/// Converts an amount to the number of commands that it counts as.
 fn as_commands(amount: usize, one: usize) -> u32 {
     // No burst is as large.
     u32::try_from(amount / one).unwrap_or(u32::MAX).min(1 << 20)
@@ -54,7 +59,7 @@ impl Session {
     /// Counts a long answer as several commands, and reads the next command later if that is too
     /// many: a command of some bytes may ask for megabytes.
     pub(super) fn count_answer(&mut self, bytes: usize, ctx: &mut <Self as Actor>::Context) {
-        let cost = as_commands(bytes, ANSWER_BYTES_AS_ONE_COMMAND) + self.unpaid_renaming();
+        let cost = as_commands(bytes, ANSWER_BYTES_AS_ONE_COMMAND) + self.surcharge_for_renaming();
         if let Some(cost) = NonZeroU32::new(cost) {
             self.pay(cost, ctx);
         }
@@ -68,9 +73,9 @@ impl Session {
 
     /// What a change of name cost beside what was counted before: only the hub knows in how many
     /// rooms other clients of the same identity are.
-    fn unpaid_renaming(&mut self) -> u32 {
+    fn surcharge_for_renaming(&mut self) -> u32 {
         let paid = self.renaming.take();
-        let cost = as_commands(self.budget.touched_rooms(), ROOMS_AS_ONE_COMMAND);
+        let cost = as_commands(self.budget.renamed_rooms(), ROOMS_AS_ONE_COMMAND);
         paid.map_or(0, |paid| cost.saturating_sub(paid))
     }
 
@@ -122,7 +127,7 @@ impl Session {
         act: impl FnOnce(&mut Self, &mut <Self as Actor>::Context) + 'static,
     ) {
         self.hold();
-        ctx.run_later(wait, |session, ctx| {
+        ctx.run_later(wait + CLOCKS_DIFFER, |session, ctx| {
             session.held = false;
             act(session, ctx);
             if !session.held {

@@ -123,7 +123,7 @@ impl Connections {
             debug!("a connection cannot be cut off: {error}");
         }
         let handle = handle.ok();
-        let patience = Patience {
+        let state = HttpState {
             socket: handle.as_ref().map_or_else(Weak::new, Arc::downgrade),
             limit: self.next_request,
             answered: Cell::default(),
@@ -139,7 +139,7 @@ impl Connections {
             reaper: self.reaper.clone(),
             open: self.open.clone(),
             counted: Cell::new(false),
-            patience: Rc::new(patience),
+            state: Rc::new(state),
         });
     }
 
@@ -170,7 +170,7 @@ struct Connection {
     reaper: Reaper,
     open: watch::Sender<usize>,
     counted: Cell<bool>,
-    patience: Rc<Patience>,
+    state: Rc<HttpState>,
 }
 
 impl Drop for Connection {
@@ -193,11 +193,11 @@ pub(super) fn cutoff(req: &HttpRequest) -> Cutoff {
 
 /// A request that is being answered.
 #[derive(Debug)]
-pub(crate) struct Asked(Option<Rc<Patience>>);
+pub(crate) struct PendingRequest(Option<Rc<HttpState>>);
 
-/// What a connection of plain HTTP waits for.
+/// The limits of a connection before it carries a WebSocket.
 #[derive(Debug)]
-struct Patience {
+struct HttpState {
     socket: Weak<Socket>,
     limit: Duration,
     /// Since when the next request is awaited; nothing while one is being answered.
@@ -212,50 +212,50 @@ struct Patience {
     answering: Cell<Option<Instant>>,
 }
 
-/// Takes note of a request. Does nothing on a server without the hook.
-pub(crate) fn asked(req: &HttpRequest) -> Asked {
-    let patience = req.conn_data::<Connection>().map(|connection| Rc::clone(&connection.patience));
-    if let Some(patience) = &patience {
-        patience.answered.set(None);
-        patience.requests.set(patience.requests.get().saturating_add(1));
-        patience.count_pipelined();
+/// Counts a request. Does nothing on a server without the hook.
+pub(crate) fn begin_request(req: &HttpRequest) -> PendingRequest {
+    let state = req.conn_data::<Connection>().map(|connection| Rc::clone(&connection.state));
+    if let Some(state) = &state {
+        state.answered.set(None);
+        state.requests.set(state.requests.get().saturating_add(1));
+        state.count_pipelined();
     }
-    Asked(patience)
+    PendingRequest(state)
 }
 
-impl Asked {
+impl PendingRequest {
     /// Whether the connection was cut off, so that nobody reads the answer.
     pub(crate) fn is_cut_off(&self) -> bool {
-        self.0.as_ref().is_some_and(|patience| patience.is_cut_off.get())
+        self.0.as_ref().is_some_and(|state| state.is_cut_off.get())
     }
 
     /// Whether the connection carries no other request after this one.
     pub(crate) fn is_last(&self) -> bool {
-        self.0.as_ref().is_some_and(|patience| patience.requests.get() >= REQUESTS_MAX)
+        self.0.as_ref().is_some_and(|state| state.requests.get() >= REQUESTS_MAX)
     }
 
     /// The body of the answer, unless that is an upgrade. Once it has been handed over the
     /// connection waits for its next request, and not for ever.
     pub(crate) fn answer(self, body: impl MessageBody + 'static) -> BoxBody {
-        if let Some(patience) = &self.0
-            && !patience.watched.replace(true)
+        if let Some(state) = &self.0
+            && !state.watched.replace(true)
         {
-            rt::spawn(Rc::clone(patience).watch());
+            rt::spawn(Rc::clone(state).watch());
         }
-        if let Some(patience) = &self.0 {
-            patience.answering.set(Some(Instant::now()));
+        if let Some(state) = &self.0 {
+            state.answering.set(Some(Instant::now()));
             if let BodySize::Sized(bytes) = body.size() {
-                patience.pipelined_bytes.set(patience.pipelined_bytes.get() + bytes);
+                state.pipelined_bytes.set(state.pipelined_bytes.get() + bytes);
             }
             // Runs once the connection's task has had its turn.
-            let patience = Rc::clone(patience);
-            rt::spawn(async move { patience.answering.set(None) });
+            let state = Rc::clone(state);
+            rt::spawn(async move { state.answering.set(None) });
         }
-        BoxBody::new(Answer { body: body.boxed(), asked: self })
+        BoxBody::new(Answer { body: body.boxed(), request: self })
     }
 }
 
-impl Patience {
+impl HttpState {
     fn count_pipelined(&self) {
         if self.answering.get().is_none_or(|since| since.elapsed() > ANSWERING) {
             self.pipelined.set(0);
@@ -288,7 +288,7 @@ impl Patience {
 
 struct Answer {
     body: BoxBody,
-    asked: Asked,
+    request: PendingRequest,
 }
 
 impl MessageBody for Answer {
@@ -308,8 +308,8 @@ impl MessageBody for Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if let Some(patience) = &self.asked.0 {
-            patience.answered.set(Some(Instant::now()));
+        if let Some(state) = &self.request.0 {
+            state.answered.set(Some(Instant::now()));
         }
     }
 }

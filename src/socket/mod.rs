@@ -30,7 +30,7 @@ use bytestring::ByteString;
 use assembly::{Assembly, Whole};
 pub use close::DisconnectReason;
 pub use connection::Connections;
-pub(crate) use connection::asked;
+pub(crate) use connection::begin_request;
 pub use cutoff::Cutoff;
 use guard::{Gate, Guard};
 pub use outbox::{MAX_COALESCED_BYTES, TextFrame};

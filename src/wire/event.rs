@@ -107,18 +107,12 @@ pub enum Event {
 }
 
 impl Event {
-    /// The messages that it tells, oldest first, which it then has no more.
+    /// Takes the messages out of `joined` or `history`, oldest first; others have none.
     pub(super) fn take_messages(&mut self) -> Vec<Arc<ChatMessage>> {
-        match self {
-            Self::Joined { messages, .. } | Self::History { messages, .. } => take(messages),
-            Self::Welcome { .. }
-            | Self::Presence { .. }
-            | Self::Renamed { .. }
-            | Self::Typing { .. }
-            | Self::Members { .. }
-            | Self::Left { .. }
-            | Self::Said { .. }
-            | Self::Error(_) => Vec::new(),
+        if let Self::Joined { messages, .. } | Self::History { messages, .. } = self {
+            take(messages)
+        } else {
+            Vec::new()
         }
     }
 

@@ -232,10 +232,10 @@ pub fn reply(reply: &Reply) -> String {
     encode(reply)
 }
 
-/// The same in parts, each encoded when it is asked for: one for each message.
+/// Encodes an answer in parts, each when it is asked for; every message is a part.
 pub fn reply_parts(mut reply: Reply) -> impl Iterator<Item = String> {
     let messages = reply.event.take_messages();
-    // Within a string there would be a `\` before the second `"`.
+    // This is found nowhere else: within a string each `"` has a `\` before it.
     const NO_MESSAGES: &str = "\"messages\":[]";
     let whole = encode(&reply);
     let place = whole.find(NO_MESSAGES).map_or(whole.len(), |at| at + NO_MESSAGES.len() - 1);

@@ -19,12 +19,12 @@ async fn a_bad_value_ends_with_code_2_and_one_line_that_names_the_flag_and_what_
         (&["--listen", "localhost"], "takes an address and a port"),
         (&["--workers", "0"], "takes a whole number from 1 to 512"),
         (&["--max-message-bytes", "many"], "takes a whole number from 1"),
-        (&["--max-frame-bytes", "1"], "shorter than a chat message"),
+        (&["--max-frame-bytes", "1"], "must be at least max_message_bytes (4096)"),
         (&["--ping-interval", "soon"], "takes a duration such as 50ms, 10s or 1m"),
-        (&["--pong-timeout", "1s"], "silent for too long"),
+        (&["--pong-timeout", "1s"], "must be longer than ping_interval (25s)"),
         (&["--public-host", "http://x"], "takes a host name"),
         (&["--allowed-origin", "chat.example"], "takes an origin such as"),
-        (&["--static-dir", "/nonexistent"], "is not a folder with an index.html"),
+        (&["--static-dir", "/nonexistent"], "must be a folder with an index.html"),
     ];
     for (flags, takes) in bad {
         let (code, error) = run(flags).await;

@@ -215,11 +215,10 @@ async fn a_client_that_asks_more_than_it_may_is_answered_later_and_nobody_else_i
     for _ in 0..2 {
         ada.expect("members").await;
     }
-    // Six of them had to wait: for a quarter of a second each, or less on a slow machine. A wait
-    // that ends a moment early is counted again.
+    // Six of them had to wait: for a quarter of a second each, or less on a slow machine.
     assert!(began.elapsed() >= Duration::from_millis(1450), "{:?}", began.elapsed());
     let delayed = hits(&server, "command_rate").await;
-    assert!((1..=9).contains(&delayed), "{delayed} commands were delayed");
+    assert!((1..=6).contains(&delayed), "{delayed} commands were delayed");
 }
 
 #[actix_web::test]
@@ -232,7 +231,7 @@ async fn from_one_address_as_much_is_asked_as_allowed_by_however_many_clients() 
     }
     assert!(began.elapsed() >= Duration::from_millis(1450), "{:?}", began.elapsed());
     let delayed = hits(&server, "command_rate_per_address").await;
-    assert!((1..=9).contains(&delayed), "{delayed} commands were delayed");
+    assert!((1..=6).contains(&delayed), "{delayed} commands were delayed");
 }
 
 /// Mistakes and refusals are answers too: who makes nothing else is read no faster for it.

@@ -99,7 +99,7 @@ async fn rooms_are_joined_left_switched_by_keyboard_and_remembered_with_what_is_
 /// of a click is not clicked.
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn thirty_of_thirty_clicks_on_rooms_arrive_while_twenty_messages_a_second_do() {
+async fn clicks_on_rooms_are_not_lost_while_others_talk() {
     let server = TestServer::start().await;
     let ada = Browser::open(&url(&server, "/r/tea")).await;
     ada.is_called("Ada").await;
@@ -112,6 +112,7 @@ async fn thirty_of_thirty_clicks_on_rooms_arrive_while_twenty_messages_a_second_
     let talking = async {
         for n in 0.. {
             talk(&mut ben, ["tea", "coffee"][n % 2], &format!("message {n}")).await;
+            // Sets the rate: 20 messages a second.
             sleep(Duration::from_millis(50)).await;
         }
     };

@@ -60,7 +60,7 @@ async fn the_others_are_told_who_comes_and_goes_and_who_comes_is_told_who_is_the
 
 /// "paypaI", with a capital i, has the first form of "paypai" and the second of "paypal".
 #[actix_web::test]
-async fn own_name_is_no_way_to_a_name_that_looks_like_another_ones() {
+async fn name_that_looks_like_another_is_refused_also_when_it_differs_from_own_in_case_only() {
     let server = TestServer::start().await;
     let mut paypal = JsonClient::hello(server.addr(), json!({"nick": "paypal"})).await;
     let mut eve = JsonClient::hello(server.addr(), json!({"nick": "paypai"})).await;

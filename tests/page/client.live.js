@@ -190,6 +190,20 @@ test("a room goes by the name that the server gives it", async () => {
   assert.equal(ada.rooms.has(name), false);
 });
 
+test("a room that is left before the server answers is left", async () => {
+  const [ada, ben] = [await connect(), await connect()];
+  const name = unique("left");
+  await join(ben, name);
+  const room = new Membership(name);
+  ada.join(room);
+  ada.leave(room);
+  await until("an answer", () => ada.all.some(({ event }) => event.type === "left"));
+  ben.ask({ type: "who", room: name });
+  const members = () => ben.all.find(({ event }) => event.type === "members");
+  await until("the members", () => members() !== undefined);
+  assert.equal(members().event.member_count, 1);
+});
+
 test("a name that was refused is not asked for again", async () => {
   const [ada, ben] = [await connect({ nick: unique("Ada") }), await connect({ nick: unique("Ben") })];
   const name = unique("names");

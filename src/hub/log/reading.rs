@@ -1,5 +1,5 @@
-//! What is read from the log: a few pages at a time, and together no more than memory has room for,
-//! whoever holds them: rings, answers that wait for their clients.
+//! Limits what is read from the log: a few pages at a time, and a total for all messages that are
+//! still in memory, in rings or in answers that their clients have not taken yet.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use super::{Messages, Wanted};
 use crate::domain::{CountedBytes, Seq};
 use crate::hub::ring::{RINGS_BYTES_MAX, weight};
 
-/// The most that all messages which were read and are still in memory hold, in bytes: as much as
-/// all rings may, and half as much again for what is on its way to clients.
+/// Limit for all messages that were read and are still in memory, in bytes: as much as all rings
+/// may hold, and half as much again for answers that clients have not taken yet.
 const READ_BYTES_MAX: usize = RINGS_BYTES_MAX / 2 * 3;
 
-/// One page takes at most this part of what there is still room for. So many clients that take
-/// nothing make the pages of others short, but never leave them none.
+/// A page takes at most this fraction of what is left. So clients that do not read make the pages
+/// of others shorter, but can never use up everything.
 const PART_OF_WHAT_IS_LEFT: usize = 8;
 
 /// How many pages are read at once.
@@ -41,7 +41,8 @@ impl Reading {
         self.waiting.push_back(read);
     }
 
-    /// The page to read now, if there is one; of those that nobody wants any more, none.
+    /// Takes the next page to read, if one may be read now. Pages that nobody wants any more are
+    /// dropped.
     pub(super) fn next(&mut self, is_wanted: impl Fn(&Wanted) -> bool) -> Option<Read> {
         if self.under_way >= READS_MAX {
             return None;
