@@ -1,6 +1,7 @@
 // The page: which rooms there are, which is shown, what is said in it, and how the server is doing.
 
 import { Client } from "./client.js";
+import { offered, share, takesOver } from "./device.js";
 import { colour, Log } from "./log.js";
 import { Room } from "./room.js";
 import { amend, random, recall, remember, ROOT } from "./store.js";
@@ -18,12 +19,18 @@ const themes = $("theme", HTMLSelectElement);
 const TYPING_MS = 3_000;
 /** How long an error is shown that concerns one action. */
 const PASSING_MS = 10_000;
+const INCOMPLETE = "The link that opened this page is incomplete. Copy it again.";
 /** Members that the server tells by name. */
 const MEMBERS_MAX = 100;
 const HELP = `/nick NAME – go by another name
 /join ROOM – join a room
 /leave – leave this one
 Alt+↑ and Alt+↓ change the room, Shift+Enter breaks the line.`;
+
+const offer = offered();
+if (offer && offer.key !== recall("key", "")) {
+  await takesOver(offer, recall("name", ""));
+}
 
 /** The secret that makes this browser's windows one person. */
 const key = recall("key", null) ?? random(24);
@@ -536,7 +543,7 @@ text.addEventListener("keydown", (event) => {
 
 addEventListener("keydown", (event) => {
   const step = new Map([["ArrowUp", -1], ["ArrowDown", 1]]).get(event.key);
-  const isBusy = naming.open || event.target instanceof HTMLSelectElement;
+  const isBusy = document.querySelector("dialog[open]") !== null || event.target instanceof HTMLSelectElement;
   if (event.altKey && step !== undefined && !isBusy) {
     event.preventDefault();
     const names = Array.from(rooms.keys());
@@ -624,6 +631,30 @@ naming.addEventListener("close", () => {
   text.focus();
 });
 $("me").addEventListener("click", () => askForName(""));
+
+// On several devices
+
+$("share").addEventListener("click", () => {
+  const name = nick.startsWith("anonymous-") ? "" : nick;
+  share({ key, name }, current.name === "lobby" ? ROOT : pathOf(current.name));
+});
+
+addEventListener("hashchange", async () => {
+  const another = offered();
+  if (another && another.key !== key && (await takesOver(another, recall("name", "")))) {
+    location.reload();
+  } else if (another === null) {
+    status(INCOMPLETE, { passes: true });
+  }
+});
+
+addEventListener("storage", ({ key: changed }) => {
+  if (changed === "chinwag.key" && recall("key", key) !== key) {
+    // As somebody else it would say things in a name that the user does not expect.
+    client.disconnect();
+    status("You have another name in this browser now. Reload this page to go on.");
+  }
+});
 
 // Attention
 
@@ -756,6 +787,9 @@ if ("WebSocket" in window) {
   addEventListener("online", () => client.hurry());
   addEventListener("offline", () => client.offline());
   document.addEventListener("visibilitychange", () => document.hidden || client.hurry());
+  if (offer === null) {
+    status(INCOMPLETE, { passes: true });
+  }
   if (!client.nick && !recall("asked", false)) {
     askForName("");
   }

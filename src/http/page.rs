@@ -43,11 +43,13 @@ const INDEX: &str = "index.html";
 const ICON: &str = "icon.svg";
 
 /// The built-in files: name, type, content.
-const FILES: [(&str, &str, &str); 10] = [
+const FILES: [(&str, &str, &str); 12] = [
     (INDEX, HTML, include_str!("../../static/index.html")),
     ("chat.css", CSS, include_str!("../../static/chat.css")),
     ("chat.js", JAVASCRIPT, include_str!("../../static/chat.js")),
     ("client.js", JAVASCRIPT, include_str!("../../static/client.js")),
+    ("device.js", JAVASCRIPT, include_str!("../../static/device.js")),
+    ("lean-qr.js", JAVASCRIPT, include_str!("../../static/lean-qr.js")),
     ("log.js", JAVASCRIPT, include_str!("../../static/log.js")),
     ("room.js", JAVASCRIPT, include_str!("../../static/room.js")),
     ("store.js", JAVASCRIPT, include_str!("../../static/store.js")),

@@ -34,6 +34,8 @@ pub enum Look {
     Phone,
     /// The same, and only 256 pixels high.
     Short,
+    /// Light, and without JavaScript.
+    Scriptless,
 }
 
 impl Browser {
@@ -70,6 +72,10 @@ impl Browser {
             let height = if look == Look::Short { 256 } else { 640 };
             let metrics = json!({ "width": 320, "height": height, "pixelRatio": 2.0 });
             options["mobileEmulation"] = json!({ "deviceMetrics": metrics });
+        }
+        if look == Look::Scriptless {
+            let blocked = "profile.managed_default_content_settings.javascript";
+            options["prefs"] = json!({ blocked: 2 });
         }
         let capabilities = json!({ "goog:chromeOptions": options });
         let page = within(

@@ -12,6 +12,7 @@ mod client;
 mod command_line; // the program: its flags, its exit codes, its signals
 mod commands; // the program's other commands: backup, export
 mod crowd; // many clients at once
+mod devices; // one user in several browsers (ignored likewise)
 mod disk; // disks that are full, read-only or damaged
 mod echo; // the socket without the chat: the example, run
 mod embedded; // the chat mounted in another program, on actix's own test server
@@ -34,6 +35,7 @@ mod plain_hub; // the hub as plain lists: the model of `state`
 mod presence; // names, and who is told who is there
 mod protocol; // the examples of docs/PROTOCOL.md, played
 mod reading; // the page over time: long histories, connections that break
+mod rendering; // the page without JavaScript, on paper, under the pointer (ignored likewise)
 mod stall; // a journal that stands still
 mod stand_in; // a log and clients that do as they are told
 mod state; // the hub held against plain lists
