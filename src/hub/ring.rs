@@ -86,6 +86,17 @@ impl Ring {
         (self.messages.range(start..end).cloned().collect(), start > 0)
     }
 
+    /// Takes away what is older than that.
+    fn forget_old(&mut self, now: Timestamp, keep_for: Duration) {
+        let horizon = now.minus(keep_for);
+        let is_old = |message: &Arc<ChatMessage>| message.at < horizon;
+        // One from a moment when the clock was ahead goes with those behind it.
+        let may_be_old = |message: &Arc<ChatMessage>| is_old(message) || message.at > now;
+        while self.messages.front().is_some_and(may_be_old) && self.messages.iter().any(is_old) {
+            self.pop();
+        }
+    }
+
     fn bytes(&self) -> usize {
         self.bytes + RING_BYTES
     }
@@ -171,16 +182,11 @@ impl Rings {
         let Used { ring, last } = self.rings.get_mut(room)?;
         let before = ring.bytes();
         change(ring);
-        let now = Timestamp::now();
-        let horizon = self.keep_for.map(|keep_for| now.minus(keep_for));
-        let is_old = |message: &Arc<ChatMessage>| horizon.is_some_and(|at| message.at < at);
-        // One from a moment when the clock was ahead goes with those behind it.
-        let may_be_old = |message: &Arc<ChatMessage>| is_old(message) || message.at > now;
-        while ring.messages.len() > self.messages_max
-            || ring.text_bytes > RING_BYTES_MAX
-            || ring.messages.front().is_some_and(may_be_old) && ring.messages.iter().any(is_old)
-        {
+        while ring.messages.len() > self.messages_max || ring.text_bytes > RING_BYTES_MAX {
             ring.pop();
+        }
+        if let Some(keep_for) = self.keep_for {
+            ring.forget_old(Timestamp::now(), keep_for);
         }
         self.bytes = self.bytes + ring.bytes() - before;
         self.uses += 1;
