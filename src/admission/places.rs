@@ -1,6 +1,7 @@
 //! How many may be connected at once, in all and from one address, and how often an address may
 //! try.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,9 +12,9 @@ use std::time::Duration;
 use governor::clock::{Clock, DefaultClock};
 use thiserror::Error;
 
-use super::rates::{Limiter, Rate, Rates, TooMany};
+use super::rates::{Limiter, OwnRates, Rate, Rates};
 use crate::config::Config;
-use crate::domain::{ClientId, Identity};
+use crate::domain::Identity;
 use crate::metrics::{Limit, Metrics};
 
 /// How long to stay away when the places are taken, which nobody knows better.
@@ -67,7 +68,7 @@ pub struct Places<C: Clock = DefaultClock> {
     per_address: Option<usize>,
     attempts: Option<Limiter<Source, C>>,
     taken: Arc<Mutex<Taken>>,
-    rates: Arc<Rates>,
+    rates: Arc<Rates<C>>,
     metrics: Metrics,
 }
 
@@ -79,41 +80,45 @@ struct Taken {
 
 /// A place that somebody has. Dropping it gives it back.
 #[derive(Debug)]
-pub struct Place {
+pub struct Place<C: Clock = DefaultClock> {
     source: Source,
     taken: Arc<Mutex<Taken>>,
-    rates: Arc<Rates>,
+    rates: Arc<Rates<C>>,
+    /// Many connections say and ask nothing.
+    own: OnceCell<Box<OwnRates<C>>>,
     metrics: Metrics,
 }
 
-impl Place {
+const ONE: NonZeroU32 = NonZeroU32::MIN;
+
+impl<C: Clock + Clone> Place<C> {
     /// The address that counts.
     pub(crate) fn source(&self) -> Source {
         self.source
+    }
+
+    fn own(&self) -> &OwnRates<C> {
+        self.own.get_or_init(|| Box::new(self.rates.of_one()))
     }
 
     /// Counts a message of so many bytes by whoever has this place, unless that is too much.
     ///
     /// # Errors
     /// How long to wait with it.
-    pub fn say(&self, client: ClientId, who: Identity, bytes: usize) -> Result<(), Duration> {
-        let counted = self.rates.messages.count(&who, self.source);
-        let counted = counted.and_then(|()| self.rates.of_connections.count(&client, self.source));
-        self.limited(counted, [Limit::PublishRate, Limit::PublishRatePerAddress])?;
-        let bytes = u32::try_from(bytes).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
-        let budgets = [
-            (&self.rates.bytes_per_hour, Limit::PublishBytesPerHourPerAddress),
-            (&self.rates.bytes_per_day, Limit::PublishBytesPerDayPerAddress),
-        ];
-        for (budget, limit) in budgets {
-            if let Some(budget) = budget
-                && let Err(wait) = budget.count_many(&self.source, bytes)
-            {
-                self.metrics.limited(limit);
-                return Err(wait);
-            }
-        }
-        Ok(())
+    pub fn say(&self, who: Identity, bytes: usize) -> Result<(), Duration> {
+        let Rates { messages, messages_from_address, bytes_per_hour, bytes_per_day, .. } =
+            &*self.rates;
+        let source = &self.source;
+        // Who may not go on must not use up what is left to others at the same address.
+        self.limit(Limit::PublishRate, messages, |rate| rate.count(&who, ONE))?;
+        self.limit(Limit::PublishRate, &self.own().messages, |rate| rate.count(ONE))?;
+        let from_address = Limit::PublishRatePerAddress;
+        self.limit(from_address, messages_from_address, |rate| rate.count(source, ONE))?;
+        let bytes = u32::try_from(bytes).ok().and_then(NonZeroU32::new).unwrap_or(ONE);
+        let per_hour = Limit::PublishBytesPerHourPerAddress;
+        self.limit(per_hour, bytes_per_hour, |rate| rate.count(source, bytes))?;
+        let per_day = Limit::PublishBytesPerDayPerAddress;
+        self.limit(per_day, bytes_per_day, |rate| rate.count(source, bytes))
     }
 
     /// Counts a command that is no message, unless it is one too many. One that makes the hub do
@@ -121,23 +126,21 @@ impl Place {
     ///
     /// # Errors
     /// How long to wait with it.
-    pub fn command(&self, client: ClientId, cost: NonZeroU32) -> Result<(), Duration> {
-        let counted = self.rates.commands.count_many(&client, self.source, cost);
-        self.limited(counted, [Limit::CommandRate, Limit::CommandRatePerAddress])
+    pub fn command(&self, cost: NonZeroU32) -> Result<(), Duration> {
+        self.limit(Limit::CommandRate, &self.own().commands, |rate| rate.count(cost))?;
+        let from_address = &self.rates.commands_from_address;
+        let count = |rate: &Limiter<_, _>| rate.count(&self.source, cost);
+        self.limit(Limit::CommandRatePerAddress, from_address, count)
     }
 
-    fn limited(
+    fn limit<L>(
         &self,
-        counted: Result<(), TooMany>,
-        [by_one, from_address]: [Limit; 2],
+        limit: Limit,
+        limiter: &Option<L>,
+        count: impl FnOnce(&L) -> Result<(), Duration>,
     ) -> Result<(), Duration> {
-        let (limit, wait) = match counted {
-            Ok(()) => return Ok(()),
-            Err(TooMany::ByOne(wait)) => (by_one, wait),
-            Err(TooMany::FromAddress(wait)) => (from_address, wait),
-        };
-        self.metrics.limited(limit);
-        Err(wait)
+        let counted = limiter.as_ref().map_or(Ok(()), count);
+        counted.inspect_err(|_| self.metrics.limited(limit))
     }
 }
 
@@ -174,7 +177,7 @@ impl<C: Clock + Clone> Places<C> {
             per_address: config.max_connections_per_address,
             attempts,
             taken: Arc::default(),
-            rates: Arc::new(Rates::of(config)),
+            rates: Arc::new(Rates::of(config, clock)),
             metrics: config.metrics.clone(),
         }
     }
@@ -183,7 +186,7 @@ impl<C: Clock + Clone> Places<C> {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn take(&self, address: IpAddr) -> Result<Place, NoPlace> {
+    pub fn take(&self, address: IpAddr) -> Result<Place<C>, NoPlace> {
         self.try_take(address).inspect_err(|no_place| {
             self.metrics.limited(match no_place {
                 NoPlace::Server => Limit::MaxConnections,
@@ -193,10 +196,10 @@ impl<C: Clock + Clone> Places<C> {
         })
     }
 
-    fn try_take(&self, address: IpAddr) -> Result<Place, NoPlace> {
+    fn try_take(&self, address: IpAddr) -> Result<Place<C>, NoPlace> {
         let source = Source::of(address);
         if let Some(attempts) = &self.attempts {
-            attempts.count(&source).map_err(NoPlace::Attempts)?;
+            attempts.count(&source, ONE).map_err(NoPlace::Attempts)?;
         }
         let mut taken = lock(&self.taken);
         if self.in_all.is_some_and(|most| taken.in_all >= most) {
@@ -212,12 +215,13 @@ impl<C: Clock + Clone> Places<C> {
             source,
             taken: Arc::clone(&self.taken),
             rates: Arc::clone(&self.rates),
+            own: OnceCell::new(),
             metrics: self.metrics.clone(),
         })
     }
 }
 
-impl Drop for Place {
+impl<C: Clock> Drop for Place<C> {
     fn drop(&mut self) {
         let mut taken = lock(&self.taken);
         taken.in_all -= 1;
@@ -238,6 +242,7 @@ fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ClientId;
     use governor::clock::FakeRelativeClock;
 
     fn at(address: &str) -> IpAddr {
@@ -251,6 +256,19 @@ mod tests {
             connect_rate: None,
             ..Config::default()
         })
+    }
+
+    fn rate(per_second: u32, burst: u32) -> Option<Rate> {
+        let [per_second, burst] = [per_second, burst].map(NonZeroU32::new);
+        Some(Rate { per_second: per_second?, burst: burst? })
+    }
+
+    fn talk(publish_rate: Option<Rate>, publish_rate_per_address: Option<Rate>) -> Config {
+        Config { publish_rate, publish_rate_per_address, connect_rate: None, ..Config::default() }
+    }
+
+    fn somebody() -> Identity {
+        Identity::of_client(ClientId::next())
     }
 
     #[test]
@@ -282,6 +300,48 @@ mod tests {
         let _first = places.take(at("2001:db8:0:1::1")).expect("the first");
         assert_eq!(places.take(at("2001:db8:0:1:ffff::2")).err(), Some(NoPlace::Address));
         assert!(places.take(at("2001:db8:0:2::1")).is_ok());
+    }
+
+    #[test]
+    fn an_identity_says_a_burst_and_then_as_much_as_its_rate_wherever_it_is() {
+        let clock = FakeRelativeClock::default();
+        let places = Places::with_clock(&talk(rate(2, 3), None), &clock);
+        let [first, second, third] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+            .map(|address| places.take(at(address)).expect("a place"));
+        let (ada, ben) = (somebody(), somebody());
+        for place in [&first, &second, &third] {
+            assert_eq!(place.say(ada, 1), Ok(()));
+        }
+        let half = Duration::from_millis(500);
+        assert_eq!(first.say(ada, 1), Err(half));
+        assert_eq!(second.say(ben, 1), Ok(()));
+        clock.advance(half);
+        assert_eq!(first.say(ada, 1), Ok(()));
+        assert_eq!(second.say(ada, 1), Err(half));
+    }
+
+    #[test]
+    fn a_connection_says_no_more_under_however_many_names() {
+        let places = Places::with_clock(&talk(rate(1, 2), None), &FakeRelativeClock::default());
+        let place = places.take(at("192.0.2.1")).expect("a place");
+        assert_eq!(place.say(somebody(), 1), Ok(()));
+        assert_eq!(place.say(somebody(), 1), Ok(()));
+        assert!(place.say(somebody(), 1).is_err());
+    }
+
+    #[test]
+    fn an_address_says_no_more_by_however_many_connections() {
+        let talk = talk(rate(1, 1), rate(1, 2));
+        let places = Places::with_clock(&talk, &FakeRelativeClock::default());
+        let place = || places.take(at("192.0.2.1")).expect("a place");
+        let (first, ada) = (place(), somebody());
+        assert_eq!(first.say(ada, 1), Ok(()));
+        for _ in 0..9 {
+            assert!(first.say(ada, 1).is_err(), "it uses up nobody else's part");
+        }
+        assert_eq!(place().say(somebody(), 1), Ok(()));
+        assert!(place().say(somebody(), 1).is_err());
+        assert_eq!(places.take(at("192.0.2.2")).expect("a place").say(somebody(), 1), Ok(()));
     }
 
     #[test]

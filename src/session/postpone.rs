@@ -31,27 +31,26 @@ fn as_commands(amount: usize, one: usize) -> u32 {
 impl Session {
     /// Counts a command, unless it is one too many: then says how long to wait with it.
     pub(super) fn count(&mut self, command: &Command) -> Result<(), Duration> {
-        let client = self.introduction.client;
         match command {
-            Command::Say { text, .. } => self.place.say(client, self.speaker, text.as_str().len()),
+            Command::Say { text, .. } => self.place.say(self.speaker, text.as_str().len()),
             // The hub looks at each room, and tells its members.
             Command::Hello { .. } | Command::Nick { .. } => {
                 let rooms = as_commands(self.budget.rooms(), ROOMS_AS_ONE_COMMAND);
                 self.renaming = Some(rooms);
-                self.place.command(client, ONE.saturating_add(rooms))
+                self.place.command(ONE.saturating_add(rooms))
             }
             Command::Join { .. }
             | Command::Leave { .. }
             | Command::Who { .. }
             | Command::Typing { .. }
-            | Command::History { .. } => self.place.command(client, ONE),
+            | Command::History { .. } => self.place.command(ONE),
         }
     }
 
     /// Counts a frame that holds no command as one, be it a ping, and reads the next one later if
     /// that is too many.
     pub(super) fn count_blank(&mut self, ctx: &mut <Self as Actor>::Context) {
-        if let Err(wait) = self.place.command(self.introduction.client, ONE) {
+        if let Err(wait) = self.place.command(ONE) {
             self.later(wait, ctx, Self::count_blank);
         }
     }
@@ -66,7 +65,7 @@ impl Session {
     }
 
     fn pay(&mut self, cost: NonZeroU32, ctx: &mut <Self as Actor>::Context) {
-        if let Err(wait) = self.place.command(self.introduction.client, cost) {
+        if let Err(wait) = self.place.command(cost) {
             self.later(wait, ctx, move |session, ctx| session.pay(cost, ctx));
         }
     }
@@ -91,7 +90,7 @@ impl Session {
         let wait = match request.command {
             Command::Say { .. } if is_json => {
                 // To be refused is a command too.
-                let Err(wait_to_refuse) = self.place.command(self.introduction.client, ONE) else {
+                let Err(wait_to_refuse) = self.place.command(ONE) else {
                     let (event, reference) =
                         (Event::Error(Refusal::too_much_just_now(wait)), request.reference);
                     return self.reply(Reply { event, reference });
@@ -113,7 +112,7 @@ impl Session {
     /// Tells a client what it has done wrong. That counts as a command: who does nothing else is
     /// read no faster than others.
     pub(super) fn correct(&mut self, mistake: Box<Reply>, ctx: &mut <Self as Actor>::Context) {
-        match self.place.command(self.introduction.client, ONE) {
+        match self.place.command(ONE) {
             Ok(()) => self.reply(*mistake),
             Err(wait) => self.later(wait, ctx, |session, ctx| session.correct(mistake, ctx)),
         }
