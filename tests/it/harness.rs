@@ -1,6 +1,7 @@
 //! The verbs of the tests: start a server, connect a client, say, expect. Whatever is awaited has
 //! a deadline, and what fails names the line of the test that asked.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::future::Future;
@@ -9,9 +10,12 @@ use std::panic::Location;
 use std::time::Duration;
 
 use actix::prelude::*;
-use chinwag::hub::{ListRooms, RoomInfo};
-use chinwag::socket::DisconnectReason;
-use chinwag::{Config, Hub, Server};
+use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpServer};
+use chinwag::hub::{Drain, ListRooms, RoomInfo};
+use chinwag::socket::{Connections, DisconnectReason};
+use chinwag::{Chat, Config, Hub, Server};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -49,7 +53,8 @@ pub fn eventually(
 }
 
 /// A configuration for tests: a free port, as many connections and messages as a test likes,
-/// which all come from one address, and otherwise as the program has it.
+/// which all come from one address, no pings, whose answers would count as commands, and otherwise
+/// as the program has it.
 pub fn config() -> Config {
     Config {
         listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
@@ -64,15 +69,49 @@ pub fn config() -> Config {
         command_rate: None,
         command_rate_per_address: None,
         max_rooms_per_address: None,
+        ping_interval: Duration::from_secs(3600),
+        pong_timeout: Duration::from_secs(7200),
         ..Config::default()
     }
 }
 
-/// The server that the program starts, in this process.
+/// A server in this process.
 pub struct TestServer {
-    server: Server,
+    running: Running,
+    hub: Addr<Hub>,
     addr: SocketAddr,
 }
+
+enum Running {
+    /// The one that the program starts, which drives its connections itself.
+    Driven(Box<Server>),
+    /// An `HttpServer` that the chat is mounted in: actix-http keeps its connections.
+    Plain { http: ServerHandle, connections: Connections },
+}
+
+thread_local! {
+    static PLAIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a test, whose thread this is, with servers that are an `HttpServer`.
+pub fn on_the_plain_road(test: impl FnOnce()) {
+    PLAIN.set(true);
+    test();
+    PLAIN.set(false);
+}
+
+/// Makes tests of a module run on the plain road as well.
+macro_rules! also_on_the_plain_road {
+    ($($test:ident),+ $(,)?) => {
+        mod on_the_plain_road {
+            $(#[test]
+            fn $test() {
+                crate::harness::on_the_plain_road(super::$test);
+            })+
+        }
+    };
+}
+pub(crate) use also_on_the_plain_road;
 
 impl TestServer {
     pub async fn start() -> Self {
@@ -80,9 +119,39 @@ impl TestServer {
     }
 
     pub async fn start_with(config: Config) -> Self {
+        if PLAIN.get() {
+            return Self::start_plain(config);
+        }
         let server = chinwag::server::start(config).await.unwrap();
-        let addr = server.addrs()[0];
-        Self { server, addr }
+        let (hub, addr) = (server.hub().clone(), server.addrs()[0]);
+        Self { running: Running::Driven(Box::new(server)), hub, addr }
+    }
+
+    /// As `examples/mount.rs` does it.
+    fn start_plain(config: Config) -> Self {
+        let hub = Hub::start_in(&Arbiter::new(), &config);
+        let connections = Connections::new(config.write_timeout);
+        let (workers, listen) = (config.workers, config.listen[0]);
+        let chat = Chat::new(hub.clone(), config);
+        let mounted = chat.clone();
+        let app = move || {
+            let app = App::new().wrap(from_fn(chinwag::http::bound_requests));
+            app.configure(|app| mounted.configure(app))
+        };
+        let http = HttpServer::new(app)
+            .workers(workers)
+            .disable_signals()
+            .backlog(4096)
+            .tcp_nodelay(true)
+            .client_disconnect_timeout(Duration::ZERO)
+            .on_connect(chat.on_connect(&connections))
+            .bind(listen)
+            .unwrap();
+        let addr = http.addrs()[0];
+        let running = http.run();
+        let http = running.handle();
+        actix_web::rt::spawn(running);
+        Self { running: Running::Plain { http, connections }, hub, addr }
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -90,15 +159,29 @@ impl TestServer {
     }
 
     pub fn hub(&self) -> &Addr<Hub> {
-        self.server.hub()
+        &self.hub
     }
 
     pub fn into_server(self) -> Server {
-        self.server
+        match self.running {
+            Running::Driven(server) => *server,
+            Running::Plain { .. } => panic!("an HttpServer is no chinwag::Server"),
+        }
     }
 
     pub async fn stop(self) {
-        within("the server to stop", self.server.stop()).await;
+        let stop = async {
+            match self.running {
+                Running::Driven(server) => server.stop().await,
+                Running::Plain { http, connections } => {
+                    http.pause().await;
+                    let _ = self.hub.send(Drain { wait: true }).await.unwrap().await;
+                    connections.all_closed().await;
+                    http.stop(false).await;
+                }
+            }
+        };
+        within("the server to stop", stop).await;
     }
 
     /// Connects a client; `query` is what follows `/ws?`.

@@ -632,12 +632,14 @@ async fn the_page_is_usable_and_accessible_on_any_screen_in_light_and_dark() {
         window.until("document.activeElement.id === 'text'").await;
         if look != Look::Phone {
             let mut reached = Vec::new();
-            for _ in 0..14 {
+            for _ in 0..15 {
                 window.press(Key::Tab).await;
                 let id = window.run("return document.activeElement.id").await;
                 reached.push(id.as_str().unwrap_or_default().to_owned());
             }
-            for control in ["room-name", "me", "notify", "theme", "leave", "log", "text", "send"] {
+            let controls =
+                ["room-name", "me", "share", "notify", "theme", "leave", "log", "text", "send"];
+            for control in controls {
                 assert!(reached.iter().any(|id| id == control), "{control} in {reached:?}");
             }
             // The theme is as it was chosen, whatever the system likes.
