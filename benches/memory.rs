@@ -17,8 +17,7 @@ mod process;
 const KB: u64 = 1024;
 const MB: u64 = 1024 * KB;
 
-/// Of one system: server and clients each need a descriptor, the server two.
-const IDLE_CLIENTS_MAX: u64 = 9_000;
+const IDLE_CLIENTS_MAX: u64 = 15_000;
 const PONGS: usize = 2_000;
 const FLOOD: Duration = Duration::from_secs(20);
 const STALLED: u64 = 20;
@@ -60,7 +59,7 @@ fn figure(what: &str, bytes: u64, limit: u64) -> bool {
 }
 
 async fn idle() -> bool {
-    let clients = IDLE_CLIENTS_MAX.min(rlimit::increase_nofile_limit(u64::MAX).unwrap() / 2 - 200);
+    let clients = IDLE_CLIENTS_MAX.min(rlimit::increase_nofile_limit(u64::MAX).unwrap() - 1_000);
     let server = Process::chinwag(&[]);
     drop(connect(&server, "").await);
     let before = server.memory();
@@ -86,8 +85,8 @@ async fn idle() -> bool {
         tcp.read_exact(&mut answer).await.unwrap();
     }
     let worn = (server.memory() - before) / clients;
-    let kept = figure(&format!("{clients} idle clients, each, fresh"), fresh, 16 * KB);
-    figure(&format!("the same after {PONGS} pongs"), worn, 24 * KB) && kept
+    let kept = figure(&format!("{clients} idle clients, each, fresh"), fresh, 5 * KB);
+    figure(&format!("the same after {PONGS} pongs"), worn, 5 * KB) && kept
 }
 
 async fn giant_frame() -> bool {

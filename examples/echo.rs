@@ -1,11 +1,11 @@
 //! An echo server on the hardened WebSocket, with nothing of chat: what comes in at `/ws`, text or
 //! binary, goes back. The conformance suite runs against it (`scripts/autobahn`).
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, web};
+use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, dev, web};
 use actix_web_actors::ws::{Message, ProtocolError, WebsocketContext};
 use chinwag::socket::{self, Connections, DisconnectReason, Incoming, Socket};
 use clap::Parser;
@@ -19,6 +19,9 @@ pub struct Args {
     /// Longest WebSocket message, in bytes.
     #[arg(long, default_value_t = 16 * 1024 * 1024)]
     pub max_frame_bytes: usize,
+    /// Let actix-http keep the connections, as in an HttpServer of your own.
+    #[arg(long)]
+    pub plain: bool,
 }
 
 const PING_INTERVAL: Duration = Duration::from_secs(25);
@@ -36,8 +39,8 @@ impl Actor for Echo {
         ctx.run_interval(PING_INTERVAL, |echo, ctx| {
             if echo.socket.is_silent(PONG_TIMEOUT) {
                 echo.socket.close(DisconnectReason::NoPong, ctx);
-            } else if !echo.socket.is_ending() {
-                ctx.ping(b"");
+            } else {
+                echo.socket.ping();
             }
         });
     }
@@ -71,15 +74,19 @@ pub async fn echo(
 #[actix_web::main]
 async fn main() -> std::io::Result<()> {
     let args = Args::parse();
-    let listen = args.listen;
+    let (listener, plain) = (TcpListener::bind(args.listen)?, args.plain);
     let connections = Connections::new(WRITE_TIMEOUT);
-    HttpServer::new(move || {
+    let app = move || {
         App::new().app_data(web::Data::new(args.clone())).service(web::resource("/ws").get(echo))
-    })
-    .tcp_nodelay(true)
-    .client_disconnect_timeout(Duration::ZERO)
-    .on_connect(connections.on_connect())
-    .bind(listen)?
-    .run()
-    .await
+    };
+    if plain {
+        return HttpServer::new(app)
+            .tcp_nodelay(true)
+            .client_disconnect_timeout(Duration::ZERO)
+            .on_connect(connections.on_connect())
+            .listen(listener)?
+            .run()
+            .await;
+    }
+    connections.serve(dev::Server::build(), listener, app, |_, _| {})?.run().await
 }

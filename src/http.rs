@@ -93,13 +93,17 @@ impl Chat {
         move |io, extensions| {
             let Some(tcp) = io.downcast_ref::<TcpStream>() else { return };
             connections.track(tcp, extensions);
-            let peer = tcp.peer_addr().map(|peer| peer.ip()).ok();
-            match peer.filter(|peer| !chat.proxies.trust(*peer)).map(|peer| chat.sockets.take(peer))
-            {
-                Some(Ok(place)) => drop(extensions.insert(place)),
-                Some(Err(_)) => drop(SockRef::from(tcp).shutdown(Shutdown::Both)),
-                None => {}
-            }
+            chat.count_socket(tcp, extensions);
+        }
+    }
+
+    /// Cuts off what is too much from one address, as [`Chat::on_connect`] does.
+    pub(crate) fn count_socket(&self, tcp: &TcpStream, extensions: &Extensions) {
+        let peer = tcp.peer_addr().map(|peer| peer.ip()).ok();
+        match peer.filter(|peer| !self.proxies.trust(*peer)).map(|peer| self.sockets.take(peer)) {
+            Some(Ok(place)) => Connections::keep(extensions, place),
+            Some(Err(_)) => drop(SockRef::from(tcp).shutdown(Shutdown::Both)),
+            None => {}
         }
     }
 

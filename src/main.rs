@@ -19,8 +19,9 @@ use logging::LogFormat;
 /// Exit code for arguments that are wrong, as clap and most Unix tools use it.
 const USAGE: u8 = 2;
 
-/// What a connection takes: its socket, and a second descriptor by which it can be cut off.
-const OPEN_FILES_EACH: u64 = 2;
+/// What the program needs beside one file for each WebSocket: for the journal, for connections that
+/// load the page, for itself.
+const OTHER_OPEN_FILES: u64 = 500;
 
 /// A web chat server: start it, open the page, talk.
 #[derive(Debug, Parser)]
@@ -112,11 +113,12 @@ fn serve(config: Config, log_format: LogFormat) -> ExitCode {
 fn allow_open_files(config: &Config) {
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(allowed) => {
-            let most = config.max_connections.map_or(0, |most| OPEN_FILES_EACH * most as u64);
-            if allowed < most {
+            let most = config.max_connections.map_or(0, |most| most as u64);
+            let needed = most.saturating_add(OTHER_OPEN_FILES);
+            if allowed < needed {
                 log::warn!(
-                    "the system allows {allowed} open files, which is not enough for as many \
-                     connections as --max-connections allows: they take {most}"
+                    "the system allows {allowed} open files; --max-connections {most} needs \
+                     {needed}. Raise the limit (ulimit -n, LimitNOFILE), or lower that"
                 );
             }
         }

@@ -3,14 +3,15 @@
 
 #[cfg(feature = "journal")]
 use std::mem::ManuallyDrop;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use actix::{Addr, Arbiter};
-use actix_web::dev::ServerHandle;
+use actix_web::dev::{self, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, rt};
 use log::{error, info, warn};
+use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -117,17 +118,17 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     let app = move || {
         App::new().wrap(from_fn(http::bound_requests)).configure(|app| served.configure(app))
     };
-    let mut http = HttpServer::new(app)
-        .workers(config.workers)
-        .disable_signals()
-        .backlog(BACKLOG)
-        .tcp_nodelay(true)
-        // After a close handshake the connection closes at once, not after a second of waiting
-        // for a request body that has no end.
-        .client_disconnect_timeout(Duration::ZERO)
-        .on_connect(chat.on_connect(&connections));
+    let mut http = dev::Server::build().workers(config.workers).disable_signals().backlog(BACKLOG);
+    let mut addrs = Vec::new();
     for &addr in &config.listen {
-        http = match http.bind(addr) {
+        let listening = listen(addr).and_then(|listener| {
+            addrs.push(listener.local_addr()?);
+            let counting = chat.clone();
+            connections.serve(http, listener, app.clone(), move |tcp, extensions| {
+                counting.count_socket(tcp, extensions);
+            })
+        });
+        http = match listening {
             Ok(http) => http,
             Err(source) => {
                 hub_thread.stop();
@@ -142,7 +143,6 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
             return Err(error);
         }
     };
-    let addrs = http.addrs();
     let running = http.run();
     let server = Server {
         hub,
@@ -254,6 +254,17 @@ impl Server {
 pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut signals = Signals::new()?;
     Ok(async move { signals.next().await })
+}
+
+/// Listens on an address. After a restart its port is free at once, though connections of before
+/// may linger.
+fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    #[cfg(not(windows))]
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(i32::try_from(BACKLOG).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
 }
 
 /// Serves what operators ask at an address of its own, also while the chat is draining.

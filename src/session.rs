@@ -81,11 +81,14 @@ impl Session {
         config: Arc<Config>,
     ) -> Self {
         let client = introduction.client;
+        let budget = QueueBudget::at_most(config.send_queue_bytes, config.send_queue);
+        let mut socket = socket;
+        socket.set_budget(budget.budget());
         Self {
             socket,
             introduction,
             registration: Some(Registration { client, hub, reason: DisconnectReason::Dropped }),
-            budget: QueueBudget::at_most(config.send_queue_bytes),
+            budget,
             place,
             speaker: Identity::of_client(client),
             config,
@@ -169,6 +172,15 @@ impl Session {
             && !self.socket.is_ending()
             && let Some(frame) = self.inbox.take()
         {
+            if self.socket.is_full() {
+                // Who does not take answers must not cause more of them.
+                self.inbox = Some(frame);
+                self.hold();
+                ctx.spawn(self.socket.room().into_actor(self).map(|(), session, ctx| {
+                    session.go_on(ctx);
+                }));
+                return;
+            }
             let max_bytes = self.config.max_message_bytes;
             match self.introduction.protocol {
                 Protocol::Text => match text::decode(&frame, &self.introduction.room, max_bytes) {
@@ -310,7 +322,7 @@ impl Session {
         if self.socket.is_silent(self.config.pong_timeout) {
             self.close(DisconnectReason::NoPong, ctx);
         } else {
-            ctx.ping(b"");
+            self.socket.ping();
         }
     }
 }
@@ -320,7 +332,14 @@ impl Handler<Deliver> for Session {
     type Result = ();
 
     fn handle(&mut self, deliver: Deliver, ctx: &mut Self::Context) {
-        self.budget.taken(&deliver);
+        let amount = QueueBudget::amount(&deliver);
+        self.take(deliver, ctx);
+        self.socket.release(amount);
+    }
+}
+
+impl Session {
+    fn take(&mut self, deliver: Deliver, ctx: &mut WebsocketContext<Self>) {
         if self.socket.is_ending() {
             return;
         }
@@ -352,9 +371,7 @@ impl Handler<Deliver> for Session {
             Deliver::Close(reason) => self.close(reason, ctx),
         }
     }
-}
 
-impl Session {
     fn told(&mut self, reply: Reply, ctx: &mut WebsocketContext<Self>) {
         match (self.introduction.protocol, reply.event) {
             (Protocol::Json, event) => self.reply(Reply { event, ..reply }),

@@ -4,9 +4,7 @@
 //! The release binary with a journal and all limits at their defaults, for each attack anew. Four
 //! bystanders, each from an address of its own, say something twice a second in the rooms that are
 //! attacked, and wait until they hear it. It fails if one of them hears itself later than 100 ms at
-//! p99, is refused or closed, or if the server's memory grows by more than 64 MB, or than 0.4 MB for
-//! each connection of the attack: what a client sends that is not read yet fills the buffers of
-//! actix-http, some 0.3 MB.
+//! p99, is refused or closed, or if the server's memory grows by more than 64 MB.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 #[cfg(target_os = "linux")]

@@ -20,7 +20,6 @@ const BYSTANDERS: u8 = 4;
 const FILLERS: u8 = 6;
 const LATEST_MS: f64 = 100.0;
 const GROWN_MAX: u64 = 64_000_000;
-const GROWN_EACH_MAX: u64 = 400_000;
 
 pub(crate) fn run(words: &str) -> ExitCode {
     println!(
@@ -94,7 +93,6 @@ fn tell(
     grown: u64,
     core: f64,
 ) -> bool {
-    let connections = u64::from(addresses) * attack.connections as u64;
     let mut took = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).unwrap();
     let mut faults = Vec::new();
     for talked in talked {
@@ -112,8 +110,7 @@ fn tell(
         ms(took.max()),
         grown as f64 / 1e6,
     );
-    let grown_max = GROWN_MAX.max(connections * GROWN_EACH_MAX);
-    let kept = p99 < LATEST_MS && grown < grown_max && faults.is_empty();
+    let kept = p99 < LATEST_MS && grown < GROWN_MAX && faults.is_empty();
     for fault in &faults {
         println!("  {fault}");
     }

@@ -2,13 +2,13 @@
 //! count of what waits in it, and with the power to end a connection that does not let go.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use actix::prelude::*;
 
 use super::Deliver;
 use crate::admission::Source;
-use crate::socket::{Cutoff, DisconnectReason};
+use crate::socket::{Budget, Cutoff, DisconnectReason};
 
 /// Where the hub delivers for a client. An actor of another crate's registers with its recipient
 /// `.into()` this; it is then bounded by its mailbox alone.
@@ -60,8 +60,7 @@ impl Outlet {
 
     /// Delivers, or says why not.
     pub(super) fn deliver(&self, deliver: Deliver) -> Result<(), DisconnectReason> {
-        let bytes = deliver.bytes();
-        if self.budget.as_ref().is_some_and(|budget| !budget.add(bytes)) {
+        if self.budget.as_ref().is_some_and(|budget| !budget.add(&deliver)) {
             return Err(DisconnectReason::SlowClient);
         }
         self.to.try_send(deliver).map_err(|refused| match refused {
@@ -72,7 +71,7 @@ impl Outlet {
 
     /// What waits for the client to take it, in bytes, as far as that is counted.
     pub(super) fn waiting_bytes(&self) -> usize {
-        self.budget.as_ref().map_or(0, |budget| budget.shared.bytes.load(Ordering::Relaxed))
+        self.budget.as_ref().map_or(0, QueueBudget::waiting_bytes)
     }
 
     /// Orders the client to close. The order goes past the limit of the mailbox, behind all that
@@ -83,34 +82,72 @@ impl Outlet {
     }
 }
 
-/// What a session and the hub share: the bytes that wait in the session's mailbox, which the hub
-/// counts in and the session out, and in how many rooms the client and its identity are.
+/// What a session and the hub share: what was delivered and has not gone out to the connection yet,
+/// which the hub counts in and the connection out; and in how many rooms the client and its
+/// identity are.
 #[derive(Clone, Debug)]
 pub(crate) struct QueueBudget {
     shared: Arc<Shared>,
-    max: usize,
+    max_bytes: u64,
+    max_deliveries: u64,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    bytes: AtomicUsize,
+    /// Bytes in the lower bits, and deliveries above: see [`DELIVERY`].
+    waiting: AtomicU64,
     rooms: AtomicUsize,
     renamed: AtomicUsize,
 }
 
+/// One delivery beside its bytes. Both halves stay far from their ends: there are a million
+/// deliveries at most, and 16 TB.
+const DELIVERY: u64 = 1 << 44;
+
+impl Budget for Shared {
+    fn release(&self, amount: u64) {
+        self.waiting.fetch_sub(amount, Ordering::Relaxed);
+    }
+}
+
 impl QueueBudget {
-    pub(crate) fn at_most(max: usize) -> Self {
-        Self { shared: Arc::default(), max }
+    pub(crate) fn at_most(bytes: usize, deliveries: usize) -> Self {
+        let within = |most: usize, end: u64| u64::try_from(most).unwrap_or(end).min(end);
+        Self {
+            shared: Arc::default(),
+            max_bytes: within(bytes, DELIVERY / 2),
+            max_deliveries: within(deliveries, u64::MAX / DELIVERY / 2),
+        }
+    }
+
+    /// Where what has gone out is counted.
+    pub(crate) fn budget(&self) -> Arc<dyn Budget> {
+        Arc::clone(&self.shared) as _
+    }
+
+    /// What a delivery counts for.
+    pub(crate) fn amount(deliver: &Deliver) -> u64 {
+        // An order to close goes past the limit.
+        let counts = !matches!(deliver, Deliver::Close(_));
+        if counts { DELIVERY + u64::try_from(deliver.bytes()).unwrap_or(DELIVERY) } else { 0 }
     }
 
     /// Counts in, unless that would be too much. What is too much by itself may wait alone.
-    fn add(&self, bytes: usize) -> bool {
-        let before = self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let fits = before == 0 || before + bytes <= self.max;
+    fn add(&self, deliver: &Deliver) -> bool {
+        let amount = Self::amount(deliver);
+        let before = self.shared.waiting.fetch_add(amount, Ordering::Relaxed);
+        let bytes = (before + amount) % DELIVERY;
+        let fits =
+            before == 0 || bytes <= self.max_bytes && before / DELIVERY < self.max_deliveries;
         if !fits {
-            self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.release(amount);
         }
         fits
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        let bytes = self.shared.waiting.load(Ordering::Relaxed) % DELIVERY;
+        usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
     /// In how many rooms the client is, as the hub last said.
@@ -123,25 +160,43 @@ impl QueueBudget {
     pub(crate) fn renamed_rooms(&self) -> usize {
         self.shared.renamed.load(Ordering::Relaxed)
     }
-
-    /// Counts out what a session takes from its mailbox.
-    pub(crate) fn taken(&self, deliver: &Deliver) {
-        self.shared.bytes.fetch_sub(deliver.bytes(), Ordering::Relaxed);
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{Nick, RoomName};
+    use crate::wire::{Event, Reply};
+
+    /// A delivery that counts for so many names more than one without any.
+    fn deliver(names: usize) -> Deliver {
+        let nick = Nick::parse("ada").expect("a name");
+        let (room, members) = (RoomName::default(), vec![nick; names]);
+        let event = Event::Members { room, members, member_count: names };
+        Deliver::Answer(Box::new(Reply { event, reference: None }))
+    }
 
     #[test]
     fn bytes_wait_up_to_the_limit_and_what_is_longer_waits_alone() {
-        let budget = QueueBudget::at_most(10);
-        assert!(budget.add(4));
-        assert!(budget.add(6));
-        assert!(!budget.add(1));
-        budget.shared.bytes.fetch_sub(10, Ordering::Relaxed);
-        assert!(budget.add(11));
-        assert!(!budget.add(1));
+        let one = deliver(9).bytes();
+        let budget = QueueBudget::at_most(2 * one, 9);
+        assert!(budget.add(&deliver(9)));
+        assert!(!budget.add(&deliver(10)));
+        assert!(budget.add(&deliver(9)));
+        assert_eq!(budget.waiting_bytes(), 2 * one);
+        budget.budget().release(2 * QueueBudget::amount(&deliver(9)));
+        assert!(budget.add(&deliver(100)));
+        assert!(!budget.add(&deliver(0)));
+    }
+
+    #[test]
+    fn deliveries_wait_up_to_the_limit_however_short() {
+        let budget = QueueBudget::at_most(1 << 20, 3);
+        for _ in 0..3 {
+            assert!(budget.add(&deliver(1)));
+        }
+        assert!(!budget.add(&deliver(1)));
+        budget.budget().release(QueueBudget::amount(&deliver(1)));
+        assert!(budget.add(&deliver(1)));
     }
 }

@@ -2,9 +2,9 @@
 //! settings, the count of open WebSockets that an orderly shutdown waits for, and its [`Cutoff`].
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{self, Rc};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::cutoff::{Cutoff, Reaper, end};
+use super::tcp::Tcp;
 
 /// What the kernel may hold for a peer that does not read, in bytes. Linux doubles it to account
 /// for its own overhead, and goes over by the last write, so up to 256 KiB of ours may wait. Left
@@ -58,8 +59,8 @@ const NEXT_REQUEST: Duration = Duration::from_secs(60);
 
 /// The connections of a server.
 ///
-/// A program that builds its own `HttpServer` gets the settings of chinwag's by these lines,
-/// before it binds:
+/// [`Connections::serve`] serves an app in the best way that there is. A program that builds its
+/// own `HttpServer` gets the settings of chinwag's by these lines, before it binds:
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -86,8 +87,7 @@ const NEXT_REQUEST: Duration = Duration::from_secs(60);
 pub struct Connections {
     open: watch::Sender<usize>,
     reaper: Reaper,
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has the option"))]
-    write_timeout: Duration,
+    pub(super) write_timeout: Duration,
     next_request: Duration,
 }
 
@@ -112,19 +112,35 @@ impl Connections {
 
     /// Sets a connection up, and keeps track of it until its extensions are dropped.
     pub fn track(&self, tcp: &TcpStream, extensions: &mut Extensions) {
-        let socket = SockRef::from(tcp);
-        if let Err(error) = self.set_up(&socket) {
-            debug!("a connection keeps the system's settings: {error}");
-        }
         // A second descriptor of the same socket costs one place in the table of open files. It
         // is what lets us end the socket while the connection's task waits for it to be writable.
-        let handle = socket.try_clone().map(Arc::new);
-        if let Err(error) = &handle {
+        let duplicate = SockRef::from(tcp).try_clone().map(Arc::new);
+        if let Err(error) = &duplicate {
             debug!("a connection cannot be cut off: {error}");
         }
-        let handle = handle.ok();
+        let duplicate = duplicate.ok();
+        let socket = duplicate.as_ref().map_or_else(Weak::new, Arc::downgrade);
+        self.keep_track(tcp, duplicate, Handle::Duplicate(socket), extensions);
+    }
+
+    /// The same for a connection that a [`Driver`](super::driver::Driver) takes over at its
+    /// upgrade: no second descriptor is needed.
+    pub(super) fn track_driven(&self, tcp: &Tcp, extensions: &mut Extensions) {
+        self.keep_track(&tcp.0, None, Handle::Shared(Rc::downgrade(&tcp.0)), extensions);
+    }
+
+    fn keep_track(
+        &self,
+        tcp: &TcpStream,
+        duplicate: Option<Arc<Socket>>,
+        handle: Handle,
+        extensions: &mut Extensions,
+    ) {
+        if let Err(error) = self.set_up(&SockRef::from(tcp)) {
+            debug!("a connection keeps the system's settings: {error}");
+        }
         let state = HttpState {
-            socket: handle.as_ref().map_or_else(Weak::new, Arc::downgrade),
+            handle,
             limit: self.next_request,
             answered: Cell::default(),
             watched: Cell::default(),
@@ -132,15 +148,24 @@ impl Connections {
             pipelined: Cell::default(),
             pipelined_bytes: Cell::default(),
             is_cut_off: Cell::default(),
+            is_over: Cell::default(),
             answering: Cell::default(),
         };
-        extensions.insert(Connection {
-            handle,
+        extensions.insert(Rc::new(Connection {
+            duplicate,
             reaper: self.reaper.clone(),
             open: self.open.clone(),
             counted: Cell::new(false),
-            state: Rc::new(state),
-        });
+            http: RefCell::new(Some(Rc::new(state))),
+            kept: RefCell::default(),
+        }));
+    }
+
+    /// Keeps something as long as the connection is there. Call it once it is tracked.
+    pub(crate) fn keep(extensions: &Extensions, kept: impl Any) {
+        if let Some(connection) = extensions.get::<Rc<Connection>>() {
+            connection.kept.replace(Some(Box::new(kept)));
+        }
     }
 
     fn set_up(&self, socket: &Socket) -> std::io::Result<()> {
@@ -162,15 +187,17 @@ impl Connections {
     }
 }
 
-/// Lives in the connection's extensions, and so as long as the connection.
+/// Lives in the connection's extensions, or with its driver, and so as long as the connection.
 #[derive(Debug)]
-struct Connection {
+pub(super) struct Connection {
     /// The only strong one: when the connection goes, so does its second descriptor.
-    handle: Option<Arc<Socket>>,
+    duplicate: Option<Arc<Socket>>,
     reaper: Reaper,
     open: watch::Sender<usize>,
     counted: Cell<bool>,
-    state: Rc<HttpState>,
+    /// Until it carries a WebSocket.
+    http: RefCell<Option<Rc<HttpState>>>,
+    kept: RefCell<Option<Box<dyn Any>>>,
 }
 
 impl Drop for Connection {
@@ -181,12 +208,36 @@ impl Drop for Connection {
     }
 }
 
-/// The cutoff of the request's connection; one that does nothing on a server without the hook.
+/// What a connection can be ended by while its task waits for the peer. It keeps nothing alive.
+#[derive(Debug)]
+enum Handle {
+    Duplicate(Weak<Socket>),
+    Shared(rc::Weak<TcpStream>),
+}
+
+impl Handle {
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Duplicate(socket) => socket.strong_count() == 0,
+            Self::Shared(tcp) => tcp.strong_count() == 0,
+        }
+    }
+
+    fn end(&self) {
+        match self {
+            Self::Duplicate(socket) => socket.upgrade().inspect(|socket| end(socket)).map(drop),
+            Self::Shared(tcp) => tcp.upgrade().inspect(|tcp| end(&SockRef::from(&**tcp))).map(drop),
+        };
+    }
+}
+
+/// The cutoff of the request's connection; one that does nothing where the driver has the socket,
+/// and on a server without the hook.
 pub(super) fn cutoff(req: &HttpRequest) -> Cutoff {
-    req.conn_data::<Connection>()
+    req.conn_data::<Rc<Connection>>()
         .and_then(|connection| {
-            let handle = connection.handle.as_ref()?;
-            Some(Cutoff::new(handle, &connection.reaper))
+            let socket = connection.duplicate.as_ref()?;
+            Some(Cutoff::new(socket, &connection.reaper))
         })
         .unwrap_or_default()
 }
@@ -198,7 +249,7 @@ pub(crate) struct PendingRequest(Option<Rc<HttpState>>);
 /// The limits of a connection before it carries a WebSocket.
 #[derive(Debug)]
 struct HttpState {
-    socket: Weak<Socket>,
+    handle: Handle,
     limit: Duration,
     /// Since when the next request is awaited; nothing while one is being answered.
     answered: Cell<Option<Instant>>,
@@ -208,13 +259,16 @@ struct HttpState {
     pipelined: Cell<u32>,
     pipelined_bytes: Cell<u64>,
     is_cut_off: Cell<bool>,
+    /// Whether the connection carries a WebSocket.
+    is_over: Cell<bool>,
     /// When the last answer was made, unless the connection's task has had its turn since.
     answering: Cell<Option<Instant>>,
 }
 
 /// Counts a request. Does nothing on a server without the hook.
 pub(crate) fn begin_request(req: &HttpRequest) -> PendingRequest {
-    let state = req.conn_data::<Connection>().map(|connection| Rc::clone(&connection.state));
+    let state =
+        req.conn_data::<Rc<Connection>>().and_then(|connection| connection.http.borrow().clone());
     if let Some(state) = &state {
         state.answered.set(None);
         state.requests.set(state.requests.get().saturating_add(1));
@@ -265,22 +319,19 @@ impl HttpState {
         self.pipelined.set(self.pipelined.get() + 1);
         let is_over = self.pipelined.get() >= PIPELINED_MAX
             || self.pipelined_bytes.get() > PIPELINED_BYTES_MAX;
-        if is_over
-            && !self.is_cut_off.replace(true)
-            && let Some(socket) = self.socket.upgrade()
-        {
-            end(&socket);
+        if is_over && !self.is_cut_off.replace(true) {
+            self.handle.end();
         }
     }
 
     async fn watch(self: Rc<Self>) {
         let mut look = Instant::now();
-        while self.socket.strong_count() > 0 {
+        while !self.handle.is_gone() && !self.is_over.get() {
             look = self.answered.get().unwrap_or(look) + self.limit;
             sleep_until(look).await;
             let waited = self.answered.get().is_some_and(|since| since + self.limit <= look);
-            if waited && let Some(socket) = self.socket.upgrade() {
-                return end(&socket);
+            if waited {
+                return self.handle.end();
             }
         }
     }
@@ -317,10 +368,13 @@ impl Drop for Answer {
 /// Counts the request's connection as a WebSocket until it closes. Does nothing on a server
 /// without the hook.
 pub(super) fn upgraded(req: &HttpRequest) {
-    if let Some(connection) = req.conn_data::<Connection>()
+    if let Some(connection) = req.conn_data::<Rc<Connection>>()
         && !connection.counted.replace(true)
     {
         connection.open.send_modify(|open| *open += 1);
+        if let Some(http) = connection.http.take() {
+            http.is_over.set(true);
+        }
     }
 }
 

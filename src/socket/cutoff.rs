@@ -1,6 +1,7 @@
-//! The last resort. A peer that does not read keeps its connection's task waiting for the socket
-//! to be writable, and all that time the actor on it is not polled (actix-web#2441): it cannot
-//! obey an order to close, nor can its timers run. So the socket itself is shut down from outside.
+//! The last resort where actix-http keeps the connection. A peer that does not read keeps the
+//! connection's task waiting for the socket to be writable, and all that time the actor on it is
+//! not polled (actix-web#2441): it cannot obey an order to close, nor can its timers run. So the
+//! socket itself is shut down from outside.
 
 use std::net::Shutdown;
 use std::sync::{Arc, Weak};

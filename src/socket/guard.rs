@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
 
 use actix_web::error::PayloadError;
 use bytes::{Buf, Bytes, BytesMut};
@@ -16,13 +17,19 @@ use futures_core::Stream;
 use super::DisconnectReason;
 use super::frame::{Header, Rules, opcode};
 
-/// What guard and session share: the session's hold on the guard, and the guard's verdict.
+/// What guard, session and driver share: their hold on the guard, and the guard's verdict.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gate(Rc<GateState>);
 
 #[derive(Debug, Default)]
 struct GateState {
     shut: Cell<bool>,
+    /// Whether the peer does not take what is written.
+    blocked: Cell<bool>,
+    /// When it last began to take it again.
+    unblocked: Cell<Option<Instant>>,
+    /// Whether the session waits for what is written to go out.
+    waiting: Cell<bool>,
     discarding: Cell<bool>,
     peer_closed: Cell<bool>,
     verdict: Cell<Option<DisconnectReason>>,
@@ -41,7 +48,41 @@ impl Gate {
     }
 
     pub(super) fn is_shut(&self) -> bool {
-        self.0.shut.get()
+        self.0.shut.get() || self.0.blocked.get()
+    }
+
+    /// The peer does not take what is written. Nothing that it has sent is handed on until it does,
+    /// so that it causes no more.
+    pub(super) fn block(&self) {
+        self.0.blocked.set(true);
+    }
+
+    /// All has been written. Says whether anybody has waited for that.
+    pub(super) fn unblock(&self) -> bool {
+        let was_blocked = self.0.blocked.replace(false);
+        if was_blocked {
+            self.0.unblocked.set(Some(Instant::now()));
+        }
+        self.0.waiting.take() || was_blocked
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.0.blocked.get()
+    }
+
+    /// When the peer last began to take again what is written.
+    pub(super) fn unblocked(&self) -> Option<Instant> {
+        self.0.unblocked.get()
+    }
+
+    /// The session waits for what is written to go out.
+    pub(super) fn wait(&self) {
+        self.0.waiting.set(true);
+    }
+
+    /// Whether the connection is being closed.
+    pub(super) fn is_closing(&self) -> bool {
+        self.0.discarding.get()
     }
 
     /// From now on everything that comes is thrown away, until the peer's close frame or its end.
@@ -166,6 +207,10 @@ where
                 }
             }
             match ready!(Pin::new(&mut this.payload).poll_next(cx)) {
+                Some(Ok(chunk)) if this.received.is_empty() => {
+                    // Not copied, if nobody else has it.
+                    this.received = BytesMut::from(chunk);
+                }
                 Some(Ok(chunk)) => this.received.extend_from_slice(&chunk),
                 // A reset and an end come to the same: there is no peer any more.
                 Some(Err(_)) | None => return Poll::Ready(None),
@@ -230,6 +275,21 @@ mod tests {
         assert_eq!(guard.payload.0.len(), 2);
         gate.open();
         assert_eq!(poll(&mut guard), frame(HI));
+    }
+
+    #[test]
+    fn who_does_not_take_what_is_written_is_not_read_unless_the_connection_is_being_closed() {
+        let (mut guard, gate) = guard(&[HI, CLOSE]);
+        gate.block();
+        assert_eq!(poll(&mut guard), Poll::Pending);
+        assert_eq!(guard.payload.0.len(), 2);
+        assert!(gate.unblock(), "the driver is told to let the actor read on");
+        assert_eq!(poll(&mut guard), frame(HI));
+        assert!(!gate.unblock());
+        gate.block();
+        gate.discard();
+        assert_eq!(poll(&mut guard), Poll::Pending, "after each frame");
+        assert_eq!(poll(&mut guard), Poll::Ready(None));
     }
 
     #[test]

@@ -5,11 +5,16 @@
 //! what its `StreamHandler` is given to [`Socket::receive`] and [`Socket::finished`], which answer
 //! pings and close frames, and ends the connection with [`Socket::close`]. While the actor waits
 //! for somebody else to take what it has received, it holds the socket with [`Socket::pause`].
+//!
+//! On a server of [`Connections::serve`] a connection is driven by a task of its own. In any other
+//! `HttpServer` it stays with actix-http, as the body of a response, and the actor stands still
+//! while its peer does not read: put [`Connections::on_connect`] there, which cuts such peers off.
 
 mod assembly;
 mod close;
 mod connection;
 mod cutoff;
+mod driver;
 mod frame;
 mod guard;
 mod outbox;
@@ -17,12 +22,17 @@ mod outbox;
 pub mod reference;
 #[cfg(all(test, not(fuzzing)))]
 mod reference;
+mod tcp;
+mod upgrade;
 
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, StreamHandler};
 use actix_web::body::MessageBody;
-use actix_web::{Error, HttpRequest, HttpResponse, web};
+use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, web};
 use actix_web_actors::ws::{self, CloseReason, WebsocketContext, WsResponseBuilder};
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -32,9 +42,11 @@ pub use close::DisconnectReason;
 pub use connection::Connections;
 pub(crate) use connection::begin_request;
 pub use cutoff::Cutoff;
+use frame::opcode;
 use guard::{Gate, Guard};
-pub use outbox::{MAX_COALESCED_BYTES, TextFrame};
+pub use outbox::{Budget, MAX_COALESCED_BYTES, TextFrame};
 use outbox::{Outbox, Outgoing};
+use upgrade::Driven;
 
 /// How long a connection that we close is kept to let the peer read why and close as well.
 const LINGER: Duration = Duration::from_secs(2);
@@ -57,16 +69,21 @@ where
     A: Actor<Context = WebsocketContext<A>>,
     A: StreamHandler<Result<ws::Message, ws::ProtocolError>>,
 {
-    let gate = Gate::default();
+    let driven = req.extensions().get::<Driven>().cloned();
+    let is_driven = driven.is_some();
+    let Driven { gate, outbox } = driven.unwrap_or_default();
     let guard = Guard::new(payload, gate.clone(), max_message_bytes);
-    let outbox = Outbox::default();
-    let socket = Socket::new(gate, outbox.clone(), connection::cutoff(req));
+    let socket = Socket::new(gate.clone(), outbox.clone(), connection::cutoff(req));
     let (addr, response) = WsResponseBuilder::new(actor(socket), req, guard)
         .protocols(protocols)
         .frame_size(max_message_bytes)
         .start_with_addr()?;
     connection::upgraded(req);
-    let response = response.map_body(|_, actor| Outgoing::new(actor, outbox).boxed());
+    if is_driven {
+        return Ok((addr, response));
+    }
+    // The plain road: actix-http keeps the connection, and writes what the body yields.
+    let response = response.map_body(|_, actor| Outgoing::new(actor, outbox, gate).boxed());
     Ok((addr, response))
 }
 
@@ -130,7 +147,11 @@ impl Socket {
             Ok(Some(Whole::Text(text))) => Incoming::Text(text),
             Ok(Some(Whole::Binary(bytes))) => Incoming::Binary(bytes),
             Ok(Some(Whole::Ping(bytes))) => {
-                ctx.pong(&bytes);
+                self.outbox.push_control(opcode::PONG, &bytes);
+                if self.outbox.is_full() {
+                    // Nothing more is read until it has gone.
+                    self.gate.block();
+                }
                 Incoming::Nothing
             }
             Ok(Some(Whole::Pong) | None) => Incoming::Nothing,
@@ -175,6 +196,42 @@ impl Socket {
         if !self.ending {
             self.outbox.push_parts(parts);
         }
+    }
+
+    /// Sends a ping.
+    pub fn ping(&mut self) {
+        if !self.ending {
+            self.outbox.push_control(opcode::PING, b"");
+        }
+    }
+
+    /// Says of whose budget [`Socket::release`] speaks.
+    pub fn set_budget(&mut self, budget: Arc<dyn Budget>) {
+        self.outbox.set_budget(budget);
+    }
+
+    /// Releases an amount of the budget once all that was written until now has gone out.
+    pub fn release(&mut self, amount: u64) {
+        self.outbox.release_later(amount);
+    }
+
+    /// Whether the peer has to take more of what was written before it is worth writing more.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.gate.is_blocked() || self.outbox.is_full()
+    }
+
+    /// Waits until it is not.
+    pub fn room(&self) -> impl Future<Output = ()> + use<> {
+        let (gate, outbox) = (self.gate.clone(), self.outbox.clone());
+        // The actor is polled again when all has been written.
+        poll_fn(move |_| {
+            if gate.is_blocked() || outbox.is_full() {
+                gate.wait();
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
     }
 
     /// Begins the end of the connection: writes what still waits, unless the peer is too slow for
@@ -227,6 +284,7 @@ impl Socket {
     /// listened to.
     #[must_use]
     pub fn is_silent(&self, timeout: Duration) -> bool {
-        !self.gate.is_shut() && self.heard.elapsed() > timeout
+        let since = self.gate.unblocked().map_or(self.heard, |at| at.max(self.heard));
+        !self.gate.is_shut() && since.elapsed() > timeout
     }
 }

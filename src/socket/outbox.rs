@@ -2,22 +2,30 @@
 //! and is handed to the connection without being encoded or copied again, as it would be by
 //! [`WebsocketContext::text`](actix_web_actors::ws::WebsocketContext::text).
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::iter::Peekable;
+use std::mem::take;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::frame::opcode;
+use super::guard::Gate;
 
 /// The longest frame that texts are joined into, in bytes: 16 KiB. The connection's write buffer
 /// keeps what it once grew to, so frames stay well below that.
 pub const MAX_COALESCED_BYTES: usize = 16 * 1024;
+
+/// How many messages wait, and how many bytes of control frames, before a client is read no further
+/// until they have gone.
+const MANY_MESSAGES: usize = 64;
+const MANY_CONTROL_BYTES: usize = 8 * 1024;
 
 /// The first byte of a frame: the bit that says that its message ends here, and of a whole message
 /// in one frame.
@@ -143,24 +151,89 @@ impl fmt::Debug for Parts {
     }
 }
 
-/// Texts that wait for the connection to have room. The actor's half puts them in, the body's half
-/// takes them out.
+/// Bounds what waits for a connection, for whoever writes to it.
+pub trait Budget: fmt::Debug + Send + Sync {
+    /// So much has gone out to the connection, or was thrown away.
+    fn release(&self, amount: u64);
+}
+
+/// Texts that wait for the connection to have room. The actor's half puts them in; the driver, or
+/// the body's half, takes them out.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Outbox(Rc<RefCell<Waiting>>);
+pub(super) struct Outbox(Rc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: RefCell<Waiting>,
+    budget: OnceCell<Arc<dyn Budget>>,
+}
 
 #[derive(Debug, Default)]
 struct Waiting {
+    /// Pings and pongs as they are written. They overtake messages.
+    controls: Vec<u8>,
     texts: VecDeque<TextFrame>,
     /// Each message in parts, and the texts behind it.
     behind: VecDeque<(Parts, VecDeque<TextFrame>)>,
+    /// How many messages have come and gone.
+    pushed: u32,
+    taken: u32,
+    /// What is released when so many messages have gone.
+    releases: VecDeque<(u32, u64)>,
     /// Whether nothing comes behind this but the end.
     last: bool,
 }
 
+impl Waiting {
+    fn next(&mut self) -> Option<Bytes> {
+        if !self.controls.is_empty() {
+            return Some(take(&mut self.controls).into());
+        }
+        loop {
+            let before = self.texts.len();
+            if let Some(frame) = TextFrame::coalesce(&mut self.texts) {
+                self.count(before - self.texts.len());
+                return Some(frame.bytes);
+            }
+            // An idle connection keeps no buffer.
+            self.texts = VecDeque::new();
+            let Some((parts, _)) = self.behind.front_mut() else {
+                self.behind = VecDeque::new();
+                return None;
+            };
+            if let Some(fragment) = parts.next() {
+                return Some(fragment.bytes);
+            }
+            self.count(1);
+            self.texts = self.behind.pop_front()?.1;
+        }
+    }
+
+    fn count(&mut self, messages: usize) {
+        self.taken = self.taken.wrapping_add(u32::try_from(messages).unwrap_or(u32::MAX));
+    }
+
+    /// Takes what is released by now.
+    fn released(&mut self) -> u64 {
+        let mut released = 0;
+        while let Some(&(due, amount)) = self.releases.front()
+            && self.taken.wrapping_sub(due) <= u32::MAX / 2
+        {
+            released += amount;
+            self.releases.pop_front();
+        }
+        if self.releases.is_empty() {
+            self.releases = VecDeque::new();
+        }
+        released
+    }
+}
+
 impl Outbox {
     pub(super) fn push(&self, frame: TextFrame) {
-        let mut waiting = self.0.borrow_mut();
-        let Waiting { texts, behind, .. } = &mut *waiting;
+        let mut waiting = self.0.waiting.borrow_mut();
+        let Waiting { texts, behind, pushed, .. } = &mut *waiting;
+        *pushed = pushed.wrapping_add(1);
         behind.back_mut().map_or(texts, |(_, texts)| texts).push_back(frame);
     }
 
@@ -170,45 +243,85 @@ impl Outbox {
         if parts.is_last() {
             parts.for_each(|whole| self.push(whole));
         } else {
-            self.0.borrow_mut().behind.push_back((parts, VecDeque::new()));
+            let mut waiting = self.0.waiting.borrow_mut();
+            waiting.pushed = waiting.pushed.wrapping_add(1);
+            waiting.behind.push_back((parts, VecDeque::new()));
+        }
+    }
+
+    /// Adds a ping or a pong, whose payload is at most 125 bytes long.
+    pub(super) fn push_control(&self, opcode: u8, payload: &[u8]) {
+        let Ok(length) = u8::try_from(payload.len()) else { return };
+        let controls = &mut self.0.waiting.borrow_mut().controls;
+        controls.extend([FINAL | opcode, length]);
+        controls.extend(payload);
+    }
+
+    /// Releases to this budget what [`Outbox::release_later`] says.
+    pub(super) fn set_budget(&self, budget: Arc<dyn Budget>) {
+        // It is set once, when the actor starts.
+        let _ = self.0.budget.set(budget);
+    }
+
+    /// Releases an amount as soon as all that waits now has gone.
+    pub(super) fn release_later(&self, amount: u64) {
+        let mut waiting = self.0.waiting.borrow_mut();
+        let due = waiting.pushed;
+        waiting.releases.push_back((due, amount));
+        self.release(&mut waiting);
+    }
+
+    fn release(&self, waiting: &mut Waiting) {
+        let released = waiting.released();
+        if released > 0
+            && let Some(budget) = self.0.budget.get()
+        {
+            budget.release(released);
         }
     }
 
     /// Lets all that waits go out before what the actor says now, which is its last.
     pub(super) fn finish(&self) {
-        self.0.borrow_mut().last = true;
+        self.0.waiting.borrow_mut().last = true;
     }
 
     /// Throws away what waits.
     pub(super) fn clear(&self) {
-        self.0.take();
+        let mut waiting = self.0.waiting.borrow_mut();
+        waiting.controls = Vec::new();
+        waiting.texts = VecDeque::new();
+        waiting.behind = VecDeque::new();
+        waiting.taken = waiting.pushed;
+        self.release(&mut waiting);
     }
 
-    fn is_last(&self) -> bool {
-        self.0.borrow().last
+    /// Whether a lot waits, or a message that is too long for one frame.
+    pub(super) fn is_full(&self) -> bool {
+        let waiting = self.0.waiting.borrow();
+        waiting.texts.len() >= MANY_MESSAGES
+            || !waiting.behind.is_empty()
+            || waiting.controls.len() >= MANY_CONTROL_BYTES
     }
 
-    fn next(&self) -> Option<Bytes> {
-        let mut waiting = self.0.borrow_mut();
-        let Waiting { texts, behind, .. } = &mut *waiting;
-        loop {
-            if let Some(frame) = TextFrame::coalesce(texts) {
-                return Some(frame.bytes);
-            }
-            let (parts, _) = behind.front_mut()?;
-            if let Some(fragment) = parts.next() {
-                return Some(fragment.bytes);
-            }
-            *texts = behind.pop_front()?.1;
-        }
+    pub(super) fn is_last(&self) -> bool {
+        self.0.waiting.borrow().last
+    }
+
+    /// The next frame, with as many texts as fit.
+    pub(super) fn next(&self) -> Option<Bytes> {
+        let mut waiting = self.0.waiting.borrow_mut();
+        let next = waiting.next();
+        self.release(&mut waiting);
+        next
     }
 }
 
-/// The response's body: that of `actix-web-actors`, which runs the actor and carries its pings,
-/// pongs and close frames, and the outbox's texts beside it.
+/// The response's body where actix-http keeps the connection: that of `actix-web-actors`, which
+/// runs the actor and carries its close frame, and what the outbox holds beside it.
 pub(super) struct Outgoing {
     actor: BoxBody,
     outbox: Outbox,
+    gate: Gate,
     writing: bool,
     /// What the actor has said that goes out behind all that waits.
     held: Option<Option<Result<Bytes, BoxError>>>,
@@ -217,8 +330,8 @@ pub(super) struct Outgoing {
 type BoxError = <BoxBody as MessageBody>::Error;
 
 impl Outgoing {
-    pub(super) fn new(actor: BoxBody, outbox: Outbox) -> Self {
-        Self { actor, outbox, writing: false, held: None }
+    pub(super) fn new(actor: BoxBody, outbox: Outbox, gate: Gate) -> Self {
+        Self { actor, outbox, gate, writing: false, held: None }
     }
 }
 
@@ -241,22 +354,26 @@ impl MessageBody for Outgoing {
         if let Some(said) = self.held.take() {
             return Poll::Ready(said);
         }
-        // When the actor is pending, its mailbox is empty: what was delivered together goes out
-        // together.
-        let actor = Pin::new(&mut self.actor).poll_next(cx);
-        if actor.is_ready() && !self.outbox.is_last() {
-            return actor;
-        }
-        let next = self.outbox.next();
-        self.writing = next.is_some();
-        match (next, actor) {
-            (Some(frame), actor) => {
-                if let Poll::Ready(said) = actor {
-                    self.held = Some(said);
-                }
-                Poll::Ready(Some(Ok(frame)))
+        loop {
+            // When the actor is pending, its mailbox is empty: what was delivered together goes out
+            // together.
+            let actor = Pin::new(&mut self.actor).poll_next(cx);
+            if actor.is_ready() && !self.outbox.is_last() {
+                return actor;
             }
-            (None, actor) => actor,
+            let next = self.outbox.next();
+            self.writing = next.is_some();
+            match (next, actor) {
+                (Some(frame), actor) => {
+                    if let Poll::Ready(said) = actor {
+                        self.held = Some(said);
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                // The actor reads on, now that there is room.
+                (None, Poll::Pending) if self.gate.unblock() => {}
+                (None, actor) => return actor,
+            }
         }
     }
 }

@@ -13,7 +13,11 @@ mod example;
 #[actix_web::test]
 async fn text_and_binary_come_back_and_a_message_over_the_limit_does_not() {
     let mut server = actix_test::start(|| {
-        let args = example::Args { listen: "127.0.0.1:0".parse().unwrap(), max_frame_bytes: 1000 };
+        let args = example::Args {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            max_frame_bytes: 1000,
+            plain: true,
+        };
         App::new().app_data(web::Data::new(args)).service(web::resource("/ws").get(example::echo))
     });
     let mut client = server.ws_at("/ws").await.unwrap();

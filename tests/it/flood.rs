@@ -4,7 +4,12 @@ use chinwag::socket::DisconnectReason as Reason;
 use futures_util::future::{join, join_all};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{TestServer, eventually, frame, raw_socket, within};
+use crate::harness::{TestServer, also_on_the_plain_road, eventually, frame, raw_socket, within};
+
+also_on_the_plain_road! {
+    a_flood_of_sixty_thousand_messages_reaches_everybody_and_evicts_nobody,
+    a_browser_that_sends_fifty_megabytes_reads_1009_every_time,
+}
 
 /// The flood is bounded by what the hub accepts, so the sessions keep up.
 #[actix_web::test]

@@ -14,7 +14,11 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::harness::{TestServer, config, within};
+use crate::harness::{TestServer, also_on_the_plain_road, config, within};
+
+also_on_the_plain_road! {
+    a_burst_is_answered_in_order_and_evicts_nobody,
+}
 
 /// A client of the JSON protocol.
 pub struct JsonClient {

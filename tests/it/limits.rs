@@ -16,8 +16,16 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderName;
 
 use crate::browser::Browser;
-use crate::harness::{Client, TestServer, config, eventually, frame, raw_http, raw_socket, within};
+use crate::harness::{
+    Client, TestServer, also_on_the_plain_road, config, eventually, frame, raw_http, raw_socket,
+    within,
+};
 use crate::json::JsonClient;
+
+also_on_the_plain_road! {
+    long_answers_count_as_several_commands,
+    frames_without_a_command_are_read_no_faster_than_commands,
+}
 
 fn join(room: &str) -> Value {
     json!({"type": "join", "room": room})

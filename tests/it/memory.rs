@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::harness::{Client, config, frame, raw_socket, within};
+use crate::harness::{Client, config, eventually, frame, raw_socket, within};
 use crate::json::JsonClient;
 use crate::program::{PROGRAM, Program};
 
@@ -252,4 +252,19 @@ async fn a_client_that_stops_reading_costs_no_more_than_its_queue() {
     let each = program.peak_memory().saturating_sub(before) / STALLED;
     // The queue of 1 MiB, as messages and as frames, and the connection's buffers.
     assert!(each < 3 * MB, "{each} bytes for each");
+}
+
+#[actix_web::test]
+async fn a_connection_has_one_descriptor() {
+    let (program, _folder) = warm(&[]).await;
+    let before = program.descriptors();
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        let mut client = Client::connect(program.addr, "nick=ada").await;
+        client.say("hello").await;
+        client.expect("ada: hello").await;
+        client.leave().await;
+        clients.push(Client::connect(program.addr, "").await);
+    }
+    eventually("descriptors", async || program.descriptors() == before + 50).await;
 }

@@ -82,6 +82,12 @@ impl Program {
         self.status("VmHWM:")
     }
 
+    /// How many files and sockets it has open.
+    pub fn descriptors(&self) -> usize {
+        let pid = self.child.id().unwrap();
+        std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+    }
+
     pub fn forget_peak(&self) {
         let pid = self.child.id().unwrap();
         std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();

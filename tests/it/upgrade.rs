@@ -2,8 +2,14 @@
 
 use chinwag::Config;
 use futures_util::future::{join, join_all};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::harness::{TestServer, config, raw_http};
+use crate::harness::{TestServer, also_on_the_plain_road, config, frame, raw_http, within};
+
+also_on_the_plain_road! {
+    what_is_sent_together_with_the_handshake_is_heard,
+}
 
 /// A handshake with some headers in place of others; an empty one is left out.
 async fn handshake(server: &TestServer, line: &str, headers: &[(&str, &str)]) -> String {
@@ -118,4 +124,29 @@ async fn a_bad_room_name_or_number_is_refused_in_words() {
         assert!(answer.contains(words), "{query}: {answer}");
     }
     assert_eq!(server.client_count().await, 0);
+}
+
+#[actix_web::test]
+async fn what_is_sent_together_with_the_handshake_is_heard() {
+    let server = TestServer::start().await;
+    let mut tcp = TcpStream::connect(server.addr()).await.unwrap();
+    let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n\
+        GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let frames = [frame(0x81, b"one"), frame(0x81, b"two")].concat();
+    let early = &frames[..frames.len() - 2];
+    tcp.write_all(&[request.as_bytes(), early].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    let read = async {
+        while !answer.ends_with(b"\x81\x03one") {
+            answer.push(tcp.read_u8().await.unwrap());
+        }
+    };
+    within("the answers", read).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("HTTP/1.1 101 "), "{answer}");
+    tcp.write_all(&frames[frames.len() - 2..]).await.unwrap();
+    let mut answer = [0; 5];
+    within("the second message", tcp.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(answer, *b"\x81\x03two");
 }

@@ -12,7 +12,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::harness::{DEADLINE, TestServer, config, eventually, frame, raw_upgrade, within};
+use crate::harness::{
+    DEADLINE, TestServer, also_on_the_plain_road, config, eventually, frame, raw_upgrade, within,
+};
+
+also_on_the_plain_road! {
+    readers_of_any_speed_that_a_room_outruns_are_gone_within_twice_the_write_timeout,
+    a_client_that_stops_reading_is_gone_within_twice_the_write_timeout_in_a_silent_room_too,
+    a_slow_reader_that_keeps_up_with_a_quiet_room_stays,
+    a_reader_of_plain_http_that_stops_is_cut_off,
+}
 
 /// Connections that the server still holds a descriptor of: those from its port in the kernel's
 /// table that belong to a process.
@@ -134,6 +143,58 @@ async fn a_slow_reader_that_keeps_up_with_a_quiet_room_stays() {
         // The room is quiet: that is what this is about.
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    assert_eq!(server.client_count().await, 2);
+    assert!(!reading.is_finished());
+    reading.abort();
+}
+
+/// A file is much longer than what the system holds for a connection.
+#[cfg(feature = "page")]
+#[actix_web::test]
+async fn a_reader_of_plain_http_that_stops_is_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("index.html"), "").unwrap();
+    std::fs::write(folder.path().join("long"), vec![b'x'; 50_000_000]).unwrap();
+    let static_dir = Some(folder.path().to_owned());
+    let write_timeout = Duration::from_secs(2);
+    let server = TestServer::start_with(Config { static_dir, write_timeout, ..config() }).await;
+    let mut stalled = TcpStream::connect(server.addr()).await.unwrap();
+    stalled.write_all(b"GET /static/long HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut some = [0; 1000];
+    within("some of the file", stalled.read_exact(&mut some)).await.unwrap();
+    assert_eq!(held_by_server(&server), 1);
+    eventually("its socket to be gone", async || held_by_server(&server) == 0).await;
+}
+
+/// While a client does not read, the pongs behind what it has sent are not read either.
+///
+/// The plain road is weaker here: its actor stands still meanwhile, and may take the client for
+/// dead when it goes on.
+#[actix_web::test]
+async fn a_client_that_reads_on_after_a_while_is_not_taken_for_dead() {
+    let server = TestServer::start_with(Config {
+        ping_interval: Duration::from_millis(200),
+        pong_timeout: Duration::from_secs(1),
+        send_queue: 100_000,
+        send_queue_bytes: 64 * 1024 * 1024,
+        ..config()
+    })
+    .await;
+    let stalled = slow_client(&server, 16 * 1024).await;
+    let mut talker = server.join("room=slow").await;
+    let (long, began) = ("x".repeat(4000), Instant::now());
+    // Three times as long as it may be silent.
+    while began.elapsed() < Duration::from_secs(3) {
+        talker.say(&long).await;
+        talker.expect(&long).await;
+    }
+    let (mut reader, mut writer) = stalled.into_split();
+    let reading = actix_web::rt::spawn(async move {
+        let mut taken = vec![0; 64 * 1024];
+        while reader.read(&mut taken).await.is_ok_and(|bytes| bytes > 0) {}
+    });
+    writer.write_all(&frame(0x81, b"I am back")).await.unwrap();
+    within("its words", async { while talker.line().await.unwrap() != "I am back" {} }).await;
     assert_eq!(server.client_count().await, 2);
     assert!(!reading.is_finished());
     reading.abort();

@@ -1,0 +1,379 @@
+//! Drives a connection that carries a WebSocket, in a task that owns it: polls the actor also while
+//! the peer does not read, reads into one buffer that all connections of a thread share, writes
+//! frames as they are, and cuts a peer off that takes nothing for too long.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use actix_codec::ReadBuf;
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::error::PayloadError;
+use bytes::{Buf, Bytes};
+use futures_core::Stream;
+use log::debug;
+use socket2::SockRef;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::connection::Connection;
+use super::cutoff::end;
+use super::guard::Gate;
+use super::outbox::Outbox;
+use super::tcp::Transport;
+use super::upgrade::Driven;
+
+/// What is read at once, in bytes.
+const READ_BYTES: usize = 32 * 1024;
+
+/// What is taken out of the outbox to be written at once.
+const WRITE_BYTES: usize = 32 * 1024;
+const WRITE_FRAMES: usize = 16;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+}
+
+/// What the peer sends.
+pub(super) struct Inbound<T> {
+    io: Rc<RefCell<T>>,
+    /// What came together with the request.
+    early: Bytes,
+}
+
+impl<T> Inbound<T> {
+    pub(super) fn new(io: Rc<RefCell<T>>, early: Bytes) -> Self {
+        Self { io, early }
+    }
+}
+
+impl<T: Transport> Stream for Inbound<T> {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if !this.early.is_empty() {
+            return Poll::Ready(Some(Ok(std::mem::take(&mut this.early))));
+        }
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(buffer);
+            let mut io = this.io.borrow_mut();
+            match ready!(Pin::new(&mut *io).poll_read(cx, &mut buffer)) {
+                Ok(()) if buffer.filled().is_empty() => Poll::Ready(None),
+                Ok(()) => Poll::Ready(Some(Ok(Bytes::copy_from_slice(buffer.filled())))),
+                Err(error) => Poll::Ready(Some(Err(PayloadError::Io(error)))),
+            }
+        })
+    }
+}
+
+/// The connection's task.
+pub(super) struct Driver<T> {
+    io: Rc<RefCell<T>>,
+    /// What runs the actor. It yields what the actor says past the outbox: the close frame, and in
+    /// other crates whatever their contexts write.
+    actor: BoxBody,
+    outbox: Outbox,
+    gate: Gate,
+    writing: VecDeque<Bytes>,
+    /// What goes out behind all that waits in the outbox.
+    farewell: VecDeque<Bytes>,
+    ended: bool,
+    write_timeout: Duration,
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// Whether the deadline stays, however much the peer takes.
+    final_deadline: bool,
+    /// Counted as long as this lives.
+    _connection: Option<Rc<Connection>>,
+}
+
+/// How writing came to its end for now.
+enum Written {
+    All,
+    /// The peer takes no more. Says whether it has taken anything.
+    Blocked {
+        progress: bool,
+    },
+}
+
+impl<T: Transport> Driver<T> {
+    pub(super) fn new(
+        io: Rc<RefCell<T>>,
+        head: Bytes,
+        actor: BoxBody,
+        Driven { outbox, gate }: Driven,
+        write_timeout: Duration,
+        connection: Option<Rc<Connection>>,
+    ) -> Self {
+        // From here on it is the driver that cuts off a peer which takes nothing.
+        #[cfg(target_os = "linux")]
+        if let Err(error) = SockRef::from(io.borrow().tcp()).set_tcp_user_timeout(None) {
+            debug!("a connection keeps its TCP_USER_TIMEOUT: {error}");
+        }
+        Self {
+            io,
+            actor,
+            outbox,
+            gate,
+            writing: VecDeque::from([head]),
+            farewell: VecDeque::new(),
+            ended: false,
+            write_timeout,
+            deadline: None,
+            final_deadline: false,
+            _connection: connection,
+        }
+    }
+
+    /// Lets the actor do all that it can, unless it says a lot itself: then it has more to do. What
+    /// was delivered together is in the outbox otherwise, and goes out together.
+    fn poll_actor(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut said = 0;
+        while !self.ended && said < WRITE_BYTES {
+            match Pin::new(&mut self.actor).poll_next(cx) {
+                Poll::Ready(Some(Ok(bytes))) => {
+                    said += bytes.len();
+                    let is_last = self.outbox.is_last();
+                    let queue = if is_last { &mut self.farewell } else { &mut self.writing };
+                    queue.push_back(bytes);
+                }
+                Poll::Ready(Some(Err(_)) | None) => {
+                    self.ended = true;
+                    if !self.outbox.is_last() {
+                        // The peer has closed, and reads no more.
+                        self.outbox.clear();
+                    }
+                }
+                Poll::Pending => return false,
+            }
+        }
+        !self.ended
+    }
+
+    /// Makes sure that there is something to write, if there is anything.
+    fn refill(&mut self) {
+        if !self.writing.is_empty() {
+            return;
+        }
+        let mut bytes = 0;
+        while self.writing.len() < WRITE_FRAMES
+            && bytes < WRITE_BYTES
+            && let Some(frame) = self.outbox.next()
+        {
+            bytes += frame.len();
+            self.writing.push_back(frame);
+        }
+        if self.writing.is_empty() {
+            // The end; or none, and an idle connection keeps no buffer.
+            self.writing = std::mem::take(&mut self.farewell);
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<Written> {
+        let mut progress = false;
+        loop {
+            self.refill();
+            let mut io = self.io.borrow_mut();
+            let mut io = Pin::new(&mut *io);
+            if self.writing.is_empty() {
+                return match io.poll_flush(cx)? {
+                    Poll::Ready(()) => Ok(Written::All),
+                    Poll::Pending => Ok(Written::Blocked { progress }),
+                };
+            }
+            let written = if let [frame] = self.writing.make_contiguous() {
+                io.as_mut().poll_write(cx, frame)
+            } else {
+                let mut slices = [IoSlice::new(&[]); WRITE_FRAMES];
+                let count = self.writing.len().min(WRITE_FRAMES);
+                for (slice, bytes) in slices.iter_mut().zip(&self.writing) {
+                    *slice = IoSlice::new(bytes);
+                }
+                io.as_mut().poll_write_vectored(cx, &slices[..count])
+            };
+            match written? {
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(bytes) => {
+                    progress = true;
+                    advance(&mut self.writing, bytes);
+                }
+                Poll::Pending => return Ok(Written::Blocked { progress }),
+            }
+        }
+    }
+
+    /// Ready once the peer has had the write timeout: to take anything at all, or everything that
+    /// is left when the connection is being closed.
+    fn poll_deadline(&mut self, written: &Written, cx: &mut Context<'_>) -> Poll<()> {
+        let is_closing = self.gate.is_closing();
+        let begins = match written {
+            _ if self.final_deadline => false,
+            _ if is_closing => true,
+            Written::All => {
+                self.deadline = None;
+                false
+            }
+            Written::Blocked { progress } => *progress || self.deadline.is_none(),
+        };
+        self.final_deadline = is_closing;
+        if begins {
+            let at = Instant::now() + self.write_timeout;
+            match &mut self.deadline {
+                Some(deadline) => deadline.as_mut().reset(at),
+                None => self.deadline = Some(Box::pin(sleep_until(at))),
+            }
+        }
+        match &mut self.deadline {
+            Some(deadline) => deadline.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<T: Transport> Future for Driver<T> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let written = loop {
+            let has_more = this.poll_actor(cx);
+            match this.poll_write(cx) {
+                Ok(Written::All) if this.ended => {
+                    match Pin::new(&mut *this.io.borrow_mut()).poll_shutdown(cx) {
+                        Poll::Ready(_) => return Poll::Ready(()),
+                        Poll::Pending => break Written::Blocked { progress: false },
+                    }
+                }
+                Ok(Written::All) if this.gate.unblock() | has_more => {}
+                Ok(written) => break written,
+                Err(error) => {
+                    debug!("writing to a connection failed: {error}");
+                    return Poll::Ready(());
+                }
+            }
+        };
+        if let Written::Blocked { .. } = written {
+            this.gate.block();
+        }
+        this.poll_deadline(&written, cx).map(|()| end(&SockRef::from(this.io.borrow().tcp())))
+    }
+}
+
+/// Takes so many bytes off the front.
+fn advance(queue: &mut VecDeque<Bytes>, mut bytes: usize) {
+    while let Some(front) = queue.front_mut() {
+        if bytes < front.len() {
+            return front.advance(bytes);
+        }
+        bytes -= front.len();
+        queue.pop_front();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::TextFrame;
+    use crate::socket::tcp::Tcp;
+    use std::cell::Cell;
+    use std::task::Waker;
+
+    use actix_codec::{AsyncRead, AsyncWrite};
+    use actix_web::body::BodyStream;
+    use actix_web::rt::net::TcpStream;
+    use futures_util::stream;
+    use tokio::net::TcpListener;
+
+    async fn pair() -> (Tcp, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let peer = TcpStream::connect(listener.local_addr().expect("it is bound"));
+        let (accepted, peer) = tokio::join!(listener.accept(), peer);
+        (Tcp::new(accepted.expect("a connection").0), peer.expect("a connection"))
+    }
+
+    /// An actor that says nothing.
+    fn silent() -> BoxBody {
+        BodyStream::new(stream::pending::<Result<Bytes, io::Error>>()).boxed()
+    }
+
+    fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+        Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// Takes everything, and has written it when it is told so: as TLS does.
+    struct Hesitant {
+        tcp: Tcp,
+        flushed: Rc<Cell<bool>>,
+    }
+
+    impl AsyncRead for Hesitant {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Hesitant {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.flushed.get() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Transport for Hesitant {
+        fn tcp(&self) -> &TcpStream {
+            self.tcp.tcp()
+        }
+    }
+
+    #[actix_web::test]
+    async fn what_a_transport_holds_back_is_not_written() {
+        let (tcp, _peer) = pair().await;
+        let flushed = Rc::new(Cell::new(false));
+        let io = Rc::new(RefCell::new(Hesitant { tcp, flushed: Rc::clone(&flushed) }));
+        let driven = Driven::default();
+        let timeout = Duration::from_secs(3600);
+        let head = Bytes::from_static(b"HTTP/1.1 101\r\n\r\n");
+        let mut driver = Driver::new(io, head, silent(), driven.clone(), timeout, None);
+        driven.outbox.push(TextFrame::new("hello"));
+        assert_eq!(poll(&mut driver), Poll::Pending);
+        assert!(driven.gate.is_blocked());
+        flushed.set(true);
+        assert_eq!(poll(&mut driver), Poll::Pending);
+        assert!(!driven.gate.is_blocked());
+        assert!(driven.gate.unblocked().is_some(), "its silence is forgiven");
+    }
+
+    /// The write timeout of plain HTTP is the system's, by what the peer acknowledges. It is not
+    /// for a WebSocket: a reader that keeps its window shut for a while is no dead one.
+    #[cfg(target_os = "linux")]
+    #[actix_web::test]
+    async fn the_systems_timeout_ends_with_the_upgrade() {
+        let (tcp, _peer) = pair().await;
+        let set = SockRef::from(tcp.tcp()).set_tcp_user_timeout(Some(Duration::from_secs(1)));
+        set.expect("Linux has it");
+        let io = Rc::new(RefCell::new(tcp.clone()));
+        let driven = Driven::default();
+        let driver = Driver::new(io, Bytes::new(), silent(), driven, Duration::from_secs(1), None);
+        let timeout = SockRef::from(tcp.tcp()).tcp_user_timeout().expect("Linux has it");
+        assert_eq!(timeout.unwrap_or_default(), Duration::ZERO);
+        drop(driver);
+    }
+}
