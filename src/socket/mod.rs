@@ -42,7 +42,6 @@ pub use close::DisconnectReason;
 pub use connection::Connections;
 pub(crate) use connection::begin_request;
 pub use cutoff::Cutoff;
-use frame::opcode;
 use guard::{Gate, Guard};
 pub use outbox::{Budget, MAX_COALESCED_BYTES, TextFrame};
 use outbox::{Outbox, Outgoing};
@@ -147,11 +146,8 @@ impl Socket {
             Ok(Some(Whole::Text(text))) => Incoming::Text(text),
             Ok(Some(Whole::Binary(bytes))) => Incoming::Binary(bytes),
             Ok(Some(Whole::Ping(bytes))) => {
-                self.outbox.push_control(opcode::PONG, &bytes);
-                if self.outbox.is_full() {
-                    // Nothing more is read until it has gone.
-                    self.gate.block();
-                }
+                // In order with what the actor says by its context.
+                ctx.pong(&bytes);
                 Incoming::Nothing
             }
             Ok(Some(Whole::Pong) | None) => Incoming::Nothing,
@@ -201,7 +197,7 @@ impl Socket {
     /// Sends a ping.
     pub fn ping(&mut self) {
         if !self.ending {
-            self.outbox.push_control(opcode::PING, b"");
+            self.outbox.push_ping();
         }
     }
 

@@ -22,10 +22,8 @@ use super::guard::Gate;
 /// keeps what it once grew to, so frames stay well below that.
 pub const MAX_COALESCED_BYTES: usize = 16 * 1024;
 
-/// How many messages wait, and how many bytes of control frames, before a client is read no further
-/// until they have gone.
+/// How many messages wait before a client is read no further until they have gone.
 const MANY_MESSAGES: usize = 64;
-const MANY_CONTROL_BYTES: usize = 8 * 1024;
 
 /// The first byte of a frame: the bit that says that its message ends here, and of a whole message
 /// in one frame.
@@ -170,8 +168,8 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Pings and pongs as they are written. They overtake messages.
-    controls: Vec<u8>,
+    /// Pings as they are written. They overtake messages.
+    pings: Vec<u8>,
     texts: VecDeque<TextFrame>,
     /// Each message in parts, and the texts behind it.
     behind: VecDeque<(Parts, VecDeque<TextFrame>)>,
@@ -186,8 +184,8 @@ struct Waiting {
 
 impl Waiting {
     fn next(&mut self) -> Option<Bytes> {
-        if !self.controls.is_empty() {
-            return Some(take(&mut self.controls).into());
+        if !self.pings.is_empty() {
+            return Some(take(&mut self.pings).into());
         }
         loop {
             let before = self.texts.len();
@@ -249,12 +247,9 @@ impl Outbox {
         }
     }
 
-    /// Adds a ping or a pong, whose payload is at most 125 bytes long.
-    pub(super) fn push_control(&self, opcode: u8, payload: &[u8]) {
-        let Ok(length) = u8::try_from(payload.len()) else { return };
-        let controls = &mut self.0.waiting.borrow_mut().controls;
-        controls.extend([FINAL | opcode, length]);
-        controls.extend(payload);
+    /// Adds a ping. The context would keep a buffer for it.
+    pub(super) fn push_ping(&self) {
+        self.0.waiting.borrow_mut().pings.extend([FINAL | opcode::PING, 0]);
     }
 
     /// Releases to this budget what [`Outbox::release_later`] says.
@@ -288,7 +283,7 @@ impl Outbox {
     /// Throws away what waits.
     pub(super) fn clear(&self) {
         let mut waiting = self.0.waiting.borrow_mut();
-        waiting.controls = Vec::new();
+        waiting.pings = Vec::new();
         waiting.texts = VecDeque::new();
         waiting.behind = VecDeque::new();
         waiting.taken = waiting.pushed;
@@ -298,9 +293,7 @@ impl Outbox {
     /// Whether a lot waits, or a message that is too long for one frame.
     pub(super) fn is_full(&self) -> bool {
         let waiting = self.0.waiting.borrow();
-        waiting.texts.len() >= MANY_MESSAGES
-            || !waiting.behind.is_empty()
-            || waiting.controls.len() >= MANY_CONTROL_BYTES
+        waiting.texts.len() >= MANY_MESSAGES || !waiting.behind.is_empty()
     }
 
     pub(super) fn is_last(&self) -> bool {
