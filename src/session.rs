@@ -333,8 +333,15 @@ impl Handler<Deliver> for Session {
 
     fn handle(&mut self, deliver: Deliver, ctx: &mut Self::Context) {
         let amount = QueueBudget::amount(&deliver);
-        self.take(deliver, ctx);
-        self.socket.release(amount);
+        if matches!(deliver, Deliver::Answer(_)) {
+            // The client has asked for it, and is answered nothing else before it has gone. What
+            // others say meanwhile must have its place in the queue.
+            self.budget.release(amount);
+            self.take(deliver, ctx);
+        } else {
+            self.take(deliver, ctx);
+            self.socket.release(amount);
+        }
     }
 }
 

@@ -145,6 +145,11 @@ impl QueueBudget {
         fits
     }
 
+    /// Counts out at once.
+    pub(crate) fn release(&self, amount: u64) {
+        self.shared.release(amount);
+    }
+
     fn waiting_bytes(&self) -> usize {
         let bytes = self.shared.waiting.load(Ordering::Relaxed) % DELIVERY;
         usize::try_from(bytes).unwrap_or(usize::MAX)

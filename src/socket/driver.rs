@@ -13,6 +13,7 @@ use std::time::Duration;
 use actix_codec::ReadBuf;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::error::PayloadError;
+use actix_web::rt::net::TcpStream;
 use bytes::{Buf, Bytes};
 use futures_core::Stream;
 use log::debug;
@@ -109,10 +110,7 @@ impl<T: Transport> Driver<T> {
         connection: Option<Rc<Connection>>,
     ) -> Self {
         // From here on it is the driver that cuts off a peer which takes nothing.
-        #[cfg(target_os = "linux")]
-        if let Err(error) = SockRef::from(io.borrow().tcp()).set_tcp_user_timeout(None) {
-            debug!("a connection keeps its TCP_USER_TIMEOUT: {error}");
-        }
+        set_user_timeout(io.borrow().tcp(), None);
         Self {
             io,
             actor,
@@ -242,6 +240,8 @@ impl<T: Transport> Future for Driver<T> {
             let has_more = this.poll_actor(cx);
             match this.poll_write(cx) {
                 Ok(Written::All) if this.ended => {
+                    // What the kernel still holds for the peer has an end, too.
+                    set_user_timeout(this.io.borrow().tcp(), Some(this.write_timeout));
                     match Pin::new(&mut *this.io.borrow_mut()).poll_shutdown(cx) {
                         Poll::Ready(_) => return Poll::Ready(()),
                         Poll::Pending => break Written::Blocked { progress: false },
@@ -260,6 +260,16 @@ impl<T: Transport> Future for Driver<T> {
         }
         this.poll_deadline(&written, cx).map(|()| end(&SockRef::from(this.io.borrow().tcp())))
     }
+}
+
+/// How long the kernel keeps a connection whose peer takes nothing. Only Linux has the option.
+fn set_user_timeout(tcp: &TcpStream, timeout: Option<Duration>) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = SockRef::from(tcp).set_tcp_user_timeout(timeout) {
+        debug!("a connection keeps its TCP_USER_TIMEOUT: {error}");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (tcp, timeout);
 }
 
 /// Takes so many bytes off the front.
@@ -283,7 +293,6 @@ mod tests {
 
     use actix_codec::{AsyncRead, AsyncWrite};
     use actix_web::body::BodyStream;
-    use actix_web::rt::net::TcpStream;
     use futures_util::stream;
     use tokio::net::TcpListener;
 
@@ -365,15 +374,19 @@ mod tests {
     /// for a WebSocket: a reader that keeps its window shut for a while is no dead one.
     #[cfg(target_os = "linux")]
     #[actix_web::test]
-    async fn the_systems_timeout_ends_with_the_upgrade() {
+    async fn systems_timeout_is_off_while_the_driver_has_the_connection() {
         let (tcp, _peer) = pair().await;
         let set = SockRef::from(tcp.tcp()).set_tcp_user_timeout(Some(Duration::from_secs(1)));
         set.expect("Linux has it");
         let io = Rc::new(RefCell::new(tcp.clone()));
         let driven = Driven::default();
-        let driver = Driver::new(io, Bytes::new(), silent(), driven, Duration::from_secs(1), None);
-        let timeout = SockRef::from(tcp.tcp()).tcp_user_timeout().expect("Linux has it");
-        assert_eq!(timeout.unwrap_or_default(), Duration::ZERO);
-        drop(driver);
+        let second = Duration::from_secs(1);
+        let timeout = || SockRef::from(tcp.tcp()).tcp_user_timeout().expect("Linux has it");
+        // The actor has ended already: when all is written, the kernel has its timeout again.
+        let head = Bytes::from_static(b"HTTP/1.1 101\r\n\r\n");
+        let mut driver = Driver::new(io, head, BoxBody::new(()), driven, second, None);
+        assert_eq!(timeout().unwrap_or_default(), Duration::ZERO);
+        assert_eq!(poll(&mut driver), Poll::Ready(()));
+        assert_eq!(timeout(), Some(second));
     }
 }

@@ -18,6 +18,7 @@ use crate::harness::{TestServer, also_on_the_plain_road, config, within};
 
 also_on_the_plain_road! {
     a_burst_is_answered_in_order_and_evicts_nobody,
+    who_takes_its_time_with_a_long_answer_is_not_evicted_by_what_is_said_meanwhile,
 }
 
 /// A client of the JSON protocol.
@@ -387,6 +388,33 @@ async fn a_burst_is_answered_in_order_and_evicts_nobody() {
         *count += 1;
     }
     assert_eq!(messages, 2000);
+}
+
+/// An answer may be as long as the queue. It must leave room in it.
+#[actix_web::test]
+async fn who_takes_its_time_with_a_long_answer_is_not_evicted_by_what_is_said_meanwhile() {
+    let server = TestServer::start().await;
+    let mut ada = JsonClient::hello(server.addr(), json!({})).await;
+    ada.send(&[join("a")]).await;
+    let epoch = ada.expect("joined").await["epoch"].clone();
+    let long = "x".repeat(4000);
+    let mut talk = async |from: usize, to: usize| {
+        for n in from..to {
+            ada.send(&[say("a", &long, &n.to_string())]).await;
+            ada.until("said").await;
+        }
+    };
+    talk(0, 256).await;
+    let mut eve = JsonClient::hello(server.addr(), json!({})).await;
+    let after = json!({"epoch": epoch, "seq": 0});
+    eve.send(&[json!({"type": "join", "room": "a", "after": after})]).await;
+    within("the answer to begin", eve.stream.get_ref().readable()).await.unwrap();
+    talk(256, 286).await;
+    let joined = within("the answer", eve.next()).await.expect("it is not evicted");
+    assert_eq!(joined["messages"].as_array().unwrap().len(), 256);
+    for n in 256..286 {
+        assert_eq!(eve.until("message").await["id"], n.to_string());
+    }
 }
 
 #[actix_web::test]
