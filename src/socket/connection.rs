@@ -200,11 +200,18 @@ pub(super) struct Connection {
     kept: RefCell<Option<Box<dyn Any>>>,
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if self.counted.get() {
+impl Connection {
+    /// Its WebSocket is over, though the peer may still have to read why.
+    pub(super) fn closed(&self) {
+        if self.counted.take() {
             self.open.send_modify(|open| *open -= 1);
         }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.closed();
     }
 }
 

@@ -20,6 +20,7 @@ use log::debug;
 use socket2::SockRef;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::LINGER;
 use super::connection::Connection;
 use super::cutoff::end;
 use super::guard::Gate;
@@ -82,18 +83,22 @@ pub(super) struct Driver<T> {
     writing: VecDeque<Bytes>,
     /// What goes out behind all that waits in the outbox.
     farewell: VecDeque<Bytes>,
+    /// Whether the actor has ended.
     ended: bool,
+    /// Whether the peer has been told that nothing more comes.
+    shut: bool,
     write_timeout: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Whether the deadline stays, however much the peer takes.
+    /// Whether the deadline stays, however much the peer takes: it is that of a close of ours.
     final_deadline: bool,
-    /// Counted as long as this lives.
-    _connection: Option<Rc<Connection>>,
+    connection: Option<Rc<Connection>>,
 }
 
 /// How writing came to its end for now.
 enum Written {
     All,
+    /// All, and the peer has closed or is not waited for.
+    Ended,
     /// The peer takes no more. Says whether it has taken anything.
     Blocked {
         progress: bool,
@@ -119,10 +124,11 @@ impl<T: Transport> Driver<T> {
             writing: VecDeque::from([head]),
             farewell: VecDeque::new(),
             ended: false,
+            shut: false,
             write_timeout,
             deadline: None,
             final_deadline: false,
-            _connection: connection,
+            connection,
         }
     }
 
@@ -134,12 +140,18 @@ impl<T: Transport> Driver<T> {
             match Pin::new(&mut self.actor).poll_next(cx) {
                 Poll::Ready(Some(Ok(bytes))) => {
                     said += bytes.len();
-                    let is_last = self.outbox.is_last();
-                    let queue = if is_last { &mut self.farewell } else { &mut self.writing };
+                    // Between the fragments of a message no other may go out.
+                    let is_behind = self.outbox.is_last()
+                        || self.outbox.has_parts()
+                        || !self.farewell.is_empty();
+                    let queue = if is_behind { &mut self.farewell } else { &mut self.writing };
                     queue.push_back(bytes);
                 }
                 Poll::Ready(Some(Err(_)) | None) => {
                     self.ended = true;
+                    if let Some(connection) = &self.connection {
+                        connection.closed();
+                    }
                     if !self.outbox.is_last() {
                         // The peer has closed, and reads no more.
                         self.outbox.clear();
@@ -203,14 +215,43 @@ impl<T: Transport> Driver<T> {
         }
     }
 
-    /// Ready once the peer has had the write timeout: to take anything at all, or everything that
-    /// is left when the connection is being closed.
+    /// Ends what is written. After a close of ours what still comes is read and thrown away until
+    /// the peer closes: were the socket closed with input unread, the system would reset the
+    /// connection, and throw away what it still holds for the peer.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> io::Result<Written> {
+        let mut io = self.io.borrow_mut();
+        if !self.shut {
+            // What the kernel still holds for the peer has an end, too.
+            set_user_timeout(io.tcp(), Some(self.write_timeout));
+            if Pin::new(&mut *io).poll_shutdown(cx)?.is_pending() {
+                return Ok(Written::Blocked { progress: false });
+            }
+            self.shut = true;
+        }
+        if !self.gate.is_closing() || self.gate.peer_closed() {
+            return Ok(Written::Ended);
+        }
+        BUFFER.with_borrow_mut(|buffer| {
+            loop {
+                let mut buffer = ReadBuf::new(buffer);
+                if Pin::new(&mut *io).poll_read(cx, &mut buffer)?.is_pending() {
+                    return Ok(Written::All);
+                }
+                if buffer.filled().is_empty() {
+                    return Ok(Written::Ended);
+                }
+            }
+        })
+    }
+
+    /// Ready once the peer has had its time: the write timeout to take anything at all, or that and
+    /// no less than [`LINGER`] to take everything and to close, when we have begun to close.
     fn poll_deadline(&mut self, written: &Written, cx: &mut Context<'_>) -> Poll<()> {
         let is_closing = self.gate.is_closing();
         let begins = match written {
             _ if self.final_deadline => false,
             _ if is_closing => true,
-            Written::All => {
+            Written::All | Written::Ended => {
                 self.deadline = None;
                 false
             }
@@ -218,7 +259,8 @@ impl<T: Transport> Driver<T> {
         };
         self.final_deadline = is_closing;
         if begins {
-            let at = Instant::now() + self.write_timeout;
+            let time = if is_closing { LINGER } else { Duration::ZERO };
+            let at = Instant::now() + self.write_timeout.max(time);
             match &mut self.deadline {
                 Some(deadline) => deadline.as_mut().reset(at),
                 None => self.deadline = Some(Box::pin(sleep_until(at))),
@@ -238,16 +280,13 @@ impl<T: Transport> Future for Driver<T> {
         let this = self.get_mut();
         let written = loop {
             let has_more = this.poll_actor(cx);
-            match this.poll_write(cx) {
-                Ok(Written::All) if this.ended => {
-                    // What the kernel still holds for the peer has an end, too.
-                    set_user_timeout(this.io.borrow().tcp(), Some(this.write_timeout));
-                    match Pin::new(&mut *this.io.borrow_mut()).poll_shutdown(cx) {
-                        Poll::Ready(_) => return Poll::Ready(()),
-                        Poll::Pending => break Written::Blocked { progress: false },
-                    }
-                }
-                Ok(Written::All) if this.gate.unblock() | has_more => {}
+            let written = match this.poll_write(cx) {
+                Ok(Written::All) if this.ended => this.poll_end(cx),
+                Ok(Written::All) if this.gate.unblock() | has_more => continue,
+                written => written,
+            };
+            match written {
+                Ok(Written::Ended) => return Poll::Ready(()),
                 Ok(written) => break written,
                 Err(error) => {
                     debug!("writing to a connection failed: {error}");
@@ -255,10 +294,15 @@ impl<T: Transport> Future for Driver<T> {
                 }
             }
         };
-        if let Written::Blocked { .. } = written {
+        let is_blocked = matches!(written, Written::Blocked { .. });
+        if is_blocked {
             this.gate.block();
         }
-        this.poll_deadline(&written, cx).map(|()| end(&SockRef::from(this.io.borrow().tcp())))
+        ready!(this.poll_deadline(&written, cx));
+        if is_blocked {
+            end(&SockRef::from(this.io.borrow().tcp()));
+        }
+        Poll::Ready(())
     }
 }
 
@@ -312,10 +356,19 @@ mod tests {
         Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
     }
 
-    /// Takes everything, and has written it when it is told so: as TLS does.
+    /// Takes as much as it has room for, and has written it when it is told so: as TLS does.
     struct Hesitant {
         tcp: Tcp,
+        room: Rc<Cell<usize>>,
+        taken: Rc<RefCell<Vec<u8>>>,
         flushed: Rc<Cell<bool>>,
+    }
+
+    impl Hesitant {
+        fn new(tcp: Tcp) -> Self {
+            let (room, taken) = (Rc::new(Cell::new(usize::MAX)), Rc::default());
+            Self { tcp, room, taken, flushed: Rc::new(Cell::new(true)) }
+        }
     }
 
     impl AsyncRead for Hesitant {
@@ -334,7 +387,13 @@ mod tests {
             _: &mut Context<'_>,
             bytes: &[u8],
         ) -> Poll<io::Result<usize>> {
-            Poll::Ready(Ok(bytes.len()))
+            let room = self.room.get().min(bytes.len());
+            if room == 0 {
+                return Poll::Pending;
+            }
+            self.room.set(self.room.get() - room);
+            self.taken.borrow_mut().extend_from_slice(&bytes[..room]);
+            Poll::Ready(Ok(room))
         }
 
         fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -355,8 +414,10 @@ mod tests {
     #[actix_web::test]
     async fn what_a_transport_holds_back_is_not_written() {
         let (tcp, _peer) = pair().await;
-        let flushed = Rc::new(Cell::new(false));
-        let io = Rc::new(RefCell::new(Hesitant { tcp, flushed: Rc::clone(&flushed) }));
+        let io = Hesitant::new(tcp);
+        let flushed = Rc::clone(&io.flushed);
+        flushed.set(false);
+        let io = Rc::new(RefCell::new(io));
         let driven = Driven::default();
         let timeout = Duration::from_secs(3600);
         let head = Bytes::from_static(b"HTTP/1.1 101\r\n\r\n");
@@ -368,6 +429,36 @@ mod tests {
         assert_eq!(poll(&mut driver), Poll::Pending);
         assert!(!driven.gate.is_blocked());
         assert!(driven.gate.unblocked().is_some(), "its silence is forgiven");
+    }
+
+    #[actix_web::test]
+    async fn nothing_that_an_actor_says_goes_between_the_fragments_of_a_message() {
+        let (tcp, _peer) = pair().await;
+        let io = Hesitant::new(tcp);
+        let (room, taken) = (Rc::clone(&io.room), Rc::clone(&io.taken));
+        let said = Rc::new(RefCell::new(VecDeque::new()));
+        let actor = Rc::clone(&said);
+        let actor = stream::poll_fn(move |_| match actor.borrow_mut().pop_front() {
+            Some(said) => Poll::Ready(Some(Ok::<Bytes, io::Error>(said))),
+            None => Poll::Pending,
+        });
+        let driven = Driven::default();
+        let (io, timeout) = (Rc::new(RefCell::new(io)), Duration::from_secs(3600));
+        let actor = BodyStream::new(actor).boxed();
+        let head = Bytes::from_static(b"HTTP/1.1 101\r\n\r\n");
+        let mut driver = Driver::new(io, head, actor, driven.clone(), timeout, None);
+        assert_eq!(poll(&mut driver), Poll::Pending);
+        room.set(WRITE_BYTES / 2);
+        driven.outbox.push_parts((0..4).map(|_| "x".repeat(WRITE_BYTES / 2)));
+        assert_eq!(poll(&mut driver), Poll::Pending);
+        for text in [&b"\x81\x01a"[..], b"\x81\x01b"] {
+            said.borrow_mut().push_back(Bytes::from_static(text));
+            assert_eq!(poll(&mut driver), Poll::Pending);
+        }
+        room.set(usize::MAX);
+        assert_eq!(poll(&mut driver), Poll::Pending);
+        let taken = taken.borrow();
+        assert!(taken.ends_with(b"x\x81\x01a\x81\x01b"), "{:?}", &taken[taken.len() - 20..]);
     }
 
     /// The write timeout of plain HTTP is the system's, by what the peer acknowledges. It is not

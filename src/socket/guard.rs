@@ -96,7 +96,7 @@ impl Gate {
         self.0.verdict.get()
     }
 
-    /// Whether the peer's close frame, good or bad, has been handed on.
+    /// Whether the peer's close frame, good or bad, has come.
     pub(super) fn peer_closed(&self) -> bool {
         self.0.peer_closed.get()
     }
@@ -162,6 +162,7 @@ impl<S> Guard<S> {
             self.skipping -= skipped;
             let Some(header) = Header::parse(&self.received) else { return false };
             if header.opcode == opcode::CLOSE {
+                self.gate.0.peer_closed.set(true);
                 return true;
             }
             self.received.advance(header.header_len);

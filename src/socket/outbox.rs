@@ -166,6 +166,25 @@ struct State {
     budget: OnceCell<Arc<dyn Budget>>,
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        let mut waiting = take(self.waiting.get_mut());
+        waiting.taken = waiting.pushed;
+        self.release(&mut waiting);
+    }
+}
+
+impl State {
+    fn release(&self, waiting: &mut Waiting) {
+        let released = waiting.released();
+        if released > 0
+            && let Some(budget) = self.budget.get()
+        {
+            budget.release(released);
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
     /// Pings as they are written. They overtake messages.
@@ -263,16 +282,7 @@ impl Outbox {
         let mut waiting = self.0.waiting.borrow_mut();
         let due = waiting.pushed;
         waiting.releases.push_back((due, amount));
-        self.release(&mut waiting);
-    }
-
-    fn release(&self, waiting: &mut Waiting) {
-        let released = waiting.released();
-        if released > 0
-            && let Some(budget) = self.0.budget.get()
-        {
-            budget.release(released);
-        }
+        self.0.release(&mut waiting);
     }
 
     /// Lets all that waits go out before what the actor says now, which is its last.
@@ -287,13 +297,18 @@ impl Outbox {
         waiting.texts = VecDeque::new();
         waiting.behind = VecDeque::new();
         waiting.taken = waiting.pushed;
-        self.release(&mut waiting);
+        self.0.release(&mut waiting);
     }
 
     /// Whether a lot waits, or a message that is too long for one frame.
     pub(super) fn is_full(&self) -> bool {
         let waiting = self.0.waiting.borrow();
         waiting.texts.len() >= MANY_MESSAGES || !waiting.behind.is_empty()
+    }
+
+    /// Whether a message that is too long for one frame waits or is on its way.
+    pub(super) fn has_parts(&self) -> bool {
+        !self.0.waiting.borrow().behind.is_empty()
     }
 
     pub(super) fn is_last(&self) -> bool {
@@ -304,7 +319,7 @@ impl Outbox {
     pub(super) fn next(&self) -> Option<Bytes> {
         let mut waiting = self.0.waiting.borrow_mut();
         let next = waiting.next();
-        self.release(&mut waiting);
+        self.0.release(&mut waiting);
         next
     }
 }
@@ -375,6 +390,7 @@ impl MessageBody for Outgoing {
 mod tests {
     use super::*;
     use std::cell::Cell;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     fn frames(texts: &[&str]) -> Vec<String> {
         let mut waiting = texts.iter().map(|text| TextFrame::new(text)).collect();
@@ -420,6 +436,28 @@ mod tests {
         let rest: Vec<_> = std::iter::from_fn(|| outbox.next()).map(first_bytes).collect();
         assert_eq!(rest, [(0x01, true), (0x00, true), (0x80, true), (0x81, false)]);
         assert_eq!(made.get(), 9);
+    }
+
+    #[test]
+    fn what_never_goes_out_is_released_with_the_connection() {
+        #[derive(Debug, Default)]
+        struct Released(AtomicU64);
+        impl Budget for Released {
+            fn release(&self, amount: u64) {
+                self.0.fetch_add(amount, Ordering::Relaxed);
+            }
+        }
+        let released = Arc::new(Released::default());
+        let outbox = Outbox::default();
+        outbox.set_budget(Arc::clone(&released) as Arc<dyn Budget>);
+        for amount in [1, 10, 100] {
+            outbox.push(TextFrame::new(&"x".repeat(MAX_COALESCED_BYTES)));
+            outbox.release_later(amount);
+        }
+        let _ = outbox.next();
+        assert_eq!(released.0.load(Ordering::Relaxed), 1);
+        drop(outbox);
+        assert_eq!(released.0.load(Ordering::Relaxed), 111);
     }
 
     #[test]

@@ -233,6 +233,21 @@ async fn stopping_waits_for_the_clients_and_then_nobody_listens() {
     assert!(TcpStream::connect(addr).await.is_err());
 }
 
+/// Its connection is kept for as long as the write timeout, so that it may read why it is closed; but
+/// nobody waits for that.
+#[actix_web::test]
+async fn a_client_that_never_closes_holds_no_stop_up() {
+    let hour = Duration::from_secs(3600);
+    let config = Config { write_timeout: hour, shutdown_timeout: hour, ..config() };
+    let server = TestServer::start_with(config).await;
+    let mut idle = raw_socket(server.addr(), "/ws").await;
+    within("the server to stop", server.stop()).await;
+    let mut last = Vec::new();
+    within("the end", idle.read_to_end(&mut last)).await.unwrap();
+    let is_close = |frame: &[u8]| frame[0] == 0x88 && frame[2..] == 1001_u16.to_be_bytes();
+    assert!(last.windows(4).any(is_close), "{last:?}");
+}
+
 /// A message of another crate's that goes wrong.
 #[derive(Message)]
 #[rtype(result = "()")]

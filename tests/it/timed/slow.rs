@@ -220,3 +220,38 @@ async fn a_client_behind_a_dead_network_is_gone_within_pong_timeout_plus_one_pin
     // client was before the network went, so it may be a little less than 2 s.
     assert!((1.0..6.0).contains(&seconds), "gone after {seconds} s");
 }
+
+/// The kernel holds all that is written to such a client, and its close frame last. Were the socket
+/// closed while the client goes on sending, all of that would be lost.
+#[actix_web::test]
+async fn a_client_that_reads_slowly_and_goes_on_sending_reads_why_it_is_closed() {
+    let server = TestServer::start_with(config()).await;
+    let mut slow = slow_client(&server, 16 * 1024).await;
+    let mut talker = server.join("room=slow").await;
+    let long = "x".repeat(4000);
+    for _ in 0..45 {
+        talker.say(&long).await;
+        talker.expect(&long).await;
+    }
+    talker.leave().await;
+    slow.write_all(&frame(0x82, b"no text")).await.unwrap();
+    let unsupported = async || server.disconnects(Reason::Unsupported).await == 1;
+    eventually("the close to begin", unsupported).await;
+    let began = Instant::now();
+    let mut last = Vec::new();
+    let mut taken = vec![0; 4000];
+    loop {
+        // A pace at which it takes more than the two seconds that others have for a close.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let _ = slow.write_all(&frame(0x89, b"are you there")).await;
+        match slow.read(&mut taken).await.expect("the connection is not reset") {
+            0 => break,
+            read => last = [&last[last.len().saturating_sub(100)..], &taken[..read]].concat(),
+        }
+        assert!(began.elapsed() < DEADLINE, "it is closed");
+    }
+    let close = Reason::Unsupported.code().unwrap().to_be_bytes();
+    let at = last.iter().rposition(|&byte| byte == 0x88).expect("a close frame");
+    assert_eq!(last[at + 2..at + 4], close);
+    assert!(began.elapsed() > Duration::from_secs(3), "{:?}", began.elapsed());
+}
