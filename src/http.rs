@@ -44,7 +44,7 @@ const MAX_DISCARD_TIME: Duration = Duration::from_secs(5);
 /// The chat as an actix-web program mounts it: `App::new().configure(|app| chat.configure(app))`.
 #[derive(Clone, Debug)]
 pub struct Chat {
-    hub: Addr<Hub>,
+    hub: Arc<Addr<Hub>>,
     config: Arc<Config>,
     admission: Arc<Admission>,
     proxies: Arc<Proxies>,
@@ -59,7 +59,7 @@ impl Chat {
     pub fn new(hub: Addr<Hub>, config: Config) -> Self {
         let admission = Admission::new(config.public_hosts.clone(), config.allowed_origins.clone());
         Self {
-            hub,
+            hub: Arc::new(hub),
             admission: Arc::new(admission),
             proxies: Arc::new(Proxies::new(config.trusted_proxies.clone())),
             places: Arc::new(Places::of(&config)),
@@ -207,7 +207,7 @@ async fn upgrade(
     };
     let max_bytes = chat.config.frame_limit();
     let (_, response) = socket::upgrade(req, payload, protocols, max_bytes, |socket| {
-        Session::new(introduction, socket, place, chat.hub.clone(), Arc::clone(&chat.config))
+        Session::new(introduction, socket, place, Arc::clone(&chat.hub), Arc::clone(&chat.config))
     })
     .map_err(BadUpgrade::NoHandshake)?;
     Ok(response)

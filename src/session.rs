@@ -77,7 +77,7 @@ impl Session {
         introduction: Introduction,
         socket: Socket,
         place: Place,
-        hub: Addr<Hub>,
+        hub: Arc<Addr<Hub>>,
         config: Arc<Config>,
     ) -> Self {
         let client = introduction.client;
@@ -424,7 +424,8 @@ impl Session {
 /// when the connection's task is, or when a handler panics.
 struct Registration {
     client: ClientId,
-    hub: Addr<Hub>,
+    /// Every address takes memory of its own, so all sessions share one.
+    hub: Arc<Addr<Hub>>,
     reason: DisconnectReason,
 }
 
@@ -473,9 +474,9 @@ mod tests {
     #[actix_web::test]
     async fn a_session_that_panics_is_unregistered_and_others_go_on() {
         let config = Arc::new(Config::default());
-        let hub = Hub::start_in(&Arbiter::new(), &config);
+        let hub = Arc::new(Hub::start_in(&Arbiter::new(), &config));
         let (starts, started) = mpsc::channel();
-        let session_hub = hub.clone();
+        let session_hub = Arc::clone(&hub);
         let websocket = move |req: HttpRequest, payload: web::Payload| {
             let client = ClientId::next();
             let nick = Nick::anonymous(client);
@@ -484,7 +485,13 @@ mod tests {
             let upgraded = crate::socket::upgrade(&req, payload, &[], 100, |socket| {
                 let place = Places::of(&config).take(Ipv4Addr::LOCALHOST.into());
                 let place = place.expect("there is no limit");
-                Session::new(introduction, socket, place, session_hub.clone(), Arc::clone(&config))
+                Session::new(
+                    introduction,
+                    socket,
+                    place,
+                    Arc::clone(&session_hub),
+                    Arc::clone(&config),
+                )
             });
             let response = upgraded.map(|(session, response)| {
                 starts.send(session).expect("the test waits for it");

@@ -67,8 +67,14 @@ pub struct Places<C: Clock = DefaultClock> {
     in_all: Option<usize>,
     per_address: Option<usize>,
     attempts: Option<Limiter<Source, C>>,
-    taken: Arc<Mutex<Taken>>,
-    rates: Arc<Rates<C>>,
+    shared: Arc<Shared<C>>,
+}
+
+/// What the places of a server have in common.
+#[derive(Debug)]
+struct Shared<C: Clock> {
+    taken: Mutex<Taken>,
+    rates: Rates<C>,
     metrics: Metrics,
 }
 
@@ -82,11 +88,9 @@ struct Taken {
 #[derive(Debug)]
 pub struct Place<C: Clock = DefaultClock> {
     source: Source,
-    taken: Arc<Mutex<Taken>>,
-    rates: Arc<Rates<C>>,
+    shared: Arc<Shared<C>>,
     /// Many connections say and ask nothing.
     own: OnceCell<Box<OwnRates<C>>>,
-    metrics: Metrics,
 }
 
 const ONE: NonZeroU32 = NonZeroU32::MIN;
@@ -98,7 +102,7 @@ impl<C: Clock + Clone> Place<C> {
     }
 
     fn own(&self) -> &OwnRates<C> {
-        self.own.get_or_init(|| Box::new(self.rates.of_one()))
+        self.own.get_or_init(|| Box::new(self.shared.rates.of_one()))
     }
 
     /// Counts a message of so many bytes by whoever has this place, unless that is too much.
@@ -107,7 +111,7 @@ impl<C: Clock + Clone> Place<C> {
     /// How long to wait with it.
     pub fn say(&self, who: Identity, bytes: usize) -> Result<(), Duration> {
         let Rates { messages, messages_from_address, bytes_per_hour, bytes_per_day, .. } =
-            &*self.rates;
+            &self.shared.rates;
         let source = &self.source;
         // Who may not go on must not use up what is left to others at the same address.
         self.limit(Limit::PublishRate, messages, |rate| rate.count(&who, ONE))?;
@@ -128,7 +132,7 @@ impl<C: Clock + Clone> Place<C> {
     /// How long to wait with it.
     pub fn command(&self, cost: NonZeroU32) -> Result<(), Duration> {
         self.limit(Limit::CommandRate, &self.own().commands, |rate| rate.count(cost))?;
-        let from_address = &self.rates.commands_from_address;
+        let from_address = &self.shared.rates.commands_from_address;
         let count = |rate: &Limiter<_, _>| rate.count(&self.source, cost);
         self.limit(Limit::CommandRatePerAddress, from_address, count)
     }
@@ -140,7 +144,7 @@ impl<C: Clock + Clone> Place<C> {
         count: impl FnOnce(&L) -> Result<(), Duration>,
     ) -> Result<(), Duration> {
         let counted = limiter.as_ref().map_or(Ok(()), count);
-        counted.inspect_err(|_| self.metrics.limited(limit))
+        counted.inspect_err(|_| self.shared.metrics.limited(limit))
     }
 }
 
@@ -176,9 +180,11 @@ impl<C: Clock + Clone> Places<C> {
             in_all: config.max_connections,
             per_address: config.max_connections_per_address,
             attempts,
-            taken: Arc::default(),
-            rates: Arc::new(Rates::of(config, clock)),
-            metrics: config.metrics.clone(),
+            shared: Arc::new(Shared {
+                taken: Mutex::default(),
+                rates: Rates::of(config, clock),
+                metrics: config.metrics.clone(),
+            }),
         }
     }
 
@@ -188,7 +194,7 @@ impl<C: Clock + Clone> Places<C> {
     /// Why there is none.
     pub fn take(&self, address: IpAddr) -> Result<Place<C>, NoPlace> {
         self.try_take(address).inspect_err(|no_place| {
-            self.metrics.limited(match no_place {
+            self.shared.metrics.limited(match no_place {
                 NoPlace::Server => Limit::MaxConnections,
                 NoPlace::Address => Limit::MaxConnectionsPerAddress,
                 NoPlace::Attempts(_) => Limit::ConnectRate,
@@ -201,7 +207,7 @@ impl<C: Clock + Clone> Places<C> {
         if let Some(attempts) = &self.attempts {
             attempts.count(&source, ONE).map_err(NoPlace::Attempts)?;
         }
-        let mut taken = lock(&self.taken);
+        let mut taken = lock(&self.shared.taken);
         if self.in_all.is_some_and(|most| taken.in_all >= most) {
             return Err(NoPlace::Server);
         }
@@ -211,19 +217,13 @@ impl<C: Clock + Clone> Places<C> {
         }
         taken.in_all += 1;
         taken.by_source.insert(source, theirs + 1);
-        Ok(Place {
-            source,
-            taken: Arc::clone(&self.taken),
-            rates: Arc::clone(&self.rates),
-            own: OnceCell::new(),
-            metrics: self.metrics.clone(),
-        })
+        Ok(Place { source, shared: Arc::clone(&self.shared), own: OnceCell::new() })
     }
 }
 
 impl<C: Clock> Drop for Place<C> {
     fn drop(&mut self) {
-        let mut taken = lock(&self.taken);
+        let mut taken = lock(&self.shared.taken);
         taken.in_all -= 1;
         if let Entry::Occupied(mut theirs) = taken.by_source.entry(self.source) {
             *theirs.get_mut() -= 1;
@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(places.take(at("192.0.2.3")).err(), Some(NoPlace::Server));
         drop(first);
         let _again = places.take(at("192.0.2.1")).expect("its place");
-        let taken = lock(&places.taken);
+        let taken = lock(&places.shared.taken);
         assert_eq!((taken.in_all, taken.by_source.len()), (3, 2));
     }
 

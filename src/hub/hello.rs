@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use actix::prelude::*;
 
 use super::Hub;
+use super::people::room_for_one;
 use crate::domain::{ClientId, Identity, Nick, RoomName};
 use crate::wire::{ErrorCode, Event, Ref, Refusal};
 
@@ -35,7 +36,7 @@ impl Handler<Hello> for Hub {
         let known = self.people.get(&after).or_else(|| self.people.get(&before));
         let Some(nick) = nick.or_else(|| known.map(|person| person.nick.clone())) else { return };
         let theirs = self.people.get(&after).into_iter().flat_map(|person| person.rooms.keys());
-        let rooms: HashSet<RoomName> = client.rooms.iter().chain(theirs).cloned().collect();
+        let rooms: HashSet<RoomName> = client.rooms.keys().chain(theirs).cloned().collect();
         client.to.renamed_rooms(rooms.len());
         if self.is_taken(&nick, after, before, &rooms) {
             return self.refuse_name(id, &nick, rooms.iter(), reference);
@@ -71,9 +72,9 @@ impl Hub {
 
     fn become_client_of(&mut self, id: ClientId, before: Identity, after: Identity, nick: &Nick) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        let rooms = std::mem::take(&mut client.rooms);
+        let rooms = std::mem::replace(&mut client.rooms, room_for_one());
         client.identity = after;
-        for name in &rooms {
+        for name in rooms.keys() {
             self.exit(id, before, name);
         }
         self.dismiss(before);
@@ -81,7 +82,7 @@ impl Hub {
         // enters no room under a name that was not checked.
         self.rename(after, nick);
         self.enroll(after, nick.clone());
-        for name in &rooms {
+        for name in rooms.keys() {
             self.enter(id, name);
         }
     }

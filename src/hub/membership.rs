@@ -127,7 +127,7 @@ impl Hub {
     /// Whether the limits on rooms let a client join one. The default room is always there.
     fn may_join(&self, id: ClientId, name: &RoomName) -> Result<(), (Limit, Refusal)> {
         let Some(client) = self.clients.get(&id) else { return Ok(()) };
-        if client.rooms.contains(name) {
+        if client.rooms.contains_key(name) {
             return Ok(());
         }
         if let Some(most) = self.limits.told.rooms.filter(|&most| client.rooms.len() >= most) {
@@ -163,7 +163,7 @@ impl Hub {
     }
 
     pub(super) fn is_member(&self, client: ClientId, room: &RoomName) -> bool {
-        self.clients.get(&client).is_some_and(|client| client.rooms.contains(room))
+        self.clients.get(&client).is_some_and(|client| client.rooms.contains_key(room))
     }
 
     pub(super) fn refuse_stranger(&mut self, client: ClientId, reference: Option<Ref>) {
@@ -220,10 +220,10 @@ impl Hub {
         let room = self.rooms.get(&name).into_iter();
         if room.flat_map(|room| room.bearers(nick)).any(|bearer| bearer != client.identity) {
             let (nick, rooms) = (nick.clone(), client.rooms.clone());
-            return self.refuse_name(id, &nick, rooms.iter().chain([&name]), reference);
+            return self.refuse_name(id, &nick, rooms.keys().chain([&name]), reference);
         }
         let there = self.rooms.get(&name).map_or(0, |room| room.members.len());
-        if is_full(there, self.limits.members) && !client.rooms.contains(&name) {
+        if is_full(there, self.limits.members) && !client.rooms.contains_key(&name) {
             self.counts.metrics.limited(Limit::MaxMembersPerRoom);
             let refusal = Refusal::new(ErrorCode::Busy, "as many are in the room as it takes");
             return self.answer(id, Event::Error(refusal), reference);

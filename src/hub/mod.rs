@@ -21,7 +21,7 @@ mod ring;
 mod room;
 mod survey;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ pub use outlet::Outlet;
 pub(crate) use outlet::QueueBudget;
 use pacing::Pacing;
 pub use people::IsFree;
-use people::{Client, Person};
+use people::{Client, Person, room_for_one};
 pub use presence::{Typing, Who};
 use ring::Rings;
 use room::{Room, Sender};
@@ -122,7 +122,7 @@ impl Handler<Register> for Hub {
         }
         // An id is given once; who uses it twice takes its own place.
         self.remove(id, DisconnectReason::Dropped);
-        let (identity, rooms, to) = (Identity::of_client(id), HashSet::new(), Rc::new(to));
+        let (identity, rooms, to) = (Identity::of_client(id), room_for_one(), Rc::new(to));
         self.enroll(identity, nick);
         self.clients.insert(id, Client { identity, events, rooms, to });
     }
@@ -145,7 +145,7 @@ impl Handler<Broadcast> for Hub {
         if self.lifecycle.draining {
             return self.refuse_at_the_end(sender);
         }
-        let author = self.clients.get(&client).filter(|author| author.rooms.contains(&room));
+        let author = self.clients.get(&client).filter(|author| author.rooms.contains_key(&room));
         let (Some(author), Some(nick)) = (author, self.nick(client)) else {
             return self.refuse(sender);
         };
@@ -191,7 +191,7 @@ impl Hub {
     /// The one way out of the registry, and of all rooms.
     fn remove(&mut self, id: ClientId, reason: DisconnectReason) -> Option<Client> {
         let client = self.clients.remove(&id)?;
-        for name in &client.rooms {
+        for name in client.rooms.keys() {
             self.leave(id, client.identity, name);
         }
         self.dismiss(client.identity);

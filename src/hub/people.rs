@@ -1,11 +1,12 @@
 //! Who stands behind the clients: a person has a name, which nobody else in its rooms has, and any
 //! number of clients. In a room it is one, in however many windows.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use actix::prelude::*;
+use litemap::LiteMap;
 
 use super::{Hub, Outlet};
 use crate::admission::Source;
@@ -16,7 +17,7 @@ pub(super) struct Client {
     pub(super) identity: Identity,
     /// Whether it wants to be told more than messages.
     pub(super) events: bool,
-    pub(super) rooms: HashSet<RoomName>,
+    pub(super) rooms: LiteMap<RoomName, ()>,
     pub(super) to: Rc<Outlet>,
 }
 
@@ -25,7 +26,7 @@ pub(super) struct Person {
     pub(super) nick: Nick,
     clients: usize,
     /// Where it is, with how many of its clients.
-    pub(super) rooms: HashMap<RoomName, usize>,
+    pub(super) rooms: LiteMap<RoomName, usize>,
 }
 
 /// Asks whether somebody who is not here yet could join a room under this name.
@@ -53,6 +54,11 @@ impl Handler<IsFree> for Hub {
     }
 }
 
+/// The rooms of somebody who will mostly be in one: they take no more than that.
+pub(super) fn room_for_one<V>() -> LiteMap<RoomName, V> {
+    LiteMap::with_capacity(1)
+}
+
 /// Takes one room off the account of an address.
 pub(super) fn uncharge(opened: &mut HashMap<Source, usize>, source: Source) {
     if let Entry::Occupied(mut rooms) = opened.entry(source) {
@@ -72,7 +78,7 @@ impl Hub {
 
     /// Counts a client in. A person who is here goes on under the name it has.
     pub(super) fn enroll(&mut self, identity: Identity, nick: Nick) {
-        let person = || Person { nick, clients: 0, rooms: HashMap::new() };
+        let person = || Person { nick, clients: 0, rooms: room_for_one() };
         self.people.entry(identity).or_insert_with(person).clients += 1;
     }
 
@@ -90,15 +96,16 @@ impl Hub {
     pub(super) fn enter(&mut self, id: ClientId, name: &RoomName) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let Some(person) = self.people.get_mut(&client.identity) else { return };
-        if !client.rooms.insert(name.clone()) {
+        if client.rooms.insert(name.clone(), ()).is_some() {
             return;
         }
         client.to.is_in_rooms(client.rooms.len());
         let room = self.rooms.entry(name.clone()).or_default();
         room.members.insert(id, Rc::clone(&client.to));
-        let windows = person.rooms.entry(name.clone()).or_default();
-        *windows += 1;
-        if *windows == 1 {
+        if let Some(windows) = person.rooms.get_mut(name) {
+            *windows += 1;
+        } else {
+            person.rooms.insert(name.clone(), 1);
             room.arrive(client.identity, &person.nick);
             self.tell_news_when_due(name);
         }

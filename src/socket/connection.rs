@@ -126,7 +126,8 @@ impl Connections {
     /// The same for a connection that a [`Driver`](super::driver::Driver) takes over at its
     /// upgrade: no second descriptor is needed.
     pub(super) fn track_driven(&self, tcp: &Tcp, extensions: &mut Extensions) {
-        self.keep_track(&tcp.0, None, Handle::Shared(Rc::downgrade(&tcp.0)), extensions);
+        let handle = Handle::Shared(Rc::downgrade(&tcp.shared));
+        self.keep_track(&tcp.shared, None, handle, extensions);
     }
 
     fn keep_track(

@@ -81,8 +81,8 @@ pub(super) struct Driver<T> {
     outbox: Outbox,
     gate: Gate,
     writing: VecDeque<Bytes>,
-    /// What goes out behind all that waits in the outbox.
-    farewell: VecDeque<Bytes>,
+    /// What goes out behind all that waits in the outbox. Mostly nothing ever does.
+    farewell: Option<Box<VecDeque<Bytes>>>,
     /// Whether the actor has ended.
     ended: bool,
     /// Whether the peer has been told that nothing more comes.
@@ -122,7 +122,7 @@ impl<T: Transport> Driver<T> {
             outbox,
             gate,
             writing: VecDeque::from([head]),
-            farewell: VecDeque::new(),
+            farewell: None,
             ended: false,
             shut: false,
             write_timeout,
@@ -141,11 +141,11 @@ impl<T: Transport> Driver<T> {
                 Poll::Ready(Some(Ok(bytes))) => {
                     said += bytes.len();
                     // Between the fragments of a message no other may go out.
-                    let is_behind = self.outbox.is_last()
-                        || self.outbox.has_parts()
-                        || !self.farewell.is_empty();
-                    let queue = if is_behind { &mut self.farewell } else { &mut self.writing };
-                    queue.push_back(bytes);
+                    if self.outbox.is_last() || self.outbox.has_parts() || self.farewell.is_some() {
+                        self.farewell.get_or_insert_default().push_back(bytes);
+                    } else {
+                        self.writing.push_back(bytes);
+                    }
                 }
                 Poll::Ready(Some(Err(_)) | None) => {
                     self.ended = true;
@@ -178,7 +178,7 @@ impl<T: Transport> Driver<T> {
         }
         if self.writing.is_empty() {
             // The end; or none, and an idle connection keeps no buffer.
-            self.writing = std::mem::take(&mut self.farewell);
+            self.writing = self.farewell.take().map_or_else(VecDeque::new, |farewell| *farewell);
         }
     }
 
@@ -469,10 +469,11 @@ mod tests {
         let (tcp, _peer) = pair().await;
         let set = SockRef::from(tcp.tcp()).set_tcp_user_timeout(Some(Duration::from_secs(1)));
         set.expect("Linux has it");
-        let io = Rc::new(RefCell::new(tcp.clone()));
+        let shared = Rc::clone(&tcp.shared);
+        let io = Rc::new(RefCell::new(tcp));
         let driven = Driven::default();
         let second = Duration::from_secs(1);
-        let timeout = || SockRef::from(tcp.tcp()).tcp_user_timeout().expect("Linux has it");
+        let timeout = || SockRef::from(&*shared).tcp_user_timeout().expect("Linux has it");
         // The actor has ended already: when all is written, the kernel has its timeout again.
         let head = Bytes::from_static(b"HTTP/1.1 101\r\n\r\n");
         let mut driver = Driver::new(io, head, BoxBody::new(()), driven, second, None);

@@ -30,6 +30,9 @@ const MANY_MESSAGES: usize = 64;
 const FINAL: u8 = 0x80;
 const WHOLE: u8 = FINAL | opcode::TEXT;
 
+/// The frame of an empty ping.
+const PING: &[u8] = &[FINAL | opcode::PING, 0];
+
 /// A text message as the one frame that it goes out in (RFC 6455 section 5.2): not masked, and so
 /// the same for every peer. Its clones share their bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,8 +190,8 @@ impl State {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Pings as they are written. They overtake messages.
-    pings: Vec<u8>,
+    /// How many pings wait. They overtake messages.
+    pings: u32,
     texts: VecDeque<TextFrame>,
     /// Each message in parts, and the texts behind it.
     behind: VecDeque<(Parts, VecDeque<TextFrame>)>,
@@ -203,8 +206,9 @@ struct Waiting {
 
 impl Waiting {
     fn next(&mut self) -> Option<Bytes> {
-        if !self.pings.is_empty() {
-            return Some(take(&mut self.pings).into());
+        if self.pings > 0 {
+            self.pings -= 1;
+            return Some(Bytes::from_static(PING));
         }
         loop {
             let before = self.texts.len();
@@ -268,7 +272,7 @@ impl Outbox {
 
     /// Adds a ping. The context would keep a buffer for it.
     pub(super) fn push_ping(&self) {
-        self.0.waiting.borrow_mut().pings.extend([FINAL | opcode::PING, 0]);
+        self.0.waiting.borrow_mut().pings += 1;
     }
 
     /// Releases to this budget what [`Outbox::release_later`] says.
@@ -293,7 +297,7 @@ impl Outbox {
     /// Throws away what waits.
     pub(super) fn clear(&self) {
         let mut waiting = self.0.waiting.borrow_mut();
-        waiting.pings = Vec::new();
+        waiting.pings = 0;
         waiting.texts = VecDeque::new();
         waiting.behind = VecDeque::new();
         waiting.taken = waiting.pushed;

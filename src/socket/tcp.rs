@@ -1,6 +1,7 @@
 //! A TCP connection that several own: the one that reads and writes it, and whoever may have to end
 //! it. So nobody needs a second descriptor of it.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
@@ -8,6 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
+use actix_web::dev::Extensions;
 use actix_web::rt::net::TcpStream;
 use socket2::SockRef;
 
@@ -18,18 +20,30 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
 }
 
 /// The connection.
-#[derive(Clone, Debug)]
-pub(super) struct Tcp(pub(super) Rc<TcpStream>);
+#[derive(Debug)]
+pub(super) struct Tcp {
+    pub(super) shared: Rc<TcpStream>,
+    /// What its requests will find of it, until actix-http asks for that.
+    extensions: RefCell<Option<Box<Extensions>>>,
+}
 
 impl Tcp {
     pub(super) fn new(tcp: TcpStream) -> Self {
-        Self(Rc::new(tcp))
+        Self { shared: Rc::new(tcp), extensions: RefCell::default() }
+    }
+
+    pub(super) fn keep_extensions(&self, extensions: Extensions) {
+        self.extensions.replace(Some(Box::new(extensions)));
+    }
+
+    pub(super) fn take_extensions(&self) -> Extensions {
+        self.extensions.take().map_or_else(Extensions::new, |extensions| *extensions)
     }
 }
 
 impl Transport for Tcp {
     fn tcp(&self) -> &TcpStream {
-        &self.0
+        &self.shared
     }
 }
 
@@ -40,8 +54,8 @@ impl AsyncRead for Tcp {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read(buffer.initialize_unfilled()) {
+            ready!(self.shared.poll_read_ready(cx))?;
+            match self.shared.try_read(buffer.initialize_unfilled()) {
                 Ok(bytes) => {
                     buffer.advance(bytes);
                     return Poll::Ready(Ok(()));
@@ -60,8 +74,8 @@ impl Tcp {
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match write(&self.0) {
+            ready!(self.shared.poll_write_ready(cx))?;
+            match write(&self.shared) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 outcome => return Poll::Ready(outcome),
             }
@@ -95,6 +109,6 @@ impl AsyncWrite for Tcp {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&*self.0).shutdown(Shutdown::Write))
+        Poll::Ready(SockRef::from(&*self.shared).shutdown(Shutdown::Write))
     }
 }

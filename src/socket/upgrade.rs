@@ -96,27 +96,39 @@ impl Connections {
                     .map_err(|error: actix_web::Error| Response::from(error.error_response()));
                 map_config(app, |()| AppConfig::default())
             };
-            let (tracking, connected) = (connections.clone(), connected.clone());
             let http = HttpService::build()
                 .client_request_timeout(FIRST_REQUEST)
                 // After a close handshake the connection closes at once, not after a second of
                 // waiting for a request body that has no end.
                 .client_disconnect_timeout(Duration::ZERO)
-                .on_connect_ext(move |tcp: &Tcp, extensions: &mut Extensions| {
-                    tracking.track_driven(tcp, extensions);
-                    connected(tcp.tcp(), extensions);
+                .on_connect_ext(|tcp: &Tcp, extensions: &mut Extensions| {
+                    extensions.extend(tcp.take_extensions());
                 })
                 .upgrade(Upgrades { app: app(), write_timeout: connections.write_timeout })
                 .finish(app());
-            fn_service(async |tcp: TcpStream| {
+            let (tracking, connected) = (connections.clone(), connected.clone());
+            let accept = move |tcp: TcpStream| {
                 let peer = tcp.peer_addr().ok();
                 // Else what is said waits for the acknowledgement of what was said before.
                 if let Err(error) = tcp.set_nodelay(true) {
                     debug!("a connection keeps TCP's delay: {error}");
                 }
-                Ok::<_, DispatchError>((Tcp::new(tcp), Protocol::Http1, peer))
-            })
-            .and_then(http)
+                let tcp = Tcp::new(tcp);
+                let mut extensions = Extensions::new();
+                tracking.track_driven(&tcp, &mut extensions);
+                connected(tcp.tcp(), &mut extensions);
+                tcp.keep_extensions(extensions);
+                async move {
+                    // For thousands that come at once actix-http would make its buffers before it
+                    // reads the first of their requests.
+                    match timeout(FIRST_REQUEST, tcp.tcp().readable()).await {
+                        Ok(readable) => readable.map_err(DispatchError::Io)?,
+                        Err(_) => return Err(DispatchError::SlowRequestTimeout),
+                    }
+                    Ok((tcp, Protocol::Http1, peer))
+                }
+            };
+            fn_service(accept).and_then(http)
         })
     }
 }

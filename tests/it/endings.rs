@@ -233,8 +233,8 @@ async fn stopping_waits_for_the_clients_and_then_nobody_listens() {
     assert!(TcpStream::connect(addr).await.is_err());
 }
 
-/// Its connection is kept for as long as the write timeout, so that it may read why it is closed; but
-/// nobody waits for that.
+/// Its connection is kept for as long as the write timeout, so that it may read why it is closed;
+/// but nobody waits for that.
 #[actix_web::test]
 async fn a_client_that_never_closes_holds_no_stop_up() {
     let hour = Duration::from_secs(3600);
