@@ -85,8 +85,8 @@ async fn idle() -> bool {
         tcp.read_exact(&mut answer).await.unwrap();
     }
     let worn = (server.memory() - before) / clients;
-    let kept = figure(&format!("{clients} idle clients, each, fresh"), fresh, 5 * KB);
-    figure(&format!("the same after {PONGS} pongs"), worn, 5 * KB) && kept
+    let kept = figure(&format!("{clients} idle clients, each, fresh"), fresh, 4 * KB);
+    figure(&format!("the same after {PONGS} pongs"), worn, 4 * KB) && kept
 }
 
 async fn giant_frame() -> bool {

@@ -44,7 +44,10 @@ pub struct Config {
     pub send_queue: usize,
     /// Bytes that wait for one client before it is evicted. Defaults to 1 MiB.
     pub send_queue_bytes: usize,
-    /// How long an evicted or unreachable client keeps its socket. Defaults to 10 seconds.
+    /// How long what is written to a client may stand still, and a close may take, before the
+    /// connection is cut off. Defaults to 10 seconds. The system accepts more for a client whose
+    /// buffer is full (some 190 kB) only when a third of that is free: who reads less than 10 kB a
+    /// second then counts as standing still.
     pub write_timeout: Duration,
     /// How often a client is pinged. Defaults to 25 seconds.
     pub ping_interval: Duration,

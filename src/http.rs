@@ -97,8 +97,15 @@ impl Chat {
         }
     }
 
-    /// Cuts off what is too much from one address, as [`Chat::on_connect`] does.
-    pub(crate) fn count_socket(&self, tcp: &TcpStream, extensions: &Extensions) {
+    /// The hook for [`Connections::serve`], which does the same.
+    pub fn connected(
+        &self,
+    ) -> impl Fn(&TcpStream, &mut Extensions) + Send + Sync + Clone + 'static + use<> {
+        let chat = self.clone();
+        move |tcp, extensions| chat.count_socket(tcp, extensions)
+    }
+
+    fn count_socket(&self, tcp: &TcpStream, extensions: &Extensions) {
         let peer = tcp.peer_addr().map(|peer| peer.ip()).ok();
         match peer.filter(|peer| !self.proxies.trust(*peer)).map(|peer| self.sockets.take(peer)) {
             Some(Ok(place)) => Connections::keep(extensions, place),

@@ -123,10 +123,7 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     for &addr in &config.listen {
         let listening = listen(addr).and_then(|listener| {
             addrs.push(listener.local_addr()?);
-            let counting = chat.clone();
-            connections.serve(http, listener, app.clone(), move |tcp, extensions| {
-                counting.count_socket(tcp, extensions);
-            })
+            connections.serve(http, listener, app.clone(), chat.connected())
         });
         http = match listening {
             Ok(http) => http,

@@ -65,7 +65,7 @@ const TARGETS: [(&str, &str, Bound); 34] = [
     ("rooms", "us/delivery", Most(12.0)),
     ("rooms", "p50 ms", Most(0.5)),
     ("rooms full", "deliveries/s", Least(130_000.0)),
-    ("idle", "kB/conn", Most(14.0)),
+    ("idle", "kB/conn", Most(4.0)),
     ("idle", "core %", Most(1.0)),
     ("stalled", "us/delivery", MostTimes(1.2, "town hall")),
     ("stalled", "p99 ms", MostTimes(1.2, "town hall")),

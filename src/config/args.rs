@@ -57,7 +57,7 @@ pub struct Args {
     #[arg(value_parser = number::<1, { 64 * MAX_BYTES }>)]
     send_queue_bytes: usize,
 
-    /// How long a client that is dropped, or cannot be reached, keeps its socket.
+    /// How long writing to a client may stand still, and a close may take, before it is cut off.
     #[arg(long, env = "CHINWAG_WRITE_TIMEOUT", value_name = "D", default_value = "10s")]
     #[arg(value_parser = interval)]
     write_timeout: Duration,

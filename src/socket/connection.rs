@@ -162,8 +162,9 @@ impl Connections {
         }));
     }
 
-    /// Keeps something as long as the connection is there. Call it once it is tracked.
-    pub(crate) fn keep(extensions: &Extensions, kept: impl Any) {
+    /// Keeps one thing as long as the connection is there, also as a WebSocket. Call it in the
+    /// hook, with the extensions that it was given; does nothing before they are tracked.
+    pub fn keep(extensions: &Extensions, kept: impl Any) {
         if let Some(connection) = extensions.get::<Rc<Connection>>() {
             connection.kept.replace(Some(Box::new(kept)));
         }
@@ -173,7 +174,8 @@ impl Connections {
         socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
         socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
         // Ends a connection whose peer acknowledges nothing, or keeps its window shut, for so
-        // long: the actor cannot, since it is not polled meanwhile (actix-web#2441).
+        // long: actix-http does not, nor can an actor that it polls (actix-web#2441). A driver does
+        // it itself, and turns this off.
         #[cfg(target_os = "linux")]
         socket.set_tcp_user_timeout(Some(self.write_timeout))?;
         Ok(())

@@ -1,6 +1,6 @@
 //! Drives a connection that carries a WebSocket, in a task that owns it: polls the actor also while
 //! the peer does not read, reads into one buffer that all connections of a thread share, writes
-//! frames as they are, and cuts a peer off that takes nothing for too long.
+//! frames as they are, and cuts a peer off for which the kernel takes nothing for too long.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -82,6 +82,7 @@ pub(super) struct Driver<T> {
     gate: Gate,
     writing: VecDeque<Bytes>,
     /// What goes out behind all that waits in the outbox. Mostly nothing ever does.
+    #[expect(clippy::box_collection, reason = "a word in place of four, in every connection")]
     farewell: Option<Box<VecDeque<Bytes>>>,
     /// Whether the actor has ended.
     ended: bool,
@@ -114,7 +115,7 @@ impl<T: Transport> Driver<T> {
         write_timeout: Duration,
         connection: Option<Rc<Connection>>,
     ) -> Self {
-        // From here on it is the driver that cuts off a peer which takes nothing.
+        // From here on it is the driver that cuts a peer off.
         set_user_timeout(io.borrow().tcp(), None);
         Self {
             io,

@@ -116,7 +116,8 @@ impl Socket {
         Self { gate, outbox, assembly, cutoff, heard, ending: false }
     }
 
-    /// The power to end the connection from outside, for whoever may have to.
+    /// The power to end the connection from outside, for whoever may have to. On a server of
+    /// [`Connections::serve`] it does nothing: there the actor can always be told to close.
     #[must_use]
     pub fn cutoff(&self) -> Cutoff {
         self.cutoff.clone()
@@ -180,6 +181,9 @@ impl Socket {
     /// Writes a text as soon as the actor has nothing more to do and the connection has room. Texts
     /// that wait go out joined by `\n`, as few messages of many lines. What the connection is to
     /// tell apart as messages goes out by the context's own `text`.
+    ///
+    /// Nothing bounds what waits: write as much as [`Socket::is_full`] allows, or count what others
+    /// have the actor write by a [`Budget`].
     pub fn write(&mut self, text: TextFrame) {
         if !self.ending {
             self.outbox.push(text);
@@ -201,7 +205,7 @@ impl Socket {
         }
     }
 
-    /// Says of whose budget [`Socket::release`] speaks.
+    /// Sets the budget that [`Socket::release`] gives back to. Call it once, before that.
     pub fn set_budget(&mut self, budget: Arc<dyn Budget>) {
         self.outbox.set_budget(budget);
     }

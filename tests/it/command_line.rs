@@ -98,6 +98,28 @@ async fn an_address_in_use_is_a_clear_error() {
 }
 
 #[cfg(unix)]
+/// The soft limit is raised as far as the hard one; that one must do.
+#[cfg(unix)]
+#[actix_web::test]
+async fn too_few_open_files_for_the_connections_are_told() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let told = async |limits: &str, flags: &[&str]| {
+        let shell = format!("{limits}; exec \"$0\" \"$@\"");
+        let mut program = Command::new("sh");
+        program.args(["-c", &shell, PROGRAM, "--db", "none", "--listen", &addr]).args(flags);
+        let output = within("the program to end", program.output()).await.unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert!(log.contains("cannot listen"), "{log}");
+        log.lines().find(|line| line.contains("open files")).map(str::to_owned)
+    };
+    let limits = "ulimit -Sn 300; ulimit -Hn 700";
+    assert_eq!(told(limits, &["--max-connections", "200"]).await, None);
+    let line = told(limits, &["--max-connections", "201"]).await.expect("a warning");
+    assert!(line.contains("the system allows 700 open files"), "{line}");
+    assert!(line.contains("--max-connections 201 needs 701"), "{line}");
+}
+
 #[actix_web::test]
 async fn the_binary_alone_in_an_empty_folder_serves_the_page() {
     let folder = tempfile::tempdir().unwrap();
