@@ -31,6 +31,10 @@ use super::upgrade::Driven;
 /// What is read at once, in bytes.
 const READ_BYTES: usize = 32 * 1024;
 
+/// How often is read without a pause. A task that is never out of input would use up what tokio lets
+/// it do in a turn, and its timers would find nothing left of that.
+const READS: u32 = 16;
+
 /// What is taken out of the outbox to be written at once.
 const WRITE_BYTES: usize = 32 * 1024;
 const WRITE_FRAMES: usize = 16;
@@ -44,11 +48,13 @@ pub(super) struct Inbound<T> {
     io: Rc<RefCell<T>>,
     /// What came together with the request.
     early: Bytes,
+    /// How often it has read without a pause.
+    reads: u32,
 }
 
 impl<T> Inbound<T> {
     pub(super) fn new(io: Rc<RefCell<T>>, early: Bytes) -> Self {
-        Self { io, early }
+        Self { io, early, reads: 0 }
     }
 }
 
@@ -60,10 +66,17 @@ impl<T: Transport> Stream for Inbound<T> {
         if !this.early.is_empty() {
             return Poll::Ready(Some(Ok(std::mem::take(&mut this.early))));
         }
+        if this.reads == READS {
+            this.reads = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         BUFFER.with_borrow_mut(|buffer| {
             let mut buffer = ReadBuf::new(buffer);
             let mut io = this.io.borrow_mut();
-            match ready!(Pin::new(&mut *io).poll_read(cx, &mut buffer)) {
+            let read = Pin::new(&mut *io).poll_read(cx, &mut buffer);
+            this.reads = if read.is_ready() { this.reads + 1 } else { 0 };
+            match ready!(read) {
                 Ok(()) if buffer.filled().is_empty() => Poll::Ready(None),
                 Ok(()) => Poll::Ready(Some(Ok(Bytes::copy_from_slice(buffer.filled())))),
                 Err(error) => Poll::Ready(Some(Err(PayloadError::Io(error)))),
@@ -150,9 +163,8 @@ impl<T: Transport> Driver<T> {
                 }
                 Poll::Ready(Some(Err(_)) | None) => {
                     self.ended = true;
-                    if let Some(connection) = &self.connection {
-                        connection.closed();
-                    }
+                    // What it holds may be much, and others may be waiting for its place.
+                    self.actor = BoxBody::new(());
                     if !self.outbox.is_last() {
                         // The peer has closed, and reads no more.
                         self.outbox.clear();
@@ -216,9 +228,9 @@ impl<T: Transport> Driver<T> {
         }
     }
 
-    /// Ends what is written. After a close of ours what still comes is read and thrown away until
-    /// the peer closes: were the socket closed with input unread, the system would reset the
-    /// connection, and throw away what it still holds for the peer.
+    /// Ends what is written, and waits for the peer to close after a close of ours: were the socket
+    /// closed with input unread, the system would reset the connection, and throw away what it
+    /// still holds for the peer.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> io::Result<Written> {
         let mut io = self.io.borrow_mut();
         if !self.shut {
@@ -228,20 +240,33 @@ impl<T: Transport> Driver<T> {
                 return Ok(Written::Blocked { progress: false });
             }
             self.shut = true;
+            if let Some(connection) = &self.connection {
+                connection.closed();
+            }
         }
+        drop(io);
+        Ok(if self.poll_discard(cx)?.is_ready() { Written::Ended } else { Written::All })
+    }
+
+    /// Throws away what comes, once the actor does not read any more. Ready when nothing more comes
+    /// that matters.
+    fn poll_discard(&self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
         if !self.gate.is_closing() || self.gate.peer_closed() {
-            return Ok(Written::Ended);
+            return Ok(Poll::Ready(()));
         }
+        let mut io = self.io.borrow_mut();
         BUFFER.with_borrow_mut(|buffer| {
-            loop {
+            for _ in 0..READS {
                 let mut buffer = ReadBuf::new(buffer);
                 if Pin::new(&mut *io).poll_read(cx, &mut buffer)?.is_pending() {
-                    return Ok(Written::All);
+                    return Ok(Poll::Pending);
                 }
                 if buffer.filled().is_empty() {
-                    return Ok(Written::Ended);
+                    return Ok(Poll::Ready(()));
                 }
             }
+            cx.waker().wake_by_ref();
+            Ok(Poll::Pending)
         })
     }
 
@@ -284,6 +309,13 @@ impl<T: Transport> Future for Driver<T> {
             let written = match this.poll_write(cx) {
                 Ok(Written::All) if this.ended => this.poll_end(cx),
                 Ok(Written::All) if this.gate.unblock() | has_more => continue,
+                written => written,
+            };
+            let written = match written {
+                // A peer that sends all it has before it reads would wait for us as well.
+                Ok(Written::Blocked { progress }) if this.ended => {
+                    this.poll_discard(cx).map(|_| Written::Blocked { progress })
+                }
                 written => written,
             };
             match written {

@@ -18,8 +18,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::frame::opcode;
 use super::guard::Gate;
 
-/// The longest frame that texts are joined into, in bytes: 16 KiB. The connection's write buffer
-/// keeps what it once grew to, so frames stay well below that.
+/// The longest frame that texts are joined into, in bytes: 16 KiB. In an `HttpServer` the
+/// connection keeps the largest write buffer that it needed.
 pub const MAX_COALESCED_BYTES: usize = 16 * 1024;
 
 /// How many messages wait before a client is read no further until they have gone.

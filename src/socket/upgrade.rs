@@ -117,9 +117,7 @@ impl Connections {
             };
             let http = HttpService::build()
                 .client_request_timeout(FIRST_REQUEST)
-                // After a close handshake the connection closes at once, not after a second of
-                // waiting for a request body that has no end.
-                .client_disconnect_timeout(Duration::ZERO)
+                .client_disconnect_timeout(connections.write_timeout)
                 .on_connect_ext(|tcp: &Tcp, extensions: &mut Extensions| {
                     extensions.extend(tcp.take_extensions());
                 })

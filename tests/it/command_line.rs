@@ -97,7 +97,6 @@ async fn an_address_in_use_is_a_clear_error() {
     assert!(error.contains(&format!("cannot listen on {addr}")), "{error}");
 }
 
-#[cfg(unix)]
 /// The soft limit is raised as far as the hard one; that one must do.
 #[cfg(unix)]
 #[actix_web::test]
@@ -120,6 +119,7 @@ async fn too_few_open_files_for_the_connections_are_told() {
     assert!(line.contains("--max-connections 201 needs 701"), "{line}");
 }
 
+#[cfg(unix)]
 #[actix_web::test]
 async fn the_binary_alone_in_an_empty_folder_serves_the_page() {
     let folder = tempfile::tempdir().unwrap();

@@ -304,6 +304,16 @@ async fn there_are_as_many_connections_as_allowed_and_not_one_more() {
 }
 
 #[actix_web::test]
+async fn a_client_that_is_closed_and_does_not_close_gives_its_place_to_another() {
+    let write_timeout = Duration::from_secs(3600);
+    let one = Config { max_connections: Some(1), write_timeout, ..config() };
+    let server = TestServer::start_with(one).await;
+    let mut idle = raw_socket(server.addr(), "/ws").await;
+    idle.write_all(&frame(0x82, b"no text")).await.unwrap();
+    eventually("the place to be free", async || attempt(&server, "").await.0 == 101).await;
+}
+
+#[actix_web::test]
 async fn an_address_has_as_many_connections_as_allowed_and_a_trusted_proxy_tells_whose_it_is() {
     let limited = Config {
         max_connections_per_address: Some(1),

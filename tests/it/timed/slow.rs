@@ -238,20 +238,87 @@ async fn a_client_that_reads_slowly_and_goes_on_sending_reads_why_it_is_closed()
     let unsupported = async || server.disconnects(Reason::Unsupported).await == 1;
     eventually("the close to begin", unsupported).await;
     let began = Instant::now();
-    let mut last = Vec::new();
-    let mut taken = vec![0; 4000];
-    loop {
-        // A pace at which it takes more than the two seconds that others have for a close.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let _ = slow.write_all(&frame(0x89, b"are you there")).await;
-        match slow.read(&mut taken).await.expect("the connection is not reset") {
-            0 => break,
-            read => last = [&last[last.len().saturating_sub(100)..], &taken[..read]].concat(),
-        }
-        assert!(began.elapsed() < DEADLINE, "it is closed");
-    }
-    let close = Reason::Unsupported.code().unwrap().to_be_bytes();
-    let at = last.iter().rposition(|&byte| byte == 0x88).expect("a close frame");
-    assert_eq!(last[at + 2..at + 4], close);
+    let pings = frame(0x89, b"are you there");
+    read_to_close(slow, 40_000, &pings, Reason::Unsupported).await;
     assert!(began.elapsed() > Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+/// Reads so many bytes in a second, and sends something between them. Gives how many there were.
+async fn read_to_close(
+    mut slow: TcpStream,
+    bytes_per_second: usize,
+    sent: &[u8],
+    reason: Reason,
+) -> usize {
+    let (mut last, mut taken) = (Vec::new(), vec![0; bytes_per_second / 10]);
+    let mut bytes = 0;
+    within("the end", async {
+        loop {
+            // The pace is what this is about.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let _ = slow.write_all(sent).await;
+            let read = slow.read(&mut taken).await.expect("the connection is not reset");
+            if read == 0 {
+                break;
+            }
+            bytes += read;
+            last = [&last[last.len().saturating_sub(100)..], &taken[..read]].concat();
+        }
+    })
+    .await;
+    let at = last.iter().rposition(|&byte| byte == 0x88).expect("a close frame");
+    assert_eq!(last[at + 2..at + 4], reason.code().unwrap().to_be_bytes());
+    bytes
+}
+
+/// More waits for it than the kernel holds, and it sends before it reads.
+#[actix_web::test]
+async fn what_waits_for_a_slow_reader_at_a_shutdown_is_read_whole() {
+    let hour = Duration::from_secs(3600);
+    let config = Config { write_timeout: hour, shutdown_timeout: hour, ..config() };
+    let server = TestServer::start_with(config).await;
+    let mut slow = slow_client(&server, 16 * 1024).await;
+    let mut talker = server.join("room=slow").await;
+    let long = "x".repeat(4000);
+    for _ in 0..90 {
+        talker.say(&long).await;
+        talker.expect(&long).await;
+    }
+    talker.leave().await;
+    let stopping = actix_web::rt::spawn(server.stop());
+    let began = Instant::now();
+    let pings = frame(0x89, b"are you there").repeat(1000);
+    within("all to be sent", async {
+        while began.elapsed() < Duration::from_secs(3) {
+            slow.write_all(&pings).await.unwrap();
+        }
+    })
+    .await;
+    let bytes = read_to_close(slow, 160_000, b"", Reason::ShuttingDown).await;
+    assert!(bytes > 90 * long.len(), "{bytes}");
+    within("the server to stop", stopping).await.unwrap();
+}
+
+/// It sends without end and reads nothing: the time that it has for a close passes all the same.
+#[actix_web::test]
+async fn a_flood_does_not_hold_the_end_of_its_connection_up() {
+    const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
+    let shutdown_timeout = Duration::from_secs(3600);
+    let config = Config { write_timeout: WRITE_TIMEOUT, shutdown_timeout, ..config() };
+    let server = TestServer::start_with(config).await;
+    let mut flooder = slow_client(&server, 16 * 1024).await;
+    let mut talker = server.join("room=slow").await;
+    let long = "x".repeat(4000);
+    for _ in 0..90 {
+        talker.say(&long).await;
+        talker.expect(&long).await;
+    }
+    talker.leave().await;
+    let began = Instant::now();
+    let stopping = actix_web::rt::spawn(server.stop());
+    let flood = frame(0x89, b"").repeat(50_000);
+    let sent = async { while flooder.write_all(&flood).await.is_ok() {} };
+    within("it to be cut off", sent).await;
+    assert!(began.elapsed() < 2 * WRITE_TIMEOUT, "{:?}", began.elapsed());
+    within("the server to stop", stopping).await.unwrap();
 }
