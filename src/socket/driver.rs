@@ -31,8 +31,8 @@ use super::upgrade::Driven;
 /// What is read at once, in bytes.
 const READ_BYTES: usize = 32 * 1024;
 
-/// How often is read without a pause. A task that is never out of input would use up what tokio lets
-/// it do in a turn, and its timers would find nothing left of that.
+/// How often is read without a pause. A task that is never out of input would use up what tokio
+/// lets it do in a turn, and its timers would find nothing left of that.
 const READS: u32 = 16;
 
 /// What is taken out of the outbox to be written at once.
