@@ -95,6 +95,13 @@ impl FromStr for AllowedOrigin {
     }
 }
 
+impl Host {
+    /// The name, without a port.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;

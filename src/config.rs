@@ -31,6 +31,15 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Host names that the server is reached by, beside those of loopback. Defaults to none.
     pub public_hosts: Vec<Host>,
+    /// The file of the certificate that the server shows, and those between it and its authority's,
+    /// in PEM. With it and `tls_key` all that is served beside `metrics_listen` is served over TLS.
+    /// Defaults to none.
+    pub tls_cert: Option<PathBuf>,
+    /// The file of the certificate's private key, in PEM. Defaults to none.
+    pub tls_key: Option<PathBuf>,
+    /// Addresses from which browsers are sent to the first of those in `listen`, over TLS. Defaults
+    /// to none.
+    pub redirect_from: Vec<SocketAddr>,
     /// HTTP worker threads. Defaults to the number of cores.
     pub workers: usize,
     /// A folder to serve the page from. Defaults to the page that is built in.
@@ -136,6 +145,12 @@ pub enum ConfigError {
     /// Every client would be dropped before it was pinged.
     #[error("pong_timeout must be longer than ping_interval ({0})")]
     PongTooEarly(humantime::FormattedDuration),
+    /// A certificate without its key, or a key without its certificate.
+    #[error("tls_cert and tls_key must be given together")]
+    HalfTls,
+    /// A server that does not speak TLS sends nobody to where it does.
+    #[error("redirect_from needs TLS to redirect to")]
+    NothingToRedirectTo,
     /// There is no page in the folder.
     #[error("static_dir must be a folder with an index.html: {}", .0.display())]
     NoPage(PathBuf),
@@ -149,6 +164,9 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
             public_hosts: Vec::new(),
+            tls_cert: None,
+            tls_key: None,
+            redirect_from: Vec::new(),
             workers: std::thread::available_parallelism().map_or(1, Into::into).min(512),
             static_dir: None,
             max_message_bytes: 4096,
@@ -212,6 +230,12 @@ impl Config {
         }
         if self.pong_timeout <= self.ping_interval {
             return Err(ConfigError::PongTooEarly(humantime::format_duration(self.ping_interval)));
+        }
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return Err(ConfigError::HalfTls);
+        }
+        if self.tls_cert.is_none() && !self.redirect_from.is_empty() {
+            return Err(ConfigError::NothingToRedirectTo);
         }
         match &self.static_dir {
             Some(dir) if !dir.join("index.html").is_file() => Err(ConfigError::NoPage(dir.clone())),

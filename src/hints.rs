@@ -10,6 +10,10 @@ pub(crate) fn with_hint(error: &ServerError) -> String {
     let hint = match error {
         ServerError::Config(error) => return with_flag(error),
         ServerError::Listen { .. } => "choose another address with --listen",
+        #[cfg(feature = "tls")]
+        ServerError::Tls(_) => "check --tls-cert and --tls-key",
+        #[cfg(not(feature = "tls"))]
+        ServerError::NoTls => "leave out --tls-cert and --tls-key",
         #[cfg(feature = "journal")]
         ServerError::Journal(error) => return with_other_file(error),
         #[cfg(not(feature = "metrics"))]
@@ -32,6 +36,8 @@ pub(crate) fn with_flag(error: &ConfigError) -> String {
         ConfigError::FrameTooSmall(_) => "--max-frame-bytes and --max-message-bytes",
         ConfigError::SendQueueTooSmall => "--send-queue",
         ConfigError::PongTooEarly(_) => "--pong-timeout and --ping-interval",
+        ConfigError::HalfTls => "--tls-cert and --tls-key",
+        ConfigError::NothingToRedirectTo => "--redirect-from, --tls-cert and --tls-key",
         ConfigError::NoPage(_) => "--static-dir",
     };
     format!("{error}; change {flags}")

@@ -1,15 +1,21 @@
 //! The server: starts the hub and the HTTP workers, and stops them in an order in which every
 //! client is told.
 
+mod redirect;
+#[cfg(feature = "tls")]
+mod tls;
+
 #[cfg(feature = "journal")]
 use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use actix::{Addr, Arbiter};
+use actix_server::ServerBuilder;
 use actix_web::dev::{self, ServerHandle};
-use actix_web::middleware::from_fn;
-use actix_web::{App, HttpServer, rt};
+use actix_web::http::header;
+use actix_web::middleware::{DefaultHeaders, from_fn};
+use actix_web::{App, HttpServer, rt, web};
 use log::{error, info, warn};
 use socket2::{Domain, Socket, Type};
 use thiserror::Error;
@@ -21,11 +27,16 @@ use crate::hub::{Drain, Hub, Watch};
 #[cfg(feature = "journal")]
 use crate::journal::{Journal, JournalError, Options};
 use crate::socket::Connections;
+#[cfg(feature = "tls")]
+pub use tls::TlsError;
 
 /// How many connections the system may hold for us that are not accepted yet: as many as Linux
 /// allows by default. After a restart all clients come back at once, and one that finds no place
 /// tries again only after a second.
 const BACKLOG: u32 = 4096;
+
+/// For a header of HTTPS, in seconds.
+const A_YEAR: &str = "max-age=31536000";
 
 /// A server that is running. Dropping it does not stop it.
 #[derive(Debug)]
@@ -40,6 +51,7 @@ pub struct Server {
     status: Option<(SocketAddr, ServerHandle)>,
     connections: Connections,
     addrs: Vec<SocketAddr>,
+    redirects: Vec<SocketAddr>,
     shutdown_timeout: Duration,
 }
 
@@ -65,6 +77,14 @@ pub enum ServerError {
     #[cfg(not(feature = "journal"))]
     #[error("db is set, but this program is built without the journal")]
     NoJournal,
+    /// There is no certificate to serve HTTPS with.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// HTTPS should be served, but this program has been built without it.
+    #[cfg(not(feature = "tls"))]
+    #[error("tls_cert is set, but this program is built without TLS")]
+    NoTls,
     /// An address could not be bound.
     #[error("cannot listen on {addr}: {source}")]
     Listen {
@@ -98,6 +118,18 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     if config.static_dir.is_some() {
         return Err(ServerError::NoPage);
     }
+    #[cfg(not(feature = "tls"))]
+    if config.tls_cert.is_some() {
+        return Err(ServerError::NoTls);
+    }
+    let plain = Connections::new(config.write_timeout);
+    #[cfg(not(feature = "tls"))]
+    let secured = plain.clone();
+    #[cfg(feature = "tls")]
+    let secured = match tls::Files::of(&config) {
+        Some(files) => plain.with_tls(tls::by_files(files)?),
+        None => plain.clone(),
+    };
     #[cfg(feature = "journal")]
     let journal = Options::of(&config).map(|options| Journal::open(&options)).transpose()?;
     #[cfg(feature = "journal")]
@@ -112,34 +144,14 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     };
     let hub_thread = Arbiter::new();
     let hub = Hub::start_with_log(&hub_thread, &config, log);
-    let connections = Connections::new(config.write_timeout);
     let chat = Chat::new(hub.clone(), config.clone());
-    let served = chat.clone();
-    let app = move || {
-        App::new().wrap(from_fn(http::bound_requests)).configure(|app| served.configure(app))
-    };
-    let mut http = dev::Server::build().workers(config.workers).disable_signals().backlog(BACKLOG);
-    let mut addrs = Vec::new();
-    for &addr in &config.listen {
-        let listening = listen(addr).and_then(|listener| {
-            addrs.push(listener.local_addr()?);
-            connections.serve(http, listener, app.clone(), chat.connected())
-        });
-        http = match listening {
-            Ok(http) => http,
-            Err(source) => {
-                hub_thread.stop();
-                return Err(ServerError::Listen { addr, source });
-            }
-        };
-    }
-    let status = match config.metrics_listen.map(|addr| serve_status(&chat, addr)).transpose() {
-        Ok(status) => status,
-        Err(error) => {
-            hub_thread.stop();
-            return Err(error);
-        }
-    };
+    let bound = Bound::of(&config, &chat, &plain, &secured).and_then(|bound| {
+        let status = config.metrics_listen.map(|addr| serve_status(&chat, addr)).transpose()?;
+        Ok((bound, status))
+    });
+    let (Bound { http, addrs, redirects }, status) = bound.inspect_err(|_| {
+        hub_thread.stop();
+    })?;
     let running = http.run();
     let server = Server {
         hub,
@@ -148,18 +160,79 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
         journal: journal.map(ManuallyDrop::new),
         http: running.handle(),
         status,
-        connections,
+        connections: plain,
         addrs,
+        redirects,
         shutdown_timeout: config.shutdown_timeout,
     };
     rt::spawn(running);
     if let Some((addr, _)) = &server.status {
-        info!("metrics are at {}/metrics", url(*addr));
+        info!("metrics are at {}/metrics", url("http", *addr));
     }
+    for addr in &server.redirects {
+        info!("{} leads to HTTPS", url("http", *addr));
+    }
+    let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
     for addr in &server.addrs {
-        info!("open {}", url(*addr));
+        info!("open {}", url(scheme, *addr));
     }
     Ok(server)
+}
+
+/// What will serve, bound to its addresses.
+struct Bound {
+    http: ServerBuilder,
+    addrs: Vec<SocketAddr>,
+    redirects: Vec<SocketAddr>,
+}
+
+impl Bound {
+    fn of(
+        config: &Config,
+        chat: &Chat,
+        plain: &Connections,
+        secured: &Connections,
+    ) -> Result<Self, ServerError> {
+        let served = chat.clone();
+        let https_only = is_https_only(config);
+        let app = move || {
+            App::new()
+                .wrap(headers(https_only))
+                .wrap(from_fn(http::bound_requests))
+                .configure(|app| served.configure(app))
+        };
+        let http = dev::Server::build().workers(config.workers).disable_signals().backlog(BACKLOG);
+        let mut bound = Self { http, addrs: Vec::new(), redirects: Vec::new() };
+        for &addr in &config.listen {
+            let (listener, actual) = listen(addr)?;
+            bound.addrs.push(actual);
+            let serving = secured.serve(bound.http, listener, app.clone(), chat.connected());
+            bound.http = serving.map_err(|source| ServerError::Listen { addr, source })?;
+        }
+        for &addr in &config.redirect_from {
+            let port = bound.addrs[0].port();
+            let (listener, actual) = listen(addr)?;
+            bound.redirects.push(actual);
+            let app = move || {
+                let redirect = web::to(move |req| redirect::to_https(req, port));
+                App::new().wrap(from_fn(http::bound_requests)).default_service(redirect)
+            };
+            let serving = plain.serve(bound.http, listener, app, chat.connected());
+            bound.http = serving.map_err(|source| ServerError::Listen { addr, source })?;
+        }
+        Ok(bound)
+    }
+}
+
+/// Whether browsers may be told to come by HTTPS alone from now on: they remember it for a host,
+/// and will come to port 443 whatever it was.
+fn is_https_only(config: &Config) -> bool {
+    config.tls_cert.is_some() && config.listen.iter().any(|addr| addr.port() == 443)
+}
+
+fn headers(https_only: bool) -> DefaultHeaders {
+    let https_only = https_only.then_some((header::STRICT_TRANSPORT_SECURITY, A_YEAR));
+    https_only.into_iter().fold(DefaultHeaders::new(), DefaultHeaders::add)
 }
 
 impl Server {
@@ -180,6 +253,12 @@ impl Server {
     #[must_use]
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addrs
+    }
+
+    /// The addresses from which browsers are sent to HTTPS, likewise.
+    #[must_use]
+    pub fn redirect_addrs(&self) -> &[SocketAddr] {
+        &self.redirects
     }
 
     /// Where `/metrics` is served, if that has an address of its own.
@@ -255,13 +334,18 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 
 /// Listens on an address. After a restart its port is free at once, though connections of before
 /// may linger.
-fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-    #[cfg(not(windows))]
-    socket.set_reuse_address(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(i32::try_from(BACKLOG).unwrap_or(i32::MAX))?;
-    Ok(socket.into())
+fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let listen = || {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+        #[cfg(not(windows))]
+        socket.set_reuse_address(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(i32::try_from(BACKLOG).unwrap_or(i32::MAX))?;
+        let listener = TcpListener::from(socket);
+        let actual = listener.local_addr()?;
+        Ok((listener, actual))
+    };
+    listen().map_err(|source| ServerError::Listen { addr, source })
 }
 
 /// Serves what operators ask at an address of its own, also while the chat is draining.
@@ -289,12 +373,12 @@ impl Server {
 }
 
 /// An address as a person would type it into a browser on this machine.
-fn url(addr: SocketAddr) -> String {
+fn url(scheme: &str, addr: SocketAddr) -> String {
     let here = addr.ip().is_loopback() || addr.ip().is_unspecified();
     let host = if here { "localhost".to_owned() } else { addr.ip().to_string() };
     let host = if addr.is_ipv6() && !here { format!("[{host}]") } else { host };
     let everywhere = if addr.ip().is_unspecified() { " (and on every other address)" } else { "" };
-    format!("http://{host}:{}{everywhere}", addr.port())
+    format!("{scheme}://{host}:{}{everywhere}", addr.port())
 }
 
 /// The signals that ask a server to stop.
@@ -345,6 +429,20 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use actix_web::test::{TestRequest, call_service, init_service};
+
+    #[actix_web::test]
+    async fn browsers_are_told_to_come_by_https_alone_where_that_is_on_its_own_port() {
+        for (cert, port, told) in [(true, 443, true), (true, 8443, false), (false, 443, false)] {
+            let tls_cert = cert.then(|| "cert.pem".into());
+            let listen = vec![SocketAddr::from(([0, 0, 0, 0], port))];
+            let config = Config { tls_cert, listen, ..Config::default() };
+            let app = init_service(App::new().wrap(headers(is_https_only(&config)))).await;
+            let answer = call_service(&app, TestRequest::get().to_request()).await;
+            let header = answer.headers().get(header::STRICT_TRANSPORT_SECURITY);
+            assert_eq!(header.is_some(), told, "{port}");
+        }
+    }
 
     #[test]
     fn the_url_is_one_that_opens_on_this_machine() {
@@ -356,7 +454,7 @@ mod tests {
             ("[2001:db8::1]:8080", "http://[2001:db8::1]:8080"),
         ];
         for (addr, expected) in urls {
-            assert_eq!(url(addr.parse().expect("an address")), expected);
+            assert_eq!(url("http", addr.parse().expect("an address")), expected);
         }
     }
 }

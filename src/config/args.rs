@@ -29,6 +29,19 @@ pub struct Args {
     #[arg(long, env = "CHINWAG_PUBLIC_HOST", value_name = "HOST", value_delimiter = ',')]
     public_host: Vec<Host>,
 
+    /// Certificate to serve HTTPS with, in PEM, followed by those between it and its authority's.
+    #[arg(long, env = "CHINWAG_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate, in PEM.
+    #[arg(long, env = "CHINWAG_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+
+    /// Address and port, such as 0.0.0.0:80, from which browsers are sent on to HTTPS.
+    #[arg(long, env = "CHINWAG_REDIRECT_FROM", value_name = "ADDR", value_delimiter = ',')]
+    #[arg(value_parser = address)]
+    redirect_from: Vec<SocketAddr>,
+
     /// Threads that serve HTTP and WebSockets [default: one for each core]
     #[arg(long, env = "CHINWAG_WORKERS", value_name = "N", value_parser = number::<1, WORKERS_MAX>)]
     workers: Option<usize>,
@@ -247,6 +260,9 @@ impl TryFrom<Args> for Config {
         let config = Self {
             listen: args.listen,
             public_hosts: args.public_host,
+            tls_cert: args.tls_cert,
+            tls_key: args.tls_key,
+            redirect_from: args.redirect_from,
             workers: args.workers.unwrap_or(Self::default().workers),
             static_dir: args.static_dir,
             max_message_bytes: args.max_message_bytes,

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::cutoff::{Cutoff, Reaper, end};
+use super::stream::Security;
 use super::tcp::Tcp;
 
 /// What the kernel may hold for a peer that does not read, in bytes. Linux doubles it to account
@@ -88,6 +89,7 @@ pub struct Connections {
     open: watch::Sender<usize>,
     reaper: Reaper,
     pub(super) write_timeout: Duration,
+    pub(super) security: Security,
     next_request: Duration,
 }
 
@@ -97,7 +99,15 @@ impl Connections {
     #[must_use]
     pub fn new(write_timeout: Duration) -> Self {
         let (open, reaper) = (watch::Sender::new(0), Reaper::start(write_timeout));
-        Self { open, reaper, write_timeout, next_request: NEXT_REQUEST }
+        let security = Security::Plain;
+        Self { open, reaper, write_timeout, security, next_request: NEXT_REQUEST }
+    }
+
+    /// These, but [`Connections::serve`] will speak TLS. They are counted together.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(&self, tls: Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
+        Self { security: Security::Tls(tls.into()), ..self.clone() }
     }
 
     /// The hook for `HttpServer::on_connect`, for connections without TLS.

@@ -22,6 +22,7 @@ mod outbox;
 pub mod reference;
 #[cfg(all(test, not(fuzzing)))]
 mod reference;
+mod stream;
 mod tcp;
 mod upgrade;
 

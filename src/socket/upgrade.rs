@@ -35,12 +35,13 @@ use super::connection::{Connection, Connections};
 use super::driver::{Driver, Inbound};
 use super::guard::Gate;
 use super::outbox::Outbox;
+use super::stream::Stream;
 use super::tcp::{Tcp, Transport};
 
 /// How long one whose handshake is refused has to read why and to close.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How long the head of a first request may take.
+/// How long the head of a first request may take; and under TLS the handshake before it.
 const FIRST_REQUEST: Duration = Duration::from_secs(5);
 
 impl Connections {
@@ -118,12 +119,13 @@ impl Connections {
             let http = HttpService::build()
                 .client_request_timeout(FIRST_REQUEST)
                 .client_disconnect_timeout(connections.write_timeout)
-                .on_connect_ext(|tcp: &Tcp, extensions: &mut Extensions| {
-                    extensions.extend(tcp.take_extensions());
+                .on_connect_ext(|stream: &Stream, extensions: &mut Extensions| {
+                    extensions.extend(stream.socket().take_extensions());
                 })
                 .upgrade(Upgrades { app: app(), write_timeout: connections.write_timeout })
                 .finish(app());
             let (tracking, connected) = (connections.clone(), connected.clone());
+            let security = connections.security.clone();
             let accept = move |tcp: TcpStream| {
                 let peer = tcp.peer_addr().ok();
                 // Else what is said waits for the acknowledgement of what was said before.
@@ -135,14 +137,12 @@ impl Connections {
                 tracking.track_driven(&tcp, &mut extensions);
                 connected(tcp.tcp(), &mut extensions);
                 tcp.keep_extensions(extensions);
+                let accept = timeout(FIRST_REQUEST, security.clone().accept(tcp));
                 async move {
-                    // For thousands that come at once actix-http would make its buffers before it
-                    // reads the first of their requests.
-                    match timeout(FIRST_REQUEST, tcp.tcp().readable()).await {
-                        Ok(readable) => readable.map_err(DispatchError::Io)?,
-                        Err(_) => return Err(DispatchError::SlowRequestTimeout),
+                    match accept.await {
+                        Ok(stream) => Ok((stream?, Protocol::Http1, peer)),
+                        Err(_) => Err(DispatchError::SlowRequestTimeout),
                     }
-                    Ok((tcp, Protocol::Http1, peer))
                 }
             };
             fn_service(accept).and_then(http)

@@ -77,7 +77,11 @@ impl Browser {
             let blocked = "profile.managed_default_content_settings.javascript";
             options["prefs"] = json!({ blocked: 2 });
         }
-        let capabilities = json!({ "goog:chromeOptions": options });
+        // The authority of the tests is not known to it.
+        let capabilities = json!({
+            "goog:chromeOptions": options,
+            "acceptInsecureCerts": url.starts_with("https:"),
+        });
         let page = within(
             "a browser",
             ClientBuilder::new(HttpConnector::new())

@@ -16,7 +16,8 @@ use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::harness::{
-    TestServer, also_on_the_plain_road, config, eventually, raw_socket, raw_upgrade, within,
+    TestServer, also_on_the_plain_road, also_over_tls, config, eventually, raw_socket, raw_upgrade,
+    within,
 };
 use crate::json::JsonClient;
 
@@ -31,6 +32,19 @@ also_on_the_plain_road! {
     a_client_that_stops_reading_is_evicted_and_the_others_read_on,
     at_shutdown_every_client_reads_1001_and_a_late_one_too,
     a_long_replay_is_told_whole_before_the_end_and_what_was_said_meanwhile_behind_it,
+}
+
+also_over_tls! {
+    a_client_that_leaves_is_answered_with_its_own_code,
+    a_client_that_vanishes_is_unregistered,
+    what_is_not_websocket_ends_in_1002,
+    text_that_is_not_utf_8_ends_in_1007,
+    a_frame_over_the_limit_is_refused_at_its_header_with_1009,
+    a_client_that_does_not_answer_pings_is_told_4002,
+    a_client_that_stops_reading_is_evicted_and_the_others_read_on,
+    at_shutdown_every_client_reads_1001_and_a_late_one_too,
+    a_long_replay_is_told_whole_before_the_end_and_what_was_said_meanwhile_behind_it,
+    a_client_that_never_closes_holds_no_stop_up,
 }
 
 /// Sends bytes and reads the code of the close frame that answers them, then to the end.

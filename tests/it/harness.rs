@@ -17,6 +17,7 @@ use chinwag::hub::{Drain, ListRooms, RoomInfo};
 use chinwag::socket::{Connections, DisconnectReason};
 use chinwag::{Chat, Config, Hub, Server};
 use futures_util::{SinkExt, StreamExt};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
@@ -80,6 +81,9 @@ pub struct TestServer {
     running: Running,
     hub: Addr<Hub>,
     addr: SocketAddr,
+    /// Where it listens itself.
+    server_addr: SocketAddr,
+    _certificate: Option<TempDir>,
 }
 
 enum Running {
@@ -89,16 +93,45 @@ enum Running {
     Plain { http: ServerHandle, connections: Connections },
 }
 
+/// What a test's servers are, and what its clients reach them by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Road {
+    Driven,
+    Plain,
+    Tls,
+}
+
 thread_local! {
-    static PLAIN: Cell<bool> = const { Cell::new(false) };
+    static ROAD: Cell<Road> = const { Cell::new(Road::Driven) };
 }
 
 /// Runs a test, whose thread this is, with servers that are an `HttpServer`.
 pub fn on_the_plain_road(test: impl FnOnce()) {
-    PLAIN.set(true);
+    ROAD.set(Road::Plain);
     test();
-    PLAIN.set(false);
+    ROAD.set(Road::Driven);
 }
+
+/// Runs a test, whose thread this is, with servers over TLS. Between them and its clients, who know
+/// nothing of that, is a forwarder.
+pub fn over_tls(test: impl FnOnce()) {
+    ROAD.set(Road::Tls);
+    test();
+    ROAD.set(Road::Driven);
+}
+
+/// Makes tests of a module run over TLS as well.
+macro_rules! also_over_tls {
+    ($($test:ident),+ $(,)?) => {
+        mod over_tls {
+            $(#[test]
+            fn $test() {
+                crate::harness::over_tls(super::$test);
+            })+
+        }
+    };
+}
+pub(crate) use also_over_tls;
 
 /// Makes tests of a module run on the plain road as well.
 macro_rules! also_on_the_plain_road {
@@ -119,12 +152,21 @@ impl TestServer {
     }
 
     pub async fn start_with(config: Config) -> Self {
-        if PLAIN.get() {
-            return Self::start_plain(config);
-        }
-        let server = chinwag::server::start(config).await.unwrap();
-        let (hub, addr) = (server.hub().clone(), server.addrs()[0]);
-        Self { running: Running::Driven(Box::new(server)), hub, addr }
+        let (server, addr, certificate) = match ROAD.get() {
+            Road::Plain => return Self::start_plain(config),
+            Road::Tls => {
+                let (server, addr, certificate) = crate::tls::start(config).await;
+                (server, addr, Some(certificate))
+            }
+            Road::Driven => {
+                let server = chinwag::server::start(config).await.unwrap();
+                let addr = server.addrs()[0];
+                (server, addr, None)
+            }
+        };
+        let (hub, server_addr) = (server.hub().clone(), server.addrs()[0]);
+        let running = Running::Driven(Box::new(server));
+        Self { running, hub, addr, server_addr, _certificate: certificate }
     }
 
     /// As `examples/mount.rs` does it.
@@ -151,11 +193,17 @@ impl TestServer {
         let running = http.run();
         let http = running.handle();
         actix_web::rt::spawn(running);
-        Self { running: Running::Plain { http, connections }, hub, addr }
+        let running = Running::Plain { http, connections };
+        Self { running, hub, addr, server_addr: addr, _certificate: None }
     }
 
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// The server's own address, where clients may reach it by another.
+    pub fn server_addr(&self) -> SocketAddr {
+        self.server_addr
     }
 
     pub fn hub(&self) -> &Addr<Hub> {

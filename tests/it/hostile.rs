@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::harness::{
-    Client, TestServer, also_on_the_plain_road, eventually, frame, raw_http, raw_socket, within,
+    Client, TestServer, also_on_the_plain_road, also_over_tls, eventually, frame, raw_http,
+    raw_socket, within,
 };
 
 also_on_the_plain_road! {
@@ -20,6 +21,17 @@ also_on_the_plain_road! {
     a_message_in_fragments_of_one_byte_is_one_message,
     endless_empty_fragments_are_refused,
     an_offer_to_compress_is_not_taken_up,
+    close_frames_that_are_no_close_frames_end_in_1002_and_nothing_is_said_after_a_close,
+    bombs_in_the_head_of_a_request_are_refused_and_the_server_lives,
+    hundreds_that_come_and_go_at_once_leave_nothing_behind,
+    an_unwanted_body_is_read_so_that_its_sender_reads_the_answer,
+}
+
+also_over_tls! {
+    a_flood_of_pings_whose_answers_nobody_reads_stops_in_the_flooders_tcp,
+    a_flood_of_pings_whose_answers_are_read_is_answered_in_order,
+    a_message_in_fragments_of_one_byte_is_one_message,
+    endless_empty_fragments_are_refused,
     close_frames_that_are_no_close_frames_end_in_1002_and_nothing_is_said_after_a_close,
     bombs_in_the_head_of_a_request_are_refused_and_the_server_lives,
     hundreds_that_come_and_go_at_once_leave_nothing_behind,

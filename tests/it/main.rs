@@ -41,5 +41,6 @@ mod stand_in; // a log and clients that do as they are told
 mod state; // the hub held against plain lists
 mod tidy; // rules about the source itself
 mod timed; // what must happen in time
+mod tls; // HTTPS
 mod torture; // killed under those who write
 mod upgrade; // which handshakes are answered

@@ -34,10 +34,16 @@ pub struct Program {
 
 impl Program {
     pub async fn start(program: &str, folder: &std::path::Path, flags: &[&str]) -> Self {
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        command.args(flags);
+        Self::spawn(command, folder, "http").await
+    }
+
+    /// A command that serves by this scheme.
+    pub async fn spawn(mut command: Command, folder: &std::path::Path, scheme: &str) -> Self {
+        let mut child = command
             .args(["--listen", "127.0.0.1:0"])
             .envs(UNLIMITED)
-            .args(flags)
             .current_dir(folder)
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -47,7 +53,7 @@ impl Program {
         let addr = loop {
             let line = within("the address", log.next_line()).await.unwrap();
             let line = line.expect("it logs the address before it ends");
-            if let Some((_, port)) = line.split_once("http://localhost:") {
+            if let Some((_, port)) = line.split_once(&format!("open {scheme}://localhost:")) {
                 break SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()));
             }
         };

@@ -5,9 +5,15 @@ use futures_util::future::{join, join_all};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{TestServer, also_on_the_plain_road, config, frame, raw_http, within};
+use crate::harness::{
+    TestServer, also_on_the_plain_road, also_over_tls, config, frame, raw_http, within,
+};
 
 also_on_the_plain_road! {
+    what_is_sent_together_with_the_handshake_is_heard,
+}
+
+also_over_tls! {
     what_is_sent_together_with_the_handshake_is_heard,
 }
 

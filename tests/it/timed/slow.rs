@@ -3,6 +3,7 @@
 //! Whether the server has let go of a socket is read from the kernel's table of connections.
 #![cfg(target_os = "linux")]
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use chinwag::Config;
@@ -13,7 +14,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::harness::{
-    DEADLINE, TestServer, also_on_the_plain_road, config, eventually, frame, raw_upgrade, within,
+    DEADLINE, TestServer, also_on_the_plain_road, also_over_tls, config, eventually, frame,
+    raw_upgrade, within,
 };
 
 also_on_the_plain_road! {
@@ -23,11 +25,19 @@ also_on_the_plain_road! {
     a_reader_of_plain_http_that_stops_is_cut_off,
 }
 
+also_over_tls! {
+    a_client_that_stops_reading_is_gone_within_twice_the_write_timeout_in_a_silent_room_too,
+    a_slow_reader_that_keeps_up_with_a_quiet_room_stays,
+    a_reader_of_plain_http_that_stops_is_cut_off,
+    a_client_that_reads_slowly_and_goes_on_sending_reads_why_it_is_closed,
+    what_waits_for_a_slow_reader_at_a_shutdown_is_read_whole,
+}
+
 /// Connections that the server still holds a descriptor of: those from its address in the kernel's
 /// table that belong to a process.
 fn held_by_server(server: &TestServer) -> usize {
     // Other programs may have the port at another address.
-    let addr = format!("0100007F:{:04X}", server.addr().port());
+    let addr = format!("0100007F:{:04X}", server.server_addr().port());
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let held = table.lines().skip(1).filter(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -37,14 +47,18 @@ fn held_by_server(server: &TestServer) -> usize {
     held.count()
 }
 
-/// A client with a small window and the segments of an Ethernet, as on a real network.
-pub async fn slow_client(server: &TestServer, window_bytes: usize) -> TcpStream {
+/// A connection with a small window and the segments of an Ethernet, as on a real network.
+pub fn narrow(addr: SocketAddr, window_bytes: usize) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(window_bytes).unwrap();
     socket.set_tcp_mss(1400).unwrap();
-    socket.connect(&server.addr().into()).unwrap();
+    socket.connect(&addr.into()).unwrap();
     socket.set_nonblocking(true).unwrap();
-    let tcp = TcpStream::from_std(socket.into()).unwrap();
+    TcpStream::from_std(socket.into()).unwrap()
+}
+
+pub async fn slow_client(server: &TestServer, window_bytes: usize) -> TcpStream {
+    let tcp = narrow(server.addr(), window_bytes);
     within("a handshake", raw_upgrade(tcp, server.addr(), "/ws?room=slow")).await
 }
 

@@ -1,0 +1,210 @@
+//! The server's certificate: read from files, checked before it is used, and read again when the
+//! files change.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use actix_web::rt;
+use log::{error, info};
+use thiserror::Error;
+use tokio::time::sleep;
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
+use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::{Error as RustlsError, ServerConfig};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::config::Config;
+
+/// How often the files are looked at. What has changed is served within twice that.
+const POLL: Duration = Duration::from_secs(4);
+
+/// Why there is no certificate to serve.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no certificate in the file, or something else where one should be.
+    #[error("{} holds no certificate in PEM", .0.display())]
+    NoCertificate(PathBuf),
+    /// There is no private key in the file, or none of a kind that is known.
+    #[error("{} holds no private key in PEM that can be used", .0.display())]
+    NoKey(PathBuf),
+    /// The key is another certificate's.
+    #[error(
+        "the key in {} is not that of the first certificate in {}",
+        key.display(),
+        cert.display()
+    )]
+    Mismatch {
+        /// The file of the certificate.
+        cert: PathBuf,
+        /// The file of the key.
+        key: PathBuf,
+    },
+    /// No browser accepts the certificate any more.
+    #[error("the certificate in {} expired {} ago", path.display(), ago(*.since))]
+    Expired {
+        /// Its file.
+        path: PathBuf,
+        /// For how long.
+        since: Duration,
+    },
+}
+
+/// A duration in the largest of its units.
+fn ago(duration: Duration) -> String {
+    let minutes = duration.as_secs() / 60;
+    match (minutes / 60 / 24, minutes / 60) {
+        (0, 0) => format!("{minutes} minutes"),
+        (0, hours) => format!("{hours} hours"),
+        (days, _) => format!("{days} days"),
+    }
+}
+
+/// The two files of a certificate, in PEM.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    /// The certificate, and those between it and its authority's.
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+/// What the files hold.
+#[derive(PartialEq, Eq)]
+struct Contents {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Files {
+    pub(super) fn of(config: &Config) -> Option<Self> {
+        Some(Self { cert: config.tls_cert.clone()?, key: config.tls_key.clone()? })
+    }
+
+    fn read(&self) -> Result<Contents, TlsError> {
+        let read = |path: &Path| {
+            fs::read(path).map_err(|source| TlsError::File { path: path.to_owned(), source })
+        };
+        Ok(Contents { cert: read(&self.cert)?, key: read(&self.key)? })
+    }
+
+    fn check(
+        &self,
+        contents: &Contents,
+        provider: &CryptoProvider,
+    ) -> Result<CertifiedKey, TlsError> {
+        let Self { cert, key } = self;
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&contents.cert).collect();
+        let chain = chain.ok().filter(|chain| !chain.is_empty());
+        let chain = chain.ok_or_else(|| TlsError::NoCertificate(cert.clone()))?;
+        let (_, first) = X509Certificate::from_der(&chain[0])
+            .map_err(|_| TlsError::NoCertificate(cert.clone()))?;
+        let not_after = first.validity().not_after.timestamp();
+        let private = PrivateKeyDer::from_pem_slice(&contents.key)
+            .map_err(|_| TlsError::NoKey(key.clone()))?;
+        let certified = CertifiedKey::from_der(chain.clone(), private, provider);
+        let certified = certified.map_err(|error| {
+            if matches!(error, RustlsError::InconsistentKeys(_)) {
+                TlsError::Mismatch { cert: cert.clone(), key: key.clone() }
+            } else if matches!(error, RustlsError::InvalidCertificate(_)) {
+                TlsError::NoCertificate(cert.clone())
+            } else {
+                TlsError::NoKey(key.clone())
+            }
+        })?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let end = Duration::from_secs(u64::try_from(not_after).unwrap_or_default());
+        match now.checked_sub(end) {
+            Some(since) => Err(TlsError::Expired { path: cert.clone(), since }),
+            None => Ok(certified),
+        }
+    }
+}
+
+/// The certificate that new connections are shown.
+struct Current(RwLock<Arc<CertifiedKey>>);
+
+impl Current {
+    fn replace(&self, certified: CertifiedKey) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(certified);
+    }
+}
+
+impl fmt::Debug for Current {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Current").finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// Serves the certificate in these files, and what they hold later, until the configuration is
+/// dropped.
+pub(super) fn by_files(files: Files) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let contents = files.read()?;
+    let current = Arc::new(Current(RwLock::new(Arc::new(files.check(&contents, &provider)?))));
+    rt::spawn(watch(files, contents, Arc::downgrade(&current), Arc::clone(&provider)));
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has what TLS 1.2 and 1.3 need")
+        .with_no_client_auth()
+        .with_cert_resolver(current);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+async fn watch(
+    files: Files,
+    mut seen: Contents,
+    current: Weak<Current>,
+    provider: Arc<CryptoProvider>,
+) {
+    let mut unreadable = false;
+    loop {
+        sleep(POLL).await;
+        let Some(current) = current.upgrade() else { return };
+        let reading = files.clone();
+        let Ok(contents) = rt::task::spawn_blocking(move || reading.read()).await else { return };
+        let contents = match contents {
+            Ok(contents) => contents,
+            Err(error) => {
+                // It may be on its way from one place to another.
+                if !std::mem::replace(&mut unreadable, true) {
+                    error!("the certificate stays as it was: {error}");
+                }
+                continue;
+            }
+        };
+        unreadable = false;
+        if contents == seen {
+            continue;
+        }
+        match files.check(&contents, &provider) {
+            Ok(certified) => {
+                current.replace(certified);
+                info!("the certificate in {} is served from now on", files.cert.display());
+            }
+            // Perhaps the one file was replaced and the other will be.
+            Err(error) => error!("the certificate stays as it was: {error}"),
+        }
+        seen = contents;
+    }
+}

@@ -1,0 +1,131 @@
+//! What a connection is driven on: TCP, or TLS on top of it.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
+use actix_http::error::DispatchError;
+use actix_web::rt::net::TcpStream;
+#[cfg(feature = "tls")]
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::tcp::{Tcp, Transport};
+
+/// What TLS holds back for a peer that does not read, in bytes, beside what the kernel does.
+#[cfg(feature = "tls")]
+const TLS_BUFFER_BYTES: usize = 32 * 1024;
+
+#[derive(Debug)]
+pub(super) enum Stream {
+    Plain(Tcp),
+    #[cfg(feature = "tls")]
+    Tls(Box<TlsStream<Tcp>>),
+}
+
+/// How a connection becomes a [`Stream`].
+#[derive(Clone)]
+pub(super) enum Security {
+    Plain,
+    #[cfg(feature = "tls")]
+    Tls(TlsAcceptor),
+}
+
+impl fmt::Debug for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "Plain",
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => "Tls",
+        })
+    }
+}
+
+impl Security {
+    /// Ready once the peer has sent something, and under TLS once its handshake is done.
+    pub(super) async fn accept(self, tcp: Tcp) -> Result<Stream, DispatchError> {
+        // For thousands that come at once buffers would be made before the first is read.
+        tcp.tcp().readable().await.map_err(DispatchError::Io)?;
+        match self {
+            Self::Plain => Ok(Stream::Plain(tcp)),
+            #[cfg(feature = "tls")]
+            Self::Tls(acceptor) => {
+                let accept = acceptor.accept_with(tcp, |session| {
+                    session.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+                });
+                Ok(Stream::Tls(Box::new(accept.await.map_err(DispatchError::Io)?)))
+            }
+        }
+    }
+}
+
+/// Either of the two.
+trait Io: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
+
+impl Stream {
+    fn io(self: Pin<&mut Self>) -> Pin<&mut dyn Io> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => Pin::new(&mut **tls),
+        }
+    }
+
+    /// The connection under it, with what its requests will find of it.
+    pub(super) fn socket(&self) -> &Tcp {
+        match self {
+            Self::Plain(tcp) => tcp,
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.get_ref().0,
+        }
+    }
+}
+
+impl Transport for Stream {
+    fn tcp(&self) -> &TcpStream {
+        self.socket().tcp()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.io().poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.io().poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.io().poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io().poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,336 @@
+//! HTTPS: what is served with which certificate, and clients that do TLS badly.
+#![cfg(feature = "tls")]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use chinwag::Config;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use socket2::SockRef;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, split};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::client::Resumption;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::browser::Browser;
+use crate::harness::{Client, TestServer, config, eventually, raw_http, within};
+use crate::program::{PROGRAM, Program};
+use crate::timed::slow::narrow;
+
+/// An authority of the tests' own, which its clients trust.
+struct Authority {
+    certificate: rcgen::Certificate,
+    key: KeyPair,
+}
+
+fn authority() -> &'static Authority {
+    static AUTHORITY: OnceLock<Authority> = OnceLock::new();
+    AUTHORITY.get_or_init(|| {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        Authority { certificate: params.self_signed(&key).unwrap(), key }
+    })
+}
+
+/// A certificate for this machine, and its key, as files.
+pub struct Certificate {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Certificate {
+    fn write(folder: &Path, last_year: i32) -> Self {
+        let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_after = rcgen::date_time_ymd(last_year, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let Authority { certificate, key: authority } = authority();
+        let signed = params.signed_by(&key, certificate, authority).unwrap();
+        let files = Self { cert: folder.join("cert.pem"), key: folder.join("key.pem") };
+        std::fs::write(&files.cert, signed.pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        files
+    }
+
+    fn flags(&self) -> [&str; 4] {
+        ["--tls-cert", self.cert.to_str().unwrap(), "--tls-key", self.key.to_str().unwrap()]
+    }
+
+    /// A server that shows it.
+    fn config(&self) -> Config {
+        let (tls_cert, tls_key) = (Some(self.cert.clone()), Some(self.key.clone()));
+        Config { tls_cert, tls_key, ..config() }
+    }
+}
+
+fn certificate() -> (Certificate, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    (Certificate::write(folder.path(), 4000), folder)
+}
+
+pub async fn connect(addr: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
+    handshake(TcpStream::connect(addr).await?).await
+}
+
+async fn handshake(tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority().certificate.der().clone()).unwrap();
+        let mut config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        // One that goes on where another ended is not shown a certificate.
+        config.resumption = Resumption::disabled();
+        Arc::new(config)
+    });
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::clone(config)).connect(name, tcp).await
+}
+
+/// What the kernel holds for a forwarder.
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// Listens without TLS and passes everything on to a server with it, so that clients without TLS
+/// can be tested against one. It holds back little, so that a client which does not read is felt.
+pub async fn forwarder(server: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    actix_web::rt::spawn(async move {
+        while let Ok((plain, _)) = listener.accept().await {
+            actix_web::rt::spawn(async move {
+                let _ = SockRef::from(&plain).set_send_buffer_size(BUFFER_BYTES);
+                let Ok(tls) = handshake(narrow(server, BUFFER_BYTES)).await else { return };
+                let _ = (plain.set_nodelay(true), tls.get_ref().0.set_nodelay(true));
+                let (mut from_client, mut to_client) = plain.into_split();
+                let (mut from_server, mut to_server) = split(tls);
+                let up = async {
+                    let _ = copy(&mut from_client, &mut to_server).await;
+                    let _ = to_server.shutdown().await;
+                    Ok(())
+                };
+                let down = async {
+                    copy(&mut from_server, &mut to_client).await?;
+                    to_client.shutdown().await
+                };
+                let ended = futures_util::future::try_join(up, down).await;
+                if ended.is_err() {
+                    // The server has reset the connection.
+                    let _ = SockRef::from(to_client.as_ref()).set_linger(Some(Duration::ZERO));
+                }
+            });
+        }
+    });
+    addr
+}
+
+/// Starts a server over TLS; gives the address of a forwarder to it.
+pub async fn start(config: Config) -> (chinwag::Server, SocketAddr, TempDir) {
+    let (certificate, folder) = certificate();
+    let (tls_cert, tls_key) = (Some(certificate.cert), Some(certificate.key));
+    let server = chinwag::server::start(Config { tls_cert, tls_key, ..config }).await.unwrap();
+    let addr = forwarder(server.addrs()[0]).await;
+    (server, addr, folder)
+}
+
+fn shown(tls: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+    tls.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+#[actix_web::test]
+async fn a_program_with_a_certificate_serves_page_and_chat_over_tls() {
+    let (certificate, folder) = certificate();
+    let mut command = Command::new(PROGRAM);
+    command.args(certificate.flags()).args(["--db", "none", "--redirect-from", "127.0.0.1:0"]);
+    let mut program = Program::spawn(command, folder.path(), "https").await;
+    let mut tls = within("a handshake", connect(program.addr)).await.unwrap();
+    tls.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut page = String::new();
+    within("the page", tls.read_to_string(&mut page)).await.unwrap();
+    assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
+    assert!(!page.contains("strict-transport-security"), "this is not the port of HTTPS: {page}");
+    let addr = forwarder(program.addr).await;
+    let mut talkers = [Client::connect(addr, "nick=ada").await, Client::connect(addr, "").await];
+    talkers[0].say("hello").await;
+    for talker in &mut talkers {
+        talker.expect("ada: hello").await;
+    }
+    program.signal("-TERM");
+    for talker in &mut talkers {
+        assert_eq!(talker.expect_close().await.0, 1001);
+    }
+    assert_eq!(program.exit_code().await, Some(0));
+}
+
+#[actix_web::test]
+async fn whoever_comes_without_tls_is_sent_to_where_it_is_spoken() {
+    let (certificate, _folder) = certificate();
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let config = Config { redirect_from: vec![listen], ..certificate.config() };
+    let server = chinwag::server::start(config).await.unwrap();
+    let (addr, port) = (server.redirect_addrs()[0], server.addrs()[0].port());
+    let ask = async |head: &str| raw_http(addr, &format!("GET {head}\r\n\r\n")).await;
+    let answer = ask("/r/tea?x=1 HTTP/1.1\r\nHost: chat.example:80").await;
+    assert!(answer.starts_with("HTTP/1.1 308 "), "{answer}");
+    let location = format!("location: https://chat.example:{port}/r/tea?x=1\r\n");
+    assert!(answer.contains(&location), "{answer}");
+    let upgrade = "/ws HTTP/1.1\r\nHost: chat.example\r\nConnection: upgrade\r\nUpgrade: websocket";
+    assert!(ask(upgrade).await.starts_with("HTTP/1.1 308 "));
+    assert!(ask("/ HTTP/1.1\r\nHost: a b").await.starts_with("HTTP/1.1 400 "));
+    server.stop().await;
+}
+
+#[actix_web::test]
+async fn what_is_wrong_with_a_certificate_is_told_in_one_line() {
+    let (good, folder) = certificate();
+    let other = tempfile::tempdir().unwrap();
+    let expired = Certificate::write(other.path(), 2020);
+    let nothing = folder.path().join("nothing");
+    std::fs::write(&nothing, "no PEM").unwrap();
+    let missing = folder.path().join("missing");
+    let wrong: [(&Path, &Path, &str); 6] = [
+        (&good.cert, &expired.key, "is not that of the first certificate"),
+        (&expired.cert, &expired.key, "expired"),
+        (&nothing, &good.key, "holds no certificate"),
+        (&good.cert, &nothing, "holds no private key"),
+        (&missing, &good.key, "cannot read"),
+        (&good.key, &good.cert, "holds no certificate"),
+    ];
+    for (cert, key, error) in wrong {
+        let mut program = Command::new(PROGRAM);
+        program.args(["--listen", "127.0.0.1:0", "--db", "none"]);
+        program.arg("--tls-cert").arg(cert).arg("--tls-key").arg(key).kill_on_drop(true);
+        let output = within("the program to end", program.output()).await.unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{told}");
+        assert!(told.starts_with("error: ") && told.contains(error), "{told}");
+        assert!(told.contains("--tls-cert and --tls-key"), "{told}");
+    }
+}
+
+#[actix_web::test]
+async fn a_certificate_that_is_renewed_is_served_and_connections_stay() {
+    let (first, folder) = certificate();
+    let server = chinwag::server::start(first.config()).await.unwrap();
+    let addr = server.addrs()[0];
+    let mut talker = Client::connect(forwarder(addr).await, "nick=ada").await;
+    let before = shown(&connect(addr).await.unwrap());
+    let now = async || shown(&connect(addr).await.unwrap());
+    Certificate::write(folder.path(), 4001);
+    eventually("the new one", async || now().await != before).await;
+    talker.say("still here").await;
+    talker.expect("ada: still here").await;
+    server.stop().await;
+}
+
+/// Half a handshake, one that goes on byte by byte, and none: each has the time of a first request.
+#[actix_web::test]
+async fn handshakes_that_never_end_are_cut_off() {
+    let (certificate, _folder) = certificate();
+    let server = chinwag::server::start(certificate.config()).await.unwrap();
+    let addr = server.addrs()[0];
+    // The header of a record with a `ClientHello` of 512 bytes, and its first ones.
+    let hello = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3];
+    let mut cut_off = Vec::new();
+    for sent in [&hello[..0], &hello[..1], &hello[..]] {
+        let mut tcp = TcpStream::connect(addr).await.unwrap();
+        tcp.write_all(sent).await.unwrap();
+        cut_off.push(actix_web::rt::spawn(async move {
+            let mut end = Vec::new();
+            let _ = tcp.read_to_end(&mut end).await;
+        }));
+    }
+    let mut slow = TcpStream::connect(addr).await.unwrap();
+    cut_off.push(actix_web::rt::spawn(async move {
+        slow.write_all(&hello).await.unwrap();
+        while slow.write_all(&[0]).await.is_ok() {
+            // A pace at which the handshake would take minutes.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }));
+    let ends = futures_util::future::join_all(cut_off);
+    within("all to be cut off", ends).await.into_iter().for_each(|end| end.unwrap());
+    assert!(connect(addr).await.is_ok(), "others are served");
+    server.stop().await;
+}
+
+/// A whole conversation in records of one byte each.
+#[actix_web::test]
+async fn records_of_one_byte_are_a_client_like_others() {
+    let (certificate, _folder) = certificate();
+    let server = chinwag::server::start(certificate.config()).await.unwrap();
+    let mut tls = connect(server.addrs()[0]).await.unwrap();
+    let request = "GET /ws?nick=ada HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+                   Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let said = crate::harness::frame(0x81, b"byte by byte");
+    let mut read = Vec::new();
+    for part in [request.as_bytes(), &said] {
+        for byte in part {
+            tls.write_all(&[*byte]).await.unwrap();
+            tls.flush().await.unwrap();
+        }
+    }
+    while !read.ends_with(b"ada: byte by byte") {
+        let more = within("the echo", tls.read_buf(&mut read)).await.unwrap();
+        assert_ne!(more, 0);
+    }
+    server.stop().await;
+}
+
+/// Speaks HTTP to where TLS is spoken, as people do who forget the `s`.
+#[actix_web::test]
+async fn who_forgets_tls_is_closed_at_once() {
+    let (certificate, _folder) = certificate();
+    let server = chinwag::server::start(certificate.config()).await.unwrap();
+    let mut tcp = TcpStream::connect(server.addrs()[0]).await.unwrap();
+    tcp.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let asked = Instant::now();
+    let _ = within("the end", tcp.read_to_end(&mut Vec::new())).await;
+    assert!(asked.elapsed() < Duration::from_secs(4), "it is not left to time out");
+    server.stop().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn two_windows_of_the_page_talk_over_tls() {
+    let (certificate, _folder) = certificate();
+    let server = chinwag::server::start(certificate.config()).await.unwrap();
+    let url = format!("https://localhost:{}/", server.addrs()[0].port());
+    let windows = [Browser::open(&url).await, Browser::open(&url).await];
+    for (window, name) in windows.iter().zip(["Ada", "Ben"]) {
+        window.is_called(name).await;
+        window.connected().await;
+    }
+    windows[0].say("hello, ben").await;
+    for window in windows {
+        window.has_line("hello, ben").await;
+        window.until("isSecureContext && location.protocol === 'https:'").await;
+        window.close().await;
+    }
+    server.stop().await;
+}
+
+/// The road of all tests that are run over TLS as well is one with TLS.
+#[test]
+fn that_road_has_tls() {
+    crate::harness::over_tls(|| {
+        actix_web::rt::System::new().block_on(async {
+            let server = TestServer::start().await;
+            let tls = connect(server.server_addr()).await;
+            assert!(tls.is_ok(), "{tls:?}");
+        });
+    });
+}
