@@ -11,12 +11,13 @@ const LICENSES = [
   "Apache-2.0 WITH LLVM-exception",
   "BSD-3-Clause",
   "BSL-1.0",
+  "ISC",
   "MIT",
   "Unicode-3.0",
   "Zlib",
 ];
 const REGISTRY = "registry+https://github.com/rust-lang/crates.io-index";
-/** TLS is the proxy's work; a second implementation of it here would be one more to keep safe. */
+/** TLS is rustls's work; a second implementation of it here would be one more to keep safe. */
 const BANNED = ["openssl-sys", "native-tls"];
 
 const metadata = execFileSync(
