@@ -1,6 +1,6 @@
 # docker build -t chinwag . && docker run --read-only -p 8080:8080 -v chinwag:/data chinwag
 FROM rust:1-slim-bookworm AS build
-# SQLite is built from source, in C.
+# SQLite and the cryptography of TLS are built from source, in C.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /chinwag
