@@ -47,8 +47,8 @@ const FIRST_REQUEST: Duration = Duration::from_secs(5);
 impl Connections {
     /// Serves an app as `HttpServer` does, but for connections that [`upgrade`](super::upgrade)
     /// makes WebSockets: each of these is driven by a small task of its own, which lets its actor
-    /// go on while the peer does not read. An idle one takes one descriptor and less than 4 kB, in place of
-    /// two and 14.
+    /// go on while the peer does not read. An idle one takes one descriptor and less than 4 kB, in
+    /// place of two and 14.
     ///
     /// `app` is called twice for each worker: what its requests share is made outside of it.
     /// `connected` is called for each connection, as the hook of `HttpServer::on_connect` is; that
