@@ -31,14 +31,13 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Host names that the server is reached by, beside those of loopback. Defaults to none.
     pub public_hosts: Vec<Host>,
-    /// The file of the certificate that the server shows, and those between it and its authority's,
-    /// in PEM. With it and `tls_key` all that is served beside `metrics_listen` is served over TLS.
-    /// Defaults to none.
+    /// File with the server's certificate chain, in PEM. With it and `tls_key`, all of `listen` is
+    /// served over TLS. Defaults to none.
     pub tls_cert: Option<PathBuf>,
-    /// The file of the certificate's private key, in PEM. Defaults to none.
+    /// File with the certificate's private key, in PEM. Defaults to none.
     pub tls_key: Option<PathBuf>,
-    /// Addresses from which browsers are sent to the first of those in `listen`, over TLS. Defaults
-    /// to none.
+    /// Addresses that redirect HTTP requests to HTTPS on the first port of `listen`. Defaults to
+    /// none.
     pub redirect_from: Vec<SocketAddr>,
     /// HTTP worker threads. Defaults to the number of cores.
     pub workers: usize,
@@ -53,10 +52,10 @@ pub struct Config {
     pub send_queue: usize,
     /// Bytes that wait for one client before it is evicted. Defaults to 1 MiB.
     pub send_queue_bytes: usize,
-    /// How long what is written to a client may stand still, and a close may take, before the
-    /// connection is cut off. Defaults to 10 seconds. The system accepts more for a client whose
-    /// buffer is full (some 190 kB) only when a third of that is free: who reads less than 10 kB a
-    /// second then counts as standing still.
+    /// How long writing to a client may make no progress, and how long closing may take, before the
+    /// connection is reset. Defaults to 10 seconds. Progress is what the kernel accepts. When its
+    /// send buffer is full (about 190 kB), Linux accepts more only after a third of it is free, so
+    /// a client that reads less than about 10 kB a second makes no progress.
     pub write_timeout: Duration,
     /// How often a client is pinged. Defaults to 25 seconds.
     pub ping_interval: Duration,
@@ -145,11 +144,11 @@ pub enum ConfigError {
     /// Every client would be dropped before it was pinged.
     #[error("pong_timeout must be longer than ping_interval ({0})")]
     PongTooEarly(humantime::FormattedDuration),
-    /// A certificate without its key, or a key without its certificate.
+    /// Only one of certificate and key is set.
     #[error("tls_cert and tls_key must be given together")]
     HalfTls,
-    /// A server that does not speak TLS sends nobody to where it does.
-    #[error("redirect_from needs TLS to redirect to")]
+    /// There is no HTTPS to redirect to.
+    #[error("redirect_from requires tls_cert and tls_key")]
     NothingToRedirectTo,
     /// There is no page in the folder.
     #[error("static_dir must be a folder with an index.html: {}", .0.display())]

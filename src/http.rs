@@ -97,7 +97,7 @@ impl Chat {
         }
     }
 
-    /// The hook for [`Connections::serve`], which does the same.
+    /// The hook for [`Connections::serve`]. Does the same as [`Chat::on_connect`].
     pub fn connected(
         &self,
     ) -> impl Fn(&TcpStream, &mut Extensions) + Send + Sync + Clone + 'static + use<> {

@@ -35,8 +35,8 @@ pub use tls::TlsError;
 /// tries again only after a second.
 const BACKLOG: u32 = 4096;
 
-/// For a header of HTTPS, in seconds.
-const A_YEAR: &str = "max-age=31536000";
+/// Value of the HSTS header: one year, in seconds.
+const HSTS: &str = "max-age=31536000";
 
 /// A server that is running. Dropping it does not stop it.
 #[derive(Debug)]
@@ -77,11 +77,11 @@ pub enum ServerError {
     #[cfg(not(feature = "journal"))]
     #[error("db is set, but this program is built without the journal")]
     NoJournal,
-    /// There is no certificate to serve HTTPS with.
+    /// The certificate cannot be loaded.
     #[cfg(feature = "tls")]
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// HTTPS should be served, but this program has been built without it.
+    /// A certificate is set, but this program has been built without TLS.
     #[cfg(not(feature = "tls"))]
     #[error("tls_cert is set, but this program is built without TLS")]
     NoTls,
@@ -170,7 +170,7 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
         info!("metrics are at {}/metrics", url("http", *addr));
     }
     for addr in &server.redirects {
-        info!("{} leads to HTTPS", url("http", *addr));
+        info!("redirecting {} to HTTPS", url("http", *addr));
     }
     let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
     for addr in &server.addrs {
@@ -179,7 +179,7 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     Ok(server)
 }
 
-/// What will serve, bound to its addresses.
+/// The HTTP server before it runs, bound to its addresses.
 struct Bound {
     http: ServerBuilder,
     addrs: Vec<SocketAddr>,
@@ -194,10 +194,10 @@ impl Bound {
         secured: &Connections,
     ) -> Result<Self, ServerError> {
         let served = chat.clone();
-        let https_only = is_https_only(config);
+        let hsts = sends_hsts(config);
         let app = move || {
             App::new()
-                .wrap(headers(https_only))
+                .wrap(headers(hsts))
                 .wrap(from_fn(http::bound_requests))
                 .configure(|app| served.configure(app))
         };
@@ -224,15 +224,14 @@ impl Bound {
     }
 }
 
-/// Whether browsers may be told to come by HTTPS alone from now on: they remember it for a host,
-/// and will come to port 443 whatever it was.
-fn is_https_only(config: &Config) -> bool {
+/// Whether to send HSTS. Browsers apply it to the host on every port, and then use port 443.
+fn sends_hsts(config: &Config) -> bool {
     config.tls_cert.is_some() && config.listen.iter().any(|addr| addr.port() == 443)
 }
 
-fn headers(https_only: bool) -> DefaultHeaders {
-    let https_only = https_only.then_some((header::STRICT_TRANSPORT_SECURITY, A_YEAR));
-    https_only.into_iter().fold(DefaultHeaders::new(), DefaultHeaders::add)
+fn headers(hsts: bool) -> DefaultHeaders {
+    let hsts = hsts.then_some((header::STRICT_TRANSPORT_SECURITY, HSTS));
+    hsts.into_iter().fold(DefaultHeaders::new(), DefaultHeaders::add)
 }
 
 impl Server {
@@ -255,7 +254,7 @@ impl Server {
         &self.addrs
     }
 
-    /// The addresses from which browsers are sent to HTTPS, likewise.
+    /// The addresses that redirect to HTTPS, with their actual ports.
     #[must_use]
     pub fn redirect_addrs(&self) -> &[SocketAddr] {
         &self.redirects
@@ -432,12 +431,12 @@ mod tests {
     use actix_web::test::{TestRequest, call_service, init_service};
 
     #[actix_web::test]
-    async fn browsers_are_told_to_come_by_https_alone_where_that_is_on_its_own_port() {
+    async fn hsts_is_sent_only_over_tls_on_port_443() {
         for (cert, port, told) in [(true, 443, true), (true, 8443, false), (false, 443, false)] {
             let tls_cert = cert.then(|| "cert.pem".into());
             let listen = vec![SocketAddr::from(([0, 0, 0, 0], port))];
             let config = Config { tls_cert, listen, ..Config::default() };
-            let app = init_service(App::new().wrap(headers(is_https_only(&config)))).await;
+            let app = init_service(App::new().wrap(headers(sends_hsts(&config)))).await;
             let answer = call_service(&app, TestRequest::get().to_request()).await;
             let header = answer.headers().get(header::STRICT_TRANSPORT_SECURITY);
             assert_eq!(header.is_some(), told, "{port}");

@@ -424,7 +424,7 @@ impl Session {
 /// when the connection's task is, or when a handler panics.
 struct Registration {
     client: ClientId,
-    /// Every address takes memory of its own, so all sessions share one.
+    /// Shared by all sessions: each `Addr` allocates 100 bytes of its own.
     hub: Arc<Addr<Hub>>,
     reason: DisconnectReason,
 }

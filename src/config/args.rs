@@ -29,15 +29,15 @@ pub struct Args {
     #[arg(long, env = "CHINWAG_PUBLIC_HOST", value_name = "HOST", value_delimiter = ',')]
     public_host: Vec<Host>,
 
-    /// Certificate to serve HTTPS with, in PEM, followed by those between it and its authority's.
+    /// File with the certificate chain to serve HTTPS with, in PEM.
     #[arg(long, env = "CHINWAG_TLS_CERT", value_name = "FILE")]
     tls_cert: Option<PathBuf>,
 
-    /// Private key of the certificate, in PEM.
+    /// File with the certificate's private key, in PEM.
     #[arg(long, env = "CHINWAG_TLS_KEY", value_name = "FILE")]
     tls_key: Option<PathBuf>,
 
-    /// Address and port, such as 0.0.0.0:80, from which browsers are sent on to HTTPS.
+    /// Address and port that redirect HTTP requests to HTTPS, such as 0.0.0.0:80.
     #[arg(long, env = "CHINWAG_REDIRECT_FROM", value_name = "ADDR", value_delimiter = ',')]
     #[arg(value_parser = address)]
     redirect_from: Vec<SocketAddr>,
@@ -70,7 +70,7 @@ pub struct Args {
     #[arg(value_parser = number::<1, { 64 * MAX_BYTES }>)]
     send_queue_bytes: usize,
 
-    /// How long writing to a client may stand still, and a close may take, before it is cut off.
+    /// How long writing to a client may make no progress, or closing may take.
     #[arg(long, env = "CHINWAG_WRITE_TIMEOUT", value_name = "D", default_value = "10s")]
     #[arg(value_parser = interval)]
     write_timeout: Duration,

@@ -54,7 +54,7 @@ impl Handler<IsFree> for Hub {
     }
 }
 
-/// The rooms of somebody who will mostly be in one: they take no more than that.
+/// An empty map with capacity for one room: most clients join no more.
 pub(super) fn room_for_one<V>() -> LiteMap<RoomName, V> {
     LiteMap::with_capacity(1)
 }

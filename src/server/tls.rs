@@ -1,5 +1,4 @@
-//! The server's certificate: read from files, checked before it is used, and read again when the
-//! files change.
+//! Loads the server's certificate from files, validates it, and reloads it when the files change.
 
 use std::fmt;
 use std::fs;
@@ -22,10 +21,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::Config;
 
-/// How often the files are looked at. What has changed is served within twice that.
+/// How often the files are checked for changes.
 const POLL: Duration = Duration::from_secs(4);
 
-/// Why there is no certificate to serve.
+/// Why a certificate cannot be loaded.
 #[derive(Debug, Error)]
 pub enum TlsError {
     /// A file cannot be read.
@@ -36,15 +35,15 @@ pub enum TlsError {
         /// Why.
         source: io::Error,
     },
-    /// There is no certificate in the file, or something else where one should be.
-    #[error("{} holds no certificate in PEM", .0.display())]
+    /// The file has no valid certificate.
+    #[error("no valid PEM certificate in {}", .0.display())]
     NoCertificate(PathBuf),
-    /// There is no private key in the file, or none of a kind that is known.
-    #[error("{} holds no private key in PEM that can be used", .0.display())]
+    /// The file has no private key of a supported type.
+    #[error("no usable PEM private key in {}", .0.display())]
     NoKey(PathBuf),
-    /// The key is another certificate's.
+    /// The key belongs to another certificate.
     #[error(
-        "the key in {} is not that of the first certificate in {}",
+        "the private key in {} does not match the first certificate in {}",
         key.display(),
         cert.display()
     )]
@@ -54,7 +53,7 @@ pub enum TlsError {
         /// The file of the key.
         key: PathBuf,
     },
-    /// No browser accepts the certificate any more.
+    /// The certificate has expired.
     #[error("the certificate in {} expired {} ago", path.display(), ago(*.since))]
     Expired {
         /// Its file.
@@ -64,7 +63,7 @@ pub enum TlsError {
     },
 }
 
-/// A duration in the largest of its units.
+/// Formats a duration in its largest unit.
 fn ago(duration: Duration) -> String {
     let minutes = duration.as_secs() / 60;
     match (minutes / 60 / 24, minutes / 60) {
@@ -77,12 +76,12 @@ fn ago(duration: Duration) -> String {
 /// The two files of a certificate, in PEM.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
-    /// The certificate, and those between it and its authority's.
+    /// The certificate chain.
     cert: PathBuf,
     key: PathBuf,
 }
 
-/// What the files hold.
+/// The contents of both files.
 #[derive(PartialEq, Eq)]
 struct Contents {
     cert: Vec<u8>,
@@ -134,7 +133,7 @@ impl Files {
     }
 }
 
-/// The certificate that new connections are shown.
+/// The certificate for new connections.
 struct Current(RwLock<Arc<CertifiedKey>>);
 
 impl Current {
@@ -155,8 +154,8 @@ impl ResolvesServerCert for Current {
     }
 }
 
-/// Serves the certificate in these files, and what they hold later, until the configuration is
-/// dropped.
+/// Loads a certificate from files and reloads it when they change, until the returned
+/// configuration is dropped.
 pub(super) fn by_files(files: Files) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let contents = files.read()?;
@@ -186,9 +185,9 @@ async fn watch(
         let contents = match contents {
             Ok(contents) => contents,
             Err(error) => {
-                // It may be on its way from one place to another.
+                // A file may be missing for a moment while it is replaced: report that once.
                 if !std::mem::replace(&mut unreadable, true) {
-                    error!("the certificate stays as it was: {error}");
+                    error!("keeping the current certificate: {error}");
                 }
                 continue;
             }
@@ -200,10 +199,10 @@ async fn watch(
         match files.check(&contents, &provider) {
             Ok(certified) => {
                 current.replace(certified);
-                info!("the certificate in {} is served from now on", files.cert.display());
+                info!("reloaded the certificate in {}", files.cert.display());
             }
-            // Perhaps the one file was replaced and the other will be.
-            Err(error) => error!("the certificate stays as it was: {error}"),
+            // Often only one of the two files has been replaced so far.
+            Err(error) => error!("keeping the current certificate: {error}"),
         }
         seen = contents;
     }

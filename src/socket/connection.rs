@@ -103,7 +103,7 @@ impl Connections {
         Self { open, reaper, write_timeout, security, next_request: NEXT_REQUEST }
     }
 
-    /// These, but [`Connections::serve`] will speak TLS. They are counted together.
+    /// Returns a handle that serves over TLS. Both handles share one count of connections.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn with_tls(&self, tls: Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
@@ -172,8 +172,8 @@ impl Connections {
         }));
     }
 
-    /// Keeps one thing as long as the connection is there, also as a WebSocket. Call it in the
-    /// hook, with the extensions that it was given; does nothing before they are tracked.
+    /// Keeps a value until the connection is closed, also after its upgrade. Call it from the hook,
+    /// with the hook's extensions; a second call replaces the value.
     pub fn keep(extensions: &Extensions, kept: impl Any) {
         if let Some(connection) = extensions.get::<Rc<Connection>>() {
             connection.kept.replace(Some(Box::new(kept)));
@@ -183,9 +183,9 @@ impl Connections {
     fn set_up(&self, socket: &Socket) -> std::io::Result<()> {
         socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
         socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
-        // Ends a connection whose peer acknowledges nothing, or keeps its window shut, for so
-        // long: actix-http does not, nor can an actor that it polls (actix-web#2441). A driver does
-        // it itself, and turns this off.
+        // Ends a connection whose peer acknowledges nothing, or keeps its window closed, for this
+        // long: actix-http does not, and cannot poll the actor meanwhile (actix-web#2441). The
+        // driver has a deadline of its own and clears this option.
         #[cfg(target_os = "linux")]
         socket.set_tcp_user_timeout(Some(self.write_timeout))?;
         Ok(())
@@ -214,7 +214,8 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Its WebSocket is over, though the peer may still have to read why.
+    /// Stops counting the WebSocket as open. The socket may stay until the peer has read the close
+    /// frame.
     pub(super) fn closed(&self) {
         if self.counted.take() {
             self.open.send_modify(|open| *open -= 1);

@@ -1,6 +1,6 @@
 //! Drives a connection that carries a WebSocket, in a task that owns it: polls the actor also while
 //! the peer does not read, reads into one buffer that all connections of a thread share, writes
-//! frames as they are, and cuts a peer off for which the kernel takes nothing for too long.
+//! frames as they are, and resets the connection when the kernel accepts nothing for too long.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -31,8 +31,8 @@ use super::upgrade::Driven;
 /// What is read at once, in bytes.
 const READ_BYTES: usize = 32 * 1024;
 
-/// How often is read without a pause. A task that is never out of input would use up what tokio
-/// lets it do in a turn, and its timers would find nothing left of that.
+/// Most reads in a row. Unlimited reads would exhaust tokio's cooperative budget in every poll, and
+/// then no timer of this task would ever fire.
 const READS: u32 = 16;
 
 /// What is taken out of the outbox to be written at once.
@@ -48,7 +48,7 @@ pub(super) struct Inbound<T> {
     io: Rc<RefCell<T>>,
     /// What came together with the request.
     early: Bytes,
-    /// How often it has read without a pause.
+    /// Reads in a row so far.
     reads: u32,
 }
 
@@ -94,16 +94,16 @@ pub(super) struct Driver<T> {
     outbox: Outbox,
     gate: Gate,
     writing: VecDeque<Bytes>,
-    /// What goes out behind all that waits in the outbox. Mostly nothing ever does.
+    /// Frames to send after everything in the outbox. Usually empty.
     #[expect(clippy::box_collection, reason = "a word in place of four, in every connection")]
     farewell: Option<Box<VecDeque<Bytes>>>,
     /// Whether the actor has ended.
     ended: bool,
-    /// Whether the peer has been told that nothing more comes.
+    /// Whether the sending half of the connection has been shut down.
     shut: bool,
     write_timeout: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Whether the deadline stays, however much the peer takes: it is that of a close of ours.
+    /// Whether the deadline is that of a close that we began: progress does not extend it.
     final_deadline: bool,
     connection: Option<Rc<Connection>>,
 }
@@ -111,7 +111,7 @@ pub(super) struct Driver<T> {
 /// How writing came to its end for now.
 enum Written {
     All,
-    /// All, and the peer has closed or is not waited for.
+    /// All, and there is nothing left to wait for.
     Ended,
     /// The peer takes no more. Says whether it has taken anything.
     Blocked {
@@ -128,7 +128,7 @@ impl<T: Transport> Driver<T> {
         write_timeout: Duration,
         connection: Option<Rc<Connection>>,
     ) -> Self {
-        // From here on it is the driver that cuts a peer off.
+        // The driver has a deadline of its own from here on.
         set_user_timeout(io.borrow().tcp(), None);
         Self {
             io,
@@ -154,7 +154,7 @@ impl<T: Transport> Driver<T> {
             match Pin::new(&mut self.actor).poll_next(cx) {
                 Poll::Ready(Some(Ok(bytes))) => {
                     said += bytes.len();
-                    // Between the fragments of a message no other may go out.
+                    // No other message may go out between fragments (RFC 6455 section 5.4).
                     if self.outbox.is_last() || self.outbox.has_parts() || self.farewell.is_some() {
                         self.farewell.get_or_insert_default().push_back(bytes);
                     } else {
@@ -163,7 +163,7 @@ impl<T: Transport> Driver<T> {
                 }
                 Poll::Ready(Some(Err(_)) | None) => {
                     self.ended = true;
-                    // What it holds may be much, and others may be waiting for its place.
+                    // Frees the session's memory and its connection slot.
                     self.actor = BoxBody::new(());
                     if !self.outbox.is_last() {
                         // The peer has closed, and reads no more.
@@ -228,13 +228,13 @@ impl<T: Transport> Driver<T> {
         }
     }
 
-    /// Ends what is written, and waits for the peer to close after a close of ours: were the socket
-    /// closed with input unread, the system would reset the connection, and throw away what it
-    /// still holds for the peer.
+    /// Shuts down the sending half. After a close that we began it then waits for the peer to
+    /// close: closing a socket with unread input resets the connection and discards the send
+    /// buffer.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> io::Result<Written> {
         let mut io = self.io.borrow_mut();
         if !self.shut {
-            // What the kernel still holds for the peer has an end, too.
+            // Bounds how long the kernel keeps its send buffer.
             set_user_timeout(io.tcp(), Some(self.write_timeout));
             if Pin::new(&mut *io).poll_shutdown(cx)?.is_pending() {
                 return Ok(Written::Blocked { progress: false });
@@ -248,8 +248,8 @@ impl<T: Transport> Driver<T> {
         Ok(if self.poll_discard(cx)?.is_ready() { Written::Ended } else { Written::All })
     }
 
-    /// Throws away what comes, once the actor does not read any more. Ready when nothing more comes
-    /// that matters.
+    /// Discards input after the actor has ended. Ready at the end of the input, or if the peer has
+    /// closed already.
     fn poll_discard(&self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
         if !self.gate.is_closing() || self.gate.peer_closed() {
             return Ok(Poll::Ready(()));
@@ -270,8 +270,8 @@ impl<T: Transport> Driver<T> {
         })
     }
 
-    /// Ready once the peer has had its time: the write timeout to take anything at all, or that and
-    /// no less than [`LINGER`] to take everything and to close, when we have begun to close.
+    /// Ready at the deadline: a write timeout without progress, or, after a close that we began, a
+    /// write timeout (at least [`LINGER`]) in all.
     fn poll_deadline(&mut self, written: &Written, cx: &mut Context<'_>) -> Poll<()> {
         let is_closing = self.gate.is_closing();
         let begins = match written {
@@ -312,7 +312,7 @@ impl<T: Transport> Future for Driver<T> {
                 written => written,
             };
             let written = match written {
-                // A peer that sends all it has before it reads would wait for us as well.
+                // Otherwise a peer that reads only after it has sent everything would deadlock.
                 Ok(Written::Blocked { progress }) if this.ended => {
                     this.poll_discard(cx).map(|_| Written::Blocked { progress })
                 }
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn nothing_that_an_actor_says_goes_between_the_fragments_of_a_message() {
+    async fn frames_of_the_context_never_interleave_with_fragments() {
         let (tcp, _peer) = pair().await;
         let io = Hesitant::new(tcp);
         let (room, taken) = (Rc::clone(&io.room), Rc::clone(&io.taken));

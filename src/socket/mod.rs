@@ -117,8 +117,8 @@ impl Socket {
         Self { gate, outbox, assembly, cutoff, heard, ending: false }
     }
 
-    /// The power to end the connection from outside, for whoever may have to. On a server of
-    /// [`Connections::serve`] it does nothing: there the actor can always be told to close.
+    /// Ends the connection from outside the actor. Does nothing on a server of
+    /// [`Connections::serve`], where the actor can always be told to close.
     #[must_use]
     pub fn cutoff(&self) -> Cutoff {
         self.cutoff.clone()
@@ -183,8 +183,8 @@ impl Socket {
     /// that wait go out joined by `\n`, as few messages of many lines. What the connection is to
     /// tell apart as messages goes out by the context's own `text`.
     ///
-    /// Nothing bounds what waits: write as much as [`Socket::is_full`] allows, or count what others
-    /// have the actor write by a [`Budget`].
+    /// The queue is not bounded: check [`Socket::is_full`] or await [`Socket::room`] before writing
+    /// more, or count deliveries with a [`Budget`].
     pub fn write(&mut self, text: TextFrame) {
         if !self.ending {
             self.outbox.push(text);

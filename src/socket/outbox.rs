@@ -18,8 +18,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::frame::opcode;
 use super::guard::Gate;
 
-/// The longest frame that texts are joined into, in bytes: 16 KiB. In an `HttpServer` the
-/// connection keeps the largest write buffer that it needed.
+/// The longest frame that texts are joined into, in bytes: 16 KiB. In an `HttpServer` a connection
+/// never shrinks its write buffer, so frames stay small.
 pub const MAX_COALESCED_BYTES: usize = 16 * 1024;
 
 /// How many messages wait before a client is read no further until they have gone.
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_goes_out_is_released_with_the_connection() {
+    fn dropping_the_outbox_releases_what_is_left_of_its_budget() {
         #[derive(Debug, Default)]
         struct Released(AtomicU64);
         impl Budget for Released {

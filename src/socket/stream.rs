@@ -1,4 +1,4 @@
-//! What a connection is driven on: TCP, or TLS on top of it.
+//! The byte stream under a connection: plain TCP, or TLS over TCP.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -13,10 +13,11 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::tcp::{Tcp, Transport};
 
-/// What TLS holds back for a peer that does not read, in bytes, beside what the kernel does.
+/// Most bytes that TLS buffers for a peer that does not read, in addition to the kernel.
 #[cfg(feature = "tls")]
 const TLS_BUFFER_BYTES: usize = 32 * 1024;
 
+/// The byte stream of one connection.
 #[derive(Debug)]
 pub(super) enum Stream {
     Plain(Tcp),
@@ -24,7 +25,7 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<Tcp>>),
 }
 
-/// How a connection becomes a [`Stream`].
+/// Turns an accepted connection into a [`Stream`].
 #[derive(Clone)]
 pub(super) enum Security {
     Plain,
@@ -43,9 +44,10 @@ impl fmt::Debug for Security {
 }
 
 impl Security {
-    /// Ready once the peer has sent something, and under TLS once its handshake is done.
+    /// Waits until the peer has sent something and, with TLS, until the handshake is complete.
     pub(super) async fn accept(self, tcp: Tcp) -> Result<Stream, DispatchError> {
-        // For thousands that come at once buffers would be made before the first is read.
+        // actix-http allocates 16 kB for a connection at once. Thousands of clients that connect
+        // together would need that memory together, and the heap would keep it.
         tcp.tcp().readable().await.map_err(DispatchError::Io)?;
         match self {
             Self::Plain => Ok(Stream::Plain(tcp)),
@@ -60,7 +62,7 @@ impl Security {
     }
 }
 
-/// Either of the two.
+/// Both variants, as a trait object.
 trait Io: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
@@ -74,7 +76,7 @@ impl Stream {
         }
     }
 
-    /// The connection under it, with what its requests will find of it.
+    /// The TCP connection below.
     pub(super) fn socket(&self) -> &Tcp {
         match self {
             Self::Plain(tcp) => tcp,

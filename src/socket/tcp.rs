@@ -23,7 +23,7 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
 #[derive(Debug)]
 pub(super) struct Tcp {
     pub(super) shared: Rc<TcpStream>,
-    /// What its requests will find of it, until actix-http asks for that.
+    /// The connection's data for its requests, until actix-http takes it over.
     extensions: RefCell<Option<Box<Extensions>>>,
 }
 

@@ -38,10 +38,11 @@ use super::outbox::Outbox;
 use super::stream::Stream;
 use super::tcp::{Tcp, Transport};
 
-/// How long one whose handshake is refused has to read why and to close.
+/// How long a client has to read a rejected handshake's response and to close.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How long the head of a first request may take; and under TLS the handshake before it.
+/// Time limit for the first byte (with TLS, the whole handshake), and then for the first request's
+/// head.
 const FIRST_REQUEST: Duration = Duration::from_secs(5);
 
 impl Connections {
@@ -50,15 +51,13 @@ impl Connections {
     /// go on while the peer does not read. An idle one takes one descriptor and less than 4 kB, in
     /// place of two and 14.
     ///
-    /// `app` is called twice for each worker: what its requests share is made outside of it.
-    /// `connected` is called for each connection, as the hook of `HttpServer::on_connect` is; that
-    /// of a chat is `Chat::connected`. What it puts into the extensions is there for requests, and
-    /// dropped when the connection becomes a WebSocket: what is to live as long as the connection
-    /// goes into [`Connections::keep`]. The app's `AppConfig` says `localhost:8080` and not secure,
-    /// whatever the listener is.
-    ///
-    /// The server's own end in order does not know WebSockets: it would drop them. Turn its signals
-    /// off, and end it in the order below.
+    /// - `app` is called twice for each worker, so create shared state outside of it.
+    /// - `connected` is called for each connection, like the hook of `HttpServer::on_connect`. Use
+    ///   `Chat::connected` for a chat. Its extensions are dropped at the upgrade; a value that must
+    ///   live as long as the connection goes into [`Connections::keep`].
+    /// - The app's `AppConfig` always has the host `localhost:8080` and is not secure.
+    /// - A graceful stop of the HTTP server drops open WebSockets. Disable its signals and stop as
+    ///   in the example.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -77,7 +76,7 @@ impl Connections {
     ///     rt::spawn(server);
     ///     stop_signal()?.await;
     ///     http.pause().await;
-    ///     // Here each actor is told to close its socket.
+    ///     // Tell each actor to close its socket here.
     ///     connections.all_closed().await;
     ///     http.stop(false).await;
     ///     Ok(())

@@ -77,7 +77,7 @@ impl Browser {
             let blocked = "profile.managed_default_content_settings.javascript";
             options["prefs"] = json!({ blocked: 2 });
         }
-        // The authority of the tests is not known to it.
+        // Chromium does not trust the tests' certificate authority.
         let capabilities = json!({
             "goog:chromeOptions": options,
             "acceptInsecureCerts": url.starts_with("https:"),

@@ -97,10 +97,10 @@ async fn an_address_in_use_is_a_clear_error() {
     assert!(error.contains(&format!("cannot listen on {addr}")), "{error}");
 }
 
-/// The soft limit is raised as far as the hard one; that one must do.
+/// The program raises the soft limit to the hard limit, and checks that one.
 #[cfg(unix)]
 #[actix_web::test]
-async fn too_few_open_files_for_the_connections_are_told() {
+async fn open_file_limit_below_max_connections_is_a_warning() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let told = async |limits: &str, flags: &[&str]| {

@@ -44,7 +44,7 @@ also_over_tls! {
     a_client_that_stops_reading_is_evicted_and_the_others_read_on,
     at_shutdown_every_client_reads_1001_and_a_late_one_too,
     a_long_replay_is_told_whole_before_the_end_and_what_was_said_meanwhile_behind_it,
-    a_client_that_never_closes_holds_no_stop_up,
+    client_that_never_closes_does_not_delay_shutdown,
 }
 
 /// Sends bytes and reads the code of the close frame that answers them, then to the end.
@@ -247,10 +247,9 @@ async fn stopping_waits_for_the_clients_and_then_nobody_listens() {
     assert!(TcpStream::connect(addr).await.is_err());
 }
 
-/// Its connection is kept for as long as the write timeout, so that it may read why it is closed;
-/// but nobody waits for that.
+/// The socket stays until the write timeout; the shutdown does not wait for that.
 #[actix_web::test]
-async fn a_client_that_never_closes_holds_no_stop_up() {
+async fn client_that_never_closes_does_not_delay_shutdown() {
     let hour = Duration::from_secs(3600);
     let config = Config { write_timeout: hour, shutdown_timeout: hour, ..config() };
     let server = TestServer::start_with(config).await;

@@ -81,7 +81,7 @@ pub struct TestServer {
     running: Running,
     hub: Addr<Hub>,
     addr: SocketAddr,
-    /// Where it listens itself.
+    /// The server's own address; with TLS, `addr` is that of a forwarder.
     server_addr: SocketAddr,
     _certificate: Option<TempDir>,
 }
@@ -93,7 +93,7 @@ enum Running {
     Plain { http: ServerHandle, connections: Connections },
 }
 
-/// What a test's servers are, and what its clients reach them by.
+/// Which kind of server a test starts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Road {
     Driven,
@@ -112,8 +112,7 @@ pub fn on_the_plain_road(test: impl FnOnce()) {
     ROAD.set(Road::Driven);
 }
 
-/// Runs a test, whose thread this is, with servers over TLS. Between them and its clients, who know
-/// nothing of that, is a forwarder.
+/// Runs a test on this thread with TLS servers. Its clients connect through a forwarder.
 pub fn over_tls(test: impl FnOnce()) {
     ROAD.set(Road::Tls);
     test();
@@ -201,7 +200,7 @@ impl TestServer {
         self.addr
     }
 
-    /// The server's own address, where clients may reach it by another.
+    /// The server's own address, not that of a forwarder.
     pub fn server_addr(&self) -> SocketAddr {
         self.server_addr
     }

@@ -304,7 +304,7 @@ async fn there_are_as_many_connections_as_allowed_and_not_one_more() {
 }
 
 #[actix_web::test]
-async fn a_client_that_is_closed_and_does_not_close_gives_its_place_to_another() {
+async fn closed_client_frees_its_slot_before_its_socket_is_gone() {
     let write_timeout = Duration::from_secs(3600);
     let one = Config { max_connections: Some(1), write_timeout, ..config() };
     let server = TestServer::start_with(one).await;

@@ -39,7 +39,7 @@ impl Program {
         Self::spawn(command, folder, "http").await
     }
 
-    /// A command that serves by this scheme.
+    /// Runs a command that serves `http` or `https`.
     pub async fn spawn(mut command: Command, folder: &std::path::Path, scheme: &str) -> Self {
         let mut child = command
             .args(["--listen", "127.0.0.1:0"])

@@ -1,4 +1,4 @@
-//! HTTPS: what is served with which certificate, and clients that do TLS badly.
+//! HTTPS: certificates, redirects, and clients that break TLS.
 #![cfg(feature = "tls")]
 
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ use crate::harness::{Client, TestServer, config, eventually, raw_http, within};
 use crate::program::{PROGRAM, Program};
 use crate::timed::slow::narrow;
 
-/// An authority of the tests' own, which its clients trust.
+/// A certificate authority that the test clients trust.
 struct Authority {
     certificate: rcgen::Certificate,
     key: KeyPair,
@@ -66,7 +66,7 @@ impl Certificate {
         ["--tls-cert", self.cert.to_str().unwrap(), "--tls-key", self.key.to_str().unwrap()]
     }
 
-    /// A server that shows it.
+    /// A configuration that serves it.
     fn config(&self) -> Config {
         let (tls_cert, tls_key) = (Some(self.cert.clone()), Some(self.key.clone()));
         Config { tls_cert, tls_key, ..config() }
@@ -92,7 +92,7 @@ async fn handshake(tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        // One that goes on where another ended is not shown a certificate.
+        // A resumed session does not receive the certificate again.
         config.resumption = Resumption::disabled();
         Arc::new(config)
     });
@@ -100,11 +100,11 @@ async fn handshake(tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
     TlsConnector::from(Arc::clone(config)).connect(name, tcp).await
 }
 
-/// What the kernel holds for a forwarder.
+/// Socket buffer size of the forwarder.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// Listens without TLS and passes everything on to a server with it, so that clients without TLS
-/// can be tested against one. It holds back little, so that a client which does not read is felt.
+/// Forwards plain TCP to a TLS server, so that clients without TLS can test it. Its buffers are
+/// small so that backpressure from a client reaches the server.
 pub async fn forwarder(server: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -127,7 +127,7 @@ pub async fn forwarder(server: SocketAddr) -> SocketAddr {
                 };
                 let ended = futures_util::future::try_join(up, down).await;
                 if ended.is_err() {
-                    // The server has reset the connection.
+                    // The server reset the connection: reset the client, too.
                     let _ = SockRef::from(to_client.as_ref()).set_linger(Some(Duration::ZERO));
                 }
             });
@@ -150,7 +150,7 @@ fn shown(tls: &TlsStream<TcpStream>) -> CertificateDer<'static> {
 }
 
 #[actix_web::test]
-async fn a_program_with_a_certificate_serves_page_and_chat_over_tls() {
+async fn program_serves_page_and_chat_over_tls() {
     let (certificate, folder) = certificate();
     let mut command = Command::new(PROGRAM);
     command.args(certificate.flags()).args(["--db", "none", "--redirect-from", "127.0.0.1:0"]);
@@ -175,7 +175,7 @@ async fn a_program_with_a_certificate_serves_page_and_chat_over_tls() {
 }
 
 #[actix_web::test]
-async fn whoever_comes_without_tls_is_sent_to_where_it_is_spoken() {
+async fn http_requests_are_redirected_to_https() {
     let (certificate, _folder) = certificate();
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = Config { redirect_from: vec![listen], ..certificate.config() };
@@ -193,7 +193,7 @@ async fn whoever_comes_without_tls_is_sent_to_where_it_is_spoken() {
 }
 
 #[actix_web::test]
-async fn what_is_wrong_with_a_certificate_is_told_in_one_line() {
+async fn bad_certificate_or_key_is_a_one_line_error() {
     let (good, folder) = certificate();
     let other = tempfile::tempdir().unwrap();
     let expired = Certificate::write(other.path(), 2020);
@@ -201,12 +201,12 @@ async fn what_is_wrong_with_a_certificate_is_told_in_one_line() {
     std::fs::write(&nothing, "no PEM").unwrap();
     let missing = folder.path().join("missing");
     let wrong: [(&Path, &Path, &str); 6] = [
-        (&good.cert, &expired.key, "is not that of the first certificate"),
+        (&good.cert, &expired.key, "does not match the first certificate"),
         (&expired.cert, &expired.key, "expired"),
-        (&nothing, &good.key, "holds no certificate"),
-        (&good.cert, &nothing, "holds no private key"),
+        (&nothing, &good.key, "no valid PEM certificate"),
+        (&good.cert, &nothing, "no usable PEM private key"),
         (&missing, &good.key, "cannot read"),
-        (&good.key, &good.cert, "holds no certificate"),
+        (&good.key, &good.cert, "no valid PEM certificate"),
     ];
     for (cert, key, error) in wrong {
         let mut program = Command::new(PROGRAM);
@@ -221,7 +221,7 @@ async fn what_is_wrong_with_a_certificate_is_told_in_one_line() {
 }
 
 #[actix_web::test]
-async fn a_certificate_that_is_renewed_is_served_and_connections_stay() {
+async fn renewed_certificate_is_served_and_open_connections_stay() {
     let (first, folder) = certificate();
     let server = chinwag::server::start(first.config()).await.unwrap();
     let addr = server.addrs()[0];
@@ -235,13 +235,13 @@ async fn a_certificate_that_is_renewed_is_served_and_connections_stay() {
     server.stop().await;
 }
 
-/// Half a handshake, one that goes on byte by byte, and none: each has the time of a first request.
+/// No handshake, half of one, and one that continues byte by byte.
 #[actix_web::test]
-async fn handshakes_that_never_end_are_cut_off() {
+async fn unfinished_handshakes_time_out() {
     let (certificate, _folder) = certificate();
     let server = chinwag::server::start(certificate.config()).await.unwrap();
     let addr = server.addrs()[0];
-    // The header of a record with a `ClientHello` of 512 bytes, and its first ones.
+    // A record header, and the first bytes of a `ClientHello` of 512 bytes.
     let hello = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3];
     let mut cut_off = Vec::new();
     for sent in [&hello[..0], &hello[..1], &hello[..]] {
@@ -266,9 +266,8 @@ async fn handshakes_that_never_end_are_cut_off() {
     server.stop().await;
 }
 
-/// A whole conversation in records of one byte each.
 #[actix_web::test]
-async fn records_of_one_byte_are_a_client_like_others() {
+async fn one_byte_tls_records_are_accepted() {
     let (certificate, _folder) = certificate();
     let server = chinwag::server::start(certificate.config()).await.unwrap();
     let mut tls = connect(server.addrs()[0]).await.unwrap();
@@ -290,9 +289,8 @@ async fn records_of_one_byte_are_a_client_like_others() {
     server.stop().await;
 }
 
-/// Speaks HTTP to where TLS is spoken, as people do who forget the `s`.
 #[actix_web::test]
-async fn who_forgets_tls_is_closed_at_once() {
+async fn plain_http_on_the_tls_port_is_closed_at_once() {
     let (certificate, _folder) = certificate();
     let server = chinwag::server::start(certificate.config()).await.unwrap();
     let mut tcp = TcpStream::connect(server.addrs()[0]).await.unwrap();
@@ -305,7 +303,7 @@ async fn who_forgets_tls_is_closed_at_once() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn two_windows_of_the_page_talk_over_tls() {
+async fn two_browser_windows_talk_over_wss() {
     let (certificate, _folder) = certificate();
     let server = chinwag::server::start(certificate.config()).await.unwrap();
     let url = format!("https://localhost:{}/", server.addrs()[0].port());
@@ -323,9 +321,8 @@ async fn two_windows_of_the_page_talk_over_tls() {
     server.stop().await;
 }
 
-/// The road of all tests that are run over TLS as well is one with TLS.
 #[test]
-fn that_road_has_tls() {
+fn servers_of_tests_over_tls_speak_tls() {
     crate::harness::over_tls(|| {
         actix_web::rt::System::new().block_on(async {
             let server = TestServer::start().await;

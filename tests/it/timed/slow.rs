@@ -29,14 +29,14 @@ also_over_tls! {
     a_client_that_stops_reading_is_gone_within_twice_the_write_timeout_in_a_silent_room_too,
     a_slow_reader_that_keeps_up_with_a_quiet_room_stays,
     a_reader_of_plain_http_that_stops_is_cut_off,
-    a_client_that_reads_slowly_and_goes_on_sending_reads_why_it_is_closed,
-    what_waits_for_a_slow_reader_at_a_shutdown_is_read_whole,
+    slow_reader_that_keeps_sending_receives_the_close_frame,
+    slow_reader_receives_everything_queued_before_shutdown,
 }
 
 /// Connections that the server still holds a descriptor of: those from its address in the kernel's
 /// table that belong to a process.
 fn held_by_server(server: &TestServer) -> usize {
-    // Other programs may have the port at another address.
+    // Other processes may use the same port on another address.
     let addr = format!("0100007F:{:04X}", server.server_addr().port());
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let held = table.lines().skip(1).filter(|line| {
@@ -60,6 +60,19 @@ pub fn narrow(addr: SocketAddr, window_bytes: usize) -> TcpStream {
 pub async fn slow_client(server: &TestServer, window_bytes: usize) -> TcpStream {
     let tcp = narrow(server.addr(), window_bytes);
     within("a handshake", raw_upgrade(tcp, server.addr(), "/ws?room=slow")).await
+}
+
+/// A slow client that has read nothing of so many messages, of 4,000 bytes each.
+async fn behind(server: &TestServer, messages: usize) -> TcpStream {
+    let slow = slow_client(server, 16 * 1024).await;
+    let mut talker = server.join("room=slow").await;
+    let long = "x".repeat(4000);
+    for _ in 0..messages {
+        talker.say(&long).await;
+        talker.expect(&long).await;
+    }
+    talker.leave().await;
+    slow
 }
 
 /// Reads at most so many bytes in a second until the connection ends.
@@ -236,19 +249,12 @@ async fn a_client_behind_a_dead_network_is_gone_within_pong_timeout_plus_one_pin
     assert!((1.0..6.0).contains(&seconds), "gone after {seconds} s");
 }
 
-/// The kernel holds all that is written to such a client, and its close frame last. Were the socket
-/// closed while the client goes on sending, all of that would be lost.
+/// The close frame is last in the kernel's send buffer. Closing the socket with unread input would
+/// discard it.
 #[actix_web::test]
-async fn a_client_that_reads_slowly_and_goes_on_sending_reads_why_it_is_closed() {
+async fn slow_reader_that_keeps_sending_receives_the_close_frame() {
     let server = TestServer::start_with(config()).await;
-    let mut slow = slow_client(&server, 16 * 1024).await;
-    let mut talker = server.join("room=slow").await;
-    let long = "x".repeat(4000);
-    for _ in 0..45 {
-        talker.say(&long).await;
-        talker.expect(&long).await;
-    }
-    talker.leave().await;
+    let mut slow = behind(&server, 45).await;
     slow.write_all(&frame(0x82, b"no text")).await.unwrap();
     let unsupported = async || server.disconnects(Reason::Unsupported).await == 1;
     eventually("the close to begin", unsupported).await;
@@ -258,7 +264,8 @@ async fn a_client_that_reads_slowly_and_goes_on_sending_reads_why_it_is_closed()
     assert!(began.elapsed() > Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
-/// Reads so many bytes in a second, and sends something between them. Gives how many there were.
+/// Reads to the close frame at a limited speed, sending `sent` after every read. Returns the number
+/// of bytes read.
 async fn read_to_close(
     mut slow: TcpStream,
     bytes_per_second: usize,
@@ -286,20 +293,13 @@ async fn read_to_close(
     bytes
 }
 
-/// More waits for it than the kernel holds, and it sends before it reads.
+/// The queue is larger than the kernel's buffers, and the client sends before it reads.
 #[actix_web::test]
-async fn what_waits_for_a_slow_reader_at_a_shutdown_is_read_whole() {
+async fn slow_reader_receives_everything_queued_before_shutdown() {
     let hour = Duration::from_secs(3600);
     let config = Config { write_timeout: hour, shutdown_timeout: hour, ..config() };
     let server = TestServer::start_with(config).await;
-    let mut slow = slow_client(&server, 16 * 1024).await;
-    let mut talker = server.join("room=slow").await;
-    let long = "x".repeat(4000);
-    for _ in 0..90 {
-        talker.say(&long).await;
-        talker.expect(&long).await;
-    }
-    talker.leave().await;
+    let mut slow = behind(&server, 90).await;
     let stopping = actix_web::rt::spawn(server.stop());
     let began = Instant::now();
     let pings = frame(0x89, b"are you there").repeat(1000);
@@ -310,25 +310,18 @@ async fn what_waits_for_a_slow_reader_at_a_shutdown_is_read_whole() {
     })
     .await;
     let bytes = read_to_close(slow, 160_000, b"", Reason::ShuttingDown).await;
-    assert!(bytes > 90 * long.len(), "{bytes}");
+    assert!(bytes > 90 * 4000, "{bytes}");
     within("the server to stop", stopping).await.unwrap();
 }
 
-/// It sends without end and reads nothing: the time that it has for a close passes all the same.
+/// Input without end must not starve the timers that end the connection.
 #[actix_web::test]
-async fn a_flood_does_not_hold_the_end_of_its_connection_up() {
+async fn flooding_client_is_cut_off_after_the_write_timeout() {
     const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
     let shutdown_timeout = Duration::from_secs(3600);
     let config = Config { write_timeout: WRITE_TIMEOUT, shutdown_timeout, ..config() };
     let server = TestServer::start_with(config).await;
-    let mut flooder = slow_client(&server, 16 * 1024).await;
-    let mut talker = server.join("room=slow").await;
-    let long = "x".repeat(4000);
-    for _ in 0..90 {
-        talker.say(&long).await;
-        talker.expect(&long).await;
-    }
-    talker.leave().await;
+    let mut flooder = behind(&server, 90).await;
     let began = Instant::now();
     let stopping = actix_web::rt::spawn(server.stop());
     let flood = frame(0x89, b"").repeat(50_000);
