@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import net from "node:net";
-import { after, test } from "node:test";
+import { afterEach, beforeEach, test } from "node:test";
 import WebSocket from "ws";
 import { Client, Membership } from "../../static/client.js";
 
@@ -50,9 +50,14 @@ class Network {
   }
 }
 
-const network = await Network.start();
-const clients = [];
-after(() => {
+let network;
+let clients;
+// Clients of another test would be cut off, reconnect and be counted in this one.
+beforeEach(async () => {
+  network = await Network.start();
+  clients = [];
+});
+afterEach(() => {
   clients.forEach((client) => client.disconnect());
   network.stop();
 });
