@@ -1,6 +1,6 @@
 //! The pure parts that every message goes through: `cargo bench --bench hot`. Criterion keeps the
 //! figures of the last run and says what has changed.
-#![allow(missing_docs, clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
+#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -28,22 +28,27 @@ use guard::{Gate, Guard};
 #[path = "../src/socket/assembly.rs"]
 #[allow(dead_code)]
 mod assembly;
+#[path = "../src/socket/deflate.rs"]
+#[allow(dead_code)]
+mod deflate;
 #[path = "../src/socket/frame.rs"]
 #[allow(dead_code)]
 mod frame;
 #[path = "../src/socket/guard.rs"]
 #[allow(dead_code)]
 mod guard;
+#[path = "support/words.rs"]
+mod words;
 
 /// As many as a stadium's batch has.
 const MESSAGES: usize = 500;
 const TEXT: &str = "It is a truth universally acknowledged, that a single man in pos";
 
-fn message(nick: &str) -> Arc<ChatMessage> {
+fn message(nick: &str, text: &str) -> Arc<ChatMessage> {
     let draft = Draft {
         room: RoomName::default(),
         nick: Nick::parse(nick).unwrap(),
-        text: MessageText::parse(TEXT, 4096).unwrap(),
+        text: MessageText::parse(text, 4096).unwrap(),
         attributed: true,
         origin: None,
     };
@@ -52,7 +57,7 @@ fn message(nick: &str) -> Arc<ChatMessage> {
 
 fn encode(c: &mut Criterion) {
     let mut group = c.benchmark_group("encode");
-    let messages = vec![message("ada"); MESSAGES];
+    let messages = vec![message("ada", TEXT); MESSAGES];
     group.throughput(Throughput::Elements(MESSAGES as u64));
     group.bench_function("a batch of 500 messages", |b| {
         let accepted = Instant::now();
@@ -95,7 +100,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
 /// What comes in until the payload is pending, as the stream decoder of actix-web-actors and the
 /// socket take it.
 fn receive(chunks: Vec<Bytes>) -> Result<usize, DisconnectReason> {
-    let mut guard = Guard::new(Chunks(chunks), Gate::default(), 28 * 1024);
+    let mut guard = Guard::new(Chunks(chunks), Gate::default(), 28 * 1024, true);
     let mut codec = Codec::new().max_size(28 * 1024);
     let mut assembly = Assembly::default();
     let (mut buffer, mut texts, mut idle) = (BytesMut::new(), 0, false);
@@ -123,6 +128,8 @@ fn receive(chunks: Vec<Bytes>) -> Result<usize, DisconnectReason> {
 fn guard_and_assembly(c: &mut Criterion) {
     let mut group = c.benchmark_group("guard and assembly");
     let short: Bytes = masked(0x81, TEXT.as_bytes()).repeat(100).into();
+    let compressed = deflate::deflate(TEXT.as_bytes(), true);
+    let compressed: Bytes = masked(0xC1, &compressed).repeat(100).into();
     let fragments = [0x01, 0x00, 0x00, 0x80].map(|first| masked(first, &[b'x'; 1024]));
     for (name, bytes, texts) in [
         ("100 messages of 64 bytes in one read", vec![short.clone()], 100),
@@ -132,6 +139,7 @@ fn guard_and_assembly(c: &mut Criterion) {
             100,
         ),
         ("4 KiB in 4 fragments", vec![fragments.concat().into()], 1),
+        ("100 compressed messages of 64 bytes in one read", vec![compressed], 100),
     ] {
         assert_eq!(receive(bytes.clone()), Ok(texts));
         group.throughput(Throughput::Elements(texts as u64));
@@ -155,5 +163,30 @@ fn decode(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(hot, encode, guard_and_assembly, decode);
+/// Batches of JSON with words of 20 members, as the page takes them.
+fn compress(c: &mut Criterion) {
+    let mut group = c.benchmark_group("compress");
+    for messages in [2, 20, 80] {
+        let message = |n: u64| {
+            message(
+                &format!("member-{}", n * 7 % 20),
+                words::words(n, 20 + n as usize * 13 % 90).trim(),
+            )
+        };
+        let batch = Batch::new((0..messages).map(message).collect(), Instant::now());
+        let frame = &batch.frames(Protocol::Json)[0];
+        println!(
+            "{messages} messages: {} bytes, {} compressed",
+            frame.len(),
+            frame.compressed().len()
+        );
+        group.throughput(Throughput::Bytes(frame.len() as u64));
+        group.bench_function(format!("{messages} messages of JSON"), |b| {
+            b.iter(|| frame.compressed());
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(hot, encode, guard_and_assembly, decode, compress);
 criterion_main!(hot);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, dev, web};
 use actix_web_actors::ws::{Message, ProtocolError, WebsocketContext};
-use chinwag::socket::{self, Connections, DisconnectReason, Incoming, Socket};
+use chinwag::socket::{self, Connections, DisconnectReason, Incoming, Options, Socket};
 use clap::Parser;
 
 /// Sends back what it is sent.
@@ -66,8 +66,9 @@ pub async fn echo(
     payload: web::Payload,
     args: web::Data<Args>,
 ) -> Result<HttpResponse, Error> {
-    let (_, response) =
-        socket::upgrade(&req, payload, &[], args.max_frame_bytes, |socket| Echo { socket })?;
+    let max_message_bytes = args.max_frame_bytes;
+    let options = Options { protocols: &[], max_message_bytes, compression: true };
+    let (_, response) = socket::upgrade(&req, payload, options, |socket| Echo { socket })?;
     Ok(response)
 }
 

@@ -48,6 +48,9 @@ pub struct Config {
     /// Longest WebSocket message, assembled, in bytes. Defaults to 6 times the longest chat
     /// message and 4096 more.
     pub max_frame_bytes: Option<usize>,
+    /// Whether messages are compressed for clients that support it (permessage-deflate). Defaults
+    /// to true.
+    pub compression: bool,
     /// Batches that wait for one client before it is evicted. Defaults to 256.
     pub send_queue: usize,
     /// Bytes that wait for one client before it is evicted. Defaults to 1 MiB.
@@ -170,6 +173,7 @@ impl Default for Config {
             static_dir: None,
             max_message_bytes: 4096,
             max_frame_bytes: None,
+            compression: true,
             send_queue: 256,
             send_queue_bytes: 1024 * 1024,
             write_timeout: Duration::from_secs(10),

@@ -34,7 +34,7 @@ use crate::domain::{BadNick, BadRoomName, ClientId, Nick, RoomName};
 use crate::hub::{Hub, IsFree};
 use crate::metrics::Handshake;
 use crate::session::{Introduction, Session};
-use crate::socket::{self, Connections};
+use crate::socket::{self, Connections, Options};
 use crate::wire::{Protocol, json};
 
 /// How much of an unwanted body is read, in bytes, and for how long.
@@ -212,8 +212,12 @@ async fn upgrade(
         Protocol::Json => &[json::SUBPROTOCOL],
         Protocol::Text => &[],
     };
-    let max_bytes = chat.config.frame_limit();
-    let (_, response) = socket::upgrade(req, payload, protocols, max_bytes, |socket| {
+    let options = Options {
+        protocols,
+        max_message_bytes: chat.config.frame_limit(),
+        compression: chat.config.compression,
+    };
+    let (_, response) = socket::upgrade(req, payload, options, |socket| {
         Session::new(introduction, socket, place, Arc::clone(&chat.hub), Arc::clone(&chat.config))
     })
     .map_err(BadUpgrade::NoHandshake)?;

@@ -353,11 +353,15 @@ impl Session {
         match deliver {
             // What is written while the mailbox drains goes out together.
             Deliver::Batch(_) | Deliver::Batches(_) => {
+                let protocol = self.introduction.protocol;
                 for batch in deliver.batches() {
                     self.config.metrics.lagged(batch.accepted().elapsed());
-                    for frame in batch.frames(self.introduction.protocol) {
-                        self.socket.write(frame.clone());
-                    }
+                    let frames = if self.socket.compresses() {
+                        batch.compressed_frames(protocol)
+                    } else {
+                        batch.frames(protocol)
+                    };
+                    frames.iter().for_each(|frame| self.socket.write(frame.clone()));
                 }
             }
             Deliver::Notices(notices) => {
@@ -441,6 +445,7 @@ impl Drop for Registration {
 mod tests {
     use super::*;
     use crate::admission::Places;
+    use crate::socket::Options;
     use std::net::Ipv4Addr;
     use std::sync::mpsc;
 
@@ -481,8 +486,9 @@ mod tests {
             let client = ClientId::next();
             let nick = Nick::anonymous(client);
             let (protocol, room) = (Protocol::Text, RoomName::default());
+            let options = Options { protocols: &[], max_message_bytes: 100, compression: false };
             let introduction = Introduction { client, protocol, nick, room, history: 0 };
-            let upgraded = crate::socket::upgrade(&req, payload, &[], 100, |socket| {
+            let upgraded = crate::socket::upgrade(&req, payload, options, |socket| {
                 let place = Places::of(&config).take(Ipv4Addr::LOCALHOST.into());
                 let place = place.expect("there is no limit");
                 Session::new(

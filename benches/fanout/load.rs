@@ -3,17 +3,22 @@
 //! Every message is one [`record`] of the same length, with a number and the time it was due. All
 //! members of a room read the same messages in the same order, so what one reads first is put
 //! into the room's log, and what the others read is compared with it byte by byte: every message
-//! to every client is checked, at the price of a `memcmp`.
+//! to every client is checked, at the price of a `memcmp`. A compressed frame is decompressed for
+//! the first client that reads it, and compared for the others.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use flate2::{Decompress, FlushDecompress};
 use hdrhistogram::Histogram;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
+
+use crate::words::words;
 
 /// The length of a message, and of the same with what separates it from the next.
 pub(crate) const RECORD: usize = 64;
@@ -34,11 +39,21 @@ pub(crate) fn record(number: u32, due: u64) -> String {
     format!("{number:010} {due:016} {:x<width$}", "", width = RECORD - 28)
 }
 
+/// The same, filled with words.
+fn record_of_words(number: u32, due: u64) -> String {
+    let words = words(u64::from(number), RECORD - 29);
+    format!("{number:010} {due:016} {words}.")
+}
+
 /// How a connection begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Speaks {
     /// A WebSocket handshake first.
     WebSocket,
+    /// The same, and what is said is words.
+    Words,
+    /// The same, and the clients take compressed messages.
+    CompressedWords,
     /// Frames at once: what the floor writes.
     Frames,
 }
@@ -80,6 +95,41 @@ struct Client {
 struct Log {
     bytes: Vec<u8>,
     due: Vec<u64>,
+    /// The last compressed frames, each with its text.
+    inflated: VecDeque<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Log {
+    /// How many compressed frames the slowest client may be behind before they are decompressed
+    /// again.
+    const INFLATED_MAX: usize = 100;
+
+    /// Takes the text of a compressed frame, to be given back by [`Log::put_back`].
+    fn take(&mut self, compressed: &[u8]) -> Vec<u8> {
+        let known = self.inflated.iter_mut().rev().find(|(known, _)| known == compressed);
+        known.map_or_else(|| inflate(compressed), |(_, text)| std::mem::take(text))
+    }
+
+    fn put_back(&mut self, compressed: &[u8], text: Vec<u8>) {
+        let known = self.inflated.iter_mut().rev().find(|(known, _)| known == compressed);
+        if let Some((_, place)) = known {
+            *place = text;
+            return;
+        }
+        self.inflated.push_back((compressed.to_owned(), text));
+        if self.inflated.len() > Self::INFLATED_MAX {
+            self.inflated.pop_front();
+        }
+    }
+}
+
+fn inflate(compressed: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(64 * 1024);
+    let whole = [compressed, &[0, 0, 0xFF, 0xFF]].concat();
+    let mut inflate = Decompress::new(false);
+    inflate.decompress_vec(&whole, &mut text, FlushDecompress::Sync).unwrap();
+    assert_eq!(inflate.total_in(), whole.len() as u64, "it fits");
+    text
 }
 
 /// What has been counted since [`Load::reset`].
@@ -286,6 +336,8 @@ impl Load {
         let due = u64::try_from((due - self.clock).as_nanos()).unwrap();
         // A text frame, masked by zeros.
         let mut frame = vec![0x81, 0x80 | RECORD as u8, 0, 0, 0, 0];
+        let has_words = matches!(self.speaks, Speaks::Words | Speaks::CompressedWords);
+        let record = if has_words { record_of_words } else { record };
         frame.extend(record(number, due).bytes());
         let client = &mut self.clients[id];
         // So few bytes find room, but with a server that has stopped to read altogether.
@@ -348,9 +400,14 @@ impl Load {
             return;
         }
         client.state = State::Upgrading;
+        let offer = if self.speaks == Speaks::CompressedWords {
+            "Sec-WebSocket-Extensions: permessage-deflate\r\n"
+        } else {
+            ""
+        };
         let request = format!(
             "GET /ws?room=r{} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
-             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n{offer}\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
             client.room
         );
@@ -383,6 +440,12 @@ impl Load {
             rest = behind;
             match first {
                 0x81 => self.hear(id, payload, now),
+                0xC1 => {
+                    let room = self.clients[id].room;
+                    let text = self.logs[room].take(payload);
+                    self.hear(id, &text, now);
+                    self.logs[room].put_back(payload, text);
+                }
                 0x89 => self.pong(id),
                 _ => return self.lose(id),
             }

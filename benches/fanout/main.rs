@@ -22,6 +22,9 @@ mod process;
 mod scenarios;
 #[cfg(target_os = "linux")]
 mod table;
+#[cfg(target_os = "linux")]
+#[path = "../support/words.rs"]
+mod words;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {

@@ -31,6 +31,8 @@ enum Kind {
     Kept,
     /// All limits are as they are by default.
     Limited,
+    /// The clients take compressed messages.
+    Compressed,
 }
 
 /// As many as 20,000 open files allowed when the server needed two for each: so that figures can be
@@ -51,6 +53,11 @@ fn kept(name: &str, clients: usize, rate: Rate) -> Scenario {
 /// The same with all limits, compared with how it is without.
 fn limited(name: &str, rate: Rate) -> Scenario {
     Scenario { kind: Kind::Limited, ..talk(name, 1_000, 1, rate) }
+}
+
+/// The same with words, compressed, compared with how it is when clients do not offer that.
+fn compressed(name: &str, rate: Rate) -> Scenario {
+    Scenario { kind: Kind::Compressed, ..talk(name, 1_000, 1, rate) }
 }
 
 /// All that have a name.
@@ -83,6 +90,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         limited("town limited", Rate::PerSecond(400)),
         // Everybody says as much as is allowed.
         limited("stadium limited", Rate::PerSecond(10_000)),
+        compressed("town deflate", Rate::PerSecond(400)),
+        compressed("stadium deflate", Rate::PerSecond(10_000)),
     ]
 }
 
@@ -127,12 +136,13 @@ impl Scenario {
             Kind::Talk | Kind::Stalled => self.beside_its_floor(),
             Kind::Kept => self.beside_no_journal(),
             Kind::Limited => self.beside_no_limits(),
+            Kind::Compressed => self.beside_no_compression(),
             Kind::Storm => self.storm(),
         }
     }
 
     fn beside_its_floor(&self) -> Figures {
-        let (mut figures, batches) = self.talk(|| Process::chinwag(self.flags));
+        let (mut figures, batches) = self.talk(|| Process::chinwag(self.flags), Speaks::WebSocket);
         if let Some(batches) = batches {
             let ours = figures["us/delivery"];
             figures.insert("x floor", ours / self.floor(batches, Rate::Silent));
@@ -149,28 +159,37 @@ impl Scenario {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let db = folder.path().join("chinwag.db");
         let flags = ["--db", db.to_str().unwrap(), "--db-sync", "full"];
-        let (figures, _) = self.talk(|| Process::chinwag(&flags));
+        let (figures, _) = self.talk(|| Process::chinwag(&flags), Speaks::WebSocket);
         self.beside(figures)
     }
 
     fn beside_no_limits(&self) -> Figures {
-        let (figures, _) = self.talk(|| Process::limited(&[]));
+        let (figures, _) = self.talk(|| Process::limited(&[]), Speaks::WebSocket);
         self.beside(figures)
+    }
+
+    fn beside_no_compression(&self) -> Figures {
+        let (mut figures, _) = self.talk(|| Process::chinwag(&[]), Speaks::CompressedWords);
+        let (without, _) = self.talk(|| Process::chinwag(&[]), Speaks::Words);
+        for (ratio, column) in [("x none", "us/delivery"), ("x bytes", "B/delivery")] {
+            figures.insert(ratio, figures[column] / without[column]);
+        }
+        figures
     }
 
     /// Adds how it compares with a server that has neither journal nor limits.
     fn beside(&self, mut figures: Figures) -> Figures {
-        let (without, _) = self.talk(|| Process::chinwag(&[]));
+        let (without, _) = self.talk(|| Process::chinwag(&[]), Speaks::WebSocket);
         figures.insert("x none", figures["us/delivery"] / without["us/delivery"]);
         figures
     }
 
     /// Lets them talk to a server of their own; tells also what batches went out.
-    fn talk(&self, start: impl FnOnce() -> Process) -> (Figures, Option<Batches>) {
+    fn talk(&self, start: impl FnOnce() -> Process, speaks: Speaks) -> (Figures, Option<Batches>) {
         let server = start_pinned(start);
         Load::new(Speaks::WebSocket, 1).connect(server.addr, 1);
         let before = server.memory();
-        let mut load = Load::new(Speaks::WebSocket, self.rooms);
+        let mut load = Load::new(speaks, self.rooms);
         load.connect(server.addr, self.clients);
         if self.kind == Kind::Stalled {
             load.stall(self.clients / 20);
@@ -217,6 +236,7 @@ impl Scenario {
         }
         figures.insert("deliveries/s", deliveries / seconds);
         figures.insert("us/delivery", cpu * 1e6 / deliveries);
+        figures.insert("B/delivery", counts.bytes as f64 / deliveries);
         figures.insert("msg/frame", deliveries / counts.frames as f64);
         let latency = |quantile| counts.latency_us.value_at_quantile(quantile) as f64 / 1e3;
         figures.insert("p50 ms", latency(0.5));

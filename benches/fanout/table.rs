@@ -14,14 +14,16 @@ pub(crate) type Table = BTreeMap<String, Figures>;
 pub(crate) type Baseline = BTreeMap<String, BTreeMap<String, f64>>;
 
 /// The columns, and how many places each has behind the point.
-const COLUMNS: [(&str, usize); 21] = [
+const COLUMNS: [(&str, usize); 23] = [
     ("deliveries/s", 0),
     ("writes/s", 0),
     ("MB/s", 1),
     ("us/delivery", 4),
+    ("B/delivery", 1),
     ("x floor", 2),
     ("x in+out", 2),
     ("x none", 2),
+    ("x bytes", 2),
     ("msg/frame", 1),
     ("p50 ms", 2),
     ("p99 ms", 2),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use clap::builder::BoolishValueParser;
 
 use super::{Config, ConfigError, DbSync, SEND_QUEUE_MIN};
 use crate::admission::{AllowedOrigin, Host, Network, Rate};
@@ -59,6 +60,10 @@ pub struct Args {
     #[arg(long, env = "CHINWAG_MAX_FRAME_BYTES", value_name = "N")]
     #[arg(value_parser = number::<1, { 8 * MAX_BYTES }>)]
     max_frame_bytes: Option<usize>,
+
+    /// Do not compress messages (permessage-deflate).
+    #[arg(long, env = "CHINWAG_NO_COMPRESSION", value_parser = BoolishValueParser::new())]
+    no_compression: bool,
 
     /// Batches that wait for one client before it is dropped as too slow.
     #[arg(long, env = "CHINWAG_SEND_QUEUE", value_name = "N", default_value = "256")]
@@ -267,6 +272,7 @@ impl TryFrom<Args> for Config {
             static_dir: args.static_dir,
             max_message_bytes: args.max_message_bytes,
             max_frame_bytes: args.max_frame_bytes,
+            compression: !args.no_compression,
             send_queue: args.send_queue,
             send_queue_bytes: args.send_queue_bytes,
             write_timeout: args.write_timeout,

@@ -1,5 +1,7 @@
 //! The header of a WebSocket frame (RFC 6455 section 5.2), read without its payload.
 
+use bytes::{BufMut, Bytes, BytesMut};
+
 use super::DisconnectReason;
 
 /// Frame types, as RFC 6455 section 5.2 numbers them.
@@ -12,12 +14,24 @@ pub(super) mod opcode {
     pub(in super::super) const PONG: u8 = 0xA;
 }
 
+/// The bit in a frame's first byte that says that its message ends with it.
+pub(super) const FINAL: u8 = 0x80;
+
+/// The longest header, in bytes, with a masking key.
+pub(super) const HEADER_LEN_MAX: usize = 14;
+
+const MASKED: u8 = 0x80;
+
 /// The longest payload of a control frame, in bytes (RFC 6455 section 5.5).
 const MAX_CONTROL_PAYLOAD: u64 = 125;
 
 /// Fragments of one message that may be empty. Those that are not are bounded by the size of the
 /// message.
 const MAX_EMPTY_FRAGMENTS: u32 = 128;
+
+/// The bit in [`Header::reserved`] that marks the first frame of a compressed message (RFC 7692
+/// section 6).
+pub(super) const COMPRESSED: u8 = 0x40;
 
 /// What the first 2 to 14 bytes of a frame say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +66,43 @@ impl Header {
         })
     }
 
-    fn is_control(&self) -> bool {
+    pub(super) fn is_control(&self) -> bool {
         self.opcode & 0x8 != 0
     }
+}
+
+/// Writes a header without a masking key. `masked` is the bit that announces one, or 0.
+fn put_header(frame: &mut BytesMut, first: u8, masked: u8, payload_len: usize) {
+    const LENGTH_IN_16_BITS: u8 = 126;
+    const LENGTH_IN_64_BITS: u8 = 127;
+    frame.put_u8(first);
+    match (u8::try_from(payload_len), u16::try_from(payload_len)) {
+        (Ok(short), _) if short < LENGTH_IN_16_BITS => frame.put_u8(masked | short),
+        (_, Ok(middle)) => {
+            frame.put_u8(masked | LENGTH_IN_16_BITS);
+            frame.put_u16(middle);
+        }
+        (_, Err(_)) => {
+            frame.put_u8(masked | LENGTH_IN_64_BITS);
+            frame.put_u64(payload_len as u64);
+        }
+    }
+}
+
+/// A new frame of the server's with its header, and room for the payload.
+pub(super) fn begin_frame(first: u8, payload_len: usize) -> BytesMut {
+    let mut frame = BytesMut::with_capacity(HEADER_LEN_MAX + payload_len);
+    put_header(&mut frame, first, 0, payload_len);
+    frame
+}
+
+/// Encodes a whole message as a client does, with a masking key of zeros.
+pub(super) fn encode_masked(opcode: u8, payload: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(HEADER_LEN_MAX + payload.len());
+    put_header(&mut frame, FINAL | opcode, MASKED, payload.len());
+    frame.put_u32(0);
+    frame.put_slice(payload);
+    frame.freeze()
 }
 
 /// What a client's frames must keep to, judged by their headers alone, so that no byte of a
@@ -62,13 +110,23 @@ impl Header {
 #[derive(Debug)]
 pub(super) struct Rules {
     max_message_bytes: u64,
-    /// The fragmented message under way: its bytes and its empty fragments so far.
-    message: Option<(u64, u32)>,
+    /// Whether compression was negotiated.
+    compression: bool,
+    /// The fragmented message under way.
+    message: Option<Message>,
+}
+
+/// A message so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Message {
+    bytes: u64,
+    empty_fragments: u32,
+    compressed: bool,
 }
 
 impl Rules {
-    pub(super) fn new(max_message_bytes: usize) -> Self {
-        Self { max_message_bytes: max_message_bytes as u64, message: None }
+    pub(super) fn new(max_message_bytes: usize, compression: bool) -> Self {
+        Self { max_message_bytes: max_message_bytes as u64, compression, message: None }
     }
 
     /// Whether a frame may come next. Changes nothing, so it may be asked while its payload is
@@ -83,7 +141,10 @@ impl Rules {
                 | opcode::PING
                 | opcode::PONG
         );
-        if !known || header.reserved != 0 || !header.masked || header.payload_len >> 63 != 0 {
+        let begins_message = matches!(header.opcode, opcode::TEXT | opcode::BINARY);
+        let allowed = if self.compression && begins_message { COMPRESSED } else { 0 };
+        let reserved = header.reserved & !allowed;
+        if !known || reserved != 0 || !header.masked || header.payload_len >> 63 != 0 {
             return Err(DisconnectReason::Protocol);
         }
         if header.is_control() {
@@ -94,8 +155,12 @@ impl Rules {
         if continues != self.message.is_some() {
             return Err(DisconnectReason::Protocol);
         }
-        let (bytes, empty) = self.message_with(header);
-        if bytes > self.max_message_bytes || empty > MAX_EMPTY_FRAGMENTS {
+        let message = self.message_with(header);
+        // The decompressed message has its own check. Compression can also make a text longer: up
+        // to 9 bits a byte.
+        let longer = if message.compressed { self.max_message_bytes / 8 + 64 } else { 0 };
+        let max_bytes = self.max_message_bytes + longer;
+        if message.bytes > max_bytes || message.empty_fragments > MAX_EMPTY_FRAGMENTS {
             return Err(DisconnectReason::TooBig);
         }
         Ok(())
@@ -108,18 +173,19 @@ impl Rules {
         }
     }
 
-    fn message_with(&self, header: &Header) -> (u64, u32) {
-        let (bytes, empty) = self.message.unwrap_or_default();
-        let adds_empty = u32::from(header.payload_len == 0 && !header.fin);
-        (bytes.saturating_add(header.payload_len), empty + adds_empty)
+    fn message_with(&self, header: &Header) -> Message {
+        let Message { bytes, empty_fragments, compressed } = self.message.unwrap_or_default();
+        Message {
+            bytes: bytes.saturating_add(header.payload_len),
+            empty_fragments: empty_fragments + u32::from(header.payload_len == 0 && !header.fin),
+            compressed: compressed || header.reserved == COMPRESSED,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MASKED: u8 = 0x80;
 
     fn header(first: u8, payload_len: u64) -> Header {
         let mut bytes = vec![first, MASKED | 127];
@@ -147,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_message_over_the_limit_is_refused_at_the_header_also_in_fragments() {
-        let mut rules = Rules::new(100);
+        let mut rules = Rules::new(100, false);
         assert_eq!(rules.check(&header(0x81, 100)), Ok(()));
         assert_eq!(rules.check(&header(0x81, 101)), Err(DisconnectReason::TooBig));
         rules.passed(&header(0x01, 60));
@@ -159,7 +225,7 @@ mod tests {
 
     #[test]
     fn empty_fragments_are_counted() {
-        let mut rules = Rules::new(100);
+        let mut rules = Rules::new(100, false);
         rules.passed(&header(0x01, 0));
         for _ in 1..MAX_EMPTY_FRAGMENTS {
             assert_eq!(rules.check(&header(0x00, 0)), Ok(()));
@@ -171,7 +237,7 @@ mod tests {
 
     #[test]
     fn what_rfc_6455_forbids_is_a_protocol_error() {
-        let rules = Rules::new(100);
+        let rules = Rules::new(100, false);
         let forbidden = [
             header(0x80 | 0x40 | opcode::TEXT, 1),
             header(0x80 | 0x3, 1),
@@ -185,7 +251,7 @@ mod tests {
         for header in forbidden {
             assert_eq!(rules.check(&header), Err(DisconnectReason::Protocol), "{header:?}");
         }
-        let mut rules = Rules::new(100);
+        let mut rules = Rules::new(100, false);
         rules.passed(&header(opcode::TEXT, 1));
         assert_eq!(rules.check(&header(0x81, 1)), Err(DisconnectReason::Protocol));
         assert_eq!(rules.check(&header(0x80 | opcode::PING, 1)), Ok(()));

@@ -2,7 +2,8 @@
 //! judge: a frame that breaks the rules is refused at its header, before its payload is held. It
 //! is a meter: it hands on one whole frame at a time, and nothing while the session's [`Gate`] is
 //! shut, so that the pressure reaches the sender's TCP. And once the connection is being closed
-//! it throws away what still comes, until the peer has closed too.
+//! it throws away what still comes, until the peer has closed too. A compressed message is collected
+//! and handed on decompressed, as one plain frame.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -15,7 +16,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_core::Stream;
 
 use super::DisconnectReason;
-use super::frame::{Header, Rules, opcode};
+use super::deflate::inflate;
+use super::frame::{COMPRESSED, Header, Rules, encode_masked, opcode};
 
 /// What guard, session and driver share: their hold on the guard, and the guard's verdict.
 #[derive(Clone, Debug, Default)]
@@ -114,43 +116,87 @@ pub(super) struct Guard<S> {
     payload: S,
     gate: Gate,
     rules: Rules,
+    max_message_bytes: usize,
     received: BytesMut,
+    /// The fragments of the compressed message under way.
+    compressed: Option<Box<Compressed>>,
     handed_on: bool,
     /// Bytes of the frame being thrown away that have not come yet.
     skipping: u64,
 }
 
+/// A compressed message that has not ended.
+#[derive(Debug)]
+struct Compressed {
+    opcode: u8,
+    payload: Vec<u8>,
+}
+
 impl<S> Guard<S> {
-    pub(super) fn new(payload: S, gate: Gate, max_message_bytes: usize) -> Self {
+    pub(super) fn new(payload: S, gate: Gate, max_message_bytes: usize, compression: bool) -> Self {
         Self {
             payload,
             gate,
-            rules: Rules::new(max_message_bytes),
+            rules: Rules::new(max_message_bytes, compression),
+            max_message_bytes,
             received: BytesMut::new(),
+            compressed: None,
             handed_on: false,
             skipping: 0,
         }
     }
 
-    /// Takes the next frame out of what was received, when it is whole.
+    /// Takes the next frame, or the next compressed message, out of what was received, when it is
+    /// whole.
     fn next_frame(&mut self) -> Result<Option<Bytes>, DisconnectReason> {
-        let Some(header) = Header::parse(&self.received) else { return Ok(None) };
-        self.rules.check(&header)?;
-        let payload_len = usize::try_from(header.payload_len).expect("checked against a limit");
-        let frame_len = header.header_len + payload_len;
-        if self.received.len() < frame_len {
+        loop {
+            let Some(header) = Header::parse(&self.received) else { return Ok(None) };
+            self.rules.check(&header)?;
+            let payload_len = usize::try_from(header.payload_len).expect("checked against a limit");
+            let frame_len = header.header_len + payload_len;
+            if self.received.len() < frame_len {
+                return Ok(None);
+            }
+            self.rules.passed(&header);
+            if header.opcode == opcode::CLOSE {
+                self.gate.0.peer_closed.set(true);
+            }
+            let frame = self.received.split_to(frame_len);
+            if self.received.is_empty() {
+                // An idle connection keeps no buffer, however large its last frames were.
+                self.received = BytesMut::new();
+            }
+            let is_compressed = header.reserved == COMPRESSED || self.compressed.is_some();
+            if header.is_control() || !is_compressed {
+                return Ok(Some(frame.freeze()));
+            }
+            if let Some(message) = self.decompress(&header, frame)? {
+                return Ok(Some(message));
+            }
+        }
+    }
+
+    /// Adds a frame to the compressed message under way. Returns the message after its last frame.
+    fn decompress(
+        &mut self,
+        header: &Header,
+        mut frame: BytesMut,
+    ) -> Result<Option<Bytes>, DisconnectReason> {
+        let mut payload = frame.split_off(header.header_len);
+        // The masking key is the end of the header (RFC 6455 section 5.2).
+        let key = &frame[header.header_len - 4..];
+        payload.iter_mut().zip(key.iter().cycle()).for_each(|(byte, key)| *byte ^= key);
+        let mut message = self
+            .compressed
+            .take()
+            .unwrap_or_else(|| Box::new(Compressed { opcode: header.opcode, payload: Vec::new() }));
+        message.payload.extend_from_slice(&payload);
+        if !header.fin {
+            self.compressed = Some(message);
             return Ok(None);
         }
-        self.rules.passed(&header);
-        if header.opcode == opcode::CLOSE {
-            self.gate.0.peer_closed.set(true);
-        }
-        let frame = self.received.split_to(frame_len).freeze();
-        if self.received.is_empty() {
-            // An idle connection keeps no buffer, however large its last frames were.
-            self.received = BytesMut::new();
-        }
-        Ok(Some(frame))
+        let whole = inflate(message.payload, self.max_message_bytes)?;
+        Ok(Some(encode_masked(message.opcode, &whole)))
     }
 
     /// Throws away what was received, frame by frame; says whether a close frame was among it.
@@ -239,7 +285,7 @@ mod tests {
     fn guard(chunks: &[&[u8]]) -> (Guard<Chunks>, Gate) {
         let chunks = Chunks(chunks.iter().map(|chunk| Bytes::copy_from_slice(chunk)).collect());
         let gate = Gate::default();
-        (Guard::new(chunks, gate.clone(), 10), gate)
+        (Guard::new(chunks, gate.clone(), 10, false), gate)
     }
 
     fn poll(guard: &mut Guard<Chunks>) -> Poll<Option<Result<Bytes, String>>> {

@@ -14,6 +14,7 @@ mod assembly;
 mod close;
 mod connection;
 mod cutoff;
+mod deflate;
 mod driver;
 mod frame;
 mod guard;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, StreamHandler};
 use actix_web::body::MessageBody;
+use actix_web::http::header::{self, HeaderValue};
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, web};
 use actix_web_actors::ws::{self, CloseReason, WebsocketContext, WsResponseBuilder};
 use bytes::Bytes;
@@ -51,18 +53,27 @@ use upgrade::Driven;
 /// How long a connection that we close is kept to let the peer read why and close as well.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Answers a WebSocket handshake and starts the actor that `actor` makes on its socket. Of the
-/// subprotocols that the peer asks for, the first that is one of `protocols` is agreed to. No
-/// message of the peer may be longer than `max_message_bytes`, whole or in fragments. Gives the
-/// actor's address and the response to return.
+/// What a handshake may agree to.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// The subprotocols. Of those that the peer asks for, the first that is among these is chosen.
+    pub protocols: &'a [&'a str],
+    /// The longest message of the peer in bytes, assembled and decompressed.
+    pub max_message_bytes: usize,
+    /// Whether messages may be compressed (permessage-deflate, RFC 7692). Then the actor writes
+    /// compressed texts if [`Socket::compresses`] says so.
+    pub compression: bool,
+}
+
+/// Answers a WebSocket handshake and starts the actor that `actor` makes on its socket. Returns the
+/// actor's address and the response.
 ///
 /// # Errors
 /// When the request is no WebSocket handshake; the error is the response to it.
 pub fn upgrade<A>(
     req: &HttpRequest,
     payload: web::Payload,
-    protocols: &[&str],
-    max_message_bytes: usize,
+    options: Options<'_>,
     actor: impl FnOnce(Socket) -> A,
 ) -> Result<(Addr<A>, HttpResponse), Error>
 where
@@ -72,12 +83,21 @@ where
     let driven = req.extensions().get::<Driven>().cloned();
     let is_driven = driven.is_some();
     let Driven { gate, outbox } = driven.unwrap_or_default();
-    let guard = Guard::new(payload, gate.clone(), max_message_bytes);
+    let Options { protocols, max_message_bytes, compression } = options;
+    let extension = if compression { deflate::accept(req.headers()) } else { None };
+    if extension.is_some() {
+        outbox.set_compression();
+    }
+    let guard = Guard::new(payload, gate.clone(), max_message_bytes, extension.is_some());
     let socket = Socket::new(gate.clone(), outbox.clone(), connection::cutoff(req));
-    let (addr, response) = WsResponseBuilder::new(actor(socket), req, guard)
+    let (addr, mut response) = WsResponseBuilder::new(actor(socket), req, guard)
         .protocols(protocols)
         .frame_size(max_message_bytes)
         .start_with_addr()?;
+    if let Some(extension) = extension {
+        let extension = HeaderValue::from_static(extension);
+        response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, extension);
+    }
     connection::upgraded(req);
     if is_driven {
         return Ok((addr, response));
@@ -191,8 +211,18 @@ impl Socket {
         }
     }
 
+    /// Whether the peer takes compressed messages: see [`TextFrame::compressed`].
+    ///
+    /// Compress no text that contains both a secret and something that others can choose: its
+    /// length may reveal the secret.
+    #[must_use]
+    pub fn compresses(&self) -> bool {
+        self.outbox.compresses()
+    }
+
     /// Writes a text of which each part is made when the connection has room for it: a long one
-    /// goes out in fragments, and is never held as a whole.
+    /// goes out in fragments, and is never held as a whole. It is compressed if
+    /// [`Socket::compresses`].
     pub fn write_parts(&mut self, parts: impl Iterator<Item = String> + 'static) {
         if !self.ending {
             self.outbox.push_parts(parts);

@@ -2,7 +2,7 @@
 //! and is handed to the connection without being encoded or copied again, as it would be by
 //! [`WebsocketContext::text`](actix_web_actors::ws::WebsocketContext::text).
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::iter::Peekable;
@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 
-use super::frame::opcode;
+use super::deflate::{self, deflate};
+use super::frame::{COMPRESSED, FINAL, begin_frame, opcode};
 use super::guard::Gate;
 
 /// The longest frame that texts are joined into, in bytes: 16 KiB. In an `HttpServer` a connection
@@ -25,9 +26,7 @@ pub const MAX_COALESCED_BYTES: usize = 16 * 1024;
 /// How many messages wait before a client is read no further until they have gone.
 const MANY_MESSAGES: usize = 64;
 
-/// The first byte of a frame: the bit that says that its message ends here, and of a whole message
-/// in one frame.
-const FINAL: u8 = 0x80;
+/// The first byte of a whole text message in one frame.
 const WHOLE: u8 = FINAL | opcode::TEXT;
 
 /// The frame of an empty ping.
@@ -48,15 +47,45 @@ impl TextFrame {
         Self::encode(WHOLE, text.len(), [text.as_bytes()].into_iter())
     }
 
+    /// Compresses the text for peers with which compression was negotiated: see
+    /// [`Socket::compresses`](super::Socket::compresses). A text of less than 200 bytes, or one
+    /// that does not get shorter, stays as it is.
+    #[must_use]
+    pub fn compressed(&self) -> Self {
+        if self.is_compressed() || self.payload().len() < deflate::MIN_BYTES {
+            return self.clone();
+        }
+        let payload = deflate(self.payload(), true);
+        if payload.len() >= self.payload().len() {
+            return self.clone();
+        }
+        Self::encode(WHOLE | COMPRESSED, payload.len(), [&payload[..]].into_iter())
+    }
+
+    /// The length of the frame in bytes.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "a frame has a header")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn is_compressed(&self) -> bool {
+        self.bytes[0] & COMPRESSED != 0
+    }
+
     /// Takes the first of the texts that wait, with as many of those behind it as fit with it into
     /// [`MAX_COALESCED_BYTES`], joined by `\n`. One that is alone in its frame is not copied, also
-    /// if it is longer by itself.
+    /// if it is longer by itself. A compressed text is always alone.
     pub fn coalesce(waiting: &mut VecDeque<Self>) -> Option<Self> {
-        let mut bytes = waiting.front()?.text().len();
+        let first = waiting.front()?;
+        if first.is_compressed() {
+            return waiting.pop_front();
+        }
+        let mut bytes = first.payload().len();
         let mut count = 1;
         for next in waiting.iter().skip(1) {
-            let grown = bytes + "\n".len() + next.text().len();
-            if grown > MAX_COALESCED_BYTES {
+            let grown = bytes + "\n".len() + next.payload().len();
+            if next.is_compressed() || grown > MAX_COALESCED_BYTES {
                 break;
             }
             bytes = grown;
@@ -65,35 +94,19 @@ impl TextFrame {
         if count == 1 {
             return waiting.pop_front();
         }
-        let texts = waiting.iter().take(count).map(Self::text);
+        let texts = waiting.iter().take(count).map(Self::payload);
         let joined = Self::encode(WHOLE, bytes, texts);
         waiting.drain(..count);
         Some(joined)
     }
 
-    /// The text, in UTF-8.
-    #[must_use]
-    pub fn text(&self) -> &[u8] {
+    /// The text in UTF-8, or what it was compressed to.
+    fn payload(&self) -> &[u8] {
         &self.bytes[self.header_len..]
     }
 
     fn encode<'a>(first: u8, len: usize, texts: impl Iterator<Item = &'a [u8]>) -> Self {
-        const LENGTH_IN_16_BITS: u8 = 126;
-        const LENGTH_IN_64_BITS: u8 = 127;
-        const HEADER_LEN_MAX: usize = 10;
-        let mut frame = BytesMut::with_capacity(HEADER_LEN_MAX + len);
-        frame.put_u8(first);
-        match (u8::try_from(len), u16::try_from(len)) {
-            (Ok(short), _) if short < LENGTH_IN_16_BITS => frame.put_u8(short),
-            (_, Ok(middle)) => {
-                frame.put_u8(LENGTH_IN_16_BITS);
-                frame.put_u16(middle);
-            }
-            (_, Err(_)) => {
-                frame.put_u8(LENGTH_IN_64_BITS);
-                frame.put_u64(len as u64);
-            }
-        }
+        let mut frame = begin_frame(first, len);
         let header_len = frame.len();
         for (n, text) in texts.enumerate() {
             if n > 0 {
@@ -111,12 +124,13 @@ impl TextFrame {
 struct Parts {
     next: Option<TextFrame>,
     texts: Peekable<Box<dyn Iterator<Item = String>>>,
+    compress: bool,
 }
 
 impl Parts {
-    fn new(texts: impl Iterator<Item = String> + 'static) -> Self {
+    fn new(texts: impl Iterator<Item = String> + 'static, compress: bool) -> Self {
         let texts: Box<dyn Iterator<Item = String>> = Box::new(texts);
-        let mut parts = Self { next: None, texts: texts.peekable() };
+        let mut parts = Self { next: None, texts: texts.peekable(), compress };
         parts.next = parts.make(opcode::TEXT);
         parts
     }
@@ -127,7 +141,18 @@ impl Parts {
         while let Some(next) = self.texts.next_if(|next| fits(&text, next)) {
             text.push_str(&next);
         }
-        let end = if self.texts.peek().is_none() { FINAL } else { 0 };
+        let is_last = self.is_last();
+        if is_last && kind == opcode::TEXT {
+            let whole = TextFrame::new(&text);
+            return Some(if self.compress { whole.compressed() } else { whole });
+        }
+        let end = if is_last { FINAL } else { 0 };
+        if self.compress {
+            // Only the first frame of a message has the bit (RFC 7692 section 6.1).
+            let bit = if kind == opcode::TEXT { COMPRESSED } else { 0 };
+            let part = deflate(text.as_bytes(), is_last);
+            return Some(TextFrame::encode(end | bit | kind, part.len(), [&part[..]].into_iter()));
+        }
         Some(TextFrame::encode(end | kind, text.len(), [text.as_bytes()].into_iter()))
     }
 
@@ -167,6 +192,8 @@ pub(super) struct Outbox(Rc<State>);
 struct State {
     waiting: RefCell<Waiting>,
     budget: OnceCell<Arc<dyn Budget>>,
+    /// Whether the peer takes compressed messages.
+    compresses: Cell<bool>,
 }
 
 impl Drop for State {
@@ -260,7 +287,7 @@ impl Outbox {
 
     /// Adds a message in parts. A short one waits as any other text.
     pub(super) fn push_parts(&self, texts: impl Iterator<Item = String> + 'static) {
-        let mut parts = Parts::new(texts);
+        let mut parts = Parts::new(texts, self.compresses());
         if parts.is_last() {
             parts.for_each(|whole| self.push(whole));
         } else {
@@ -273,6 +300,15 @@ impl Outbox {
     /// Adds a ping. The context would keep a buffer for it.
     pub(super) fn push_ping(&self) {
         self.0.waiting.borrow_mut().pings += 1;
+    }
+
+    /// From now on the peer takes compressed messages.
+    pub(super) fn set_compression(&self) {
+        self.0.compresses.set(true);
+    }
+
+    pub(super) fn compresses(&self) -> bool {
+        self.0.compresses.get()
     }
 
     /// Releases to this budget what [`Outbox::release_later`] says.
@@ -399,7 +435,7 @@ mod tests {
     fn frames(texts: &[&str]) -> Vec<String> {
         let mut waiting = texts.iter().map(|text| TextFrame::new(text)).collect();
         let frames = std::iter::from_fn(|| TextFrame::coalesce(&mut waiting));
-        frames.map(|frame| String::from_utf8(frame.text().to_vec()).expect("text")).collect()
+        frames.map(|frame| String::from_utf8(frame.payload().to_vec()).expect("text")).collect()
     }
 
     #[test]
@@ -477,7 +513,7 @@ mod tests {
         use tokio_util::codec::Decoder;
         for len in [0, 1, 125, 126, 127, 255, 256, 65_535, 65_536] {
             let text = "x".repeat(len);
-            let mut bytes = BytesMut::from(&TextFrame::new(&text).bytes[..]);
+            let mut bytes = bytes::BytesMut::from(&TextFrame::new(&text).bytes[..]);
             let mut codec = Codec::new().client_mode().max_size(100_000);
             assert_eq!(codec.decode(&mut bytes).expect("a frame"), Some(Frame::Text(text.into())));
             assert!(bytes.is_empty());

@@ -40,7 +40,7 @@ fn guarded(input: &[u8], chunks: &[u8]) -> Outcome {
     }
     payload.reverse();
     let gate = Gate::default();
-    let mut guard = Guard::new(Chunks(payload), gate.clone(), LIMIT);
+    let mut guard = Guard::new(Chunks(payload), gate.clone(), LIMIT, false);
     let mut codec = Codec::new().max_size(LIMIT);
     let mut assembly = Assembly::default();
     let mut wholes = Vec::new();

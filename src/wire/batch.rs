@@ -8,14 +8,21 @@ use crate::domain::ChatMessage;
 use crate::socket::TextFrame;
 
 /// Messages of one room that were flushed together. Every member's session shares the same one,
-/// and it is encoded at most once for each protocol, by whoever asks first.
+/// and it is encoded, and compressed, at most once for each protocol, by whoever asks first.
 #[derive(Debug)]
 pub struct Batch {
     messages: Vec<Arc<ChatMessage>>,
     bytes: usize,
     accepted: Instant,
-    text: OnceLock<Vec<TextFrame>>,
-    json: OnceLock<Vec<TextFrame>>,
+    text: Encoded,
+    json: Encoded,
+}
+
+/// The frames of one protocol.
+#[derive(Debug, Default)]
+struct Encoded {
+    plain: OnceLock<Vec<TextFrame>>,
+    compressed: OnceLock<Vec<TextFrame>>,
 }
 
 impl Batch {
@@ -23,7 +30,8 @@ impl Batch {
     #[must_use]
     pub fn new(messages: Vec<Arc<ChatMessage>>, accepted: Instant) -> Self {
         let bytes = messages.iter().map(|message| message.text.as_str().len()).sum();
-        Self { messages, bytes, accepted, text: OnceLock::new(), json: OnceLock::new() }
+        let (text, json) = (Encoded::default(), Encoded::default());
+        Self { messages, bytes, accepted, text, json }
     }
 
     /// The length of all its texts, in bytes.
@@ -48,9 +56,22 @@ impl Batch {
     #[must_use]
     pub fn frames(&self, protocol: Protocol) -> &[TextFrame] {
         match protocol {
-            Protocol::Text => self.text.get_or_init(|| self.encode(text::line)),
-            Protocol::Json => self.json.get_or_init(|| self.encode(json::line)),
+            Protocol::Text => self.text.plain.get_or_init(|| self.encode(text::line)),
+            Protocol::Json => self.json.plain.get_or_init(|| self.encode(json::line)),
         }
+    }
+
+    /// The same for clients that take compressed messages: each frame by itself, where that makes
+    /// it shorter.
+    #[must_use]
+    pub fn compressed_frames(&self, protocol: Protocol) -> &[TextFrame] {
+        let encoded = match protocol {
+            Protocol::Text => &self.text,
+            Protocol::Json => &self.json,
+        };
+        encoded
+            .compressed
+            .get_or_init(|| self.frames(protocol).iter().map(TextFrame::compressed).collect())
     }
 
     fn encode(&self, line: impl Fn(&ChatMessage) -> String) -> Vec<TextFrame> {

@@ -1,0 +1,149 @@
+//! The WebSocket extension permessage-deflate (RFC 7692): negotiates it, compresses and
+//! decompresses messages. Neither side keeps a context between messages, so a message is
+//! compressed once for all its readers, and a connection holds no state for it.
+
+use std::cell::RefCell;
+
+use actix_web::http::header::{self, HeaderMap};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+use super::DisconnectReason;
+
+/// The shortest text that is compressed, in bytes.
+pub(super) const MIN_BYTES: usize = 200;
+
+/// The response to an accepted offer.
+const ACCEPTED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+
+/// The response to an offer that names the window size that is used anyway.
+const ACCEPTED_WITH_WINDOW: &str = "permessage-deflate; server_no_context_takeover; \
+    client_no_context_takeover; server_max_window_bits=15";
+
+/// What a flush ends with, and the end of a message omits (RFC 7692 section 7.2.1).
+const FLUSHED: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
+
+/// An empty last block. After a whole message it ends the stream; after half a block it does not.
+const LAST_BLOCK: [u8; 2] = [0x03, 0x00];
+
+thread_local! {
+    static DEFLATE: RefCell<Compress> = RefCell::new(Compress::new(Compression::new(LEVEL), false));
+    static INFLATE: RefCell<Decompress> = RefCell::new(Decompress::new(false));
+}
+
+/// Compression level.
+const LEVEL: u32 = 6;
+
+/// Accepts the first acceptable offer among the request's `Sec-WebSocket-Extensions` headers.
+/// Returns the response's header value.
+pub(super) fn accept(headers: &HeaderMap) -> Option<&'static str> {
+    headers
+        .get_all(header::SEC_WEBSOCKET_EXTENSIONS)
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .find_map(accept_offer)
+}
+
+/// Declines an offer with an unknown, repeated or invalid parameter (RFC 7692 section 7.1), and
+/// one that demands a smaller window: a message is compressed for all its readers with the same.
+fn accept_offer(offer: &str) -> Option<&'static str> {
+    let mut parts = offer.split(';').map(str::trim);
+    if !parts.next()?.eq_ignore_ascii_case("permessage-deflate") {
+        return None;
+    }
+    let mut accepted = ACCEPTED;
+    let mut seen = Vec::new();
+    for part in parts {
+        let (name, value) = match part.split_once('=') {
+            Some((name, value)) => (name.trim_end(), Some(unquoted(value.trim_start()))),
+            None => (part, None),
+        };
+        match (name, value) {
+            ("server_no_context_takeover" | "client_no_context_takeover", None)
+            | ("client_max_window_bits", None) => {}
+            ("client_max_window_bits", Some(bits)) if is_window(bits) => {}
+            ("server_max_window_bits", Some("15")) => accepted = ACCEPTED_WITH_WINDOW,
+            _ => return None,
+        }
+        if seen.contains(&name) {
+            return None;
+        }
+        seen.push(name);
+    }
+    Some(accepted)
+}
+
+fn unquoted(value: &str) -> &str {
+    value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
+}
+
+fn is_window(bits: &str) -> bool {
+    matches!(bits, "8" | "9" | "10" | "11" | "12" | "13" | "14" | "15")
+}
+
+/// Compresses a message, or a part of one. A part depends on no other, so that nothing is kept
+/// between them.
+pub(super) fn deflate(text: &[u8], is_last: bool) -> Vec<u8> {
+    DEFLATE.with_borrow_mut(|deflate| {
+        deflate.reset();
+        let mut compressed = Vec::with_capacity(text.len() / 2 + 64);
+        loop {
+            let rest = &text[usize::try_from(deflate.total_in()).expect("at most its length")..];
+            deflate
+                .compress_vec(rest, &mut compressed, FlushCompress::Sync)
+                .expect("a stream that was not finished takes more");
+            if compressed.len() < compressed.capacity() {
+                break;
+            }
+            compressed.reserve(text.len() / 2 + 64);
+        }
+        if is_last && compressed.ends_with(&FLUSHED) {
+            compressed.truncate(compressed.len() - FLUSHED.len());
+        }
+        compressed
+    })
+}
+
+/// Decompresses a whole message into at most `max_bytes`.
+///
+/// # Errors
+/// [`DisconnectReason::TooBig`] beyond that, and [`DisconnectReason::Protocol`] if the message is
+/// not deflated, is cut off, or refers to an earlier message.
+pub(super) fn inflate(
+    mut compressed: Vec<u8>,
+    max_bytes: usize,
+) -> Result<Vec<u8>, DisconnectReason> {
+    compressed.extend(FLUSHED);
+    compressed.extend(LAST_BLOCK);
+    INFLATE.with_borrow_mut(|inflate| {
+        inflate.reset(false);
+        let mut rest = &compressed[..];
+        let mut text = Vec::with_capacity((4 * rest.len()).min(max_bytes) + 1);
+        let mut is_finished = false;
+        loop {
+            let before = inflate.total_in();
+            let status = inflate
+                .decompress_vec(rest, &mut text, FlushDecompress::None)
+                .map_err(|_| DisconnectReason::Protocol)?;
+            let taken = inflate.total_in() - before;
+            rest = &rest[usize::try_from(taken).expect("at most its length")..];
+            if text.len() > max_bytes {
+                return Err(DisconnectReason::TooBig);
+            }
+            match status {
+                Status::StreamEnd if rest.is_empty() => return Ok(text),
+                // A message may end in a last block of its own (RFC 7692 section 7.2.3.4).
+                Status::StreamEnd if !is_finished => {
+                    is_finished = true;
+                    inflate.reset(false);
+                }
+                Status::Ok | Status::BufError if text.len() == text.capacity() => {
+                    let more = text.len().min(max_bytes + 1 - text.len());
+                    text.reserve_exact(more);
+                }
+                Status::StreamEnd | Status::Ok | Status::BufError => {
+                    return Err(DisconnectReason::Protocol);
+                }
+            }
+        }
+    })
+}
