@@ -416,18 +416,30 @@ pub fn raw_socket(addr: SocketAddr, path: &str) -> impl Future<Output = TcpStrea
 }
 
 /// Upgrades a connection that was made elsewhere.
-pub async fn raw_upgrade(mut tcp: TcpStream, addr: SocketAddr, path: &str) -> TcpStream {
+pub async fn raw_upgrade(tcp: TcpStream, addr: SocketAddr, path: &str) -> TcpStream {
+    raw_handshake(tcp, addr, path, "").await.0
+}
+
+/// Upgrades a connection with these headers, each with its line break. Also gives the head of the
+/// answer.
+pub async fn raw_handshake(
+    mut tcp: TcpStream,
+    addr: SocketAddr,
+    path: &str,
+    headers: &str,
+) -> (TcpStream, String) {
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
     );
     tcp.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(tcp.read_u8().await.unwrap());
     }
-    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
-    tcp
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    (tcp, head)
 }
 
 /// A client's frame: first byte as given, a mask of zeros, the length in as few bytes as it takes.

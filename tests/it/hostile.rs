@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::harness::{
-    Client, TestServer, also_on_the_plain_road, also_over_tls, eventually, frame, raw_http,
-    raw_socket, within,
+    Client, TestServer, also_on_the_plain_road, also_over_tls, eventually, frame, raw_socket,
+    within,
 };
 
 also_on_the_plain_road! {
@@ -20,7 +20,6 @@ also_on_the_plain_road! {
     a_flood_of_pings_whose_answers_are_read_is_answered_in_order,
     a_message_in_fragments_of_one_byte_is_one_message,
     endless_empty_fragments_are_refused,
-    an_offer_to_compress_is_not_taken_up,
     close_frames_that_are_no_close_frames_end_in_1002_and_nothing_is_said_after_a_close,
     bombs_in_the_head_of_a_request_are_refused_and_the_server_lives,
     hundreds_that_come_and_go_at_once_leave_nothing_behind,
@@ -161,30 +160,6 @@ async fn endless_empty_fragments_are_refused() {
     let mut answer = [0; 4];
     within("a close frame", sender.read_exact(&mut answer)).await.unwrap();
     assert_eq!(u16::from_be_bytes([answer[2], answer[3]]), 1009);
-}
-
-#[actix_web::test]
-async fn an_offer_to_compress_is_not_taken_up() {
-    let server = TestServer::start().await;
-    let host = server.addr();
-    let answer = raw_http(
-        host,
-        &format!(
-            "GET /ws HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
-        ),
-    )
-    .await
-    .to_lowercase();
-    assert!(answer.starts_with("http/1.1 101 "), "{answer}");
-    assert!(!answer.contains("sec-websocket-extensions"), "{answer}");
-    // And what comes compressed all the same is not understood.
-    let mut liar = raw_socket(host, "/ws").await;
-    liar.write_all(&frame(0xC1, b"\xAA\x00")).await.unwrap();
-    let mut close = [0; 4];
-    within("a close frame", liar.read_exact(&mut close)).await.unwrap();
-    assert_eq!(u16::from_be_bytes([close[2], close[3]]), 1002);
 }
 
 #[actix_web::test]

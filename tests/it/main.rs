@@ -11,6 +11,7 @@ mod chat; // the text protocol: who reads what
 mod client;
 mod command_line; // the program: its flags, its exit codes, its signals
 mod commands; // the program's other commands: backup, export
+mod compression; // compressed messages
 mod crowd; // many clients at once
 mod devices; // one user in several browsers (ignored likewise)
 mod disk; // disks that are full, read-only or damaged

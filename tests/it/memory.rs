@@ -13,9 +13,10 @@ use chinwag::wire::{Event, Reply};
 use futures_util::future::join;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::harness::{Client, config, eventually, frame, raw_socket, within};
+use crate::harness::{Client, config, eventually, frame, raw_handshake, raw_socket, within};
 use crate::json::JsonClient;
 use crate::program::{PROGRAM, Program};
 
@@ -58,6 +59,32 @@ async fn a_giant_frame_costs_less_than_a_megabyte() {
     let (read, ()) = join(within("a close frame", reader.read_exact(&mut told)), write).await;
     read.unwrap();
     assert_eq!(u16::from_be_bytes([told[2], told[3]]), 1009);
+    let grown = program.peak_memory().saturating_sub(before);
+    assert!(grown < MB, "grown by {grown} bytes");
+}
+
+#[actix_web::test]
+async fn compressed_bombs_cost_less_than_a_megabyte() {
+    let (program, _folder) = warm(&[]).await;
+    let mut bomb = Vec::with_capacity(200_000);
+    let mut deflate = flate2::Compress::new(flate2::Compression::best(), false);
+    // The compressed message has the size limit of a frame, and decompresses to 1,000 times that.
+    let blanks = vec![b' '; 28 * MB as usize];
+    deflate.compress_vec(&blanks, &mut bomb, flate2::FlushCompress::Sync).unwrap();
+    bomb.truncate(bomb.len() - 4);
+    assert!(blanks.len() > 1000 * bomb.len(), "{} bytes", bomb.len());
+    assert!(bomb.len() <= chinwag::Config::default().frame_limit(), "{} bytes", bomb.len());
+    let frame = frame(0xC1, &bomb);
+    let before = program.memory();
+    for _ in 0..20 {
+        let tcp = TcpStream::connect(program.addr).await.unwrap();
+        let offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+        let (mut tcp, _) = raw_handshake(tcp, program.addr, "/ws", offer).await;
+        tcp.write_all(&frame).await.unwrap();
+        let mut close = [0; 4];
+        within("a close frame", tcp.read_exact(&mut close)).await.unwrap();
+        assert_eq!(u16::from_be_bytes([close[2], close[3]]), 1009);
+    }
     let grown = program.peak_memory().saturating_sub(before);
     assert!(grown < MB, "grown by {grown} bytes");
 }

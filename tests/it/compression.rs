@@ -1,0 +1,449 @@
+//! Compressed messages (permessage-deflate, RFC 7692), on raw sockets.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use chinwag::Config;
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::{
+    TestServer, also_on_the_plain_road, also_over_tls, config, frame, raw_handshake, raw_http,
+    within,
+};
+use crate::program::{PROGRAM, Program};
+
+also_on_the_plain_road! {
+    offers_are_accepted_or_declined_by_their_parameters,
+    long_batches_are_compressed_for_clients_that_offer_it_and_plain_for_others,
+    compressed_messages_are_received_whole_and_in_fragments,
+    only_batches_joined_and_history_are_compressed,
+    message_that_decompresses_beyond_the_limit_ends_in_1009,
+    invalid_compressed_messages_end_in_1002,
+}
+
+also_over_tls! {
+    long_batches_are_compressed_for_clients_that_offer_it_and_plain_for_others,
+    only_batches_joined_and_history_are_compressed,
+}
+
+const OFFER: &str = "permessage-deflate; client_max_window_bits";
+
+const ACCEPTED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+
+/// First bytes of frames.
+const TEXT: u8 = 0x81;
+const COMPRESSED: u8 = 0xC1;
+const COMPRESSED_START: u8 = 0x41;
+const CONTINUATION: u8 = 0x00;
+const LAST: u8 = 0x80;
+const CLOSE: u8 = 0x88;
+
+/// Compresses a message.
+fn deflate(text: &[u8]) -> Vec<u8> {
+    deflate_with(&mut Compress::new(Compression::new(6), false), text)
+}
+
+fn deflate_with(deflate: &mut Compress, text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len() + 100);
+    deflate.compress_vec(text, &mut bytes, FlushCompress::Sync).unwrap();
+    assert!(bytes.ends_with(&[0, 0, 0xFF, 0xFF]), "all of it");
+    bytes.truncate(bytes.len() - 4);
+    bytes
+}
+
+fn inflate(compressed: &[u8]) -> String {
+    let whole = [compressed, &[0, 0, 0xFF, 0xFF]].concat();
+    let mut text = Vec::with_capacity(1_000_000);
+    let mut inflate = Decompress::new(false);
+    inflate.decompress_vec(&whole, &mut text, FlushDecompress::Sync).unwrap();
+    assert_eq!(inflate.total_in(), whole.len() as u64, "all of it");
+    String::from_utf8(text).unwrap()
+}
+
+/// A client that has offered compression, or not.
+struct Peer {
+    tcp: TcpStream,
+}
+
+impl Peer {
+    async fn connect(addr: SocketAddr, path: &str, headers: &str) -> (Self, String) {
+        let tcp = TcpStream::connect(addr).await.unwrap();
+        let (tcp, head) = within("a handshake", raw_handshake(tcp, addr, path, headers)).await;
+        (Self { tcp }, head)
+    }
+
+    /// A client of the text protocol that takes compressed messages.
+    async fn offering(addr: SocketAddr, path: &str) -> Self {
+        let (peer, head) =
+            Self::connect(addr, path, &format!("Sec-WebSocket-Extensions: {OFFER}\r\n")).await;
+        assert_eq!(extension(&head).as_deref(), Some(ACCEPTED));
+        peer
+    }
+
+    /// The same of the JSON protocol.
+    async fn json(addr: SocketAddr) -> Self {
+        let headers =
+            format!("Sec-WebSocket-Protocol: chinwag.v1\r\nSec-WebSocket-Extensions: {OFFER}\r\n");
+        Self::connect(addr, "/ws", &headers).await.0
+    }
+
+    async fn send(&mut self, first: u8, payload: &[u8]) {
+        self.tcp.write_all(&frame(first, payload)).await.unwrap();
+    }
+
+    /// Sends a compressed line of JSON.
+    async fn tell(&mut self, command: &Value) {
+        self.send(COMPRESSED, &deflate(command.to_string().as_bytes())).await;
+    }
+
+    /// The next frame: its first byte and its payload.
+    async fn frame(&mut self) -> (u8, Vec<u8>) {
+        within("a frame", async {
+            let (first, short) = (self.tcp.read_u8().await?, self.tcp.read_u8().await?);
+            let length = match short {
+                126 => usize::from(self.tcp.read_u16().await?),
+                127 => usize::try_from(self.tcp.read_u64().await?).unwrap(),
+                short => usize::from(short),
+            };
+            let mut payload = vec![0; length];
+            self.tcp.read_exact(&mut payload).await?;
+            std::io::Result::Ok((first, payload))
+        })
+        .await
+        .unwrap()
+    }
+
+    /// The next message: the first bytes of its frames, and its text.
+    async fn message(&mut self) -> (Vec<u8>, String) {
+        let (mut first_bytes, mut whole) = (Vec::new(), Vec::new());
+        loop {
+            let (first, payload) = self.frame().await;
+            first_bytes.push(first);
+            whole.extend(payload);
+            if first & 0x80 != 0 {
+                break;
+            }
+        }
+        let is_compressed = first_bytes[0] & 0x40 != 0;
+        let text = if is_compressed { inflate(&whole) } else { String::from_utf8(whole).unwrap() };
+        (first_bytes, text)
+    }
+
+    /// Reads up to the event of a type. Gives the first bytes of its message's frames, and the
+    /// event.
+    async fn until(&mut self, kind: &str) -> (Vec<u8>, Value) {
+        loop {
+            let (first_bytes, text) = self.message().await;
+            for line in text.lines() {
+                let event: Value = serde_json::from_str(line).unwrap();
+                if event["type"] == kind {
+                    return (first_bytes, event);
+                }
+            }
+        }
+    }
+
+    async fn expect_close(&mut self, code: u16) {
+        let (first, payload) = self.frame().await;
+        assert_eq!(first, CLOSE, "{}", String::from_utf8_lossy(&payload));
+        assert_eq!(u16::from_be_bytes([payload[0], payload[1]]), code);
+    }
+}
+
+/// What the server has agreed to.
+fn extension(head: &str) -> Option<String> {
+    head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("sec-websocket-extensions").then(|| value.to_owned())
+    })
+}
+
+#[actix_web::test]
+async fn offers_are_accepted_or_declined_by_their_parameters() {
+    let server = TestServer::start().await;
+    let with_window = format!("{ACCEPTED}; server_max_window_bits=15");
+    let accepted = Some(ACCEPTED);
+    let declined = None;
+    for (offer, answer) in [
+        ("permessage-deflate", accepted),
+        ("permessage-deflate; client_max_window_bits", accepted),
+        ("permessage-deflate; client_max_window_bits=8", accepted),
+        ("permessage-deflate;client_no_context_takeover ; server_no_context_takeover", accepted),
+        ("permessage-deflate; server_max_window_bits=15", Some(&*with_window)),
+        ("permessage-deflate; server_max_window_bits=\"15\"", Some(&*with_window)),
+        ("x-webkit-deflate-frame, permessage-deflate", accepted),
+        ("permessage-deflate; server_max_window_bits=10, permessage-deflate", accepted),
+        ("permessage-deflate; server_max_window_bits=10", declined),
+        ("permessage-deflate; server_max_window_bits", declined),
+        ("permessage-deflate; server_max_window_bits=015", declined),
+        ("permessage-deflate; client_max_window_bits=7", declined),
+        ("permessage-deflate; client_max_window_bits=16", declined),
+        ("permessage-deflate; client_max_window_bits; client_max_window_bits", declined),
+        ("permessage-deflate; server_no_context_takeover=1", declined),
+        ("permessage-deflate; mode=fast", declined),
+        ("permessage-deflate;", declined),
+        ("permessage-bzip2", declined),
+        ("; = , \"", declined),
+    ] {
+        let headers = format!("Sec-WebSocket-Extensions: {offer}\r\n");
+        let (_, head) = Peer::connect(server.addr(), "/ws", &headers).await;
+        assert_eq!(extension(&head).as_deref(), answer, "{offer}");
+    }
+    let both =
+        "Sec-WebSocket-Extensions: x-none\r\nSec-WebSocket-Extensions: permessage-deflate\r\n";
+    let (_, head) = Peer::connect(server.addr(), "/ws", both).await;
+    assert_eq!(extension(&head).as_deref(), accepted);
+    let (_, head) = Peer::connect(server.addr(), "/ws", "").await;
+    assert_eq!(extension(&head), None);
+}
+
+#[actix_web::test]
+async fn server_without_compression_declines_every_offer() {
+    let server = TestServer::start_with(Config { compression: false, ..config() }).await;
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::start(PROGRAM, folder.path(), &["--no-compression"]).await;
+    for addr in [server.addr(), program.addr] {
+        let headers = format!("Sec-WebSocket-Extensions: {OFFER}\r\n");
+        let (mut peer, head) = Peer::connect(addr, "/ws", &headers).await;
+        assert_eq!(extension(&head), None);
+        peer.send(COMPRESSED, &deflate(b"hello")).await;
+        peer.expect_close(1002).await;
+    }
+}
+
+#[actix_web::test]
+async fn long_batches_are_compressed_for_clients_that_offer_it_and_plain_for_others() {
+    let server = TestServer::start().await;
+    let mut other = server.join("").await;
+    let mut peer = Peer::offering(server.addr(), "/ws").await;
+    let long = "the same words again and again ".repeat(20).trim_end().to_owned();
+    other.say(&long).await;
+    other.expect(&long).await;
+    let (first, payload) = peer.frame().await;
+    assert_eq!(first, COMPRESSED);
+    assert!(payload.len() < long.len() / 5, "{} bytes", payload.len());
+    assert_eq!(inflate(&payload), long);
+    // 200 bytes are worth it, 199 are not.
+    for (length, first_byte) in [(199, TEXT), (200, COMPRESSED)] {
+        let text = "x".repeat(length);
+        other.say(&text).await;
+        let message = peer.message().await;
+        assert_eq!(message, (vec![first_byte], text));
+    }
+    // A text that does not get shorter is plain.
+    let random: String = (0..300).map(|_| char::from(fastrand::u8(b' '..b'~'))).collect();
+    let random = format!("<{random}>");
+    other.say(&random).await;
+    let (first_bytes, text) = peer.message().await;
+    assert_eq!(text, random);
+    assert_eq!(first_bytes.len(), 1);
+}
+
+#[actix_web::test]
+async fn compressed_messages_are_received_whole_and_in_fragments() {
+    let server = TestServer::start().await;
+    let mut reader = server.join("").await;
+    let mut peer = Peer::offering(server.addr(), "/ws").await;
+    let long = "é".repeat(2000);
+    peer.send(COMPRESSED, &deflate(long.as_bytes())).await;
+    reader.expect(&long).await;
+    // In fragments of one byte, some of them empty, with pings between.
+    let compressed = deflate(b"in fragments");
+    peer.send(COMPRESSED_START, &[]).await;
+    for byte in &compressed {
+        peer.send(CONTINUATION, &[*byte]).await;
+        peer.send(0x89, b"ping").await;
+    }
+    peer.send(LAST, &[]).await;
+    reader.expect("in fragments").await;
+    // Plain messages are allowed at any time, also in fragments.
+    peer.send(TEXT, b"plain").await;
+    reader.expect("plain").await;
+    peer.send(0x01, b"plain ").await;
+    peer.send(LAST, b"fragments").await;
+    reader.expect("plain fragments").await;
+    // A message whose last block is final, with the byte that RFC 7692 section 7.2.3.4 adds.
+    let mut last = Vec::with_capacity(100);
+    let mut deflate_once = Compress::new(Compression::new(6), false);
+    deflate_once.compress_vec(b"final block", &mut last, FlushCompress::Finish).unwrap();
+    last.push(0);
+    peer.send(COMPRESSED, &last).await;
+    reader.expect("final block").await;
+    // Blocks that are stored make a message longer than its text.
+    let stored = deflate_with(&mut Compress::new(Compression::none(), false), b"stored");
+    assert!(stored.len() > 6);
+    peer.send(COMPRESSED, &stored).await;
+    reader.expect("stored").await;
+    // The longest message is allowed also if compression makes it longer.
+    let longest = "x".repeat(Config::default().max_message_bytes);
+    let stored = deflate_with(&mut Compress::new(Compression::none(), false), longest.as_bytes());
+    peer.send(COMPRESSED, &stored).await;
+    reader.expect(&longest).await;
+}
+
+#[actix_web::test]
+async fn only_batches_joined_and_history_are_compressed() {
+    let server = TestServer::start().await;
+    let mut peer = Peer::json(server.addr()).await;
+    let text = "the same words again and again ".repeat(60).trim_end().to_owned();
+    let long_ref = "r".repeat(64);
+    let key = "k".repeat(200);
+    peer.tell(&json!({"type": "hello", "nick": "ada", "key": key, "ref": long_ref})).await;
+    let (first_bytes, _) = peer.until("welcome").await;
+    assert_eq!(first_bytes, [TEXT]);
+    peer.tell(&json!({"type": "join", "room": "tea"})).await;
+    peer.until("joined").await;
+    for n in 0..30 {
+        peer.tell(&json!({"type": "say", "room": "tea", "text": format!("{n} {text}")})).await;
+        let (first_bytes, message) = peer.until("message").await;
+        assert_eq!(message["text"], format!("{n} {text}"));
+        assert_eq!(first_bytes, [COMPRESSED]);
+    }
+    // Members with long names: an answer of more than 200 bytes.
+    let mut others = Vec::new();
+    for n in 0..12 {
+        let mut other = Peer::json(server.addr()).await;
+        let nick = format!("a-member-with-a-long-name-{n}");
+        other.tell(&json!({"type": "hello", "nick": nick})).await;
+        other.until("welcome").await;
+        other.tell(&json!({"type": "join", "room": "tea"})).await;
+        // 30 messages of 2 kB go out in fragments.
+        let (first_bytes, joined) = other.until("joined").await;
+        assert_eq!(first_bytes[0], COMPRESSED_START);
+        assert_eq!(first_bytes.last(), Some(&LAST));
+        assert!(first_bytes[1..first_bytes.len() - 1].iter().all(|&first| first == CONTINUATION));
+        assert_eq!(joined["messages"].as_array().unwrap().len(), 30);
+        others.push(other);
+    }
+    peer.tell(&json!({"type": "who", "room": "tea"})).await;
+    let (first_bytes, members) = peer.until("members").await;
+    assert_eq!(first_bytes, [TEXT]);
+    assert!(members.to_string().len() > 300);
+    peer.tell(&json!({"type": "history", "room": "tea", "limit": 30})).await;
+    let (first_bytes, history) = peer.until("history").await;
+    assert_eq!((first_bytes[0], first_bytes.last()), (COMPRESSED_START, Some(&LAST)));
+    assert_eq!(history["messages"].as_array().unwrap().len(), 30);
+    peer.tell(&json!({"type": "history", "room": "tea", "limit": 1})).await;
+    let (first_bytes, history) = peer.until("history").await;
+    assert_eq!(first_bytes, [COMPRESSED], "a short one is one frame");
+    assert_eq!(history["messages"][0]["text"], format!("29 {text}"));
+    peer.tell(&json!({"type": "x".repeat(300), "ref": long_ref})).await;
+    let (first_bytes, _) = peer.until("error").await;
+    assert_eq!(first_bytes, [TEXT]);
+}
+
+#[actix_web::test]
+async fn no_compressed_message_has_lines_of_two_rooms() {
+    const MESSAGES: usize = 20;
+    let server = TestServer::start().await;
+    let mut peer = Peer::json(server.addr()).await;
+    peer.tell(&json!({"type": "hello", "nick": "ada"})).await;
+    let rooms = ["tea", "coffee", "milk"];
+    for room in rooms {
+        peer.tell(&json!({"type": "join", "room": room})).await;
+        peer.until("joined").await;
+    }
+    let text = "the same words again and again ".repeat(10).trim_end().to_owned();
+    let commands: Vec<_> = (0..MESSAGES * rooms.len())
+        .map(|n| json!({"type": "say", "room": rooms[n % rooms.len()], "text": text}).to_string())
+        .collect();
+    // All at once, so that several rooms are due together.
+    peer.send(COMPRESSED, &deflate(commands.join("\n").as_bytes())).await;
+    let mut read = 0;
+    while read < MESSAGES * rooms.len() {
+        let (first_bytes, lines) = peer.message().await;
+        let events = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let messages: Vec<_> = events.filter(|event| event["type"] == "message").collect();
+        read += messages.len();
+        if first_bytes[0] & 0x40 != 0 {
+            let rooms: HashSet<_> = messages.iter().map(|m| m["room"].to_string()).collect();
+            assert_eq!(rooms.len(), 1, "{lines}");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn message_that_decompresses_beyond_the_limit_ends_in_1009() {
+    let server = TestServer::start().await;
+    let limit = Config::default().frame_limit();
+    let bomb = deflate(&vec![b' '; limit + 1]);
+    assert!(bomb.len() < limit / 500, "{} bytes", bomb.len());
+    let mut whole = Peer::offering(server.addr(), "/ws").await;
+    whole.send(COMPRESSED, &bomb).await;
+    whole.expect_close(1009).await;
+    let mut fragments = Peer::offering(server.addr(), "/ws").await;
+    let (start, end) = bomb.split_at(bomb.len() / 2);
+    fragments.send(COMPRESSED_START, start).await;
+    fragments.send(LAST, end).await;
+    fragments.expect_close(1009).await;
+    // What is compressed is bounded too, by a little more than the limit.
+    let mut endless = Peer::offering(server.addr(), "/ws").await;
+    endless.send(COMPRESSED_START, &[]).await;
+    for _ in 0..limit / 1000 + 10 {
+        endless.send(CONTINUATION, &[0; 1000]).await;
+    }
+    for _ in 0..limit / 8000 {
+        endless.send(CONTINUATION, &[0; 1000]).await;
+    }
+    endless.expect_close(1009).await;
+    // As long as is allowed: blanks are no message, and are not answered.
+    let mut longest = Peer::offering(server.addr(), "/ws").await;
+    longest.send(COMPRESSED, &deflate(&vec![b' '; limit])).await;
+    longest.send(COMPRESSED, &deflate(b"still here")).await;
+    assert_eq!(longest.message().await.1, "still here");
+}
+
+#[actix_web::test]
+async fn invalid_compressed_messages_end_in_1002() {
+    let server = TestServer::start().await;
+    let mut context = Compress::new(Compression::new(6), false);
+    let said = "words that are said twice, and then referred to";
+    deflate_with(&mut context, said.as_bytes());
+    let refers_back = deflate_with(&mut context, said.as_bytes());
+    assert!(refers_back.len() < said.len() / 2);
+    let whole = deflate("some words, and some more words than that".repeat(3).as_bytes());
+    let ends_early = &whole[..whole.len() / 2];
+    let stored = deflate_with(&mut Compress::new(Compression::none(), false), said.as_bytes());
+    let stored_ends_early = &stored[..stored.len() / 2];
+    let two_ends = [&[0x03, 0x00][..]; 3].concat();
+    let frames: [(&str, Vec<(u8, &[u8])>); 11] = [
+        ("a reference to an earlier message", vec![(COMPRESSED, &refers_back)]),
+        ("a block that ends early", vec![(COMPRESSED, ends_early)]),
+        ("a stored block that ends early", vec![(COMPRESSED, stored_ends_early)]),
+        ("no deflate at all", vec![(COMPRESSED, b"\xFF\xFF\xFF\xFF\xFF")]),
+        ("nothing", vec![(COMPRESSED, b"")]),
+        ("several ends", vec![(COMPRESSED, &two_ends)]),
+        ("a compressed fragment in a plain message", vec![(0x01, b"x"), (0xC0, &whole)]),
+        ("the bit again in a fragment", vec![(COMPRESSED_START, b""), (0xC0, &whole)]),
+        ("a compressed ping", vec![(0xC9, &whole)]),
+        ("another reserved bit", vec![(0xA1, b"x")]),
+        ("both bits", vec![(0xE1, &whole)]),
+    ];
+    for (what, frames) in frames {
+        let mut peer = Peer::offering(server.addr(), "/ws").await;
+        for (first, payload) in frames {
+            peer.send(first, payload).await;
+        }
+        let (first, close) = peer.frame().await;
+        assert_eq!((first, u16::from_be_bytes([close[0], close[1]])), (CLOSE, 1002), "{what}");
+    }
+    let mut peer = Peer::offering(server.addr(), "/ws").await;
+    peer.send(COMPRESSED, &deflate(b"not \xFF UTF-8")).await;
+    peer.expect_close(1007).await;
+    let mut peer = Peer::offering(server.addr(), "/ws").await;
+    peer.send(0xC2, &deflate(b"binary")).await;
+    peer.expect_close(1003).await;
+    // Without an offer, nothing compressed is understood.
+    let (mut peer, _) = Peer::connect(server.addr(), "/ws", "").await;
+    peer.send(COMPRESSED, &whole).await;
+    peer.expect_close(1002).await;
+    // Nobody else has noticed, and the decompressor works on.
+    let mut peer = Peer::offering(server.addr(), "/ws").await;
+    peer.send(COMPRESSED, &deflate(b"hello")).await;
+    assert_eq!(peer.message().await.1, "hello");
+    let answer = raw_http(server.addr(), "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
