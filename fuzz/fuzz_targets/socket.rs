@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
-    let (chunks, bytes) = input;
-    chinwag::socket::reference::check(&bytes, &chunks);
+fuzz_target!(|input: (Vec<u8>, Vec<u8>, bool)| {
+    let (chunks, bytes, compression) = input;
+    chinwag::socket::reference::check(&bytes, &chunks, compression);
 });

@@ -147,3 +147,26 @@ pub(super) fn inflate(
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Also texts that compression makes longer.
+        #[test]
+        fn parts_that_were_compressed_one_by_one_are_one_message(
+            parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40_000), 1..4),
+        ) {
+            let last = parts.len() - 1;
+            let compressed: Vec<_> =
+                parts.iter().enumerate().map(|(n, part)| deflate(part, n == last)).collect();
+            let text = parts.concat();
+            prop_assert_eq!(inflate(compressed.concat(), text.len()), Ok(text.clone()));
+            let too_short = text.len() - 1;
+            let result = inflate(compressed.concat(), too_short);
+            prop_assert_eq!(result, Err(DisconnectReason::TooBig));
+        }
+    }
+}

@@ -9,6 +9,7 @@ use actix_web::error::PayloadError;
 use actix_web_actors::ws::{CloseCode, CloseReason, Message, ProtocolError};
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
+use flate2::{Decompress, FlushDecompress, Status};
 use futures_core::Stream;
 use tokio_util::codec::Decoder;
 
@@ -24,12 +25,12 @@ type Outcome = (Vec<Whole>, Option<DisconnectReason>);
 /// Panics unless guard and assembly, given the input in chunks of these lengths in turn, make of
 /// it what the plain parser does.
 #[allow(unreachable_pub, reason = "the fuzzer reaches it")]
-pub fn check(input: &[u8], chunks: &[u8]) {
-    assert_eq!(guarded(input, chunks), plain(input));
+pub fn check(input: &[u8], chunks: &[u8], compression: bool) {
+    assert_eq!(guarded(input, chunks, compression), plain(input, compression));
 }
 
 /// What guard, codec and assembly make of the input.
-fn guarded(input: &[u8], chunks: &[u8]) -> Outcome {
+fn guarded(input: &[u8], chunks: &[u8], compression: bool) -> Outcome {
     let mut rest = input;
     let mut lengths = chunks.iter().copied().cycle().map(|length| usize::from(length).max(1));
     let mut payload = Vec::new();
@@ -40,7 +41,7 @@ fn guarded(input: &[u8], chunks: &[u8]) -> Outcome {
     }
     payload.reverse();
     let gate = Gate::default();
-    let mut guard = Guard::new(Chunks(payload), gate.clone(), LIMIT, false);
+    let mut guard = Guard::new(Chunks(payload), gate.clone(), LIMIT, compression);
     let mut codec = Codec::new().max_size(LIMIT);
     let mut assembly = Assembly::default();
     let mut wholes = Vec::new();
@@ -100,7 +101,7 @@ impl Stream for Chunks {
 }
 
 /// What the plain parser makes of the input.
-fn plain(mut input: &[u8]) -> Outcome {
+fn plain(mut input: &[u8], compression: bool) -> Outcome {
     let mut wholes = Vec::new();
     let mut message: Option<Unfinished> = None;
     loop {
@@ -112,13 +113,17 @@ fn plain(mut input: &[u8]) -> Outcome {
             0x8..=0xA => fin && length <= 125,
             _ => false,
         };
-        if !lawful || first & 0x70 != 0 || mask.is_none() || length > i64::MAX as u64 {
+        let starts_compressed = compression && first & 0x70 == 0x40 && matches!(opcode, 0x1 | 0x2);
+        let reserved = !starts_compressed && first & 0x70 != 0;
+        if !lawful || reserved || mask.is_none() || length > i64::MAX as u64 {
             return (wholes, Some(DisconnectReason::Protocol));
         }
         let control = opcode >= 0x8;
         let so_far = message.as_ref().map_or((0, 0), |m| (m.bytes.len() as u64, m.empty));
         let empty = so_far.1 + u32::from(length == 0 && !fin);
-        if !control && (so_far.0 + length > LIMIT as u64 || empty > 128) {
+        let compressed = message.as_ref().map_or(starts_compressed, |m| m.compressed);
+        let limit = if compressed { LIMIT + LIMIT / 8 + 64 } else { LIMIT };
+        if !control && (so_far.0 + length > limit as u64 || empty > 128) {
             return (wholes, Some(DisconnectReason::TooBig));
         }
         let length = length as usize;
@@ -142,11 +147,22 @@ fn plain(mut input: &[u8]) -> Outcome {
             _ => {
                 let mut unfinished = message.take().unwrap_or_else(|| Unfinished {
                     text: opcode == 0x1,
+                    compressed,
                     bytes: Vec::new(),
                     empty: 0,
                 });
                 unfinished.bytes.extend(payload);
                 unfinished.empty = empty;
+                if compressed && !fin {
+                    message = Some(unfinished);
+                    continue;
+                }
+                if compressed {
+                    unfinished.bytes = match inflate(&unfinished.bytes) {
+                        Ok(bytes) => bytes,
+                        Err(reason) => return (wholes, Some(reason)),
+                    };
+                }
                 if unfinished.text && !unfinished.is_text(fin) {
                     return (wholes, Some(DisconnectReason::InvalidText));
                 }
@@ -160,8 +176,37 @@ fn plain(mut input: &[u8]) -> Outcome {
     }
 }
 
+/// Decompresses byte by byte.
+fn inflate(payload: &[u8]) -> Result<Vec<u8>, DisconnectReason> {
+    let mut inflate = Decompress::new(false);
+    let mut output = [0; LIMIT + 1];
+    let (mut length, mut ends) = (0, 0);
+    let input = [payload, &[0x00, 0x00, 0xFF, 0xFF, 0x03, 0x00]].concat();
+    for (n, byte) in input.iter().enumerate() {
+        let before = inflate.total_out();
+        let flush = FlushDecompress::None;
+        let status = inflate.decompress(&[*byte], &mut output[length..], flush);
+        length += (inflate.total_out() - before) as usize;
+        if length > LIMIT {
+            return Err(DisconnectReason::TooBig);
+        }
+        match status {
+            Err(_) => return Err(DisconnectReason::Protocol),
+            Ok(Status::StreamEnd) if n + 1 == input.len() => return Ok(output[..length].to_vec()),
+            Ok(Status::StreamEnd) if ends == 1 => return Err(DisconnectReason::Protocol),
+            Ok(Status::StreamEnd) => {
+                ends += 1;
+                inflate.reset(false);
+            }
+            Ok(Status::Ok | Status::BufError) => {}
+        }
+    }
+    Err(DisconnectReason::Protocol)
+}
+
 struct Unfinished {
     text: bool,
+    compressed: bool,
     bytes: Vec<u8>,
     empty: u32,
 }
@@ -225,18 +270,23 @@ fn close_reason(payload: &[u8]) -> Option<Option<CloseReason>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::socket::deflate::deflate;
     use proptest::prelude::*;
 
     /// Frames that are mostly right, since wholly random bytes hardly ever are.
     fn frame() -> impl Strategy<Value = Vec<u8>> {
         let first = prop_oneof![
             8 => prop::sample::select(vec![0x81, 0x82, 0x01, 0x02, 0x00, 0x80, 0x89, 0x8A]),
+            4 => prop::sample::select(vec![0xC1, 0xC2, 0x41, 0x42]),
             1 => Just(0x88),
             1 => any::<u8>(),
         ];
         let payload = prop_oneof![
             4 => "\\PC{0,40}".prop_map(String::into_bytes),
             2 => prop::collection::vec(any::<u8>(), 0..210),
+            4 => "\\PC{0,40}".prop_map(|text| deflate(text.as_bytes(), true)),
+            1 => (190..210usize).prop_map(|length| deflate(&vec![b'x'; length], true)),
+            1 => "\\PC{0,40}".prop_map(|text| deflate(text.as_bytes(), false)),
             1 => Just(b"\x03\xE8bye".to_vec()),
             1 => Just(b"\xE2\x82".to_vec()),
             1 => Just(b"\xAC".to_vec()),
@@ -269,18 +319,20 @@ mod tests {
             frames in prop::collection::vec(frame(), 0..12),
             cut in 0..30usize,
             chunks in prop::collection::vec(1..=255u8, 0..4),
+            compression: bool,
         ) {
             let mut input = frames.concat();
             input.truncate(input.len().saturating_sub(cut.saturating_sub(20)));
-            check(&input, &chunks);
+            check(&input, &chunks, compression);
         }
 
         #[test]
         fn guard_and_assembly_read_noise_as_the_plain_parser_does(
             input in prop::collection::vec(any::<u8>(), 0..400),
             chunks in prop::collection::vec(1..=255u8, 0..4),
+            compression: bool,
         ) {
-            check(&input, &chunks);
+            check(&input, &chunks, compression);
         }
     }
 
@@ -290,7 +342,7 @@ mod tests {
         for _ in 0..200 {
             input.extend([0x00, 0x80, 0, 0, 0, 0]);
         }
-        check(&input, &[7]);
-        assert_eq!(plain(&input).1, Some(DisconnectReason::TooBig));
+        check(&input, &[7], false);
+        assert_eq!(plain(&input, false).1, Some(DisconnectReason::TooBig));
     }
 }
