@@ -154,6 +154,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 50, ..ProptestConfig::default() })]
+
         /// Also texts that compression makes longer.
         #[test]
         fn parts_that_were_compressed_one_by_one_are_one_message(
