@@ -279,6 +279,7 @@ impl Waiting {
 
 impl Outbox {
     pub(super) fn push(&self, frame: TextFrame) {
+        debug_assert!(!frame.is_compressed() || self.compresses(), "the peer cannot read it");
         let mut waiting = self.0.waiting.borrow_mut();
         let Waiting { texts, behind, pushed, .. } = &mut *waiting;
         *pushed = pushed.wrapping_add(1);

@@ -27,5 +27,5 @@ async fn javascript_client_keeps_order_resumes_and_notices_dead_connections() {
     let output = output.await.unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{told}");
-    assert!(told.contains("# pass 10"), "{told}");
+    assert!(told.contains("# pass 11"), "{told}");
 }

@@ -29,6 +29,32 @@ async fn talk(client: &mut JsonClient, room: &str, text: &str) {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
+async fn browser_and_server_exchange_compressed_messages() {
+    let server = TestServer::start().await;
+    let words = "some words that many people say in many rooms ".repeat(20);
+    let said: Vec<_> = (0..40).map(|n| format!("{n} {}", words.trim_end())).collect();
+    let lines: Vec<_> = said.iter().map(String::as_str).collect();
+    let mut ben = talker(&server, "lobby", "Ben", &lines).await;
+    // The history is longer than 16 KiB, so it comes in compressed fragments.
+    let ada = Browser::open(&url(&server, "/")).await;
+    ada.is_called("Ada").await;
+    ada.has_line(&said[0]).await;
+    ada.has_line(&said[39]).await;
+    ada.run(
+        "window.probe = new WebSocket(location.origin.replace('http', 'ws') + '/ws', 'chinwag.v1')",
+    )
+    .await;
+    ada.until("window.probe.extensions.includes('permessage-deflate')").await;
+    talk(&mut ben, "lobby", &said[7].replace('7', "seven")).await;
+    ada.has_line(&said[7].replace('7', "seven")).await;
+    ada.say(&said[8].replace('8', "eight")).await;
+    let message = ben.until("message").await;
+    assert_eq!(message["text"], said[8].replace('8', "eight"));
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
 async fn two_windows_talk_and_nothing_that_is_said_becomes_markup() {
     let server = TestServer::start().await;
     let ada = Browser::open(&url(&server, "/")).await;

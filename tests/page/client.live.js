@@ -136,6 +136,25 @@ test("a client that is cut off resumes without a gap, and sends what it said mea
   assert.deepEqual(own, ["while away 1", "while away 2"]);
 });
 
+test("long messages and histories are exchanged compressed", async () => {
+  const [ada, ben] = [await connect(), await connect()];
+  const probe = new WebSocket(network.url, "chinwag.v1");
+  await once(probe, "open");
+  assert.match(probe.extensions, /permessage-deflate/);
+  probe.close();
+  const name = unique("compressed");
+  const room = await join(ada, name);
+  await join(ben, name);
+  const said = Array.from({ length: 20 }, (_, n) => `${n} ${"the same words again ".repeat(60)}`.trim());
+  said.forEach((text) => ada.say(room, text));
+  await until("20 messages", () => texts(ben).length === 20 && room.pending.length === 0);
+  assert.deepEqual(texts(ben), said);
+  // More than 16 KiB, so it comes in fragments.
+  const carl = await connect();
+  await join(carl, name);
+  assert.deepEqual(texts(carl), said);
+});
+
 test("connecting during an attempt leaves one connection", async () => {
   const ada = await connect();
   const before = network.pairs.size;
