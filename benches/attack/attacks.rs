@@ -2,12 +2,16 @@
 //! socket takes it.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use flate2::{Compress, Compression, FlushCompress};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
+
+use crate::words::words;
 
 /// The rooms that bystanders are in too, where an attack is on members of many rooms.
 pub(crate) const SHARED_ROOMS: usize = 300;
@@ -29,7 +33,7 @@ pub(crate) struct Attack {
     reads: bool,
 }
 
-pub(crate) const ATTACKS: [Attack; 14] = [
+pub(crate) const ATTACKS: [Attack; 17] = [
     Attack {
         name: "says 4 KiB as fast as it may, ten of them",
         connections: 10,
@@ -130,6 +134,24 @@ pub(crate) const ATTACKS: [Attack; 14] = [
         payload: |_, _| frame(0x89, &[b'x'; 125]).repeat(100),
         ..NOTHING
     },
+    Attack {
+        name: "sends compressed frames of blank lines",
+        connections: 10,
+        payload: |_, _| BLANK_LINES.clone(),
+        ..NOTHING
+    },
+    Attack {
+        name: "sends compressed messages in fragments of one byte",
+        connections: 10,
+        payload: |_, _| FRAGMENTS.clone(),
+        ..NOTHING
+    },
+    Attack {
+        name: "sends compressed bombs",
+        connections: 10,
+        payload: |_, _| BOMB.clone(),
+        ..NOTHING
+    },
 ];
 
 const NOTHING: Attack = Attack {
@@ -160,7 +182,7 @@ impl Attacker {
     }
 
     async fn attack_once(&self) -> std::io::Result<()> {
-        let mut tcp = connect(self.server, self.from).await?;
+        let mut tcp = connect(self.server, self.from, COMPRESSION).await?;
         let mut said = vec![json!({"type": "hello"}), join("lobby"), join(LONG_ROOM)];
         said.extend(shared_rooms(self.attack.shared_rooms));
         said.extend((self.attack.prepare)(self));
@@ -195,8 +217,15 @@ impl Attacker {
     }
 }
 
-/// Upgrades a connection from this address, to speak JSON.
-pub(crate) async fn connect(server: SocketAddr, from: Ipv4Addr) -> std::io::Result<TcpStream> {
+/// Offers compression.
+const COMPRESSION: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+
+/// Upgrades a connection from this address, to speak JSON. `headers` have their line breaks.
+pub(crate) async fn connect(
+    server: SocketAddr,
+    from: Ipv4Addr,
+    headers: &str,
+) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((from, 0).into())?;
     let mut tcp = socket.connect(server).await?;
@@ -204,7 +233,7 @@ pub(crate) async fn connect(server: SocketAddr, from: Ipv4Addr) -> std::io::Resu
     let request = format!(
         "GET /ws HTTP/1.1\r\nHost: {server}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chinwag.v1\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
     );
     tcp.write_all(request.as_bytes()).await?;
     let mut head = Vec::new();
@@ -232,6 +261,27 @@ pub(crate) fn nick(nick: &str) -> Value {
 
 fn key(number: u32) -> String {
     format!("the key of attacker {number}")
+}
+
+// Made once, since compressing costs the attacker more than the server.
+
+static BLANK_LINES: LazyLock<Vec<u8>> = LazyLock::new(|| frame(0xC1, &deflate(&[b'\n'; 28_000])));
+
+static BOMB: LazyLock<Vec<u8>> = LazyLock::new(|| frame(0xC1, &deflate(&vec![b' '; 20_000_000])));
+
+static FRAGMENTS: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let compressed = deflate(words(1, 28_000).as_bytes());
+    let fragments = compressed.iter().flat_map(|byte| frame(0x00, &[*byte]));
+    [frame(0x41, &[]), fragments.collect(), frame(0x80, &[])].concat()
+});
+
+/// Compresses a message.
+fn deflate(text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len() + 100);
+    let mut deflate = Compress::new(Compression::fast(), false);
+    deflate.compress_vec(text, &mut bytes, FlushCompress::Sync).unwrap();
+    bytes.truncate(bytes.len() - 4);
+    bytes
 }
 
 /// Lines in one frame.

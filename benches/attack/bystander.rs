@@ -30,7 +30,7 @@ pub(crate) struct Bystander {
 impl Bystander {
     /// Comes from an address of its own, into all the rooms.
     pub(crate) async fn come(server: SocketAddr, number: u8, rooms: usize) -> Self {
-        let tcp = connect(server, Ipv4Addr::new(127, 99, 0, number)).await.unwrap();
+        let tcp = connect(server, Ipv4Addr::new(127, 99, 0, number), "").await.unwrap();
         let stream = WebSocketStream::from_raw_socket(tcp, Role::Client, None).await;
         let mut this = Self { stream, lines: VecDeque::new(), number, said: 0 };
         this.send(&[json!({"type": "hello", "nick": format!("bystander {number}")})]).await;

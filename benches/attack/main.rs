@@ -16,6 +16,9 @@ mod bystander;
 mod process;
 #[cfg(target_os = "linux")]
 mod show;
+#[cfg(target_os = "linux")]
+#[path = "../support/words.rs"]
+mod words;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {

@@ -121,15 +121,13 @@ pub(super) fn inflate(
         let mut is_finished = false;
         loop {
             let before = inflate.total_in();
-            let status = inflate
-                .decompress_vec(rest, &mut text, FlushDecompress::None)
-                .map_err(|_| DisconnectReason::Protocol)?;
+            let status = inflate.decompress_vec(rest, &mut text, FlushDecompress::None);
             let taken = inflate.total_in() - before;
             rest = &rest[usize::try_from(taken).expect("at most its length")..];
             if text.len() > max_bytes {
                 return Err(DisconnectReason::TooBig);
             }
-            match status {
+            match status.map_err(|_| DisconnectReason::Protocol)? {
                 Status::StreamEnd if rest.is_empty() => return Ok(text),
                 // A message may end in a last block of its own (RFC 7692 section 7.2.3.4).
                 Status::StreamEnd if !is_finished => {
