@@ -29,7 +29,7 @@ use guard::{Gate, Guard};
 #[allow(dead_code)]
 mod assembly;
 #[path = "../src/socket/deflate.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod deflate;
 #[path = "../src/socket/frame.rs"]
 #[allow(dead_code)]
@@ -128,7 +128,7 @@ fn receive(chunks: Vec<Bytes>) -> Result<usize, DisconnectReason> {
 fn guard_and_assembly(c: &mut Criterion) {
     let mut group = c.benchmark_group("guard and assembly");
     let short: Bytes = masked(0x81, TEXT.as_bytes()).repeat(100).into();
-    let compressed = deflate::deflate(TEXT.as_bytes(), true);
+    let compressed = deflate::deflate(TEXT.as_bytes());
     let compressed: Bytes = masked(0xC1, &compressed).repeat(100).into();
     let fragments = [0x01, 0x00, 0x00, 0x80].map(|first| masked(first, &[b'x'; 1024]));
     for (name, bytes, texts) in [

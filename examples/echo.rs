@@ -66,8 +66,7 @@ pub async fn echo(
     payload: web::Payload,
     args: web::Data<Args>,
 ) -> Result<HttpResponse, Error> {
-    let max_message_bytes = args.max_frame_bytes;
-    let options = Options { protocols: &[], max_message_bytes, compression: true };
+    let options = Options::new(args.max_frame_bytes).compression(true);
     let (_, response) = socket::upgrade(&req, payload, options, |socket| Echo { socket })?;
     Ok(response)
 }

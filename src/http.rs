@@ -212,11 +212,9 @@ async fn upgrade(
         Protocol::Json => &[json::SUBPROTOCOL],
         Protocol::Text => &[],
     };
-    let options = Options {
-        protocols,
-        max_message_bytes: chat.config.frame_limit(),
-        compression: chat.config.compression,
-    };
+    let options = Options::new(chat.config.frame_limit())
+        .protocols(protocols)
+        .compression(chat.config.compression);
     let (_, response) = socket::upgrade(req, payload, options, |socket| {
         Session::new(introduction, socket, place, Arc::clone(&chat.hub), Arc::clone(&chat.config))
     })

@@ -486,7 +486,7 @@ mod tests {
             let client = ClientId::next();
             let nick = Nick::anonymous(client);
             let (protocol, room) = (Protocol::Text, RoomName::default());
-            let options = Options { protocols: &[], max_message_bytes: 100, compression: false };
+            let options = Options::new(100);
             let introduction = Introduction { client, protocol, nick, room, history: 0 };
             let upgraded = crate::socket::upgrade(&req, payload, options, |socket| {
                 let place = Places::of(&config).take(Ipv4Addr::LOCALHOST.into());

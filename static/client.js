@@ -206,14 +206,16 @@ export class Client {
 
   /** @param {...Command} commands */
   #send(...commands) {
-    if (this.#socket?.readyState === 1) {
+    if (this.#socket?.readyState === 1 && commands.length > 0) {
       this.#socket.send(commands.map((command) => JSON.stringify(command)).join("\n"));
     }
   }
 
   #opened() {
-    const hello = this.#hello();
-    this.#send(hello, ...Array.from(this.rooms.values(), (room) => this.#joining(room)));
+    // Alone in its message: compressed together with names of rooms, the key could be guessed from
+    // the message's length.
+    this.#send(this.#hello());
+    this.#send(...Array.from(this.rooms.values(), (room) => this.#joining(room)));
     this.#lastHeard = Date.now();
     this.#check = setInterval(() => this.#checkLife(), this.#answerMs / 3);
     this.#call(() => this.#options.opened?.());

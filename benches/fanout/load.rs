@@ -39,7 +39,7 @@ pub(crate) fn record(number: u32, due: u64) -> String {
     format!("{number:010} {due:016} {:x<width$}", "", width = RECORD - 28)
 }
 
-/// The same, filled with words.
+/// Returns a record that is filled with words.
 fn record_of_words(number: u32, due: u64) -> String {
     let words = words(u64::from(number), RECORD - 29);
     format!("{number:010} {due:016} {words}.")
@@ -50,9 +50,9 @@ fn record_of_words(number: u32, due: u64) -> String {
 pub(crate) enum Speaks {
     /// A WebSocket handshake first.
     WebSocket,
-    /// The same, and what is said is words.
+    /// A WebSocket handshake; messages contain words.
     Words,
-    /// The same, and the clients take compressed messages.
+    /// The same with an offer to compress.
     CompressedWords,
     /// Frames at once: what the floor writes.
     Frames,

@@ -61,7 +61,7 @@ pub struct Args {
     #[arg(value_parser = number::<1, { 8 * MAX_BYTES }>)]
     max_frame_bytes: Option<usize>,
 
-    /// Do not compress messages (permessage-deflate).
+    /// Disable WebSocket compression (permessage-deflate).
     #[arg(long, env = "CHINWAG_NO_COMPRESSION", value_parser = BoolishValueParser::new())]
     no_compression: bool,
 

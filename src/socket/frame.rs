@@ -89,7 +89,7 @@ fn put_header(frame: &mut BytesMut, first: u8, masked: u8, payload_len: usize) {
     }
 }
 
-/// A new frame of the server's with its header, and room for the payload.
+/// Creates an unmasked frame: writes the header and reserves space for the payload.
 pub(super) fn begin_frame(first: u8, payload_len: usize) -> BytesMut {
     let mut frame = BytesMut::with_capacity(HEADER_LEN_MAX + payload_len);
     put_header(&mut frame, first, 0, payload_len);
@@ -156,8 +156,8 @@ impl Rules {
             return Err(DisconnectReason::Protocol);
         }
         let message = self.message_with(header);
-        // The decompressed message has its own check. Compression can also make a text longer: up
-        // to 9 bits a byte.
+        // `inflate` checks the decompressed size. Compressed data may be longer than the text:
+        // fixed Huffman codes take up to 9 bits a byte.
         let longer = if message.compressed { self.max_message_bytes / 8 + 64 } else { 0 };
         let max_bytes = self.max_message_bytes + longer;
         if message.bytes > max_bytes || message.empty_fragments > MAX_EMPTY_FRAGMENTS {
@@ -221,6 +221,20 @@ mod tests {
         assert_eq!(rules.check(&header(0x80, 41)), Err(DisconnectReason::TooBig));
         rules.passed(&header(0x80, 40));
         assert_eq!(rules.check(&header(0x81, 100)), Ok(()), "the next message starts at 0");
+    }
+
+    #[test]
+    fn compressed_message_may_exceed_the_limit_by_an_eighth_and_64_bytes() {
+        let mut rules = Rules::new(800, true);
+        assert_eq!(rules.check(&header(0xC1, 964)), Ok(()));
+        assert_eq!(rules.check(&header(0xC1, 965)), Err(DisconnectReason::TooBig));
+        assert_eq!(rules.check(&header(0x81, 801)), Err(DisconnectReason::TooBig));
+        rules.passed(&header(0x41, 960));
+        assert_eq!(rules.check(&header(0x80, 4)), Ok(()));
+        assert_eq!(rules.check(&header(0x80, 5)), Err(DisconnectReason::TooBig));
+        assert_eq!(rules.check(&header(0xC0, 1)), Err(DisconnectReason::Protocol));
+        rules.passed(&header(0x80, 4));
+        assert_eq!(rules.check(&header(0x81, 801)), Err(DisconnectReason::TooBig));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! judge: a frame that breaks the rules is refused at its header, before its payload is held. It
 //! is a meter: it hands on one whole frame at a time, and nothing while the session's [`Gate`] is
 //! shut, so that the pressure reaches the sender's TCP. And once the connection is being closed
-//! it throws away what still comes, until the peer has closed too. A compressed message is collected
-//! and handed on decompressed, as one plain frame.
+//! it throws away what still comes, until the peer has closed too. It collects the fragments of a
+//! compressed message, decompresses it, and yields it as one uncompressed frame.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -118,14 +118,14 @@ pub(super) struct Guard<S> {
     rules: Rules,
     max_message_bytes: usize,
     received: BytesMut,
-    /// The fragments of the compressed message under way.
+    /// The fragments of the unfinished compressed message.
     compressed: Option<Box<Compressed>>,
     handed_on: bool,
     /// Bytes of the frame being thrown away that have not come yet.
     skipping: u64,
 }
 
-/// A compressed message that has not ended.
+/// An unfinished compressed message.
 #[derive(Debug)]
 struct Compressed {
     opcode: u8,
@@ -146,42 +146,38 @@ impl<S> Guard<S> {
         }
     }
 
-    /// Takes the next frame, or the next compressed message, out of what was received, when it is
-    /// whole.
+    /// Returns the next complete frame.
     fn next_frame(&mut self) -> Result<Option<Bytes>, DisconnectReason> {
-        loop {
-            let Some(header) = Header::parse(&self.received) else { return Ok(None) };
-            self.rules.check(&header)?;
-            let payload_len = usize::try_from(header.payload_len).expect("checked against a limit");
-            let frame_len = header.header_len + payload_len;
-            if self.received.len() < frame_len {
-                return Ok(None);
-            }
-            self.rules.passed(&header);
-            if header.opcode == opcode::CLOSE {
-                self.gate.0.peer_closed.set(true);
-            }
-            let frame = self.received.split_to(frame_len);
-            if self.received.is_empty() {
-                // An idle connection keeps no buffer, however large its last frames were.
-                self.received = BytesMut::new();
-            }
-            let is_compressed = header.reserved == COMPRESSED || self.compressed.is_some();
-            if header.is_control() || !is_compressed {
-                return Ok(Some(frame.freeze()));
-            }
-            if let Some(message) = self.decompress(&header, frame)? {
-                return Ok(Some(message));
-            }
+        let Some(header) = Header::parse(&self.received) else { return Ok(None) };
+        self.rules.check(&header)?;
+        let payload_len = usize::try_from(header.payload_len).expect("checked against a limit");
+        let frame_len = header.header_len + payload_len;
+        if self.received.len() < frame_len {
+            return Ok(None);
         }
+        self.rules.passed(&header);
+        if header.opcode == opcode::CLOSE {
+            self.gate.0.peer_closed.set(true);
+        }
+        let frame = self.received.split_to(frame_len);
+        if self.received.is_empty() {
+            // An idle connection keeps no buffer, however large its last frames were.
+            self.received = BytesMut::new();
+        }
+        let is_compressed = header.reserved == COMPRESSED || self.compressed.is_some();
+        if header.is_control() || !is_compressed {
+            return Ok(Some(frame.freeze()));
+        }
+        self.decompress(&header, frame).map(Some)
     }
 
-    /// Adds a frame to the compressed message under way. Returns the message after its last frame.
+    /// Adds a frame to the unfinished compressed message. Returns the whole message after its last
+    /// frame, and an empty pong before: the session counts each fragment, and hears from its peer.
     fn decompress(
         &mut self,
         header: &Header,
         mut frame: BytesMut,
-    ) -> Result<Option<Bytes>, DisconnectReason> {
+    ) -> Result<Bytes, DisconnectReason> {
         let mut payload = frame.split_off(header.header_len);
         // The masking key is the end of the header (RFC 6455 section 5.2).
         let key = &frame[header.header_len - 4..];
@@ -193,10 +189,10 @@ impl<S> Guard<S> {
         message.payload.extend_from_slice(&payload);
         if !header.fin {
             self.compressed = Some(message);
-            return Ok(None);
+            return Ok(encode_masked(opcode::PONG, &[]));
         }
         let whole = inflate(message.payload, self.max_message_bytes)?;
-        Ok(Some(encode_masked(message.opcode, &whole)))
+        Ok(encode_masked(message.opcode, &whole))
     }
 
     /// Throws away what was received, frame by frame; says whether a close frame was among it.
@@ -233,6 +229,7 @@ where
         }
         loop {
             if this.gate.0.discarding.get() {
+                this.compressed = None;
                 if this.skip_to_close() {
                     return Poll::Ready(None);
                 }

@@ -53,23 +53,41 @@ use upgrade::Driven;
 /// How long a connection that we close is kept to let the peer read why and close as well.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What a handshake may agree to.
+/// Options of a WebSocket handshake.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
-    /// The subprotocols. Of those that the peer asks for, the first that is among these is chosen.
-    pub protocols: &'a [&'a str],
-    /// The longest message of the peer in bytes, assembled and decompressed.
-    pub max_message_bytes: usize,
-    /// Whether messages may be compressed (permessage-deflate, RFC 7692). Then the actor writes
-    /// compressed texts if [`Socket::compresses`] says so.
-    pub compression: bool,
+    protocols: &'a [&'a str],
+    max_message_bytes: usize,
+    compression: bool,
+}
+
+impl<'a> Options<'a> {
+    /// Options without subprotocols and compression. No message of the peer may be longer than
+    /// `max_message_bytes`, assembled and decompressed.
+    #[must_use]
+    pub fn new(max_message_bytes: usize) -> Self {
+        Self { protocols: &[], max_message_bytes, compression: false }
+    }
+
+    /// Sets the supported subprotocols. The handshake selects the first requested one of these.
+    #[must_use]
+    pub fn protocols(self, protocols: &'a [&'a str]) -> Self {
+        Self { protocols, ..self }
+    }
+
+    /// Sets whether to accept permessage-deflate (RFC 7692). The actor should then write compressed
+    /// frames if [`Socket::compresses`] returns true.
+    #[must_use]
+    pub fn compression(self, compression: bool) -> Self {
+        Self { compression, ..self }
+    }
 }
 
 /// Answers a WebSocket handshake and starts the actor that `actor` makes on its socket. Returns the
 /// actor's address and the response.
 ///
 /// # Errors
-/// When the request is no WebSocket handshake; the error is the response to it.
+/// Returns an error, which is also the HTTP response, if the request is not a WebSocket handshake.
 pub fn upgrade<A>(
     req: &HttpRequest,
     payload: web::Payload,
@@ -211,18 +229,18 @@ impl Socket {
         }
     }
 
-    /// Whether the peer takes compressed messages: see [`TextFrame::compressed`].
+    /// Returns whether compression was negotiated: see [`TextFrame::compressed`].
     ///
-    /// Compress no text that contains both a secret and something that others can choose: its
-    /// length may reveal the secret.
+    /// Do not compress a text that contains both a secret and data chosen by others: its length may
+    /// reveal the secret.
     #[must_use]
     pub fn compresses(&self) -> bool {
         self.outbox.compresses()
     }
 
     /// Writes a text of which each part is made when the connection has room for it: a long one
-    /// goes out in fragments, and is never held as a whole. It is compressed if
-    /// [`Socket::compresses`].
+    /// goes out in fragments, and is never held as a whole. A message in one frame is compressed if
+    /// compression was negotiated.
     pub fn write_parts(&mut self, parts: impl Iterator<Item = String> + 'static) {
         if !self.ending {
             self.outbox.push_parts(parts);

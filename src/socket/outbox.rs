@@ -47,15 +47,15 @@ impl TextFrame {
         Self::encode(WHOLE, text.len(), [text.as_bytes()].into_iter())
     }
 
-    /// Compresses the text for peers with which compression was negotiated: see
-    /// [`Socket::compresses`](super::Socket::compresses). A text of less than 200 bytes, or one
-    /// that does not get shorter, stays as it is.
+    /// Returns a compressed copy of the frame, or an unchanged one if the text is shorter than 200
+    /// bytes or would not shrink. Write it only to a peer that negotiated compression: see
+    /// [`Socket::compresses`](super::Socket::compresses).
     #[must_use]
     pub fn compressed(&self) -> Self {
         if self.is_compressed() || self.payload().len() < deflate::MIN_BYTES {
             return self.clone();
         }
-        let payload = deflate(self.payload(), true);
+        let payload = deflate(self.payload());
         if payload.len() >= self.payload().len() {
             return self.clone();
         }
@@ -75,7 +75,7 @@ impl TextFrame {
 
     /// Takes the first of the texts that wait, with as many of those behind it as fit with it into
     /// [`MAX_COALESCED_BYTES`], joined by `\n`. One that is alone in its frame is not copied, also
-    /// if it is longer by itself. A compressed text is always alone.
+    /// if it is longer by itself. Compressed frames are never joined.
     pub fn coalesce(waiting: &mut VecDeque<Self>) -> Option<Self> {
         let first = waiting.front()?;
         if first.is_compressed() {
@@ -100,7 +100,7 @@ impl TextFrame {
         Some(joined)
     }
 
-    /// The text in UTF-8, or what it was compressed to.
+    /// The payload: UTF-8 text, or its compressed form.
     fn payload(&self) -> &[u8] {
         &self.bytes[self.header_len..]
     }
@@ -120,17 +120,17 @@ impl TextFrame {
 
 /// A text message of which each part is made when the connection has room for it. What does not fit
 /// into [`MAX_COALESCED_BYTES`] goes out in fragments (RFC 6455 section 5.4), so that nobody holds
-/// all of a long message for a peer that takes its time.
+/// all of a long message for a peer that takes its time. Fragments are not compressed: Safari cannot
+/// read compressed fragments (nats-server#2613).
 struct Parts {
     next: Option<TextFrame>,
     texts: Peekable<Box<dyn Iterator<Item = String>>>,
-    compress: bool,
 }
 
 impl Parts {
-    fn new(texts: impl Iterator<Item = String> + 'static, compress: bool) -> Self {
+    fn new(texts: impl Iterator<Item = String> + 'static) -> Self {
         let texts: Box<dyn Iterator<Item = String>> = Box::new(texts);
-        let mut parts = Self { next: None, texts: texts.peekable(), compress };
+        let mut parts = Self { next: None, texts: texts.peekable() };
         parts.next = parts.make(opcode::TEXT);
         parts
     }
@@ -141,18 +141,7 @@ impl Parts {
         while let Some(next) = self.texts.next_if(|next| fits(&text, next)) {
             text.push_str(&next);
         }
-        let is_last = self.is_last();
-        if is_last && kind == opcode::TEXT {
-            let whole = TextFrame::new(&text);
-            return Some(if self.compress { whole.compressed() } else { whole });
-        }
-        let end = if is_last { FINAL } else { 0 };
-        if self.compress {
-            // Only the first frame of a message has the bit (RFC 7692 section 6.1).
-            let bit = if kind == opcode::TEXT { COMPRESSED } else { 0 };
-            let part = deflate(text.as_bytes(), is_last);
-            return Some(TextFrame::encode(end | bit | kind, part.len(), [&part[..]].into_iter()));
-        }
+        let end = if self.is_last() { FINAL } else { 0 };
         Some(TextFrame::encode(end | kind, text.len(), [text.as_bytes()].into_iter()))
     }
 
@@ -192,7 +181,7 @@ pub(super) struct Outbox(Rc<State>);
 struct State {
     waiting: RefCell<Waiting>,
     budget: OnceCell<Arc<dyn Budget>>,
-    /// Whether the peer takes compressed messages.
+    /// Whether compression was negotiated.
     compresses: Cell<bool>,
 }
 
@@ -279,7 +268,7 @@ impl Waiting {
 
 impl Outbox {
     pub(super) fn push(&self, frame: TextFrame) {
-        debug_assert!(!frame.is_compressed() || self.compresses(), "the peer cannot read it");
+        debug_assert!(!frame.is_compressed() || self.compresses(), "compression was negotiated");
         let mut waiting = self.0.waiting.borrow_mut();
         let Waiting { texts, behind, pushed, .. } = &mut *waiting;
         *pushed = pushed.wrapping_add(1);
@@ -288,9 +277,11 @@ impl Outbox {
 
     /// Adds a message in parts. A short one waits as any other text.
     pub(super) fn push_parts(&self, texts: impl Iterator<Item = String> + 'static) {
-        let mut parts = Parts::new(texts, self.compresses());
+        let mut parts = Parts::new(texts);
         if parts.is_last() {
-            parts.for_each(|whole| self.push(whole));
+            parts.for_each(|whole| {
+                self.push(if self.compresses() { whole.compressed() } else { whole });
+            });
         } else {
             let mut waiting = self.0.waiting.borrow_mut();
             waiting.pushed = waiting.pushed.wrapping_add(1);
@@ -303,7 +294,7 @@ impl Outbox {
         self.0.waiting.borrow_mut().pings += 1;
     }
 
-    /// From now on the peer takes compressed messages.
+    /// Marks compression as negotiated.
     pub(super) fn set_compression(&self) {
         self.0.compresses.set(true);
     }
@@ -453,6 +444,32 @@ mod tests {
         assert_eq!(frames(&[&half, &rest]), [format!("{half}\n{rest}")]);
         assert_eq!(frames(&[&half, &half]), [half.clone(), half.clone()]);
         assert_eq!(frames(&[&half, &rest, "z"]), [format!("{half}\n{rest}"), "z".into()]);
+    }
+
+    #[test]
+    fn text_that_compression_would_not_shrink_stays_uncompressed() {
+        // Every printable character three times, each time in another order.
+        let orders =
+            [37_u8, 53, 71].map(|step| (0..94).map(move |n| u16::from(n) * u16::from(step)));
+        let characters = orders.into_iter().flatten().map(|n| char::from(b'!' + (n % 94) as u8));
+        let frame = TextFrame::new(&characters.collect::<String>());
+        assert!(frame.payload().len() > deflate::MIN_BYTES);
+        assert_eq!(frame.compressed(), frame);
+    }
+
+    #[test]
+    fn compressed_frames_are_not_joined_with_others() {
+        let [short, long] = ["a", &"b".repeat(300)].map(TextFrame::new);
+        let compressed = long.compressed();
+        assert_eq!(compressed.bytes[0], WHOLE | COMPRESSED);
+        assert_eq!(short.compressed(), short);
+        let waiting = [&short, &short, &compressed, &compressed, &short, &long, &compressed];
+        let mut waiting = waiting.into_iter().cloned().collect();
+        let frames: Vec<_> = std::iter::from_fn(|| TextFrame::coalesce(&mut waiting)).collect();
+        let both = TextFrame::new(&format!("a\n{}", "b".repeat(300)));
+        let expected =
+            [TextFrame::new("a\na"), compressed.clone(), compressed.clone(), both, compressed];
+        assert_eq!(frames, expected);
     }
 
     #[test]

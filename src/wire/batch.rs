@@ -8,7 +8,8 @@ use crate::domain::ChatMessage;
 use crate::socket::TextFrame;
 
 /// Messages of one room that were flushed together. Every member's session shares the same one,
-/// and it is encoded, and compressed, at most once for each protocol, by whoever asks first.
+/// and it is encoded and compressed at most once for each protocol: the first session that needs
+/// the result computes it.
 #[derive(Debug)]
 pub struct Batch {
     messages: Vec<Arc<ChatMessage>>,
@@ -61,8 +62,8 @@ impl Batch {
         }
     }
 
-    /// The same for clients that take compressed messages: each frame by itself, where that makes
-    /// it shorter.
+    /// Returns the frames for clients that negotiated compression. Each frame is compressed by
+    /// itself; one that would not shrink stays uncompressed.
     #[must_use]
     pub fn compressed_frames(&self, protocol: Protocol) -> &[TextFrame] {
         let encoded = match protocol {

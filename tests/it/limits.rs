@@ -17,8 +17,8 @@ use tokio_tungstenite::tungstenite::http::HeaderName;
 
 use crate::browser::Browser;
 use crate::harness::{
-    Client, TestServer, also_on_the_plain_road, config, eventually, frame, raw_http, raw_socket,
-    within,
+    Client, TestServer, also_on_the_plain_road, config, eventually, frame, raw_handshake, raw_http,
+    raw_socket, within,
 };
 use crate::json::JsonClient;
 
@@ -525,6 +525,25 @@ async fn pings_pongs_and_fragments_count_as_commands() {
         assert_ne!(within("an answer", eve.read_buf(&mut read)).await.unwrap(), 0);
     }
     assert_eq!(read.iter().filter(|&&byte| byte == 0x8A).count(), 6, "each ping is answered");
+    let (least, took) = (Duration::from_millis((10 - 3) * 250), began.elapsed());
+    assert!(took + Duration::from_millis(50) >= least, "in {took:?}");
+}
+
+#[actix_web::test]
+async fn fragments_of_a_compressed_message_count_as_commands() {
+    let server = TestServer::start_with(Config { command_rate: rate(4, 3), ..config() }).await;
+    let began = Instant::now();
+    let tcp = TcpStream::connect(server.addr()).await.unwrap();
+    let offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+    let (mut eve, _) = raw_handshake(tcp, server.addr(), "/ws", offer).await;
+    // "hi" in a block of fixed Huffman codes.
+    let fragments = [0xCA, 0xC8, 0x04, 0x00].map(|byte| frame(0x00, &[byte])).concat();
+    let empty = frame(0x00, b"").repeat(5);
+    let sent = [frame(0x41, b""), empty, fragments, frame(0x80, b"")].concat();
+    eve.write_all(&sent).await.unwrap();
+    let mut answer = [0; 4];
+    within("an answer", eve.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"\x81\x02hi");
     let (least, took) = (Duration::from_millis((10 - 3) * 250), began.elapsed());
     assert!(took + Duration::from_millis(50) >= least, "in {took:?}");
 }
