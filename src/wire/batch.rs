@@ -62,8 +62,8 @@ impl Batch {
         }
     }
 
-    /// Returns the frames for clients that negotiated compression. Each frame is compressed by
-    /// itself; one that would not shrink stays uncompressed.
+    /// Returns the frames for clients that negotiated compression. Each frame of at least 200 bytes
+    /// is compressed by itself.
     #[must_use]
     pub fn compressed_frames(&self, protocol: Protocol) -> &[TextFrame] {
         let encoded = match protocol {
