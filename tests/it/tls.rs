@@ -48,8 +48,13 @@ pub struct Certificate {
     pub key: PathBuf,
 }
 
+/// The certificate of the authority, in PEM.
+pub fn authority_pem() -> String {
+    authority().certificate.pem()
+}
+
 impl Certificate {
-    fn write(folder: &Path, last_year: i32) -> Self {
+    pub fn write(folder: &Path, last_year: i32) -> Self {
         let names = ["localhost", "127.0.0.1"].map(str::to_owned);
         let mut params = CertificateParams::new(names).unwrap();
         params.not_after = rcgen::date_time_ymd(last_year, 1, 1);
