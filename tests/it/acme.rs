@@ -262,10 +262,9 @@ impl Talker {
 
     async fn hears(&mut self, line: &str) {
         loop {
-            match within(line, self.0.next()).await.unwrap().unwrap() {
-                Message::Text(heard) => break assert_eq!(heard.as_str(), line),
-                Message::Ping(_) => {}
-                other => panic!("{other:?}"),
+            let heard = within(line, self.0.next()).await.unwrap().unwrap();
+            if !heard.is_ping() {
+                break assert_eq!(heard, Message::text(line));
             }
         }
     }
@@ -414,9 +413,9 @@ async fn attempt_to_obtain_a_certificate_ends_with_the_server() {
     let acme = Some(acme);
     let server = chinwag::server::start(Config { acme, ..config() }).await.unwrap();
     let (mut request, _) = within("a connection", silent.accept()).await.unwrap();
+    within("a TLS handshake", request.read_u8()).await.unwrap();
     within("the server to stop", server.stop()).await;
-    let read = within("the end of the attempt", request.read_to_end(&mut Vec::new())).await;
-    assert!(read.is_err() || read.unwrap() > 0, "a TLS handshake was begun");
+    let _ = within("the end of the attempt", request.read_to_end(&mut Vec::new())).await;
 }
 
 #[actix_web::test]
