@@ -232,7 +232,9 @@ impl Renewal {
                 sleep(wait.min(CLOCK_CHECK)).await;
                 continue;
             }
-            let obtained = match timeout(ATTEMPT, self.obtain()).await {
+            let attempt = timeout(ATTEMPT, self.obtain()).await;
+            self.answer_challenges(None);
+            let obtained = match attempt {
                 Ok(obtained) => obtained.and_then(|pem| self.install(&pem)),
                 Err(_) => Err(Problem::no_answer_within(ATTEMPT)),
             };
@@ -296,10 +298,7 @@ impl Renewal {
             .contact(contacts)
             .cache(order)
             .state();
-        if let Some(resolver) = self.resolver.upgrade() {
-            let mut challenge = resolver.challenge.write().unwrap_or_else(PoisonError::into_inner);
-            *challenge = Some(state.resolver());
-        }
+        self.answer_challenges(Some(state.resolver()));
         loop {
             match next(&mut state).await {
                 Err(EventError::Order(error)) => return Err(Problem::of(&error)),
@@ -352,6 +351,12 @@ impl Renewal {
             *served = Some(Arc::clone(&certificate.certified));
         }
         self.current = Some(certificate);
+    }
+
+    fn answer_challenges(&self, answers: Option<Arc<ResolvesServerCertAcme>>) {
+        if let Some(resolver) = self.resolver.upgrade() {
+            *resolver.challenge.write().unwrap_or_else(PoisonError::into_inner) = answers;
+        }
     }
 
     fn report(&self, problem: &Problem, delay: Duration) {

@@ -319,6 +319,7 @@ async fn socket(addr: SocketAddr, n: usize) -> TlsStream<TcpStream> {
 
 /// `cargo test --release --test it -- --nocapture tls::idle` prints the figure of that build.
 #[cfg(target_os = "linux")]
+#[allow(clippy::print_stdout, reason = "a figure to report")]
 #[actix_web::test]
 async fn idle_websocket_over_tls_costs_less_than_20_kb() {
     let (certificate, folder) = certificate();
