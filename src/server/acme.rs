@@ -274,9 +274,10 @@ impl Renewal {
         };
         match found {
             Some(certificate) => {
-                let (domains, expiry) = (self.domains(), certificate.expiry());
-                info!("loaded the certificate for {domains} from {path}; {expiry}");
+                let expiry = certificate.expiry();
                 self.serve(certificate);
+                let path = self.store.certificate_path().display();
+                info!("loaded the certificate for {} from {path}; {expiry}", self.domains());
             }
             None => info!(
                 "obtaining a certificate for {} from {}; TLS handshakes fail until it is there",
@@ -329,10 +330,10 @@ impl Renewal {
     fn install(&mut self, pem: &[u8]) -> Result<(), Problem> {
         let certificate = Certificate::parse(pem, &self.provider)
             .ok_or_else(|| Problem::refused("the certificate is invalid".into()))?;
-        let is_due = certificate.until_renewal().is_zero();
+        let (is_due, expiry) = (certificate.until_renewal().is_zero(), certificate.expiry());
         let verb = if self.current.is_some() { "renewed" } else { "obtained" };
-        info!("{verb} the certificate for {}; {}", self.domains(), certificate.expiry());
         self.serve(certificate);
+        info!("{verb} the certificate for {}; {expiry}", self.domains());
         // It is small, and there is one in two months.
         if let Err(error) = self.store.save_certificate(pem) {
             let path = self.store.certificate_path().display();
