@@ -15,8 +15,10 @@ pub(crate) fn with_hint(error: &ServerError) -> String {
         #[cfg(feature = "tls")]
         ServerError::Tls(_) => "check --tls-cert and --tls-key",
         #[cfg(feature = "tls")]
-        ServerError::Acme(AcmeError::Dir { .. } | AcmeError::OpenDir { .. }) => {
-            "or choose another folder with --acme-dir"
+        ServerError::Acme(AcmeError::Dir { .. }) => "check its permissions and --acme-dir",
+        #[cfg(feature = "tls")]
+        ServerError::Acme(AcmeError::OpenDir { .. }) => {
+            "choose a folder that only chinwag uses with --acme-dir, or run chmod 700"
         }
         #[cfg(feature = "tls")]
         ServerError::Acme(AcmeError::CaFile { .. } | AcmeError::NoCaCertificate(_)) => {

@@ -61,8 +61,8 @@ pub enum AcmeError {
     },
     /// Other users have access to the folder.
     #[error(
-        "other users have access to {0}, which would hold private keys (mode {mode:o}); \
-         run chmod 700 {0}",
+        "other users have access to {} (mode {mode:o}); the folder for private keys must have \
+         mode 700",
         path.display()
     )]
     OpenDir {

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::Resumption;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
@@ -419,6 +419,7 @@ async fn attempt_to_obtain_a_certificate_ends_with_the_server() {
     let server = chinwag::server::start(Config { acme, ..config() }).await.unwrap();
     let (mut request, _) = within("a connection", silent.accept()).await.unwrap();
     within("a TLS handshake", request.read_u8()).await.unwrap();
+    assert!(CryptoProvider::get_default().is_none(), "a program that mounts the chat has its own");
     within("the server to stop", server.stop()).await;
     let _ = within("the end of the attempt", request.read_to_end(&mut Vec::new())).await;
 }

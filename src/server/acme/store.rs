@@ -144,7 +144,7 @@ mod tests {
         let open = fs::Permissions::from_mode(0o750);
         fs::set_permissions(&dir, open).expect("our own folder");
         let refused = Store::open(&acme(dir)).err().expect("a refusal").to_string();
-        assert!(refused.contains("mode 750") && refused.contains("chmod 700"), "{refused}");
+        assert!(refused.contains("(mode 750)"), "{refused}");
     }
 
     #[test]
