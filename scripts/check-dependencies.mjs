@@ -11,6 +11,8 @@ const LICENSES = [
   "Apache-2.0 WITH LLVM-exception",
   "BSD-3-Clause",
   "BSL-1.0",
+  // The list of root certificates in webpki-roots: data, usable and changeable for anything.
+  "CDLA-Permissive-2.0",
   "ISC",
   "MIT",
   "Unicode-3.0",

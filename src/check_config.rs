@@ -24,6 +24,10 @@ pub(crate) fn show(command: &Command, matches: &ArgMatches, config: &Config) -> 
             "workers" => config.workers.to_string(),
             "max_frame_bytes" => config.frame_limit().to_string(),
             "static_dir" => "built in".into(),
+            "acme_dir" => {
+                config.acme.as_ref().map_or("-".into(), |acme| acme.dir.display().to_string())
+            }
+            "acme_url" => config.acme.as_ref().map_or("-".into(), |acme| acme.url.to_string()),
             "keep_for" => "for ever".into(),
             "keep_bytes" => config.kept_bytes().map_or("-".into(), |bytes| bytes.to_string()),
             _ => "-".into(),

@@ -1,6 +1,7 @@
 //! Every limit and interval: [`Args`] is what was typed or set in the environment, [`Config`] what
 //! is valid. Nothing else reads either.
 
+mod acme;
 mod args;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,6 +13,7 @@ use thiserror::Error;
 
 use crate::admission::{AllowedOrigin, Host, Network, Rate};
 use crate::metrics::Metrics;
+pub use acme::{Acme, AcmeValueError, DirectoryUrl, DomainName, EmailAddress};
 pub use args::Args;
 
 /// How surely a message is on disk once it is committed: SQLite's `synchronous`.
@@ -36,6 +38,9 @@ pub struct Config {
     pub tls_cert: Option<PathBuf>,
     /// File with the certificate's private key, in PEM. Defaults to none.
     pub tls_key: Option<PathBuf>,
+    /// Gets a certificate from a certificate authority and renews it, and serves all of `listen`
+    /// over TLS. Its domains count as `public_hosts`. Defaults to none.
+    pub acme: Option<Acme>,
     /// Addresses that redirect HTTP requests to HTTPS on the first port of `listen`. Defaults to
     /// none.
     pub redirect_from: Vec<SocketAddr>,
@@ -150,8 +155,17 @@ pub enum ConfigError {
     /// Only one of certificate and key is set.
     #[error("tls_cert and tls_key must be given together")]
     HalfTls,
+    /// The certificate is to come from two places.
+    #[error("tls_cert and acme cannot be used together")]
+    TwoCertificates,
+    /// This setting of ACME is there, and no domain to get a certificate for.
+    #[error("{0} requires acme, with at least one domain")]
+    NoAcmeDomain(&'static str),
+    /// Two certificate authorities are set.
+    #[error("acme_staging and acme_url cannot be used together")]
+    TwoAuthorities,
     /// There is no HTTPS to redirect to.
-    #[error("redirect_from requires tls_cert and tls_key")]
+    #[error("redirect_from requires acme, or tls_cert and tls_key")]
     NothingToRedirectTo,
     /// There is no page in the folder.
     #[error("static_dir must be a folder with an index.html: {}", .0.display())]
@@ -168,6 +182,7 @@ impl Default for Config {
             public_hosts: Vec::new(),
             tls_cert: None,
             tls_key: None,
+            acme: None,
             redirect_from: Vec::new(),
             workers: std::thread::available_parallelism().map_or(1, Into::into).min(512),
             static_dir: None,
@@ -237,13 +252,34 @@ impl Config {
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             return Err(ConfigError::HalfTls);
         }
-        if self.tls_cert.is_none() && !self.redirect_from.is_empty() {
+        if let Some(acme) = &self.acme {
+            if self.tls_cert.is_some() {
+                return Err(ConfigError::TwoCertificates);
+            }
+            if acme.domains.is_empty() {
+                return Err(ConfigError::NoAcmeDomain("acme"));
+            }
+        }
+        if !self.serves_tls() && !self.redirect_from.is_empty() {
             return Err(ConfigError::NothingToRedirectTo);
         }
         match &self.static_dir {
             Some(dir) if !dir.join("index.html").is_file() => Err(ConfigError::NoPage(dir.clone())),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Whether `listen` is served over TLS.
+    pub(crate) fn serves_tls(&self) -> bool {
+        self.tls_cert.is_some() || self.acme.is_some()
+    }
+
+    /// The host names that the server is reached by: `public_hosts` and the domains of its
+    /// certificate.
+    pub(crate) fn known_hosts(&self) -> Vec<Host> {
+        let domains = self.acme.iter().flat_map(|acme| &acme.domains);
+        let domains = domains.filter_map(|domain| domain.as_str().parse().ok());
+        self.public_hosts.iter().cloned().chain(domains).collect()
     }
 
     /// How many bytes of messages are kept in all: as many as the configuration says, or two
@@ -287,6 +323,36 @@ mod tests {
     fn flags_that_may_be_repeated_may_also_be_given_as_a_list() {
         let typed = config(&["--listen", "[::1]:1,127.0.0.1:2", "--listen", "127.0.0.1:0"]);
         assert_eq!(typed.expect("three addresses").listen.len(), 3);
+    }
+
+    #[test]
+    fn domains_of_the_certificate_are_public_hosts() {
+        let typed = config(&["--acme", "Chat.example", "--public-host", "alt.example:8443"]);
+        let hosts = typed.expect("a domain").known_hosts();
+        let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+        assert_eq!(hosts, ["alt.example:8443", "chat.example"]);
+    }
+
+    #[test]
+    fn keys_of_acme_are_kept_beside_the_history() {
+        let dir = |flags: &[&str]| {
+            let typed = config(&[&["--acme", "chat.example"], flags].concat());
+            typed.expect("a domain").acme.expect("ACME").dir
+        };
+        assert_eq!(dir(&[]), PathBuf::from("chinwag-acme"));
+        assert_eq!(dir(&["--db", "none"]), PathBuf::from("chinwag-acme"));
+        assert_eq!(dir(&["--db", "/data/chat.db"]), PathBuf::from("/data/chinwag-acme"));
+        assert_eq!(dir(&["--db", "a.db", "--acme-dir", "/keys"]), PathBuf::from("/keys"));
+    }
+
+    #[test]
+    fn a_domain_that_is_repeated_counts_once() {
+        let typed = config(&["--acme", "a.example,b.example", "--acme", "A.example"]);
+        let acme = typed.expect("two domains").acme.expect("ACME");
+        assert_eq!(
+            acme.domains.iter().map(DomainName::as_str).collect::<Vec<_>>(),
+            ["a.example", "b.example"]
+        );
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use chinwag::config::ConfigError;
 #[cfg(feature = "journal")]
 use chinwag::journal::JournalError;
+#[cfg(feature = "tls")]
+use chinwag::server::AcmeError;
 use chinwag::server::ServerError;
 
 /// Formats an error of the server as one line, with what to do about it.
@@ -12,8 +14,18 @@ pub(crate) fn with_hint(error: &ServerError) -> String {
         ServerError::Listen { .. } => "choose another address with --listen",
         #[cfg(feature = "tls")]
         ServerError::Tls(_) => "check --tls-cert and --tls-key",
+        #[cfg(feature = "tls")]
+        ServerError::Acme(AcmeError::Dir { .. }) => "check its permissions and --acme-dir",
+        #[cfg(feature = "tls")]
+        ServerError::Acme(AcmeError::OpenDir { .. }) => {
+            "choose a folder that only chinwag uses with --acme-dir, or run chmod 700"
+        }
+        #[cfg(feature = "tls")]
+        ServerError::Acme(AcmeError::CaFile { .. } | AcmeError::NoCaCertificate(_)) => {
+            "check --acme-ca"
+        }
         #[cfg(not(feature = "tls"))]
-        ServerError::NoTls => "leave out --tls-cert and --tls-key",
+        ServerError::NoTls => "leave out --tls-cert, --tls-key and --acme",
         #[cfg(feature = "journal")]
         ServerError::Journal(error) => return with_other_file(error),
         #[cfg(not(feature = "metrics"))]
@@ -37,7 +49,12 @@ pub(crate) fn with_flag(error: &ConfigError) -> String {
         ConfigError::SendQueueTooSmall => "--send-queue",
         ConfigError::PongTooEarly(_) => "--pong-timeout and --ping-interval",
         ConfigError::HalfTls => "--tls-cert and --tls-key",
-        ConfigError::NothingToRedirectTo => "--redirect-from, --tls-cert and --tls-key",
+        ConfigError::TwoCertificates => "--acme, or --tls-cert and --tls-key",
+        ConfigError::NoAcmeDomain(setting) => {
+            return format!("{error}; add --acme, or leave out --{}", setting.replace('_', "-"));
+        }
+        ConfigError::TwoAuthorities => "--acme-staging or --acme-url",
+        ConfigError::NothingToRedirectTo => "--redirect-from, --acme, --tls-cert and --tls-key",
         ConfigError::NoPage(_) => "--static-dir",
     };
     format!("{error}; change {flags}")

@@ -57,7 +57,7 @@ impl Chat {
     /// The chat of this hub.
     #[must_use]
     pub fn new(hub: Addr<Hub>, config: Config) -> Self {
-        let admission = Admission::new(config.public_hosts.clone(), config.allowed_origins.clone());
+        let admission = Admission::new(config.known_hosts(), config.allowed_origins.clone());
         Self {
             hub: Arc::new(hub),
             admission: Arc::new(admission),

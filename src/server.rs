@@ -1,6 +1,8 @@
 //! The server: starts the hub and the HTTP workers, and stops them in an order in which every
 //! client is told.
 
+#[cfg(feature = "tls")]
+mod acme;
 mod redirect;
 #[cfg(feature = "tls")]
 mod tls;
@@ -28,6 +30,8 @@ use crate::hub::{Drain, Hub, Watch};
 use crate::journal::{Journal, JournalError, Options};
 use crate::socket::Connections;
 #[cfg(feature = "tls")]
+pub use acme::AcmeError;
+#[cfg(feature = "tls")]
 pub use tls::TlsError;
 
 /// How many connections the system may hold for us that are not accepted yet: as many as Linux
@@ -37,6 +41,9 @@ const BACKLOG: u32 = 4096;
 
 /// Value of the HSTS header: one year, in seconds.
 const HSTS: &str = "max-age=31536000";
+
+/// The port of HTTPS, where certificate authorities validate a domain.
+const HTTPS_PORT: u16 = 443;
 
 /// A server that is running. Dropping it does not stop it.
 #[derive(Debug)]
@@ -81,9 +88,13 @@ pub enum ServerError {
     #[cfg(feature = "tls")]
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Certificates cannot be obtained.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    Acme(#[from] AcmeError),
     /// A certificate is set, but this program has been built without TLS.
     #[cfg(not(feature = "tls"))]
-    #[error("tls_cert is set, but this program is built without TLS")]
+    #[error("tls_cert or acme is set, but this program is built without TLS")]
     NoTls,
     /// An address could not be bound.
     #[error("cannot listen on {addr}: {source}")]
@@ -119,16 +130,17 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
         return Err(ServerError::NoPage);
     }
     #[cfg(not(feature = "tls"))]
-    if config.tls_cert.is_some() {
+    if config.serves_tls() {
         return Err(ServerError::NoTls);
     }
     let plain = Connections::new(config.write_timeout);
     #[cfg(not(feature = "tls"))]
     let secured = plain.clone();
     #[cfg(feature = "tls")]
-    let secured = match tls::Files::of(&config) {
-        Some(files) => plain.with_tls(tls::by_files(files)?),
-        None => plain.clone(),
+    let secured = match (tls::Files::of(&config), &config.acme) {
+        (Some(files), _) => plain.with_tls(tls::by_files(files)?),
+        (None, Some(acme)) => plain.with_tls(acme::by_authority(acme)?),
+        (None, None) => plain.clone(),
     };
     #[cfg(feature = "journal")]
     let journal = Options::of(&config).map(|options| Journal::open(&options)).transpose()?;
@@ -172,7 +184,16 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     for addr in &server.redirects {
         info!("redirecting {} to HTTPS", url("http", *addr));
     }
-    let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
+    if let Some(acme) = &config.acme
+        && server.addrs.iter().all(|addr| addr.port() != HTTPS_PORT)
+    {
+        warn!(
+            "the certificate authority connects to port 443 of {}; no address to listen on has \
+             that port, so it must be forwarded to one of them",
+            acme.domains[0]
+        );
+    }
+    let scheme = if config.serves_tls() { "https" } else { "http" };
     for addr in &server.addrs {
         info!("open {}", url(scheme, *addr));
     }
@@ -226,7 +247,7 @@ impl Bound {
 
 /// Whether to send HSTS. Browsers apply it to the host on every port, and then use port 443.
 fn sends_hsts(config: &Config) -> bool {
-    config.tls_cert.is_some() && config.listen.iter().any(|addr| addr.port() == 443)
+    config.serves_tls() && config.listen.iter().any(|addr| addr.port() == HTTPS_PORT)
 }
 
 fn headers(hsts: bool) -> DefaultHeaders {

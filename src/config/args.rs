@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 use clap::builder::BoolishValueParser;
 
+use super::acme::{self, Acme, DirectoryUrl, DomainName, EmailAddress};
 use super::{Config, ConfigError, DbSync, SEND_QUEUE_MIN};
 use crate::admission::{AllowedOrigin, Host, Network, Rate};
 
@@ -37,6 +38,33 @@ pub struct Args {
     /// File with the certificate's private key, in PEM.
     #[arg(long, env = "CHINWAG_TLS_KEY", value_name = "FILE")]
     tls_key: Option<PathBuf>,
+
+    /// Domain to get a certificate for and serve HTTPS with; the certificate authority connects to
+    /// its port 443.
+    #[arg(long, env = "CHINWAG_ACME", value_name = "DOMAIN", value_delimiter = ',')]
+    acme: Vec<DomainName>,
+
+    /// E-mail address that the certificate authority may write to.
+    #[arg(long, env = "CHINWAG_ACME_CONTACT", value_name = "EMAIL", value_delimiter = ',')]
+    acme_contact: Vec<EmailAddress>,
+
+    /// Folder for the account's key and the certificates, closed to other users [default:
+    /// chinwag-acme beside the history file]
+    #[arg(long, env = "CHINWAG_ACME_DIR", value_name = "DIR")]
+    acme_dir: Option<PathBuf>,
+
+    /// Get a test certificate, which no browser trusts, from Let's Encrypt's staging environment.
+    #[arg(long, env = "CHINWAG_ACME_STAGING", value_parser = BoolishValueParser::new())]
+    acme_staging: bool,
+
+    /// ACME directory of another certificate authority [default: that of Let's Encrypt]
+    #[arg(long, env = "CHINWAG_ACME_URL", value_name = "URL")]
+    acme_url: Option<DirectoryUrl>,
+
+    /// File with the root certificates, in PEM, to trust for the connection to the certificate
+    /// authority, in place of those built in.
+    #[arg(long, env = "CHINWAG_ACME_CA", value_name = "FILE")]
+    acme_ca: Option<PathBuf>,
 
     /// Address and port that redirect HTTP requests to HTTPS, such as 0.0.0.0:80.
     #[arg(long, env = "CHINWAG_REDIRECT_FROM", value_name = "ADDR", value_delimiter = ',')]
@@ -258,11 +286,53 @@ impl Limit {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Db(Option<PathBuf>);
 
+impl Args {
+    /// Where certificates come from, if that is a certificate authority.
+    fn acme(&self) -> Result<Option<Acme>, ConfigError> {
+        let mut domains: Vec<DomainName> = Vec::new();
+        for domain in &self.acme {
+            if !domains.contains(domain) {
+                domains.push(domain.clone());
+            }
+        }
+        if domains.is_empty() {
+            let set = [
+                ("acme_contact", !self.acme_contact.is_empty()),
+                ("acme_dir", self.acme_dir.is_some()),
+                ("acme_staging", self.acme_staging),
+                ("acme_url", self.acme_url.is_some()),
+                ("acme_ca", self.acme_ca.is_some()),
+            ];
+            let lonely = set.into_iter().find_map(|(name, is_set)| is_set.then_some(name));
+            return lonely.map_or(Ok(None), |name| Err(ConfigError::NoAcmeDomain(name)));
+        }
+        let url = match (&self.acme_url, self.acme_staging) {
+            (Some(_), true) => return Err(ConfigError::TwoAuthorities),
+            (Some(url), false) => url.clone(),
+            (None, true) => DirectoryUrl::lets_encrypt_staging(),
+            (None, false) => DirectoryUrl::lets_encrypt(),
+        };
+        let beside = || {
+            let db = self.db.0.clone().unwrap_or_default();
+            db.with_file_name(acme::DIR)
+        };
+        Ok(Some(Acme {
+            domains,
+            contacts: self.acme_contact.clone(),
+            dir: self.acme_dir.clone().unwrap_or_else(beside),
+            url,
+            ca: self.acme_ca.clone(),
+        }))
+    }
+}
+
 impl TryFrom<Args> for Config {
     type Error = ConfigError;
 
     fn try_from(args: Args) -> Result<Self, ConfigError> {
+        let acme = args.acme()?;
         let config = Self {
+            acme,
             listen: args.listen,
             public_hosts: args.public_host,
             tls_cert: args.tls_cert,

@@ -54,7 +54,7 @@ pub enum TlsError {
         key: PathBuf,
     },
     /// The certificate has expired.
-    #[error("the certificate in {} expired {} ago", path.display(), ago(*.since))]
+    #[error("the certificate in {} expired {} ago", path.display(), largest_unit(*.since))]
     Expired {
         /// Its file.
         path: PathBuf,
@@ -64,12 +64,13 @@ pub enum TlsError {
 }
 
 /// Formats a duration in its largest unit.
-fn ago(duration: Duration) -> String {
-    let minutes = duration.as_secs() / 60;
-    match (minutes / 60 / 24, minutes / 60) {
-        (0, 0) => format!("{minutes} minutes"),
-        (0, hours) => format!("{hours} hours"),
-        (days, _) => format!("{days} days"),
+pub(super) fn largest_unit(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match (seconds / 86_400, seconds / 3600, seconds / 60) {
+        (0, 0, 0) => format!("{seconds} seconds"),
+        (0, 0, minutes) => format!("{minutes} minutes"),
+        (0, hours, _) => format!("{hours} hours"),
+        (days, ..) => format!("{days} days"),
     }
 }
 

@@ -59,6 +59,7 @@ impl Browser {
             "--disable-component-update",
             "--disable-sync",
             "--window-size=1100,800",
+            "--host-resolver-rules=MAP chat.example 127.0.0.1",
             &profile_flag,
             &scheme,
         ];

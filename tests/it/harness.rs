@@ -53,6 +53,17 @@ pub fn eventually(
     })
 }
 
+/// How many connections to a server in this process a test may open: as many as it wants where the
+/// hard limit of open files allows it, and fewer otherwise. Raises the soft limit, often 1024.
+pub fn connections_up_to(wanted: usize) -> usize {
+    /// For all other tests that run at the same time.
+    const OTHER_FILES: u64 = 400;
+    let allowed = rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    // One for the client and one for the server, and four such tests may run together.
+    let most = allowed.saturating_sub(OTHER_FILES) / 8;
+    wanted.min(usize::try_from(most).unwrap_or(usize::MAX))
+}
+
 /// A configuration for tests: a free port, as many connections and messages as a test likes,
 /// which all come from one address, no pings, whose answers would count as commands, and otherwise
 /// as the program has it.

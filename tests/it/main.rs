@@ -7,6 +7,7 @@ mod harness;
 mod program;
 
 // One module a topic.
+mod acme; // certificates from an authority (pebble, ignored unless asked for)
 mod chat; // the text protocol: who reads what
 mod client;
 mod command_line; // the program: its flags, its exit codes, its signals

@@ -22,7 +22,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::browser::Browser;
-use crate::harness::{Client, TestServer, config, eventually, raw_http, within};
+use crate::harness::{Client, TestServer, config, connections_up_to, eventually, raw_http, within};
 use crate::program::{PROGRAM, Program};
 use crate::timed::slow::narrow;
 
@@ -48,8 +48,13 @@ pub struct Certificate {
     pub key: PathBuf,
 }
 
+/// The certificate of the authority, in PEM.
+pub fn authority_pem() -> String {
+    authority().certificate.pem()
+}
+
 impl Certificate {
-    fn write(folder: &Path, last_year: i32) -> Self {
+    pub fn write(folder: &Path, last_year: i32) -> Self {
         let names = ["localhost", "127.0.0.1"].map(str::to_owned);
         let mut params = CertificateParams::new(names).unwrap();
         params.not_after = rcgen::date_time_ymd(last_year, 1, 1);
@@ -266,17 +271,88 @@ async fn unfinished_handshakes_time_out() {
     server.stop().await;
 }
 
+/// They are ended by the limit on a first request, which is 5 seconds.
+#[actix_web::test]
+async fn thousand_connections_that_say_nothing_after_the_handshake_are_ended_and_harm_nobody() {
+    let (certificate, _folder) = certificate();
+    let server = chinwag::server::start(certificate.config()).await.unwrap();
+    let addr = server.addrs()[0];
+    let mut talker = Client::connect(forwarder(addr).await, "nick=ada").await;
+    let mut silent = Vec::new();
+    for _ in 0..connections_up_to(1000) {
+        let mut tls = within("a handshake", connect(addr)).await.unwrap();
+        // It waits from now on, so the handshakes of others do not prolong its life.
+        silent.push(actix_web::rt::spawn(async move {
+            let began = Instant::now();
+            let mut answer = Vec::new();
+            let _ = tls.read_to_end(&mut answer).await;
+            (began.elapsed(), answer)
+        }));
+    }
+    talker.say("hello").await;
+    talker.expect("ada: hello").await;
+    let ends = within("all to be ended", futures_util::future::join_all(silent)).await;
+    for (elapsed, answer) in ends.into_iter().map(Result::unwrap) {
+        assert!(elapsed < Duration::from_secs(15), "{elapsed:?}");
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408 "), "{answer:?}");
+    }
+    talker.say("still here").await;
+    talker.expect("ada: still here").await;
+    assert!(connect(addr).await.is_ok(), "others are served");
+    server.stop().await;
+}
+
+/// Connects a WebSocket over TLS.
+#[cfg(target_os = "linux")]
+async fn socket(addr: SocketAddr, n: usize) -> TlsStream<TcpStream> {
+    let mut tls = within("a handshake", connect(addr)).await.unwrap();
+    // In one of a hundred rooms, so that few are told of it.
+    tls.write_all(UPGRADE.replace("nick=ada", &format!("room=r{n}")).as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        let more = within("an upgrade", tls.read_buf(&mut head)).await.unwrap();
+        assert_ne!(more, 0);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "));
+    tls
+}
+
+/// `cargo test --release --test it -- --nocapture tls::idle` prints the figure of that build.
+#[cfg(target_os = "linux")]
+#[allow(clippy::print_stdout, reason = "a figure to report")]
+#[actix_web::test]
+async fn idle_websocket_over_tls_costs_less_than_20_kb() {
+    let (certificate, folder) = certificate();
+    let mut command = Command::new(PROGRAM);
+    command.args(certificate.flags()).args(["--db", "none", "--workers", "2"]);
+    let program = Program::spawn(command, folder.path(), "https").await;
+    let mut sockets = Vec::new();
+    for n in 0..100 {
+        sockets.push(socket(program.addr, n).await);
+    }
+    let before = program.memory();
+    let count = connections_up_to(1000);
+    for n in 0..count {
+        sockets.push(socket(program.addr, n % 100).await);
+    }
+    let each = program.memory().saturating_sub(before) / count as u64;
+    println!("{count} idle WebSockets over TLS: {each} bytes each");
+    assert!(each < 20 * 1024, "{each}");
+}
+
+/// The request for a WebSocket of the text protocol.
+const UPGRADE: &str = "GET /ws?nick=ada HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+                       Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
 #[actix_web::test]
 async fn one_byte_tls_records_are_accepted() {
     let (certificate, _folder) = certificate();
     let server = chinwag::server::start(certificate.config()).await.unwrap();
     let mut tls = connect(server.addrs()[0]).await.unwrap();
-    let request = "GET /ws?nick=ada HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
-                   Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let said = crate::harness::frame(0x81, b"byte by byte");
     let mut read = Vec::new();
-    for part in [request.as_bytes(), &said] {
+    for part in [UPGRADE.as_bytes(), &said] {
         for byte in part {
             tls.write_all(&[*byte]).await.unwrap();
             tls.flush().await.unwrap();

@@ -1,0 +1,216 @@
+//! What it takes to get a certificate from a certificate authority: domains, contacts, where keys
+//! are kept, and which authority.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use actix_web::http::Uri;
+use thiserror::Error;
+
+/// The directory of Let's Encrypt.
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+
+/// The directory of Let's Encrypt's staging environment, whose certificates no browser trusts.
+const LETS_ENCRYPT_STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
+
+/// Name of the default folder for keys and certificates.
+pub(super) const DIR: &str = "chinwag-acme";
+
+/// How to get certificates from a certificate authority that speaks ACME (RFC 8555). The authority
+/// validates each domain by a TLS connection to its port 443 (TLS-ALPN-01, RFC 8737).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Acme {
+    /// Names that the certificate is for. At least one.
+    pub domains: Vec<DomainName>,
+    /// Where the authority may write to. Defaults to nowhere.
+    pub contacts: Vec<EmailAddress>,
+    /// Folder for the account's key and the certificates. It is created with mode 0700, and must
+    /// not be accessible to other users. Defaults to `chinwag-acme`.
+    pub dir: PathBuf,
+    /// The authority's directory. Defaults to that of Let's Encrypt.
+    pub url: DirectoryUrl,
+    /// File with the root certificates, in PEM, that are trusted for the connection to the
+    /// authority. Defaults to those of Mozilla, which are built in.
+    pub ca: Option<PathBuf>,
+}
+
+impl Acme {
+    /// Gets one certificate for all of these domains from Let's Encrypt.
+    #[must_use]
+    pub fn new(domains: Vec<DomainName>) -> Self {
+        let (contacts, dir, url) = (Vec::new(), DIR.into(), DirectoryUrl::lets_encrypt());
+        Self { domains, contacts, dir, url, ca: None }
+    }
+}
+
+/// A DNS name in lower case, such as `chat.example`: no address, no wildcard, no port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainName(String);
+
+/// An e-mail address, such as `me@chat.example`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmailAddress(String);
+
+/// The `https` address of an ACME directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryUrl(String);
+
+/// A text that is not what an ACME setting takes.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum AcmeValueError {
+    /// Not a DNS name.
+    #[error(
+        "takes a DNS name such as chat.example: no IP address, wildcard, port or scheme; \
+         non-ASCII names in their xn-- form"
+    )]
+    Domain,
+    /// Not an e-mail address.
+    #[error("takes an e-mail address such as me@chat.example")]
+    Email,
+    /// Not an `https` address.
+    #[error("takes the https address of an ACME directory such as https://ca.example/directory")]
+    Url,
+}
+
+impl FromStr for DomainName {
+    type Err = AcmeValueError;
+
+    fn from_str(text: &str) -> Result<Self, AcmeValueError> {
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        // The last label of an IPv4 address is a number, and that of a name is not.
+        let last = text.rsplit('.').next().unwrap_or_default();
+        let is_address = last.bytes().all(|byte| byte.is_ascii_digit());
+        if text.len() <= 253 && !is_address && text.split('.').all(is_label) {
+            Ok(Self(text.to_ascii_lowercase()))
+        } else {
+            Err(AcmeValueError::Domain)
+        }
+    }
+}
+
+impl FromStr for EmailAddress {
+    type Err = AcmeValueError;
+
+    fn from_str(text: &str) -> Result<Self, AcmeValueError> {
+        let (local, domain) = text.rsplit_once('@').ok_or(AcmeValueError::Email)?;
+        // No other characters: they would have to be escaped in a `mailto` address.
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".!'*+-=^_~".contains(&byte);
+        if !local.is_empty() && local.bytes().all(is_plain) && domain.parse::<DomainName>().is_ok()
+        {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(AcmeValueError::Email)
+        }
+    }
+}
+
+impl FromStr for DirectoryUrl {
+    type Err = AcmeValueError;
+
+    fn from_str(text: &str) -> Result<Self, AcmeValueError> {
+        let url: Uri = text.parse().map_err(|_| AcmeValueError::Url)?;
+        let is_https = url.scheme_str() == Some("https");
+        if is_https && url.host().is_some_and(|host| !host.is_empty()) && !text.contains('@') {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(AcmeValueError::Url)
+        }
+    }
+}
+
+impl DomainName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl EmailAddress {
+    /// The address as text, without `mailto:`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl DirectoryUrl {
+    /// That of Let's Encrypt.
+    #[must_use]
+    pub fn lets_encrypt() -> Self {
+        Self(LETS_ENCRYPT.to_owned())
+    }
+
+    /// That of Let's Encrypt's staging environment, for tests: it has high rate limits, and no
+    /// browser trusts its certificates.
+    #[must_use]
+    pub fn lets_encrypt_staging() -> Self {
+        Self(LETS_ENCRYPT_STAGING.to_owned())
+    }
+
+    /// The address as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DomainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for DirectoryUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_dns_names_are_domains() {
+        let long = format!("{}.example", "x".repeat(63));
+        for text in ["chat.example", "localhost", "xn--bcher-kva.example", "4.example", &long] {
+            assert_eq!(text.parse::<DomainName>().map(|name| name.0), Ok(text.to_owned()));
+        }
+        assert_eq!("Chat.Example".parse(), Ok(DomainName("chat.example".into())));
+        let too_long = format!("{}.example", "x".repeat(64));
+        let wrong = ["", ".", "chat.", ".chat", "a..b", "*.chat.example", "192.0.2.1", "[::1]"];
+        let more = ["::1", "bücher.example", "chat.example:443", "https://chat.example", "a b"];
+        for text in wrong.into_iter().chain(more).chain(["-a.example", "a_b.example", &too_long]) {
+            assert_eq!(text.parse::<DomainName>(), Err(AcmeValueError::Domain), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_email_addresses_are_contacts() {
+        for text in ["me@example", "first.last+chat@mail.example"] {
+            assert_eq!(text.parse(), Ok(EmailAddress(text.into())));
+        }
+        for text in ["", "me", "@example", "me@", "a b@example", "mailto:me@example", "a@b@c,d@e"] {
+            assert_eq!(text.parse::<EmailAddress>(), Err(AcmeValueError::Email), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_https_addresses_are_directories() {
+        for text in [LETS_ENCRYPT, LETS_ENCRYPT_STAGING, "https://127.0.0.1:14000/dir"] {
+            assert_eq!(text.parse(), Ok(DirectoryUrl(text.into())));
+        }
+        for text in ["", "ca.example", "http://ca.example/dir", "https://", "https://u@h/", "/dir"]
+        {
+            assert_eq!(text.parse::<DirectoryUrl>(), Err(AcmeValueError::Url), "{text}");
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! Certificates from a certificate authority: pebble, which validates for real.
+#![cfg(all(feature = "tls", unix))]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use chinwag::Config;
+use chinwag::config::Acme;
+use futures_util::{SinkExt, StreamExt};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::client::Resumption;
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::browser::Browser;
+use crate::harness::{config, eventually, raw_http, within};
+use crate::program::{PROGRAM, Program};
+use crate::tls::{Certificate, authority_pem};
+
+const DOMAIN: &str = "chat.example";
+
+/// How long a test of a few seconds may take on a busy machine.
+const LONG: Duration = Duration::from_secs(90);
+
+/// An address that is free now.
+fn free() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A name server that knows one address for all names: this machine's.
+async fn name_server() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let addr = socket.local_addr().unwrap();
+    actix_web::rt::spawn(async move {
+        let mut query = [0; 512];
+        while let Ok((length, client)) = socket.recv_from(&mut query).await {
+            // The header is 12 bytes; a name ends with an empty label, then type and class follow.
+            let mut end = 12;
+            while query[end] != 0 {
+                end += 1 + usize::from(query[end]);
+            }
+            assert!(end + 5 <= length);
+            let is_address = query[end + 1..end + 3] == [0, 1];
+            let counts = [0, 1, 0, u8::from(is_address), 0, 0, 0, 0];
+            let mut answer = [&query[..2], &[0x81, 0x80], &counts, &query[12..end + 5]].concat();
+            if is_address {
+                answer.extend([0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+                answer.extend(Ipv4Addr::LOCALHOST.octets());
+            }
+            let _ = socket.send_to(&answer, client).await;
+        }
+    });
+    addr
+}
+
+/// Where an authority listens, and the port at which it validates domains.
+#[derive(Clone, Copy)]
+struct Ports {
+    directory: SocketAddr,
+    management: SocketAddr,
+    validated: SocketAddr,
+}
+
+impl Ports {
+    fn free() -> Self {
+        Self { directory: free(), management: free(), validated: free() }
+    }
+
+    fn url(&self) -> String {
+        format!("https://{}/dir", self.directory)
+    }
+}
+
+/// A certificate authority that is running.
+struct Pebble {
+    process: Child,
+    ports: Ports,
+    _folder: TempDir,
+}
+
+/// That of the system, or the one that `scripts/test` fetches.
+fn binary() -> String {
+    let fetched = concat!(env!("CARGO_MANIFEST_DIR"), "/target/pebble/usr/bin/pebble");
+    let all = [fetched, "/usr/bin/pebble", "/usr/local/bin/pebble"];
+    let found = all.into_iter().find(|path| Path::new(path).exists());
+    found.expect("scripts/test fetches pebble").to_owned()
+}
+
+impl Pebble {
+    /// Starts one whose certificates are valid for this many seconds.
+    async fn start(ports: Ports, validity: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let own = Certificate::write(folder.path(), 4000);
+        let settings = json!({ "pebble": {
+            "listenAddress": ports.directory,
+            "managementListenAddress": ports.management,
+            "certificate": own.cert,
+            "privateKey": own.key,
+            "httpPort": 1,
+            "tlsPort": ports.validated.port(),
+            "certificateValidityPeriod": validity,
+        }});
+        let file = folder.path().join("pebble.json");
+        std::fs::write(&file, settings.to_string()).unwrap();
+        let process = Command::new(binary())
+            .arg("-config")
+            .arg(&file)
+            .args(["-strict", "-dnsserver", &name_server().await.to_string()])
+            .env("PEBBLE_VA_NOSLEEP", "1")
+            // By default it refuses some requests, so that clients learn to repeat them.
+            .env("PEBBLE_WFE_NONCEREJECT", "0")
+            .env("PEBBLE_AUTHZREUSE", "0")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        for addr in [ports.directory, ports.management] {
+            let up = async || TcpStream::connect(addr).await.is_ok();
+            eventually("pebble to listen", up).await;
+        }
+        Self { process, ports, _folder: folder }
+    }
+
+    /// The root certificate of those that it issues.
+    async fn root(&self) -> CertificateDer<'static> {
+        let own = trusting([CertificateDer::from_pem_slice(authority_pem().as_bytes()).unwrap()]);
+        let tls = connect(&own, self.ports.management, "localhost", &[]).await.unwrap();
+        let answer = get(tls, "localhost", "/roots/0").await;
+        CertificateDer::from_pem_slice(answer.as_bytes()).unwrap()
+    }
+
+    async fn end(mut self) {
+        within("pebble to end", self.process.kill()).await.unwrap();
+    }
+}
+
+fn trusting(certificates: impl IntoIterator<Item = CertificateDer<'static>>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    certificates.into_iter().for_each(|certificate| roots.add(certificate).unwrap());
+    let mut config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    // A resumed session does not receive the certificate again.
+    config.resumption = Resumption::disabled();
+    config
+}
+
+type Tls = TlsStream<TcpStream>;
+
+/// Connects over TLS as a client of this name that speaks these protocols.
+async fn connect(
+    config: &ClientConfig,
+    addr: SocketAddr,
+    name: &'static str,
+    protocols: &[&str],
+) -> std::io::Result<Tls> {
+    let mut config = config.clone();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let connecting = async {
+        let tcp = TcpStream::connect(addr).await?;
+        let name = ServerName::try_from(name).unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, tcp).await
+    };
+    within("a handshake", connecting).await
+}
+
+async fn get(mut tls: Tls, host: &str, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    within("the request", tls.write_all(request.as_bytes())).await.unwrap();
+    let mut answer = Vec::new();
+    // Some servers end the connection without ending TLS.
+    let _ = within("the answer", tls.read_to_end(&mut answer)).await;
+    String::from_utf8(answer).unwrap()
+}
+
+fn shown(tls: &Tls) -> CertificateDer<'static> {
+    tls.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+/// A folder for a program that gets its certificate from an authority.
+struct Site {
+    ports: Ports,
+    folder: TempDir,
+    authority: PathBuf,
+}
+
+impl Site {
+    fn new(ports: Ports) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = folder.path().join("authority.pem");
+        std::fs::write(&authority, authority_pem()).unwrap();
+        Self { ports, folder, authority }
+    }
+
+    fn keys(&self) -> PathBuf {
+        self.folder.path().join("keys")
+    }
+
+    async fn program(&self, flags: &[&str]) -> Program {
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["--listen", &self.ports.validated.to_string(), "--db", "none"])
+            .args(["--acme", DOMAIN, "--acme-contact", "me@chat.example"])
+            .args(["--acme-url", &self.ports.url(), "--acme-dir", "keys", "--acme-ca"])
+            .arg(&self.authority)
+            .args(flags);
+        Program::spawn(command, self.folder.path(), "https").await
+    }
+}
+
+/// Reads the log up to a line that contains this text.
+async fn logged(program: &mut Program, text: &str) -> String {
+    let mut read = Vec::new();
+    let line = async {
+        loop {
+            let line = program.log.next_line().await.unwrap();
+            let line = line.unwrap_or_else(|| panic!("no {text:?} in {read:#?}"));
+            if line.contains(text) {
+                break line;
+            }
+            read.push(line);
+        }
+    };
+    match timeout(LONG, line).await {
+        Ok(line) => line,
+        Err(_) => panic!("no {text:?} in {read:#?}"),
+    }
+}
+
+/// A WebSocket over TLS.
+struct Talker(WebSocketStream<Tls>);
+
+impl Talker {
+    async fn connect(client: &ClientConfig, addr: SocketAddr, nick: &str) -> Self {
+        let tls = connect(client, addr, DOMAIN, &["http/1.1"]).await.unwrap();
+        let url = format!("wss://{DOMAIN}:{}/ws?nick={nick}", addr.port());
+        let upgrade = tokio_tungstenite::client_async(url, tls);
+        Self(within("an upgrade", upgrade).await.unwrap().0)
+    }
+
+    async fn say(&mut self, text: &str) {
+        within("a message to be sent", self.0.send(Message::text(text))).await.unwrap();
+    }
+
+    async fn hears(&mut self, line: &str) {
+        loop {
+            let heard = within(line, self.0.next()).await.unwrap().unwrap();
+            if !heard.is_ping() {
+                break assert_eq!(heard, Message::text(line));
+            }
+        }
+    }
+}
+
+#[ignore = "needs pebble; scripts/test runs it"]
+#[actix_web::test]
+async fn program_obtains_a_certificate_and_loads_it_after_a_restart() {
+    let ports = Ports::free();
+    let pebble = Pebble::start(ports, 90 * 86_400).await;
+    let site = Site::new(ports);
+    let two = ["--acme", "alt.example"];
+    let mut program = site.program(&two).await;
+    let obtained = "obtained the certificate for chat.example, alt.example";
+    let line = logged(&mut program, obtained).await;
+    assert!(line.contains("expires in 89 days"), "{line}");
+    let client = trusting([pebble.root().await]);
+    let tls = connect(&client, program.addr, DOMAIN, &[]).await.unwrap();
+    let first = shown(&tls);
+    let other = connect(&client, program.addr, "alt.example", &[]).await.unwrap();
+    assert!(shown(&other) == first, "it is for both domains");
+    let page = get(tls, DOMAIN, "/").await;
+    assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
+    let mut talker = Talker::connect(&client, program.addr, "ada").await;
+    talker.say("hello").await;
+    talker.hears("ada: hello").await;
+    // Nobody speaks the protocol of challenges while there is none, not even as one of several.
+    for protocols in [&["acme-tls/1"][..], &["h2", "acme-tls/1"]] {
+        assert!(connect(&client, program.addr, DOMAIN, protocols).await.is_err());
+    }
+    let both = connect(&client, program.addr, DOMAIN, &["acme-tls/1", "http/1.1"]).await.unwrap();
+    assert_eq!(both.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    // The account's key and the certificate.
+    let modes = || {
+        let files = std::fs::read_dir(site.keys()).unwrap().map(|entry| entry.unwrap().path());
+        files.map(|path| path.metadata().unwrap().permissions().mode() & 0o777)
+    };
+    eventually("both files", async || modes().collect::<Vec<_>>() == [0o600; 2]).await;
+    assert_eq!(site.keys().metadata().unwrap().permissions().mode() & 0o777, 0o700);
+
+    program.signal("-TERM");
+    assert_eq!(program.exit_code().await, Some(0));
+    pebble.end().await;
+    let mut program = site.program(&two).await;
+    logged(&mut program, "loaded the certificate for chat.example").await;
+    let tls = connect(&client, program.addr, DOMAIN, &[]).await.unwrap();
+    assert!(shown(&tls) == first, "the authority is away");
+}
+
+#[ignore = "needs pebble; scripts/test runs it"]
+#[actix_web::test]
+async fn certificate_is_renewed_before_it_expires_and_open_connections_stay() {
+    let ports = Ports::free();
+    let pebble = Pebble::start(ports, 30).await;
+    let site = Site::new(ports);
+    let mut program = site.program(&[]).await;
+    logged(&mut program, "obtained the certificate for chat.example").await;
+    let client = trusting([pebble.root().await]);
+    let first = shown(&connect(&client, program.addr, DOMAIN, &[]).await.unwrap());
+    let mut talker = Talker::connect(&client, program.addr, "ada").await;
+    logged(&mut program, "renewed the certificate for chat.example").await;
+    let expiry = X509Certificate::from_der(&first).unwrap().1.validity().not_after.timestamp();
+    let expiry = UNIX_EPOCH + Duration::from_secs(expiry.try_into().unwrap());
+    let renewed = SystemTime::now();
+    assert!(renewed < expiry, "{:?} late", renewed.duration_since(expiry));
+    let second = shown(&connect(&client, program.addr, DOMAIN, &[]).await.unwrap());
+    assert!(first != second, "new connections get the new certificate");
+    talker.say("still here").await;
+    talker.hears("ada: still here").await;
+}
+
+#[ignore = "needs pebble; scripts/test runs it"]
+#[actix_web::test]
+async fn certificate_is_obtained_once_the_authority_can_be_reached() {
+    let ports = Ports::free();
+    let site = Site::new(ports);
+    let redirecting = free();
+    let mut program = site.program(&["--redirect-from", &redirecting.to_string()]).await;
+    let line = logged(&mut program, "cannot obtain a certificate for chat.example").await;
+    assert!(line.contains("trying again in 2s"), "{line}");
+    let answer = raw_http(redirecting, "GET / HTTP/1.1\r\nHost: chat.example\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 308 "), "{answer}");
+    let pebble = Pebble::start(ports, 86_400).await;
+    logged(&mut program, "obtained the certificate for chat.example").await;
+    let client = trusting([pebble.root().await]);
+    let tls = connect(&client, program.addr, DOMAIN, &[]).await.unwrap();
+    assert!(get(tls, DOMAIN, "/healthz").await.starts_with("HTTP/1.1 200 "));
+}
+
+#[ignore = "needs pebble; scripts/test runs it"]
+#[actix_web::test]
+async fn failed_validation_is_logged_with_its_reason_and_tried_again_after_a_minute() {
+    let ports = Ports::free();
+    // The authority connects to another port than the program's.
+    let _pebble = Pebble::start(Ports { validated: free(), ..ports }, 86_400).await;
+    let mut program = Site::new(ports).program(&[]).await;
+    let line = logged(&mut program, "cannot obtain a certificate for chat.example").await;
+    assert!(line.contains("cannot validate chat.example by a TLS connection"), "{line}");
+    assert!(line.contains("Failed to connect") && line.contains("again in 1m"), "{line}");
+}
+
+#[ignore = "needs pebble and Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn two_browser_windows_talk_over_an_obtained_certificate() {
+    let ports = Ports::free();
+    let _pebble = Pebble::start(ports, 86_400).await;
+    let mut program = Site::new(ports).program(&[]).await;
+    logged(&mut program, "obtained the certificate for chat.example").await;
+    let url = format!("https://{DOMAIN}:{}/", program.addr.port());
+    let windows = [Browser::open(&url).await, Browser::open(&url).await];
+    for (window, name) in windows.iter().zip(["Ada", "Ben"]) {
+        window.is_called(name).await;
+        window.connected().await;
+    }
+    windows[0].say("hello, ben").await;
+    windows[1].has_line("hello, ben").await;
+    windows[1].say("hello, ada").await;
+    for window in windows {
+        window.has_line("hello, ada").await;
+        window.until("isSecureContext && location.origin.startsWith('https://chat.')").await;
+        window.picture("acme").await;
+        window.close().await;
+    }
+}
+
+#[actix_web::test]
+async fn without_its_authority_the_program_serves_all_but_tls_and_says_so() {
+    let site = Site::new(Ports::free());
+    let redirecting = free();
+    let mut program = site.program(&["--redirect-from", &redirecting.to_string()]).await;
+    let line = logged(&mut program, "cannot obtain a certificate for chat.example").await;
+    assert!(line.contains("trying again in 2s; TLS handshakes fail until then"), "{line}");
+    let line = logged(&mut program, "cannot obtain a certificate for chat.example").await;
+    assert!(line.contains("trying again in 4s"), "{line}");
+    let answer = raw_http(redirecting, "GET / HTTP/1.1\r\nHost: chat.example\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 308 "), "{answer}");
+    assert!(connect(&trusting([]), program.addr, DOMAIN, &[]).await.is_err());
+    program.signal("-TERM");
+    assert_eq!(program.exit_code().await, Some(0));
+}
+
+/// An authority that accepts connections and says nothing.
+#[actix_web::test]
+async fn attempt_to_obtain_a_certificate_ends_with_the_server() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut acme = Acme::new(vec![DOMAIN.parse().unwrap()]);
+    acme.url = format!("https://{}/dir", silent.local_addr().unwrap()).parse().unwrap();
+    acme.dir = folder.path().join("keys");
+    let acme = Some(acme);
+    let server = chinwag::server::start(Config { acme, ..config() }).await.unwrap();
+    let (mut request, _) = within("a connection", silent.accept()).await.unwrap();
+    within("a TLS handshake", request.read_u8()).await.unwrap();
+    assert!(CryptoProvider::get_default().is_none(), "a program that mounts the chat has its own");
+    within("the server to stop", server.stop()).await;
+    let _ = within("the end of the attempt", request.read_to_end(&mut Vec::new())).await;
+}
+
+#[actix_web::test]
+async fn no_listen_address_with_port_443_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(PROGRAM);
+    let url = Ports::free().url();
+    command.args(["--db", "none", "--acme", DOMAIN, "--acme-url", &url]);
+    command.args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()).current_dir(folder.path());
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    let log = tokio::io::BufReader::new(child.stderr.take().unwrap());
+    let mut lines = tokio::io::AsyncBufReadExt::lines(log);
+    loop {
+        let line = within("a warning", lines.next_line()).await.unwrap().unwrap();
+        if line.contains("WARN") && line.contains("port 443 of chat.example") {
+            break;
+        }
+        assert!(!line.contains("open https"), "the warning comes first");
+    }
+    // The default folder, beside the history or, as there is none, where the program runs.
+    let mode = folder.path().join("chinwag-acme").metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[actix_web::test]
+async fn mistakes_on_the_command_line_are_one_line_that_names_the_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (open, file, empty) = (path("open"), path("file"), path("empty.pem"));
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(&file, "").unwrap();
+    std::fs::write(&empty, "").unwrap();
+    let below_file = format!("{file}/keys");
+    let (missing, keys) = (path("missing"), path("keys"));
+    let acme = ["--acme", DOMAIN];
+    let with = |flags: &[&str]| [&acme[..], flags].concat().join("\n");
+    let domain = |name: &str| format!("--acme\n{name}");
+    let wrong: Vec<(String, i32, &str, &str)> = vec![
+        (with(&["--tls-cert", "a", "--tls-key", "b"]), 2, "--acme", "cannot be used together"),
+        (domain(""), 2, "--acme", "takes a DNS name"),
+        (domain("192.0.2.1"), 2, "--acme", "takes a DNS name"),
+        (domain("[::1]"), 2, "--acme", "takes a DNS name"),
+        (domain("*.chat.example"), 2, "--acme", "takes a DNS name"),
+        (domain("bücher.example"), 2, "--acme", "xn-- form"),
+        (domain("chat.example:443"), 2, "--acme", "takes a DNS name"),
+        (domain("https://chat.example"), 2, "--acme", "takes a DNS name"),
+        (with(&["--acme-contact", "me"]), 2, "--acme-contact", "takes an e-mail address"),
+        (with(&["--acme-url", "http://ca.example/"]), 2, "--acme-url", "takes the https address"),
+        (
+            with(&["--acme-staging", "--acme-url", "https://ca.example/"]),
+            2,
+            "--acme-staging",
+            "cannot be used together",
+        ),
+        ("--acme-contact\nme@example".into(), 2, "--acme-contact", "requires acme"),
+        ("--acme-dir\nkeys".into(), 2, "--acme-dir", "requires acme"),
+        ("--acme-staging".into(), 2, "--acme-staging", "requires acme"),
+        ("--acme-url\nhttps://ca.example/".into(), 2, "--acme-url", "requires acme"),
+        ("--acme-ca\nca.pem".into(), 2, "--acme-ca", "requires acme"),
+        (with(&["--acme-dir", &below_file]), 1, "--acme-dir", "cannot keep keys"),
+        (with(&["--acme-dir", &file]), 1, "--acme-dir", "cannot keep keys"),
+        (with(&["--acme-dir", &open]), 1, "--acme-dir", "other users have access"),
+        (with(&["--acme-dir", &keys, "--acme-ca", &missing]), 1, "--acme-ca", "cannot read"),
+        (with(&["--acme-dir", &keys, "--acme-ca", &empty]), 1, "--acme-ca", "no valid PEM"),
+    ];
+    for (flags, code, flag, error) in wrong {
+        let mut program = Command::new(PROGRAM);
+        program.args(["--listen", "127.0.0.1:0", "--db", "none"]).args(flags.split('\n'));
+        program.current_dir(folder.path()).kill_on_drop(true);
+        let output = within("the program to end", program.output()).await.unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{flags}: {told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert!(told.starts_with("error: ") && told.contains(error), "{told}");
+        assert!(told.contains(flag), "{told}");
+    }
+    assert!(!Path::new(&keys).exists(), "a mistake leaves no folder behind");
+}
