@@ -2,7 +2,7 @@
 //! from.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::io::{self, Write};
 
 use chinwag::Config;
@@ -51,18 +51,32 @@ pub(crate) fn show(command: &Command, matches: &ArgMatches, config: &Config) -> 
     Ok(())
 }
 
-/// The variables of our environment that set nothing, since there is no such flag.
+/// Returns a warning for each environment variable that has our prefix and is no flag's.
 pub(crate) fn unknown_variables(command: &Command) -> Vec<String> {
-    let known: BTreeSet<OsString> =
-        flags(command).filter_map(|arg| arg.get_env().map(OsString::from)).collect();
-    let ours = std::env::vars_os().map(|(name, _)| name);
-    let unknown = ours.filter(|name| !known.contains(name));
-    let mut unknown: Vec<_> = unknown
-        .filter_map(|name| name.into_string().ok())
-        .filter(|name| name.starts_with(PREFIX))
+    let known: BTreeSet<&str> =
+        flags(command).filter_map(|arg| arg.get_env().and_then(OsStr::to_str)).collect();
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let mut unknown: Vec<_> = names
+        .filter(|name| name.starts_with(PREFIX) && !known.contains(name.as_str()))
+        .map(|name| match nearest(&name, &known) {
+            Some(nearest) => {
+                format!("unknown environment variable {name}; did you mean {nearest}?")
+            }
+            None => format!("unknown environment variable {name}"),
+        })
         .collect();
     unknown.sort();
     unknown
+}
+
+/// The known name that resembles a name most, if one does.
+fn nearest<'a>(name: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
+    /// As much alike as clap wants flags to be.
+    const ALIKE: f64 = 0.7;
+    let part = |name: &str| name.trim_start_matches(PREFIX).to_owned();
+    let alike = |other: &&str| strsim::jaro(&part(name), &part(other));
+    let nearest = known.iter().copied().max_by(|a, b| alike(a).total_cmp(&alike(b)))?;
+    (alike(&nearest) > ALIKE).then_some(nearest)
 }
 
 /// What sets something: neither help nor version.

@@ -356,6 +356,24 @@ mod tests {
     }
 
     #[test]
+    fn a_port_alone_is_for_this_machine_and_one_behind_a_colon_for_all() {
+        let listen =
+            |value| config(&["--listen", value]).map(|config| config.listen[0].to_string());
+        for (typed, address) in [
+            ("9000", "127.0.0.1:9000"),
+            ("localhost:9000", "127.0.0.1:9000"),
+            (":9000", "0.0.0.0:9000"),
+            ("192.0.2.1:9000", "192.0.2.1:9000"),
+            ("[::]:9000", "[::]:9000"),
+        ] {
+            assert_eq!(listen(typed).as_deref(), Ok(address));
+        }
+        for wrong in ["", ":", "65536", ":x", "localhost", "chat.example:80", "-1", "+80"] {
+            assert!(listen(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_bad_value_is_an_error_that_names_its_flag() {
         let wrong: [(&[&str], &str); 4] = [
             (&["--ping-interval", "0s"], "--ping-interval"),

@@ -14,6 +14,7 @@ use chinwag::config::{Args, Config};
 use chinwag::server::{self, ServerError};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
+use clap_complete::Shell;
 use logging::LogFormat;
 
 /// Exit code for arguments that are wrong, as clap and most Unix tools use it.
@@ -40,7 +41,7 @@ struct Serving {
     #[command(flatten)]
     args: Args,
 
-    /// How each line of the log is written.
+    /// Format of the log.
     #[arg(long, env = "CHINWAG_LOG_FORMAT", value_name = "text|json", default_value = "text")]
     #[arg(hide_possible_values = true)]
     log_format: LogFormat,
@@ -49,9 +50,15 @@ struct Serving {
 /// What the program does beside serving.
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Tell what a server would be started with, and where each part of it comes from.
+    /// Check the configuration, and print each setting with its source.
     #[command(name = CHECK_CONFIG)]
     CheckConfig(Box<Serving>),
+
+    /// Print a script that completes commands and flags in a shell.
+    Completions {
+        /// Shell to write the script for.
+        shell: Shell,
+    },
 
     #[cfg(feature = "journal")]
     #[command(flatten)]
@@ -59,6 +66,32 @@ enum Command {
 }
 
 const CHECK_CONFIG: &str = "check-config";
+
+/// The flags that `-h` shows.
+const COMMON_FLAGS: [&str; 14] = [
+    "listen",
+    "public_host",
+    "redirect_from",
+    "metrics_listen",
+    "acme",
+    "acme_contact",
+    "tls_cert",
+    "tls_key",
+    "trusted_proxy",
+    "db",
+    "keep_for",
+    "max_connections",
+    "log_format",
+    "version",
+];
+
+/// What clap parses. `-h` shows only the common flags.
+fn command_line() -> clap::Command {
+    CommandLine::command().mut_args(|arg| {
+        let is_common = COMMON_FLAGS.contains(&arg.get_id().as_str());
+        if is_common { arg } else { arg.hide_short_help(true) }
+    })
+}
 
 fn main() -> ExitCode {
     let (typed, matches) = match typed() {
@@ -70,6 +103,11 @@ fn main() -> ExitCode {
             Ok(config) => serve(config, typed.serving.log_format),
             Err(error) => fail(USAGE, &hints::with_flag(&error)),
         },
+        Some(Command::Completions { shell }) => {
+            let mut command = CommandLine::command();
+            clap_complete::generate(shell, &mut command, "chinwag", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
         Some(Command::CheckConfig(serving)) => match Config::try_from(serving.args) {
             Ok(config) => check_config(&matches, &config),
             Err(error) => fail(USAGE, &hints::with_flag(&error)),
@@ -83,13 +121,13 @@ fn main() -> ExitCode {
 }
 
 fn check_config(matches: &ArgMatches, config: &Config) -> ExitCode {
-    let command = CommandLine::command();
+    let command = command_line();
     let checked =
         command.find_subcommand(CHECK_CONFIG).zip(matches.subcommand_matches(CHECK_CONFIG));
     let Some((command, matches)) = checked else { return ExitCode::SUCCESS };
-    for name in unknown_variables(command) {
+    for warning in unknown_variables(command) {
         // Nothing better can be done when even this cannot be said.
-        let _ = writeln!(std::io::stderr(), "warning: {name} sets nothing: there is no such flag");
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
     match check_config::show(command, matches, config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -99,8 +137,8 @@ fn check_config(matches: &ArgMatches, config: &Config) -> ExitCode {
 
 fn serve(config: Config, log_format: LogFormat) -> ExitCode {
     logging::start(log_format);
-    for name in unknown_variables(&CommandLine::command()) {
-        log::warn!("{name} sets nothing: there is no such flag");
+    for warning in unknown_variables(&CommandLine::command()) {
+        log::warn!("{warning}");
     }
     allow_open_files(&config);
     match actix_web::rt::System::new().block_on(run(config)) {
@@ -132,7 +170,7 @@ async fn run(config: Config) -> Result<(), ServerError> {
 
 /// What was typed; or one line that names the flag and what it takes.
 fn typed() -> Result<(CommandLine, ArgMatches), String> {
-    let matches = CommandLine::command().try_get_matches();
+    let matches = command_line().try_get_matches();
     let typed = matches
         .and_then(|matches| CommandLine::from_arg_matches(&matches).map(|typed| (typed, matches)));
     typed.map_err(|error| {

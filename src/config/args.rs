@@ -22,245 +22,283 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Clone, Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Args {
-    /// Address and port to listen on; port 0 takes a free one.
+    #[command(flatten, next_help_heading = "Listening")]
+    listening: Listening,
+    #[command(flatten, next_help_heading = "Security")]
+    security: Security,
+    #[command(flatten, next_help_heading = "History")]
+    history: History,
+    #[command(flatten, next_help_heading = "Limits")]
+    limits: Limits,
+    #[command(flatten, next_help_heading = "Operation")]
+    operation: Operation,
+}
+
+/// Where the server listens and by which names it is reached.
+#[derive(Clone, Debug, clap::Args)]
+struct Listening {
+    /// Address and port to listen on. 8080 means 127.0.0.1:8080, and :8080 means 0.0.0.0:8080.
+    /// Port 0 selects a free port.
     #[arg(long, env = "CHINWAG_LISTEN", value_name = "ADDR", value_delimiter = ',')]
     #[arg(default_value = "127.0.0.1:8080", value_parser = address)]
     listen: Vec<SocketAddr>,
 
-    /// Host name that the server is reached by, when it is not localhost.
+    /// Host name that browsers use to reach the server, unless it is localhost.
     #[arg(long, env = "CHINWAG_PUBLIC_HOST", value_name = "HOST", value_delimiter = ',')]
     public_host: Vec<Host>,
 
-    /// File with the certificate chain to serve HTTPS with, in PEM.
-    #[arg(long, env = "CHINWAG_TLS_CERT", value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
-
-    /// File with the certificate's private key, in PEM.
-    #[arg(long, env = "CHINWAG_TLS_KEY", value_name = "FILE")]
-    tls_key: Option<PathBuf>,
-
-    /// Domain to get a certificate for and serve HTTPS with; the certificate authority connects to
-    /// its port 443.
-    #[arg(long, env = "CHINWAG_ACME", value_name = "DOMAIN", value_delimiter = ',')]
-    acme: Vec<DomainName>,
-
-    /// E-mail address that the certificate authority may write to.
-    #[arg(long, env = "CHINWAG_ACME_CONTACT", value_name = "EMAIL", value_delimiter = ',')]
-    acme_contact: Vec<EmailAddress>,
-
-    /// Folder for the account's key and the certificates, closed to other users [default:
-    /// chinwag-acme beside the history file]
-    #[arg(long, env = "CHINWAG_ACME_DIR", value_name = "DIR")]
-    acme_dir: Option<PathBuf>,
-
-    /// Get a test certificate, which no browser trusts, from Let's Encrypt's staging environment.
-    #[arg(long, env = "CHINWAG_ACME_STAGING", value_parser = BoolishValueParser::new())]
-    acme_staging: bool,
-
-    /// ACME directory of another certificate authority [default: that of Let's Encrypt]
-    #[arg(long, env = "CHINWAG_ACME_URL", value_name = "URL")]
-    acme_url: Option<DirectoryUrl>,
-
-    /// File with the root certificates, in PEM, to trust for the connection to the certificate
-    /// authority, in place of those built in.
-    #[arg(long, env = "CHINWAG_ACME_CA", value_name = "FILE")]
-    acme_ca: Option<PathBuf>,
-
-    /// Address and port that redirect HTTP requests to HTTPS, such as 0.0.0.0:80.
+    /// Address and port, such as :80, that redirects HTTP requests to HTTPS.
     #[arg(long, env = "CHINWAG_REDIRECT_FROM", value_name = "ADDR", value_delimiter = ',')]
     #[arg(value_parser = address)]
     redirect_from: Vec<SocketAddr>,
 
-    /// Threads that serve HTTP and WebSockets [default: one for each core]
-    #[arg(long, env = "CHINWAG_WORKERS", value_name = "N", value_parser = number::<1, WORKERS_MAX>)]
-    workers: Option<usize>,
-
-    /// Folder to serve the page from, in place of the one built in.
+    /// Directory with the page to serve in place of the built-in one.
     #[arg(long, env = "CHINWAG_STATIC_DIR", value_name = "DIR")]
     static_dir: Option<PathBuf>,
 
-    /// Longest chat message, in bytes.
+    /// Separate address and port for /metrics, /healthz and /readyz [default: those of --listen,
+    /// /metrics for this machine only]
+    #[arg(long, env = "CHINWAG_METRICS_LISTEN", value_name = "ADDR", value_parser = address)]
+    metrics_listen: Option<SocketAddr>,
+}
+
+/// Certificates, and whom the server trusts.
+#[derive(Clone, Debug, clap::Args)]
+struct Security {
+    /// Domain to obtain a certificate for, from Let's Encrypt. Serves HTTPS. The certificate
+    /// authority connects to port 443 of the domain.
+    #[arg(long, env = "CHINWAG_ACME", value_name = "DOMAIN", value_delimiter = ',')]
+    acme: Vec<DomainName>,
+
+    /// E-mail address for the certificate authority.
+    #[arg(long, env = "CHINWAG_ACME_CONTACT", value_name = "EMAIL", value_delimiter = ',')]
+    acme_contact: Vec<EmailAddress>,
+
+    /// Directory for the account key and the certificates, not accessible to other users [default:
+    /// chinwag-acme beside the history file]
+    #[arg(long, env = "CHINWAG_ACME_DIR", value_name = "DIR")]
+    acme_dir: Option<PathBuf>,
+
+    /// Obtain a test certificate from Let's Encrypt's staging environment. Browsers do not trust
+    /// it.
+    #[arg(long, env = "CHINWAG_ACME_STAGING", value_parser = BoolishValueParser::new())]
+    acme_staging: bool,
+
+    /// ACME directory URL of another certificate authority [default: that of Let's Encrypt]
+    #[arg(long, env = "CHINWAG_ACME_URL", value_name = "URL")]
+    acme_url: Option<DirectoryUrl>,
+
+    /// PEM file with the root certificates to trust for connections to the certificate authority
+    /// [default: those of Mozilla]
+    #[arg(long, env = "CHINWAG_ACME_CA", value_name = "FILE")]
+    acme_ca: Option<PathBuf>,
+
+    /// PEM file with a certificate chain. Serves HTTPS.
+    #[arg(long, env = "CHINWAG_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// PEM file with the private key of that certificate.
+    #[arg(long, env = "CHINWAG_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+
+    /// Origin whose pages may connect, in addition to the server's own; * allows all.
+    #[arg(long, env = "CHINWAG_ALLOWED_ORIGIN", value_name = "O", value_delimiter = ',')]
+    allowed_origin: Vec<AllowedOrigin>,
+
+    /// Address or network of a proxy whose X-Forwarded-For and X-Forwarded-Host headers are
+    /// trusted.
+    #[arg(long, env = "CHINWAG_TRUSTED_PROXY", value_name = "NET", value_delimiter = ',')]
+    trusted_proxy: Vec<Network>,
+}
+
+/// What is stored, and for how long.
+#[derive(Clone, Debug, clap::Args)]
+struct History {
+    /// SQLite file that stores the history; none keeps it in memory only.
+    #[arg(long, env = "CHINWAG_DB", value_name = "PATH", default_value = "chinwag.db")]
+    #[arg(value_parser = db)]
+    db: Db,
+
+    /// Durability of a message before it is delivered: full survives power loss, normal only a
+    /// crash.
+    #[arg(long, env = "CHINWAG_DB_SYNC", value_name = "full|normal", default_value = "full")]
+    #[arg(value_parser = db_sync)]
+    db_sync: DbSync,
+
+    /// Messages to keep in each room.
+    #[arg(long, env = "CHINWAG_KEEP_MESSAGES", value_name = "N", default_value = "100000")]
+    #[arg(value_parser = number::<1, 1_000_000_000>)]
+    keep_messages: usize,
+
+    /// Bytes of messages to keep in total. Each message counts as its text and 128 bytes. The
+    /// oldest
+    /// messages of the largest room are deleted first [default: 2/5 of --max-db-bytes]
+    #[arg(long, env = "CHINWAG_KEEP_BYTES", value_name = "N")]
+    #[arg(value_parser = number::<1_048_576, { usize::MAX }>)]
+    keep_bytes: Option<usize>,
+
+    /// How long to keep a message [default: no limit]
+    #[arg(long, env = "CHINWAG_KEEP_FOR", value_name = "D", value_parser = interval)]
+    keep_for: Option<Duration>,
+
+    /// Maximum size of the history file in bytes. While it is full, messages are rejected. 0
+    /// disables
+    /// the limit.
+    #[arg(long, env = "CHINWAG_MAX_DB_BYTES", value_name = "N", default_value = "10737418240")]
+    #[arg(value_parser = limit::<1_048_576>)]
+    max_db_bytes: Limit,
+
+    /// Recent messages of each room to keep in memory.
+    #[arg(long, env = "CHINWAG_RESUME_BUFFER", value_name = "N", default_value = "1000")]
+    #[arg(value_parser = number::<0, 1_000_000>)]
+    resume_buffer: usize,
+}
+
+/// What clients may use.
+#[derive(Clone, Debug, clap::Args)]
+struct Limits {
+    /// Maximum size of a chat message in bytes.
     #[arg(long, env = "CHINWAG_MAX_MESSAGE_BYTES", value_name = "N", default_value = "4096")]
     #[arg(value_parser = number::<1, MAX_BYTES>)]
     max_message_bytes: usize,
 
-    /// Longest WebSocket message, in bytes [default: 6 x max-message-bytes + 4096]
+    /// Maximum size of a WebSocket message in bytes [default: 6 x --max-message-bytes + 4096]
     #[arg(long, env = "CHINWAG_MAX_FRAME_BYTES", value_name = "N")]
     #[arg(value_parser = number::<1, { 8 * MAX_BYTES }>)]
     max_frame_bytes: Option<usize>,
+
+    /// WebSocket connections; 0 disables the limit.
+    #[arg(long, env = "CHINWAG_MAX_CONNECTIONS", value_name = "N", default_value = "10000")]
+    #[arg(value_parser = limit::<1>)]
+    max_connections: Limit,
+
+    /// WebSocket connections from one IPv4 address or IPv6 /64 network; 0 disables the limit.
+    #[arg(long, env = "CHINWAG_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N")]
+    #[arg(default_value = "100", value_parser = limit::<1>)]
+    max_connections_per_address: Limit,
+
+    /// Connection attempts per second from one address; 0 disables the limit.
+    #[arg(long, env = "CHINWAG_CONNECT_RATE", value_name = "N", default_value = "20")]
+    #[arg(value_parser = limit::<1>)]
+    connect_rate: Limit,
+
+    /// Messages per second from one user; 0 disables the limit.
+    #[arg(long, env = "CHINWAG_PUBLISH_RATE", value_name = "N", default_value = "10")]
+    #[arg(value_parser = limit::<1>)]
+    publish_rate: Limit,
+
+    /// Messages that one user may send at once.
+    #[arg(long, env = "CHINWAG_PUBLISH_BURST", value_name = "N", default_value = "50")]
+    #[arg(value_parser = number::<1, { u32::MAX as usize }>)]
+    publish_burst: usize,
+
+    /// Messages per second from one address; 0 disables the limit.
+    #[arg(long, env = "CHINWAG_PUBLISH_RATE_PER_ADDRESS", value_name = "N", default_value = "50")]
+    #[arg(value_parser = limit::<1>)]
+    publish_rate_per_address: Limit,
+
+    /// Messages that may be sent at once from one address.
+    #[arg(long, env = "CHINWAG_PUBLISH_BURST_PER_ADDRESS", value_name = "N")]
+    #[arg(default_value = "250", value_parser = number::<1, { u32::MAX as usize }>)]
+    publish_burst_per_address: usize,
+
+    /// Message bytes per hour from one address; 0 disables the limit.
+    #[arg(long, env = "CHINWAG_PUBLISH_BYTES_PER_HOUR_PER_ADDRESS", value_name = "N")]
+    #[arg(default_value = "16777216", value_parser = limit::<1>)]
+    publish_bytes_per_hour_per_address: Limit,
+
+    /// Message bytes per day from one address; 0 disables the limit.
+    #[arg(long, env = "CHINWAG_PUBLISH_BYTES_PER_DAY_PER_ADDRESS", value_name = "N")]
+    #[arg(default_value = "67108864", value_parser = limit::<1>)]
+    publish_bytes_per_day_per_address: Limit,
+
+    /// Other commands, such as join and history, per second from one connection; 0 disables the
+    /// limit.
+    #[arg(long, env = "CHINWAG_COMMAND_RATE", value_name = "N", default_value = "20")]
+    #[arg(value_parser = limit::<1>)]
+    command_rate: Limit,
+
+    /// Other commands that one connection may send at once.
+    #[arg(long, env = "CHINWAG_COMMAND_BURST", value_name = "N", default_value = "200")]
+    #[arg(value_parser = number::<1, { u32::MAX as usize }>)]
+    command_burst: usize,
+
+    /// Other commands per second from one address; 0 disables the limit.
+    #[arg(long, env = "CHINWAG_COMMAND_RATE_PER_ADDRESS", value_name = "N", default_value = "100")]
+    #[arg(value_parser = limit::<1>)]
+    command_rate_per_address: Limit,
+
+    /// Other commands that may be sent at once from one address.
+    #[arg(long, env = "CHINWAG_COMMAND_BURST_PER_ADDRESS", value_name = "N")]
+    #[arg(default_value = "1000", value_parser = number::<1, { u32::MAX as usize }>)]
+    command_burst_per_address: usize,
+
+    /// Rooms that one connection may join; 0 disables the limit.
+    #[arg(long, env = "CHINWAG_MAX_ROOMS_PER_CLIENT", value_name = "N", default_value = "1000")]
+    #[arg(value_parser = limit::<1>)]
+    max_rooms_per_client: Limit,
+
+    /// Rooms with members; 0 disables the limit.
+    #[arg(long, env = "CHINWAG_MAX_ROOMS", value_name = "N", default_value = "10000")]
+    #[arg(value_parser = limit::<1>)]
+    max_rooms: Limit,
+
+    /// Rooms with members that clients at one address opened; 0 disables the limit.
+    #[arg(long, env = "CHINWAG_MAX_ROOMS_PER_ADDRESS", value_name = "N", default_value = "1000")]
+    #[arg(value_parser = limit::<1>)]
+    max_rooms_per_address: Limit,
+
+    /// Connections in one room; 0 disables the limit.
+    #[arg(long, env = "CHINWAG_MAX_MEMBERS_PER_ROOM", value_name = "N", default_value = "10000")]
+    #[arg(value_parser = limit::<1>)]
+    max_members_per_room: Limit,
+
+    /// Batches that may wait for one client. A client that is slower is disconnected.
+    #[arg(long, env = "CHINWAG_SEND_QUEUE", value_name = "N", default_value = "256")]
+    #[arg(value_parser = number::<SEND_QUEUE_MIN, 65_536>)]
+    send_queue: usize,
+
+    /// Bytes that may wait for one client. A client that is slower is disconnected.
+    #[arg(long, env = "CHINWAG_SEND_QUEUE_BYTES", value_name = "N", default_value = "1048576")]
+    #[arg(value_parser = number::<1, { 64 * MAX_BYTES }>)]
+    send_queue_bytes: usize,
+}
+
+/// Threads, timeouts and compression.
+#[derive(Clone, Debug, clap::Args)]
+struct Operation {
+    /// Threads that serve HTTP and WebSockets [default: one for each core]
+    #[arg(long, env = "CHINWAG_WORKERS", value_name = "N", value_parser = number::<1, WORKERS_MAX>)]
+    workers: Option<usize>,
+
+    /// Maximum delay between two batches of a busy room; 0 sends every message at once.
+    #[arg(long, env = "CHINWAG_BATCH_WINDOW", value_name = "D", default_value = "50ms")]
+    #[arg(value_parser = duration)]
+    batch_window: Duration,
 
     /// Disable WebSocket compression (permessage-deflate).
     #[arg(long, env = "CHINWAG_NO_COMPRESSION", value_parser = BoolishValueParser::new())]
     no_compression: bool,
 
-    /// Batches that wait for one client before it is dropped as too slow.
-    #[arg(long, env = "CHINWAG_SEND_QUEUE", value_name = "N", default_value = "256")]
-    #[arg(value_parser = number::<SEND_QUEUE_MIN, 65_536>)]
-    send_queue: usize,
-
-    /// Bytes that wait for one client before it is dropped as too slow.
-    #[arg(long, env = "CHINWAG_SEND_QUEUE_BYTES", value_name = "N", default_value = "1048576")]
-    #[arg(value_parser = number::<1, { 64 * MAX_BYTES }>)]
-    send_queue_bytes: usize,
-
-    /// How long writing to a client may make no progress, or closing may take.
+    /// How long a write to a client may make no progress, and how long closing may take.
     #[arg(long, env = "CHINWAG_WRITE_TIMEOUT", value_name = "D", default_value = "10s")]
     #[arg(value_parser = interval)]
     write_timeout: Duration,
 
-    /// How often a client is pinged.
+    /// Interval between pings to a client.
     #[arg(long, env = "CHINWAG_PING_INTERVAL", value_name = "D", default_value = "25s")]
     #[arg(value_parser = interval)]
     ping_interval: Duration,
 
-    /// How long a client may stay silent, pings unanswered.
+    /// How long a client may be silent.
     #[arg(long, env = "CHINWAG_PONG_TIMEOUT", value_name = "D", default_value = "60s")]
     #[arg(value_parser = interval)]
     pong_timeout: Duration,
 
-    /// Longest wait between two flushes of a busy room; 0 flushes every message at once.
-    #[arg(long, env = "CHINWAG_BATCH_WINDOW", value_name = "D", default_value = "50ms")]
-    #[arg(value_parser = duration)]
-    batch_window: Duration,
-
-    /// How long a shutdown may take to tell the clients.
+    /// How long a shutdown may take to close all connections.
     #[arg(long, env = "CHINWAG_SHUTDOWN_TIMEOUT", value_name = "D", default_value = "5s")]
     #[arg(value_parser = duration)]
     shutdown_timeout: Duration,
-
-    /// Origin whose pages may connect, beside the server's own; * allows any.
-    #[arg(long, env = "CHINWAG_ALLOWED_ORIGIN", value_name = "O", value_delimiter = ',')]
-    allowed_origin: Vec<AllowedOrigin>,
-
-    /// Proxy whose X-Forwarded-For and X-Forwarded-Host are believed: an address or a network.
-    #[arg(long, env = "CHINWAG_TRUSTED_PROXY", value_name = "NET", value_delimiter = ',')]
-    trusted_proxy: Vec<Network>,
-
-    /// WebSockets at once; 0 is no limit.
-    #[arg(long, env = "CHINWAG_MAX_CONNECTIONS", value_name = "N", default_value = "10000")]
-    #[arg(value_parser = limit::<1>)]
-    max_connections: Limit,
-
-    /// WebSockets at once from one address, or one IPv6 network of 64 bits; 0 is no limit.
-    #[arg(long, env = "CHINWAG_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N")]
-    #[arg(default_value = "100", value_parser = limit::<1>)]
-    max_connections_per_address: Limit,
-
-    /// Attempts to connect from one address in a second; 0 is no limit.
-    #[arg(long, env = "CHINWAG_CONNECT_RATE", value_name = "N", default_value = "20")]
-    #[arg(value_parser = limit::<1>)]
-    connect_rate: Limit,
-
-    /// Messages that one person may say in a second; 0 is no limit.
-    #[arg(long, env = "CHINWAG_PUBLISH_RATE", value_name = "N", default_value = "10")]
-    #[arg(value_parser = limit::<1>)]
-    publish_rate: Limit,
-
-    /// Messages that one person may say at once, after a while of silence.
-    #[arg(long, env = "CHINWAG_PUBLISH_BURST", value_name = "N", default_value = "50")]
-    #[arg(value_parser = number::<1, { u32::MAX as usize }>)]
-    publish_burst: usize,
-
-    /// Messages that may be said from one address in a second; 0 is no limit.
-    #[arg(long, env = "CHINWAG_PUBLISH_RATE_PER_ADDRESS", value_name = "N", default_value = "50")]
-    #[arg(value_parser = limit::<1>)]
-    publish_rate_per_address: Limit,
-
-    /// Messages that may be said from one address at once.
-    #[arg(long, env = "CHINWAG_PUBLISH_BURST_PER_ADDRESS", value_name = "N")]
-    #[arg(default_value = "250", value_parser = number::<1, { u32::MAX as usize }>)]
-    publish_burst_per_address: usize,
-
-    /// Bytes of messages that may be said from one address in an hour; 0 is no limit.
-    #[arg(long, env = "CHINWAG_PUBLISH_BYTES_PER_HOUR_PER_ADDRESS", value_name = "N")]
-    #[arg(default_value = "16777216", value_parser = limit::<1>)]
-    publish_bytes_per_hour_per_address: Limit,
-
-    /// Bytes of messages that may be said from one address in a day; 0 is no limit.
-    #[arg(long, env = "CHINWAG_PUBLISH_BYTES_PER_DAY_PER_ADDRESS", value_name = "N")]
-    #[arg(default_value = "67108864", value_parser = limit::<1>)]
-    publish_bytes_per_day_per_address: Limit,
-
-    /// Other commands, such as join and history, of one connection in a second; 0 is no limit.
-    #[arg(long, env = "CHINWAG_COMMAND_RATE", value_name = "N", default_value = "20")]
-    #[arg(value_parser = limit::<1>)]
-    command_rate: Limit,
-
-    /// Other commands of one connection at once.
-    #[arg(long, env = "CHINWAG_COMMAND_BURST", value_name = "N", default_value = "200")]
-    #[arg(value_parser = number::<1, { u32::MAX as usize }>)]
-    command_burst: usize,
-
-    /// Other commands from one address in a second; 0 is no limit.
-    #[arg(long, env = "CHINWAG_COMMAND_RATE_PER_ADDRESS", value_name = "N", default_value = "100")]
-    #[arg(value_parser = limit::<1>)]
-    command_rate_per_address: Limit,
-
-    /// Other commands from one address at once.
-    #[arg(long, env = "CHINWAG_COMMAND_BURST_PER_ADDRESS", value_name = "N")]
-    #[arg(default_value = "1000", value_parser = number::<1, { u32::MAX as usize }>)]
-    command_burst_per_address: usize,
-
-    /// Recent messages that a room keeps in memory.
-    #[arg(long, env = "CHINWAG_RESUME_BUFFER", value_name = "N", default_value = "1000")]
-    #[arg(value_parser = number::<0, 1_000_000>)]
-    resume_buffer: usize,
-
-    /// File that keeps the history; none keeps it in memory only.
-    #[arg(long, env = "CHINWAG_DB", value_name = "PATH", default_value = "chinwag.db")]
-    #[arg(value_parser = db)]
-    db: Db,
-
-    /// How surely a message is on disk before anyone sees it: full also when the power fails.
-    #[arg(long, env = "CHINWAG_DB_SYNC", value_name = "full|normal", default_value = "full")]
-    #[arg(value_parser = db_sync)]
-    db_sync: DbSync,
-
-    /// Messages that are kept of each room.
-    #[arg(long, env = "CHINWAG_KEEP_MESSAGES", value_name = "N", default_value = "100000")]
-    #[arg(value_parser = number::<1, 1_000_000_000>)]
-    keep_messages: usize,
-
-    /// Bytes of messages that are kept in all, the oldest of the largest room going first; each
-    /// counts as its text and 128 bytes [default: two fifths of max-db-bytes]
-    #[arg(long, env = "CHINWAG_KEEP_BYTES", value_name = "N")]
-    #[arg(value_parser = number::<1_048_576, { usize::MAX }>)]
-    keep_bytes: Option<usize>,
-
-    /// How long a message is kept [default: for ever]
-    #[arg(long, env = "CHINWAG_KEEP_FOR", value_name = "D", value_parser = interval)]
-    keep_for: Option<Duration>,
-
-    /// Largest size of the history file, in bytes; nothing more can be said while it is full; 0 is
-    /// no limit.
-    #[arg(long, env = "CHINWAG_MAX_DB_BYTES", value_name = "N", default_value = "10737418240")]
-    #[arg(value_parser = limit::<1_048_576>)]
-    max_db_bytes: Limit,
-
-    /// Rooms that one connection may be in; 0 is no limit.
-    #[arg(long, env = "CHINWAG_MAX_ROOMS_PER_CLIENT", value_name = "N", default_value = "1000")]
-    #[arg(value_parser = limit::<1>)]
-    max_rooms_per_client: Limit,
-
-    /// Rooms where somebody may be at once; 0 is no limit.
-    #[arg(long, env = "CHINWAG_MAX_ROOMS", value_name = "N", default_value = "10000")]
-    #[arg(value_parser = limit::<1>)]
-    max_rooms: Limit,
-
-    /// Rooms open at once that clients at one address have opened; 0 is no limit.
-    #[arg(long, env = "CHINWAG_MAX_ROOMS_PER_ADDRESS", value_name = "N", default_value = "1000")]
-    #[arg(value_parser = limit::<1>)]
-    max_rooms_per_address: Limit,
-
-    /// Connections that may be in one room; 0 is no limit.
-    #[arg(long, env = "CHINWAG_MAX_MEMBERS_PER_ROOM", value_name = "N", default_value = "10000")]
-    #[arg(value_parser = limit::<1>)]
-    max_members_per_room: Limit,
-
-    /// Address and port for /metrics, /healthz and /readyz [default: beside the chat, /metrics to
-    /// this machine only]
-    #[arg(long, env = "CHINWAG_METRICS_LISTEN", value_name = "ADDR", value_parser = address)]
-    metrics_listen: Option<SocketAddr>,
 }
 
 /// The most of something, if it is limited.
@@ -290,38 +328,38 @@ impl Args {
     /// Where certificates come from, if that is a certificate authority.
     fn acme(&self) -> Result<Option<Acme>, ConfigError> {
         let mut domains: Vec<DomainName> = Vec::new();
-        for domain in &self.acme {
+        for domain in &self.security.acme {
             if !domains.contains(domain) {
                 domains.push(domain.clone());
             }
         }
         if domains.is_empty() {
             let set = [
-                ("acme_contact", !self.acme_contact.is_empty()),
-                ("acme_dir", self.acme_dir.is_some()),
-                ("acme_staging", self.acme_staging),
-                ("acme_url", self.acme_url.is_some()),
-                ("acme_ca", self.acme_ca.is_some()),
+                ("acme_contact", !self.security.acme_contact.is_empty()),
+                ("acme_dir", self.security.acme_dir.is_some()),
+                ("acme_staging", self.security.acme_staging),
+                ("acme_url", self.security.acme_url.is_some()),
+                ("acme_ca", self.security.acme_ca.is_some()),
             ];
             let lonely = set.into_iter().find_map(|(name, is_set)| is_set.then_some(name));
             return lonely.map_or(Ok(None), |name| Err(ConfigError::NoAcmeDomain(name)));
         }
-        let url = match (&self.acme_url, self.acme_staging) {
+        let url = match (&self.security.acme_url, self.security.acme_staging) {
             (Some(_), true) => return Err(ConfigError::TwoAuthorities),
             (Some(url), false) => url.clone(),
             (None, true) => DirectoryUrl::lets_encrypt_staging(),
             (None, false) => DirectoryUrl::lets_encrypt(),
         };
         let beside = || {
-            let db = self.db.0.clone().unwrap_or_default();
+            let db = self.history.db.0.clone().unwrap_or_default();
             db.with_file_name(acme::DIR)
         };
         Ok(Some(Acme {
             domains,
-            contacts: self.acme_contact.clone(),
-            dir: self.acme_dir.clone().unwrap_or_else(beside),
+            contacts: self.security.acme_contact.clone(),
+            dir: self.security.acme_dir.clone().unwrap_or_else(beside),
             url,
-            ca: self.acme_ca.clone(),
+            ca: self.security.acme_ca.clone(),
         }))
     }
 }
@@ -333,50 +371,55 @@ impl TryFrom<Args> for Config {
         let acme = args.acme()?;
         let config = Self {
             acme,
-            listen: args.listen,
-            public_hosts: args.public_host,
-            tls_cert: args.tls_cert,
-            tls_key: args.tls_key,
-            redirect_from: args.redirect_from,
-            workers: args.workers.unwrap_or(Self::default().workers),
-            static_dir: args.static_dir,
-            max_message_bytes: args.max_message_bytes,
-            max_frame_bytes: args.max_frame_bytes,
-            compression: !args.no_compression,
-            send_queue: args.send_queue,
-            send_queue_bytes: args.send_queue_bytes,
-            write_timeout: args.write_timeout,
-            ping_interval: args.ping_interval,
-            pong_timeout: args.pong_timeout,
-            batch_window: args.batch_window,
-            shutdown_timeout: args.shutdown_timeout,
-            allowed_origins: args.allowed_origin,
-            trusted_proxies: args.trusted_proxy,
-            max_connections: args.max_connections.count(),
-            max_connections_per_address: args.max_connections_per_address.count(),
-            connect_rate: args.connect_rate.rate(),
-            publish_rate: args.publish_rate.with_burst(args.publish_burst),
+            listen: args.listening.listen,
+            public_hosts: args.listening.public_host,
+            tls_cert: args.security.tls_cert,
+            tls_key: args.security.tls_key,
+            redirect_from: args.listening.redirect_from,
+            workers: args.operation.workers.unwrap_or(Self::default().workers),
+            static_dir: args.listening.static_dir,
+            max_message_bytes: args.limits.max_message_bytes,
+            max_frame_bytes: args.limits.max_frame_bytes,
+            compression: !args.operation.no_compression,
+            send_queue: args.limits.send_queue,
+            send_queue_bytes: args.limits.send_queue_bytes,
+            write_timeout: args.operation.write_timeout,
+            ping_interval: args.operation.ping_interval,
+            pong_timeout: args.operation.pong_timeout,
+            batch_window: args.operation.batch_window,
+            shutdown_timeout: args.operation.shutdown_timeout,
+            allowed_origins: args.security.allowed_origin,
+            trusted_proxies: args.security.trusted_proxy,
+            max_connections: args.limits.max_connections.count(),
+            max_connections_per_address: args.limits.max_connections_per_address.count(),
+            connect_rate: args.limits.connect_rate.rate(),
+            publish_rate: args.limits.publish_rate.with_burst(args.limits.publish_burst),
             publish_rate_per_address: args
+                .limits
                 .publish_rate_per_address
-                .with_burst(args.publish_burst_per_address),
-            publish_bytes_per_hour_per_address: args.publish_bytes_per_hour_per_address.rate(),
-            publish_bytes_per_day_per_address: args.publish_bytes_per_day_per_address.rate(),
-            command_rate: args.command_rate.with_burst(args.command_burst),
+                .with_burst(args.limits.publish_burst_per_address),
+            publish_bytes_per_hour_per_address: args
+                .limits
+                .publish_bytes_per_hour_per_address
+                .rate(),
+            publish_bytes_per_day_per_address: args.limits.publish_bytes_per_day_per_address.rate(),
+            command_rate: args.limits.command_rate.with_burst(args.limits.command_burst),
             command_rate_per_address: args
+                .limits
                 .command_rate_per_address
-                .with_burst(args.command_burst_per_address),
-            resume_buffer: args.resume_buffer,
-            db: args.db.0,
-            db_sync: args.db_sync,
-            keep_messages: args.keep_messages,
-            keep_bytes: args.keep_bytes.map(|bytes| bytes as u64),
-            keep_for: args.keep_for,
-            max_db_bytes: args.max_db_bytes.0,
-            max_rooms_per_client: args.max_rooms_per_client.count(),
-            max_rooms: args.max_rooms.count(),
-            max_rooms_per_address: args.max_rooms_per_address.count(),
-            max_members_per_room: args.max_members_per_room.count(),
-            metrics_listen: args.metrics_listen,
+                .with_burst(args.limits.command_burst_per_address),
+            resume_buffer: args.history.resume_buffer,
+            db: args.history.db.0,
+            db_sync: args.history.db_sync,
+            keep_messages: args.history.keep_messages,
+            keep_bytes: args.history.keep_bytes.map(|bytes| bytes as u64),
+            keep_for: args.history.keep_for,
+            max_db_bytes: args.history.max_db_bytes.0,
+            max_rooms_per_client: args.limits.max_rooms_per_client.count(),
+            max_rooms: args.limits.max_rooms.count(),
+            max_rooms_per_address: args.limits.max_rooms_per_address.count(),
+            max_members_per_room: args.limits.max_members_per_room.count(),
+            metrics_listen: args.listening.metrics_listen,
             ..Self::default()
         };
         config.check()?;
@@ -385,7 +428,16 @@ impl TryFrom<Args> for Config {
 }
 
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    text.parse().map_err(|_| "takes an address and a port such as 127.0.0.1:8080 or [::]:8080")
+    let address = if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        format!("127.0.0.1:{text}").parse()
+    } else if let Some(port) = text.strip_prefix("localhost:") {
+        format!("127.0.0.1:{port}").parse()
+    } else if let Some(port) = text.strip_prefix(':') {
+        format!("0.0.0.0:{port}").parse()
+    } else {
+        text.parse()
+    };
+    address.map_err(|_| "takes a port, or an address and a port: 8080, :8080 or 192.0.2.1:8080")
 }
 
 fn number<const MIN: usize, const MAX: usize>(text: &str) -> Result<usize, String> {

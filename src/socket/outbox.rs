@@ -117,8 +117,8 @@ impl TextFrame {
 
 /// A text message of which each part is made when the connection has room for it. What does not fit
 /// into [`MAX_COALESCED_BYTES`] goes out in fragments (RFC 6455 section 5.4), so that nobody holds
-/// all of a long message for a peer that takes its time. Fragments are not compressed: Safari cannot
-/// read compressed fragments (nats-server#2613).
+/// all of a long message for a peer that takes its time. Fragments are not compressed: Safari
+/// cannot read compressed fragments (nats-server#2613).
 struct Parts {
     next: Option<TextFrame>,
     texts: Peekable<Box<dyn Iterator<Item = String>>>,

@@ -17,6 +17,10 @@ use super::tcp::{Tcp, Transport};
 #[cfg(feature = "tls")]
 const TLS_BUFFER_BYTES: usize = 32 * 1024;
 
+/// The name of HTTP/1.1 in ALPN.
+#[cfg(feature = "tls")]
+const HTTP: &[u8] = b"http/1.1";
+
 /// The byte stream of one connection.
 #[derive(Debug)]
 pub(super) enum Stream {
@@ -56,7 +60,12 @@ impl Security {
                 let accept = acceptor.accept_with(tcp, |session| {
                     session.set_buffer_limit(Some(TLS_BUFFER_BYTES));
                 });
-                Ok(Stream::Tls(Box::new(accept.await.map_err(DispatchError::Io)?)))
+                let tls = accept.await.map_err(DispatchError::Io)?;
+                // The protocol of ACME challenges ends after the handshake (RFC 8737 section 3).
+                if tls.get_ref().1.alpn_protocol().is_some_and(|protocol| protocol != HTTP) {
+                    return Err(DispatchError::Io(io::ErrorKind::ConnectionAborted.into()));
+                }
+                Ok(Stream::Tls(Box::new(tls)))
             }
         }
     }

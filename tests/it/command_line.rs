@@ -16,7 +16,7 @@ async fn a_bad_value_ends_with_code_2_and_one_line_that_names_the_flag_and_what_
     let bad: [(&[&str], &str); 11] = [
         (&["--workers", "513"], "takes a whole number from 1 to 512"),
         (&["--send-queue", "15"], "takes a whole number from 16 to 65536"),
-        (&["--listen", "localhost"], "takes an address and a port"),
+        (&["--listen", "localhost"], "takes a port, or an address and a port"),
         (&["--workers", "0"], "takes a whole number from 1 to 512"),
         (&["--max-message-bytes", "many"], "takes a whole number from 1"),
         (&["--max-frame-bytes", "1"], "must be at least max_message_bytes (4096)"),
@@ -81,11 +81,49 @@ async fn check_config_tells_every_value_and_where_it_comes_from() {
     assert_eq!(row("--max-frame-bytes"), "28672 default");
     assert_eq!(row("--log-format"), "text default");
     let warned = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(warned.lines().count(), 1, "{warned}");
-    assert!(warned.contains("CHINWAG_PUBLISH_RTAE"), "{warned}");
+    let expected = "warning: unknown environment variable CHINWAG_PUBLISH_RTAE; did you mean \
+        CHINWAG_PUBLISH_RATE?\n";
+    assert_eq!(warned, expected);
     let (code, error) = run(&["check-config", "--pong-timeout", "1s"]).await;
     assert_eq!((code, error.lines().count()), (Some(2), 1), "{error}");
     assert!(error.contains("--pong-timeout and --ping-interval"), "{error}");
+}
+
+#[actix_web::test]
+async fn unknown_variable_that_resembles_none_is_reported_without_a_suggestion() {
+    let output = Command::new(PROGRAM).arg("check-config").env("CHINWAG_COFFEE", "black").output();
+    let output = within("the program to end", output).await.unwrap();
+    let warned = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(warned, "warning: unknown environment variable CHINWAG_COFFEE\n");
+}
+
+#[actix_web::test]
+async fn short_help_is_short_and_long_help_is_grouped() {
+    let help = async |flag: &str| {
+        let output = within("the program to end", Command::new(PROGRAM).arg(flag).output());
+        String::from_utf8(output.await.unwrap().stdout).unwrap()
+    };
+    let (short, long) = (help("-h").await, help("--help").await);
+    assert!(short.lines().count() < 60, "{short}");
+    assert!(short.contains("--listen") && !short.contains("--command-burst"), "{short}");
+    let headings = ["Listening:", "Security:", "History:", "Limits:", "Operation:"];
+    let found: Vec<_> = long.lines().filter(|line| headings.contains(line)).collect();
+    assert_eq!(found, headings);
+    assert!(long.lines().all(|line| line.chars().count() <= 100), "{long}");
+}
+
+#[actix_web::test]
+async fn completions_are_written_for_each_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = Command::new(PROGRAM).args(["completions", shell]).output();
+        let output = within("the program to end", output).await.unwrap();
+        assert!(output.status.success());
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(script.contains("max-message-bytes") && script.contains("check-config"), "{shell}");
+    }
+    let (code, error) = run(&["completions", "cmd"]).await;
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("bash"), "{error}");
 }
 
 #[actix_web::test]

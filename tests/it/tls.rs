@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use actix_web::{App, dev};
 use chinwag::Config;
+use chinwag::socket::Connections;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use socket2::SockRef;
 use tempfile::TempDir;
@@ -18,8 +20,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::browser::Browser;
 use crate::harness::{Client, TestServer, config, connections_up_to, eventually, raw_http, within};
@@ -83,24 +86,67 @@ fn certificate() -> (Certificate, TempDir) {
     (Certificate::write(folder.path(), 4000), folder)
 }
 
+/// A server that also negotiates the protocol of ACME challenges (RFC 8737), which is not HTTP.
+#[actix_web::test]
+async fn connection_that_negotiated_another_protocol_is_closed_after_the_handshake() {
+    let (files, _folder) = certificate();
+    let cert = CertificateDer::from_pem_file(&files.cert).unwrap();
+    let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
+    let mut tls = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert], key)
+        .unwrap();
+    tls.alpn_protocols = [&b"http/1.1"[..], b"acme-tls/1"].map(<[u8]>::to_vec).into();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let connections = Connections::new(Duration::from_secs(10)).with_tls(Arc::new(tls));
+    let http = dev::Server::build().workers(1).disable_signals();
+    let server = connections.serve(http, listener, App::new, |_, _| {}).unwrap().run();
+    let handle = server.handle();
+    actix_web::rt::spawn(server);
+    for (protocols, answer) in [
+        (vec![], "HTTP/1.1 404 "),
+        (vec![b"http/1.1".to_vec()], "HTTP/1.1 404 "),
+        (vec![b"acme-tls/1".to_vec()], ""),
+    ] {
+        let mut config = client_config();
+        config.alpn_protocols = protocols;
+        let tcp = TcpStream::connect(addr).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let _ = tls.write_all(request).await;
+        let mut read = Vec::new();
+        let _ = within("the end of the connection", tls.read_to_end(&mut read)).await;
+        let read = String::from_utf8(read).unwrap();
+        assert!(read.starts_with(answer) && read.is_empty() == answer.is_empty(), "{read}");
+    }
+    handle.stop(false).await;
+}
+
 pub async fn connect(addr: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
     handshake(TcpStream::connect(addr).await?).await
 }
 
+/// Trusts the authority of the tests.
+fn client_config() -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority().certificate.der().clone()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    // A resumed session does not receive the certificate again.
+    config.resumption = Resumption::disabled();
+    config
+}
+
 async fn handshake(tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| {
-        let mut roots = RootCertStore::empty();
-        roots.add(authority().certificate.der().clone()).unwrap();
-        let mut config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        // A resumed session does not receive the certificate again.
-        config.resumption = Resumption::disabled();
-        Arc::new(config)
-    });
+    let config = CONFIG.get_or_init(|| Arc::new(client_config()));
     let name = ServerName::try_from("localhost").unwrap();
     TlsConnector::from(Arc::clone(config)).connect(name, tcp).await
 }
