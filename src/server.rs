@@ -359,6 +359,10 @@ fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
         #[cfg(not(windows))]
         socket.set_reuse_address(true)?;
+        if addr.is_ipv6() && addr.ip().is_unspecified() {
+            // For IPv4, too, whatever the system's default is.
+            socket.set_only_v6(false)?;
+        }
         socket.bind(&addr.into())?;
         socket.listen(i32::try_from(BACKLOG).unwrap_or(i32::MAX))?;
         let listener = TcpListener::from(socket);

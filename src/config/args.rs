@@ -37,8 +37,8 @@ pub struct Args {
 /// Where the server listens and by which names it is reached.
 #[derive(Clone, Debug, clap::Args)]
 struct Listening {
-    /// Address and port to listen on. 8080 means 127.0.0.1:8080, and :8080 means 0.0.0.0:8080.
-    /// Port 0 selects a free port.
+    /// Address and port to listen on. 8080 means 127.0.0.1:8080; :8080 means [::]:8080, all
+    /// addresses of IPv4 and IPv6. Port 0 selects a free port.
     #[arg(long, env = "CHINWAG_LISTEN", value_name = "ADDR", value_delimiter = ',')]
     #[arg(default_value = "127.0.0.1:8080", value_parser = address)]
     listen: Vec<SocketAddr>,
@@ -65,8 +65,8 @@ struct Listening {
 /// Certificates, and whom the server trusts.
 #[derive(Clone, Debug, clap::Args)]
 struct Security {
-    /// Domain to obtain a certificate for, from Let's Encrypt. Serves HTTPS. The certificate
-    /// authority connects to port 443 of the domain.
+    /// Domain to obtain a certificate for, from Let's Encrypt, whose terms of service you accept.
+    /// Serves HTTPS. The certificate authority connects to port 443 of the domain.
     #[arg(long, env = "CHINWAG_ACME", value_name = "DOMAIN", value_delimiter = ',')]
     acme: Vec<DomainName>,
 
@@ -433,7 +433,7 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
     } else if let Some(port) = text.strip_prefix("localhost:") {
         format!("127.0.0.1:{port}").parse()
     } else if let Some(port) = text.strip_prefix(':') {
-        format!("0.0.0.0:{port}").parse()
+        format!("[::]:{port}").parse()
     } else {
         text.parse()
     };

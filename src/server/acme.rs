@@ -1,7 +1,8 @@
 //! Obtains the server's certificate from a certificate authority, keeps it in a folder, and renews
-//! it. The crate `rustls-acme` speaks ACME and answers the authority's challenges. Here is decided
-//! when to order and what to serve: its own delay between attempts begins with a second, so that
-//! five failed validations use up what Let's Encrypt allows in an hour, and grows to 18 hours.
+//! it. The crate `rustls-acme` speaks ACME and answers the authority's challenges. This module
+//! decides when to order and which certificate to serve. It does not use the delays of
+//! `rustls-acme` between attempts: they begin with a second, which exhausts the five failed
+//! validations an hour that Let's Encrypt allows, and grow to 18 hours.
 
 mod problem;
 mod store;
@@ -44,11 +45,11 @@ const HTTP: &[u8] = b"http/1.1";
 /// How long one attempt to obtain a certificate may take, also when the authority does not answer.
 const ATTEMPT: Duration = Duration::from_secs(600);
 
-/// Longest sleep until a renewal. The clock is looked at again then: it may have been set, and the
-/// timer stands still while the machine is suspended.
+/// Longest sleep before the clock is read again: it may be set, and timers stop while the machine
+/// is suspended.
 const CLOCK_CHECK: Duration = Duration::from_secs(3600);
 
-/// Why certificates cannot be obtained at all.
+/// An error in the settings of ACME or in its folder, found at start.
 #[derive(Debug, Error)]
 pub enum AcmeError {
     /// The folder cannot be created or written to.
@@ -105,7 +106,7 @@ impl Certificate {
         Some(Self { certified, not_after, renew_at })
     }
 
-    /// How long it is to be used before it is renewed: two thirds of its validity.
+    /// Returns the time until its renewal, which is due after two thirds of its validity.
     fn until_renewal(&self) -> Duration {
         self.renew_at.duration_since(SystemTime::now()).unwrap_or_default()
     }
@@ -144,7 +145,7 @@ impl ResolvesServerCert for Resolver {
         }
         let offers = |wanted: &[u8]| hello.alpn().into_iter().flatten().any(|name| name == wanted);
         if offers(ACME_TLS_ALPN_NAME) && !offers(HTTP) {
-            // The handshake would select the protocol of challenges for what is none.
+            // Otherwise `acme-tls/1` would be negotiated with a client that does not validate.
             return None;
         }
         self.certified.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -170,6 +171,7 @@ pub(super) fn by_authority(acme: &Acme) -> Result<Arc<ServerConfig>, AcmeError> 
         provider: Arc::clone(&provider),
         resolver: Arc::downgrade(&resolver),
         current: None,
+        unsaved: None,
     };
     rt::spawn(async move {
         tokio::select! {
@@ -218,6 +220,8 @@ struct Renewal {
     provider: Arc<CryptoProvider>,
     resolver: Weak<Resolver>,
     current: Option<Certificate>,
+    /// The current certificate with its key, in PEM, until it is saved.
+    unsaved: Option<Vec<u8>>,
 }
 
 impl Renewal {
@@ -230,13 +234,14 @@ impl Renewal {
                 && !wait.is_zero()
             {
                 sleep(wait.min(CLOCK_CHECK)).await;
+                self.save();
                 continue;
             }
             let attempt = timeout(ATTEMPT, self.obtain()).await;
             self.answer_challenges(None);
             let obtained = match attempt {
                 Ok(obtained) => obtained.and_then(|pem| self.install(&pem)),
-                Err(_) => Err(Problem::no_answer_within(ATTEMPT)),
+                Err(_) => Err(Problem::timeout(ATTEMPT)),
             };
             match obtained {
                 Ok(()) => failures = Failures::default(),
@@ -280,7 +285,7 @@ impl Renewal {
                 info!("loaded the certificate for {} from {path}; {expiry}", self.domains());
             }
             None => info!(
-                "obtaining a certificate for {} from {}; TLS handshakes fail until it is there",
+                "obtaining a certificate for {} from {}; TLS handshakes fail until it is obtained",
                 self.domains(),
                 self.acme.url
             ),
@@ -304,13 +309,14 @@ impl Renewal {
             match next(&mut state).await {
                 Err(EventError::Order(error)) => return Err(Problem::of(&error)),
                 Err(EventError::NewCertParse(error)) => {
-                    return Err(Problem::refused(format!("the certificate is invalid: {error}")));
+                    return Err(Problem::failed(format!("the certificate is invalid: {error}")));
                 }
+                // Another account would replace the key, or be registered at each attempt.
                 Err(EventError::AccountCacheLoad(error)) => {
-                    error!("cannot read the account's key: {error}; making a new account");
+                    return Err(Problem::failed(format!("cannot read the account key: {error}")));
                 }
                 Err(EventError::AccountCacheStore(error)) => {
-                    error!("cannot save the account's key: {error}");
+                    return Err(Problem::failed(format!("cannot save the account key: {error}")));
                 }
                 Ok(EventOk::AccountCacheStore | EventOk::DeployedNewCert) => {}
                 Ok(EventOk::CertCacheStore | EventOk::DeployedCachedCert)
@@ -320,7 +326,7 @@ impl Renewal {
                     | EventError::CachedCertParse(_),
                 ) => {
                     let pem = ordered.lock().unwrap_or_else(PoisonError::into_inner).take();
-                    return pem.ok_or_else(|| Problem::refused("there is no certificate".into()));
+                    return pem.ok_or_else(|| Problem::failed("there is no certificate".into()));
                 }
             }
         }
@@ -329,21 +335,25 @@ impl Renewal {
     /// Serves a new certificate from now on, and saves it.
     fn install(&mut self, pem: &[u8]) -> Result<(), Problem> {
         let certificate = Certificate::parse(pem, &self.provider)
-            .ok_or_else(|| Problem::refused("the certificate is invalid".into()))?;
+            .ok_or_else(|| Problem::failed("the certificate is invalid".into()))?;
         let (is_due, expiry) = (certificate.until_renewal().is_zero(), certificate.expiry());
         let verb = if self.current.is_some() { "renewed" } else { "obtained" };
         self.serve(certificate);
         info!("{verb} the certificate for {}; {expiry}", self.domains());
-        // It is small, and there is one in two months.
-        if let Err(error) = self.store.save_certificate(pem) {
+        self.unsaved = Some(pem.to_vec());
+        self.save();
+        if is_due { Err(Problem::clock()) } else { Ok(()) }
+    }
+
+    /// Saves the new certificate, if that has not succeeded yet. Blocks the thread for one write,
+    /// about every two months.
+    fn save(&mut self) {
+        let Some(pem) = self.unsaved.take() else { return };
+        if let Err(error) = self.store.save_certificate(&pem) {
             let path = self.store.certificate_path().display();
-            error!("cannot save the certificate in {path}: {error}; a restart obtains another");
+            error!("cannot save the certificate in {path}: {error}; a restart would order another");
+            self.unsaved = Some(pem);
         }
-        if is_due {
-            let text = "the new certificate is due for renewal already; check the system's clock";
-            return Err(Problem::refused(text.into()));
-        }
-        Ok(())
     }
 
     fn serve(&mut self, certificate: Certificate) {
@@ -369,7 +379,8 @@ impl Renewal {
                 warn!("{failed}; {retry}; keeping the current certificate, {}", current.expiry());
             }
             Some(current) => {
-                error!("{failed}; {retry}; the current certificate: {}", current.expiry())
+                let expiry = current.expiry();
+                error!("{failed}; {retry}; the current certificate is of no use: {expiry}");
             }
             None => error!("{failed}; {retry}; TLS handshakes fail until then"),
         }
@@ -426,24 +437,23 @@ impl AccountCache for Order {
     }
 }
 
-/// Attempts that failed one after the other, for the same kind of cause.
+/// The number of attempts that failed one after the other.
 #[derive(Default)]
-struct Failures {
-    cause: Option<Cause>,
-    count: u32,
-}
+struct Failures(u32);
 
 impl Failures {
-    /// How long to wait after one more. The delay doubles each time.
+    /// Returns the delay after one more failure. It doubles with each.
     fn next_delay(&mut self, cause: Cause) -> Duration {
-        self.count = if self.cause == Some(cause) { self.count + 1 } else { 0 };
-        self.cause = Some(cause);
         let (first, longest) = match cause {
-            Cause::Unreachable => (2, 300),
-            // Let's Encrypt allows five failed validations of a domain an hour.
-            Cause::Refused => (60, 3600),
+            Cause::NoConnection => (2, 300),
+            // Let's Encrypt allows five failed validations of a domain an hour, and five
+            // certificates of the same domains a week.
+            Cause::Failed => (60, 3600),
+            Cause::Clock => (3600, 3600),
         };
-        Duration::from_secs(first << self.count.min(10)).min(Duration::from_secs(longest))
+        let delay = first << self.0.min(10);
+        self.0 += 1;
+        Duration::from_secs(delay).min(Duration::from_secs(longest))
     }
 }
 
@@ -458,11 +468,19 @@ mod tests {
             let delays = (0..count).map(|_| failures.next_delay(cause).as_secs());
             delays.collect::<Vec<_>>()
         };
-        let unreachable = delays(Cause::Unreachable, 10);
+        let unreachable = delays(Cause::NoConnection, 10);
         assert_eq!(unreachable, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
-        assert_eq!(delays(Cause::Refused, 8), [60, 120, 240, 480, 960, 1920, 3600, 3600]);
-        assert_eq!(delays(Cause::Refused, 100).last(), Some(&3600));
-        assert_eq!(delays(Cause::Unreachable, 1), [2]);
+        let mut failures = Failures::default();
+        let mut delays = |cause, count| {
+            let delays = (0..count).map(|_| failures.next_delay(cause).as_secs());
+            delays.collect::<Vec<_>>()
+        };
+        assert_eq!(delays(Cause::Failed, 3), [60, 120, 240]);
+        // Another cause in between does not make the delay short again.
+        assert_eq!(delays(Cause::NoConnection, 1), [16]);
+        assert_eq!(delays(Cause::Failed, 4), [960, 1920, 3600, 3600]);
+        assert_eq!(delays(Cause::Failed, 100).last(), Some(&3600));
+        assert_eq!(Failures::default().next_delay(Cause::Clock), Duration::from_secs(3600));
     }
 
     fn certificate(days_before: i64, days_after: i64) -> Certificate {

@@ -122,14 +122,14 @@ fn flags(text: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn the_readme_has_the_flags_that_the_program_has_with_their_defaults() {
+fn documentation_has_every_flag_of_the_program_with_its_default() {
     let help = std::process::Command::new(env!("CARGO_BIN_EXE_chinwag"))
         .arg("--help")
         .output()
         .expect("the program runs");
     let help = String::from_utf8(help.stdout).unwrap();
-    let readme = read("README.md");
-    let table: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
+    let document = read("docs/CONFIGURATION.md");
+    let table: Vec<&str> = document.lines().filter(|line| line.starts_with("| `--")).collect();
     let mut known = flags(&help);
     known.retain(|flag| !["--help", "--version"].contains(flag));
     assert_eq!(flags(&table.join("\n")), known);
@@ -151,7 +151,8 @@ fn relative_links_and_images_of_the_documents_resolve() {
     let mut checked = 0;
     for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/OPERATIONS.md"]
         .into_iter()
-        .chain(["docs/PERFORMANCE.md", "docs/PROTOCOL.md"])
+        .chain(["docs/PERFORMANCE.md", "docs/PROTOCOL.md", "docs/CONFIGURATION.md"])
+        .chain(["docs/ROBUSTNESS.md"])
     {
         let text = read(document);
         let folder = Path::new(document).parent().unwrap();
@@ -193,11 +194,11 @@ fn the_table_from_gorillas_example_to_chinwag_holds() {
 }
 
 #[test]
-fn every_ending_that_has_a_close_code_is_in_the_readme() {
-    let readme = read("README.md");
+fn documentation_has_every_close_code() {
+    let document = read("docs/PROTOCOL.md");
     for reason in chinwag::socket::DisconnectReason::ALL {
         if let Some(code) = reason.code() {
-            assert!(readme.contains(&format!("| {code} |")), "{code} {reason}");
+            assert!(document.contains(&format!("| {code} |")), "{code} {reason}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Why no certificate was obtained, in words for the log.
+//! Converts errors of ACME to log messages.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,13 +7,16 @@ use rustls_acme::OrderError;
 use rustls_acme::acme::{AcmeError, Auth, Identifier};
 use serde::Deserialize;
 
-/// What decides how soon it is worth trying again.
+/// Class of a failure. It selects the delay before the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// The authority did not answer, or has a problem of its own.
-    Unreachable,
-    /// The authority refused, for example because it could not validate a domain.
-    Refused,
+    /// There was no connection to the authority.
+    NoConnection,
+    /// Anything else, such as a failed validation. The authority may count the attempt, or have
+    /// issued a certificate.
+    Failed,
+    /// The new certificate is due for renewal already.
+    Clock,
 }
 
 /// Why an attempt failed.
@@ -26,37 +29,38 @@ pub(super) struct Problem {
 /// How an authority describes an error (RFC 7807).
 #[derive(Deserialize)]
 struct Details {
-    #[serde(rename = "type", default)]
-    kind: String,
     #[serde(default)]
     detail: String,
 }
 
 impl Problem {
-    pub(super) fn refused(text: String) -> Self {
-        Self { cause: Cause::Refused, text }
+    pub(super) fn failed(text: String) -> Self {
+        Self { cause: Cause::Failed, text }
     }
 
-    pub(super) fn no_answer_within(time: Duration) -> Self {
-        let text = format!("not done within {}", humantime::format_duration(time));
-        Self { cause: Cause::Unreachable, text }
+    pub(super) fn clock() -> Self {
+        let text = "the new certificate is due for renewal already; check the system's clock";
+        Self { cause: Cause::Clock, text: text.into() }
+    }
+
+    pub(super) fn timeout(time: Duration) -> Self {
+        Self::failed(format!("no certificate within {}", humantime::format_duration(time)))
     }
 
     pub(super) fn of(error: &OrderError) -> Self {
         match error {
-            OrderError::BadAuth(auth) => Self::refused(failed_validation(auth)),
+            OrderError::BadAuth(auth) => Self::failed(failed_validation(auth)),
             OrderError::BadOrder(order) => {
                 let detail = order.error.as_ref().and_then(|error| error.detail.clone());
                 let detail = detail.unwrap_or_else(|| "no reason given".into());
-                Self::refused(format!("it rejects the order: {detail}"))
+                Self::failed(format!("the authority rejected the order: {detail}"))
             }
             OrderError::TooManyAttemptsAuth(domain) => {
-                Self::refused(format!("it has not validated {domain} in time"))
+                Self::failed(format!("the authority has not validated {domain} in time"))
             }
-            OrderError::ProcessingTimeout(_) => Self::refused("it takes too long".into()),
             OrderError::Acme(AcmeError::HttpRequest(error)) => of_http(&error.to_string()),
-            OrderError::Acme(_) | OrderError::Rcgen(_) => {
-                Self { cause: Cause::Unreachable, text: error.to_string() }
+            OrderError::ProcessingTimeout(_) | OrderError::Acme(_) | OrderError::Rcgen(_) => {
+                Self::failed(error.to_string())
             }
         }
     }
@@ -72,7 +76,7 @@ fn failed_validation(auth: &Auth) -> String {
     let Identifier::Dns(domain) = &auth.identifier;
     let mut errors = auth.challenges.iter().filter_map(|challenge| challenge.error.as_ref());
     let detail = errors.find_map(|error| error.detail.as_deref()).unwrap_or("no reason given");
-    format!("it cannot validate {domain} by a TLS connection to its port 443: {detail}")
+    format!("the authority cannot validate {domain} by a TLS connection to its port 443: {detail}")
 }
 
 /// Reads the text of a failed request, since its type is private to `rustls-acme`.
@@ -80,20 +84,17 @@ fn of_http(text: &str) -> Problem {
     let Some((status, body)) =
         text.strip_prefix("non 2xx http status: ").and_then(|rest| rest.split_once(' '))
     else {
-        let text = format!("the connection to it failed: {}", system_message(text));
-        return Problem { cause: Cause::Unreachable, text };
+        let text = format!("the connection to the authority failed: {}", system_message(text));
+        return Problem { cause: Cause::NoConnection, text };
     };
-    // The body is quoted as Rust does, which for JSON is as JSON does.
+    // The body is formatted by `Debug`, which for most JSON is a string of JSON, too.
     let details = serde_json::from_str::<String>(body)
         .and_then(|body| serde_json::from_str::<Details>(&body));
-    let details = details.unwrap_or_else(|_| Details {
-        kind: String::new(),
-        detail: body.chars().take(200).collect(),
-    });
-    // A nonce may expire between two requests; the next attempt has another one.
-    let is_temporary = status.starts_with('5') || details.kind.ends_with(":badNonce");
-    let cause = if is_temporary { Cause::Unreachable } else { Cause::Refused };
-    Problem { cause, text: format!("it answers with status {status}: {}", details.detail) }
+    let detail = details.map_or_else(
+        |_| body.trim_matches('"').chars().take(200).collect(),
+        |Details { detail }| detail,
+    );
+    Problem::failed(format!("the authority answered with status {status}: {detail}"))
 }
 
 /// The message of the operating system in the text of an error, or all of the text.
@@ -107,22 +108,18 @@ mod tests {
     use super::*;
     use std::io;
 
-    fn http(status: u16, body: &str) -> (Cause, String) {
-        let problem = of_http(&format!("non 2xx http status: {status} {body:?}"));
-        (problem.cause, problem.to_string())
-    }
-
     #[test]
-    fn answer_of_the_authority_is_a_refusal_with_its_reason_unless_it_is_temporary() {
+    fn error_of_the_authority_is_reported_with_its_reason() {
+        let http = |status: u16, body: &str| {
+            let problem = of_http(&format!("non 2xx http status: {status} {body:?}"));
+            assert_eq!(problem.cause, Cause::Failed);
+            problem.text
+        };
         let limited = "{\n  \"type\": \"urn:ietf:params:acme:error:rateLimited\",\
                        \n  \"detail\": \"too many \\\"failed\\\" ones\",\n  \"status\": 429\n}";
-        let expected = "it answers with status 429: too many \"failed\" ones".to_owned();
-        assert_eq!(http(429, limited), (Cause::Refused, expected));
-        let nonce = r#"{"type": "urn:ietf:params:acme:error:badNonce", "detail": "old"}"#;
-        let expected = "it answers with status 400: old".to_owned();
-        assert_eq!(http(400, nonce), (Cause::Unreachable, expected));
-        assert_eq!(http(503, "busy").0, Cause::Unreachable);
-        assert_eq!(http(404, "<html>").0, Cause::Refused);
+        let expected = "the authority answered with status 429: too many \"failed\" ones";
+        assert_eq!(http(429, limited), expected);
+        assert_eq!(http(404, "<html>"), "the authority answered with status 404: <html>");
     }
 
     #[test]
@@ -134,8 +131,9 @@ mod tests {
             [(known.as_str(), "name or service not known"), (other, "UnknownIssuer")]
         {
             let problem = of_http(text);
-            assert_eq!(problem.cause, Cause::Unreachable);
-            assert!(problem.text.starts_with("the connection to it failed: "), "{problem}");
+            assert_eq!(problem.cause, Cause::NoConnection);
+            let start = "the connection to the authority failed: ";
+            assert!(problem.text.starts_with(start), "{problem}");
             assert!(problem.text.contains(message), "{problem}");
         }
         assert_eq!(of_http(&known).text.matches("name").count(), 1);
@@ -154,8 +152,8 @@ mod tests {
         )
         .expect("an authorization");
         let problem = Problem::of(&OrderError::BadAuth(auth));
-        let expected = "it cannot validate chat.example by a TLS connection to its port 443: \
+        let expected = "the authority cannot validate chat.example by a TLS connection to its port 443: \
                         connection refused";
-        assert_eq!((problem.cause, problem.text.as_str()), (Cause::Refused, expected));
+        assert_eq!((problem.cause, problem.text.as_str()), (Cause::Failed, expected));
     }
 }

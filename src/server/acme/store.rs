@@ -1,4 +1,4 @@
-//! The folder with the account's key and the certificate.
+//! The folder with the account key and the certificate.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -20,7 +20,8 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Creates the folder if there is none, and checks that it is writable and closed to others.
+    /// Creates the folder if there is none. Checks that it is writable, and that only this user has
+    /// access to it.
     pub(super) fn open(acme: &Acme) -> Result<Self, AcmeError> {
         let dir = &acme.dir;
         let failed = |source| AcmeError::Dir { path: dir.clone(), source };
@@ -29,22 +30,28 @@ impl Store {
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(dir).map_err(failed)?;
+        let probe = dir.join("probe");
         #[cfg(unix)]
         {
-            use std::os::unix::fs::PermissionsExt;
-            let mode = fs::metadata(dir).map_err(failed)?.permissions().mode() & 0o7777;
+            use std::os::unix::fs::MetadataExt;
+            let folder = fs::metadata(dir).map_err(failed)?;
+            let mode = folder.mode() & 0o7777;
             if mode & 0o077 != 0 {
+                return Err(AcmeError::OpenDir { path: dir.clone(), mode });
+            }
+            save(&probe, b"").map_err(failed)?;
+            // Only root can write to the folder of another user.
+            if fs::metadata(&probe).map_err(failed)?.uid() != folder.uid() {
                 return Err(AcmeError::OpenDir { path: dir.clone(), mode });
             }
         }
         let url = acme.url.as_str();
-        let contacts = acme.contacts.iter().map(|contact| contact.as_str());
-        let domains = acme.domains.iter().map(|domain| domain.as_str());
+        let contacts = acme.contacts.iter().map(|contact| contact.as_str()).collect();
+        let domains = acme.domains.iter().map(|domain| domain.as_str()).collect();
         let store = Self {
             account: dir.join(format!("account-{}.der", digest(url, contacts))),
             certificate: dir.join(format!("certificate-{}.pem", digest(url, domains))),
         };
-        let probe = dir.join("probe");
         save(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(failed)?;
         Ok(store)
     }
@@ -81,8 +88,9 @@ impl Store {
     }
 }
 
-/// A name for what belongs to an authority and a list.
-fn digest<'a>(url: &'a str, list: impl Iterator<Item = &'a str>) -> String {
+/// Derives a part of a file's name from the URL of an authority and a list in any order.
+fn digest<'a>(url: &'a str, mut list: Vec<&'a str>) -> String {
+    list.sort_unstable();
     let mut digest = Sha256::new();
     for text in std::iter::once(url).chain(list) {
         digest.update(text);
@@ -101,9 +109,11 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 
 /// Writes a file that only its owner may read. After a crash it has the old or the new content.
 fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
+    // Another server may share the folder.
+    let temporary = path.with_extension(format!("{}.new", std::process::id()));
+    let _ = fs::remove_file(&temporary);
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
+    options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(&temporary)?;
@@ -154,6 +164,9 @@ mod tests {
         let first = Store::open(&acme).expect("a folder");
         acme.domains.push("alt.example".parse().expect("a domain"));
         let second = Store::open(&acme).expect("a folder");
+        acme.domains.reverse();
+        let reversed = Store::open(&acme).expect("a folder");
+        assert_eq!(second.certificate, reversed.certificate);
         acme.url = DirectoryUrl::lets_encrypt_staging();
         let third = Store::open(&acme).expect("a folder");
         assert_eq!(first.account, second.account);
