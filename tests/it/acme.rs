@@ -361,10 +361,25 @@ async fn failed_validation_is_logged_with_its_reason_and_tried_again_after_a_min
     let ports = Ports::free();
     // The authority connects to another port than the program's.
     let _pebble = Pebble::start(Ports { validated: free(), ..ports }, 86_400).await;
-    let mut program = Site::new(ports).program(&[]).await;
+    let site = Site::new(ports);
+    let mut program = site.program(&[]).await;
     let line = logged(&mut program, "cannot obtain a certificate for chat.example").await;
     assert!(line.contains("cannot validate chat.example by a TLS connection"), "{line}");
     assert!(line.contains("Failed to connect") && line.contains("again in 1m"), "{line}");
+}
+
+/// Otherwise each attempt would register another account.
+#[ignore = "needs pebble; scripts/test runs it"]
+#[actix_web::test]
+async fn nothing_is_ordered_while_the_account_key_cannot_be_saved() {
+    let ports = Ports::free();
+    let site = Site::new(ports);
+    let mut program = site.program(&[]).await;
+    logged(&mut program, "trying again in 2s").await;
+    std::fs::remove_dir_all(site.keys()).unwrap();
+    let _pebble = Pebble::start(ports, 86_400).await;
+    let line = logged(&mut program, "cannot save the account key").await;
+    assert!(line.contains("trying again in "), "{line}");
 }
 
 #[ignore = "needs pebble and Chromium; scripts/test runs it"]
@@ -372,7 +387,8 @@ async fn failed_validation_is_logged_with_its_reason_and_tried_again_after_a_min
 async fn two_browser_windows_talk_over_an_obtained_certificate() {
     let ports = Ports::free();
     let _pebble = Pebble::start(ports, 86_400).await;
-    let mut program = Site::new(ports).program(&[]).await;
+    let site = Site::new(ports);
+    let mut program = site.program(&[]).await;
     logged(&mut program, "obtained the certificate for chat.example").await;
     let url = format!("https://{DOMAIN}:{}/", program.addr.port());
     let windows = [Browser::open(&url).await, Browser::open(&url).await];
@@ -380,6 +396,8 @@ async fn two_browser_windows_talk_over_an_obtained_certificate() {
         window.is_called(name).await;
         window.connected().await;
     }
+    windows[0].run("window.probe = new WebSocket(`wss://${location.host}/ws`)").await;
+    windows[0].until("window.probe.extensions.includes('permessage-deflate')").await;
     windows[0].say("hello, ben").await;
     windows[1].has_line("hello, ben").await;
     windows[1].say("hello, ada").await;

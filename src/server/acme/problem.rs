@@ -152,8 +152,8 @@ mod tests {
         )
         .expect("an authorization");
         let problem = Problem::of(&OrderError::BadAuth(auth));
-        let expected = "the authority cannot validate chat.example by a TLS connection to its port 443: \
-                        connection refused";
+        let expected = "the authority cannot validate chat.example by a TLS connection to its \
+                        port 443: connection refused";
         assert_eq!((problem.cause, problem.text.as_str()), (Cause::Failed, expected));
     }
 }
