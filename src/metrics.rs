@@ -11,6 +11,8 @@ mod process;
 
 use std::fmt;
 
+use strum::{IntoStaticStr, VariantArray};
+
 #[cfg(feature = "metrics")]
 pub use counters::Metrics;
 #[cfg(not(feature = "metrics"))]
@@ -23,7 +25,8 @@ impl fmt::Debug for Metrics {
 }
 
 /// A limit that somebody has reached, by the flag that sets it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Limit {
     /// WebSockets at once.
     MaxConnections,
@@ -57,47 +60,18 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit, in the order in which they are declared.
-    pub const ALL: [Self; 14] = [
-        Self::MaxConnections,
-        Self::MaxConnectionsPerAddress,
-        Self::ConnectRate,
-        Self::PublishRate,
-        Self::PublishRatePerAddress,
-        Self::PublishBytesPerHourPerAddress,
-        Self::PublishBytesPerDayPerAddress,
-        Self::CommandRate,
-        Self::CommandRatePerAddress,
-        Self::MaxRoomsPerClient,
-        Self::MaxRooms,
-        Self::MaxRoomsPerAddress,
-        Self::MaxMembersPerRoom,
-        Self::MaxDbBytes,
-    ];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The limit as the label of a metric.
     #[must_use]
     pub fn label(self) -> &'static str {
-        match self {
-            Self::MaxConnections => "max_connections",
-            Self::MaxConnectionsPerAddress => "max_connections_per_address",
-            Self::ConnectRate => "connect_rate",
-            Self::PublishRate => "publish_rate",
-            Self::PublishRatePerAddress => "publish_rate_per_address",
-            Self::PublishBytesPerHourPerAddress => "publish_bytes_per_hour_per_address",
-            Self::PublishBytesPerDayPerAddress => "publish_bytes_per_day_per_address",
-            Self::CommandRate => "command_rate",
-            Self::CommandRatePerAddress => "command_rate_per_address",
-            Self::MaxRoomsPerClient => "max_rooms_per_client",
-            Self::MaxRooms => "max_rooms",
-            Self::MaxRoomsPerAddress => "max_rooms_per_address",
-            Self::MaxMembersPerRoom => "max_members_per_room",
-            Self::MaxDbBytes => "max_db_bytes",
-        }
+        self.into()
     }
 }
 
 /// How a handshake has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Handshake {
     /// With a WebSocket.
     Upgraded,
@@ -115,31 +89,18 @@ pub enum Handshake {
 
 impl Handshake {
     /// Every end, in the order in which they are declared.
-    pub const ALL: [Self; 6] = [
-        Self::Upgraded,
-        Self::Limited,
-        Self::Forbidden,
-        Self::NameTaken,
-        Self::Malformed,
-        Self::NoHub,
-    ];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The end as the label of a metric.
     #[must_use]
     pub fn label(self) -> &'static str {
-        match self {
-            Self::Upgraded => "upgraded",
-            Self::Limited => "limited",
-            Self::Forbidden => "forbidden",
-            Self::NameTaken => "name_taken",
-            Self::Malformed => "malformed",
-            Self::NoHub => "no_hub",
-        }
+        self.into()
     }
 }
 
 /// What has become of a message that the hub accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Outcome {
     /// It is kept, and everyone in the room told.
     Kept,
@@ -151,15 +112,11 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome, in the order in which they are declared.
-    pub const ALL: [Self; 3] = [Self::Kept, Self::Duplicate, Self::Failed];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The outcome as the label of a metric.
     #[must_use]
     pub fn label(self) -> &'static str {
-        match self {
-            Self::Kept => "kept",
-            Self::Duplicate => "duplicate",
-            Self::Failed => "failed",
-        }
+        self.into()
     }
 }

@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use strum::VariantArray;
 
 use super::{Handshake, Limit, Outcome, process};
 use crate::hub::Held;
@@ -44,10 +45,10 @@ struct Counters {
 }
 
 /// A family that tells 0 of what has not happened yet.
-fn labelled(name: &'static str, labels: impl IntoIterator<Item = &'static str>) -> Labelled {
+fn labelled<T: VariantArray + Into<&'static str> + Copy>(name: &'static str) -> Labelled {
     let family = Labelled::default();
-    for label in labels {
-        drop(family.get_or_create(&[(name, label)]));
+    for &label in T::VARIANTS {
+        drop(family.get_or_create(&[(name, label.into())]));
     }
     family
 }
@@ -56,11 +57,11 @@ impl Default for Metrics {
     fn default() -> Self {
         let seconds = || Histogram::new(SECONDS);
         Self(Arc::new(Counters {
-            handshakes: labelled("outcome", Handshake::ALL.map(Handshake::label)),
-            limit_hits: labelled("limit", Limit::ALL.map(Limit::label)),
-            errors: labelled("code", ErrorCode::ALL.map(ErrorCode::label)),
-            disconnects: labelled("reason", DisconnectReason::ALL.map(DisconnectReason::label)),
-            messages: labelled("outcome", Outcome::ALL.map(Outcome::label)),
+            handshakes: labelled::<Handshake>("outcome"),
+            limit_hits: labelled::<Limit>("limit"),
+            errors: labelled::<ErrorCode>("code"),
+            disconnects: labelled::<DisconnectReason>("reason"),
+            messages: labelled::<Outcome>("outcome"),
             deliveries: Counter::default(),
             fan_out: seconds(),
             commit: seconds(),

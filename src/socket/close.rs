@@ -4,9 +4,11 @@
 use std::fmt;
 
 use actix_web_actors::ws::{CloseCode, CloseReason, ProtocolError};
+use strum::{IntoStaticStr, VariantArray};
 
 /// Every way in which a connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum DisconnectReason {
     /// The peer sent a close frame, and we answered it.
     Left,
@@ -42,23 +44,7 @@ pub enum DisconnectReason {
 
 impl DisconnectReason {
     /// Every reason, in the order in which they are declared.
-    pub const ALL: [Self; 15] = [
-        Self::Left,
-        Self::Vanished,
-        Self::Dropped,
-        Self::ShuttingDown,
-        Self::Protocol,
-        Self::Unsupported,
-        Self::InvalidText,
-        Self::NameTaken,
-        Self::TooBig,
-        Self::Internal,
-        Self::Panicked,
-        Self::Busy,
-        Self::NoHello,
-        Self::SlowClient,
-        Self::NoPong,
-    ];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The close code that tells the peer, where there is still a peer to tell.
     #[must_use]
@@ -105,23 +91,7 @@ impl DisconnectReason {
     /// The reason as the label of a metric.
     #[must_use]
     pub fn label(self) -> &'static str {
-        match self {
-            Self::Left => "left",
-            Self::Vanished => "vanished",
-            Self::Dropped => "dropped",
-            Self::ShuttingDown => "shutting_down",
-            Self::Protocol => "protocol",
-            Self::Unsupported => "unsupported",
-            Self::InvalidText => "invalid_text",
-            Self::NameTaken => "name_taken",
-            Self::TooBig => "too_big",
-            Self::Internal => "internal",
-            Self::Panicked => "panicked",
-            Self::Busy => "busy",
-            Self::NoHello => "no_hello",
-            Self::SlowClient => "slow_client",
-            Self::NoPong => "no_pong",
-        }
+        self.into()
     }
 
     /// The close frame's content; nothing where no code can be sent.
@@ -162,7 +132,7 @@ mod tests {
 
     #[test]
     fn every_reason_has_words_that_fit_a_close_frame_and_a_label_of_its_own() {
-        let labels: HashSet<_> = DisconnectReason::ALL.map(DisconnectReason::label).into();
+        let labels: HashSet<_> = DisconnectReason::ALL.iter().map(|reason| reason.label()).collect();
         assert_eq!(labels.len(), DisconnectReason::ALL.len());
         for reason in DisconnectReason::ALL {
             // RFC 6455 section 5.5: a control frame carries 125 bytes, 2 of them the code.

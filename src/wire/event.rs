@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use strum::{IntoStaticStr, VariantArray};
 
 use super::Ref;
 use crate::config::Config;
@@ -198,7 +199,8 @@ impl Refusal {
 }
 
 /// Why a command was not obeyed, for programs. The names are stable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
     /// Not a JSON object with the fields that its `type` takes.
@@ -233,42 +235,12 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order in which they are declared.
-    pub const ALL: [Self; 14] = [
-        Self::BadJson,
-        Self::UnknownType,
-        Self::HelloFirst,
-        Self::BadRoom,
-        Self::BadNick,
-        Self::NickTaken,
-        Self::TooLong,
-        Self::Empty,
-        Self::NotJoined,
-        Self::RateLimited,
-        Self::Busy,
-        Self::Forbidden,
-        Self::Internal,
-        Self::ShuttingDown,
-    ];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The code as it is written, also as the label of a metric.
     #[must_use]
     pub fn label(self) -> &'static str {
-        match self {
-            Self::BadJson => "bad_json",
-            Self::UnknownType => "unknown_type",
-            Self::HelloFirst => "hello_first",
-            Self::BadRoom => "bad_room",
-            Self::BadNick => "bad_nick",
-            Self::NickTaken => "nick_taken",
-            Self::TooLong => "too_long",
-            Self::Empty => "empty",
-            Self::NotJoined => "not_joined",
-            Self::RateLimited => "rate_limited",
-            Self::Busy => "busy",
-            Self::Forbidden => "forbidden",
-            Self::Internal => "internal",
-            Self::ShuttingDown => "shutting_down",
-        }
+        self.into()
     }
 
     /// Whether the same command may succeed later.

@@ -147,3 +147,53 @@ async fn progress_is_shown_on_a_terminal_in_one_line() {
         assert_eq!(seen.lines().count(), 1, "{seen:?}");
     }
 }
+
+/// The arguments of every `chinwag …` in the documentation, in blocks of commands and in text.
+fn documented() -> Vec<Vec<String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = Vec::new();
+    for document in ["README.md", "docs/CONFIGURATION.md", "docs/OPERATIONS.md"] {
+        let text = std::fs::read_to_string(root.join(document)).unwrap().replace("\\\n", " ");
+        let (mut commands, mut is_block) = (Vec::new(), false);
+        for line in text.lines() {
+            if line.starts_with("```") {
+                is_block = line == "```sh";
+            } else if is_block {
+                commands.push(line);
+            } else {
+                commands.extend(line.split('`').skip(1).step_by(2));
+            }
+        }
+        let of_chinwag = commands.into_iter().filter_map(|command| {
+            let words: Vec<_> = command.split_whitespace().map(str::to_owned).collect();
+            let start = match &*words.iter().map(String::as_str).collect::<Vec<_>>() {
+                ["chinwag", _, ..] => 1,
+                ["cargo", "run", "--", _, ..] => 3,
+                _ => return None,
+            };
+            let end = words.iter().position(|word| word == ">").unwrap_or(words.len());
+            Some(words[start..end].to_vec())
+        });
+        all.extend(of_chinwag);
+    }
+    all
+}
+
+#[actix_web::test]
+async fn commands_in_the_documentation_are_valid() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut program, ..) = server(folder.path()).await;
+    let commands = documented();
+    assert!(commands.len() >= 9, "{commands:?}");
+    for command in &commands {
+        let arguments: Vec<_> = command.iter().map(String::as_str).collect();
+        let is_server = arguments[0].starts_with("--") && arguments[0] != "--help";
+        // A server's flags are checked without starting it: it may want port 443.
+        let check = if is_server { &["check-config"][..] } else { &[] };
+        let (code, _, error) = run(folder.path(), &[check, &arguments].concat()).await;
+        assert_eq!(code, Some(0), "chinwag {arguments:?}: {error}");
+        let _ = std::fs::remove_file(folder.path().join("copy.db"));
+    }
+    program.signal("-TERM");
+    assert_eq!(program.exit_code().await, Some(0));
+}
