@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn every_reason_has_words_that_fit_a_close_frame_and_a_label_of_its_own() {
-        let labels: HashSet<_> = DisconnectReason::ALL.iter().map(|reason| reason.label()).collect();
+        let labels: HashSet<_> =
+            DisconnectReason::ALL.iter().map(|reason| reason.label()).collect();
         assert_eq!(labels.len(), DisconnectReason::ALL.len());
         for reason in DisconnectReason::ALL {
             // RFC 6455 section 5.5: a control frame carries 125 bytes, 2 of them the code.

@@ -105,6 +105,50 @@ pub(super) fn deflate(text: &[u8]) -> Vec<u8> {
     })
 }
 
+/// A text that is to be joined with others.
+#[derive(Clone, Copy)]
+pub(super) enum Part<'a> {
+    Plain(&'a [u8]),
+    Compressed(&'a [u8]),
+}
+
+/// Joins texts by `\n` to one compressed message, without compressing any of them again: each stays
+/// in blocks of its own, which refer to no other. Plain texts have less than 64 KiB.
+pub(super) fn join<'a>(parts: impl Iterator<Item = Part<'a>>) -> Vec<u8> {
+    let mut message = Vec::new();
+    let mut separator: &[u8] = b"";
+    for part in parts {
+        match part {
+            Part::Plain(text) => put_stored(&mut message, &[separator, text]),
+            Part::Compressed(payload) => {
+                if !separator.is_empty() {
+                    put_stored(&mut message, &[separator]);
+                }
+                message.extend(payload);
+                message.extend(FLUSHED);
+            }
+        }
+        separator = b"\n";
+    }
+    if message.ends_with(&FLUSHED) {
+        message.truncate(message.len() - FLUSHED.len());
+    } else {
+        // With the bytes that the receiver adds, this is an empty stored block.
+        message.push(0x00);
+    }
+    message
+}
+
+/// Writes a stored block (RFC 1951 section 3.2.4) at the start of a byte.
+fn put_stored(message: &mut Vec<u8>, texts: &[&[u8]]) {
+    let length = texts.iter().map(|text| text.len()).sum::<usize>();
+    let length = u16::try_from(length).expect("less than 64 KiB");
+    message.push(0x00);
+    message.extend(length.to_le_bytes());
+    message.extend((!length).to_le_bytes());
+    texts.iter().for_each(|text| message.extend(*text));
+}
+
 /// Decompresses a whole message into at most `max_bytes`.
 ///
 /// # Errors
@@ -166,6 +210,24 @@ mod tests {
             prop_assert_eq!(inflate(compressed.clone(), text.len()), Ok(text.clone()));
             let too_short = inflate(compressed, text.len() - 1);
             prop_assert_eq!(too_short, Err(DisconnectReason::TooBig));
+        }
+
+        #[test]
+        fn joined_texts_decompress_to_all_of_them_with_newlines_between(
+            texts in prop::collection::vec((any::<bool>(), ".{0,300}"), 1..8),
+        ) {
+            let parts: Vec<_> = texts
+                .iter()
+                .map(|(is_plain, text)| {
+                    let bytes = text.as_bytes().to_vec();
+                    (*is_plain, if *is_plain { bytes } else { deflate(&bytes) })
+                })
+                .collect();
+            let message = join(parts.iter().map(|(is_plain, bytes)| {
+                if *is_plain { Part::Plain(bytes) } else { Part::Compressed(bytes) }
+            }));
+            let texts: Vec<_> = texts.into_iter().map(|(_, text)| text).collect();
+            prop_assert_eq!(inflate(message, 10_000), Ok(texts.join("\n").into_bytes()));
         }
     }
 }

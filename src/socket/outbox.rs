@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use bytes::{BufMut, Bytes};
 
-use super::deflate::{self, deflate};
+use super::deflate::{self, Part, deflate};
 use super::frame::{COMPRESSED, FINAL, begin_frame, opcode};
 use super::guard::Gate;
 
@@ -37,7 +37,9 @@ const PING: &[u8] = &[FINAL | opcode::PING, 0];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextFrame {
     bytes: Bytes,
-    header_len: usize,
+    header_len: u8,
+    /// The length of the text in bytes, also if it is compressed.
+    text_len: u32,
 }
 
 impl TextFrame {
@@ -56,7 +58,12 @@ impl TextFrame {
             return self.clone();
         }
         let payload = deflate(self.payload());
-        Self::encode(WHOLE | COMPRESSED, payload.len(), [&payload[..]].into_iter())
+        Self { text_len: self.text_len, ..Self::of_compressed(&payload) }
+    }
+
+    /// The frame of a compressed message. The length of its text is not known.
+    fn of_compressed(payload: &[u8]) -> Self {
+        Self::encode(WHOLE | COMPRESSED, payload.len(), [payload].into_iter())
     }
 
     /// The length of the frame in bytes.
@@ -72,17 +79,13 @@ impl TextFrame {
 
     /// Takes the first of the texts that wait, with as many of those behind it as fit with it into
     /// [`MAX_COALESCED_BYTES`], joined by `\n`. One that is alone in its frame is not copied, also
-    /// if it is longer by itself. Compressed frames are never joined.
+    /// if it is longer by itself. Compressed texts are joined as they are.
     pub fn coalesce(waiting: &mut VecDeque<Self>) -> Option<Self> {
-        let first = waiting.front()?;
-        if first.is_compressed() {
-            return waiting.pop_front();
-        }
-        let mut bytes = first.payload().len();
+        let mut bytes = waiting.front()?.text_len as usize;
         let mut count = 1;
         for next in waiting.iter().skip(1) {
-            let grown = bytes + "\n".len() + next.payload().len();
-            if next.is_compressed() || grown > MAX_COALESCED_BYTES {
+            let grown = bytes + "\n".len() + next.text_len as usize;
+            if grown > MAX_COALESCED_BYTES {
                 break;
             }
             bytes = grown;
@@ -91,27 +94,40 @@ impl TextFrame {
         if count == 1 {
             return waiting.pop_front();
         }
-        let texts = waiting.iter().take(count).map(Self::payload);
-        let joined = Self::encode(WHOLE, bytes, texts);
+        let frames = waiting.iter().take(count);
+        let joined = if frames.clone().any(Self::is_compressed) {
+            Self::of_compressed(&deflate::join(frames.map(Self::part)))
+        } else {
+            Self::encode(WHOLE, bytes, frames.map(Self::payload))
+        };
         waiting.drain(..count);
         Some(joined)
     }
 
     /// The payload: UTF-8 text, or its compressed form.
     fn payload(&self) -> &[u8] {
-        &self.bytes[self.header_len..]
+        &self.bytes[usize::from(self.header_len)..]
+    }
+
+    fn part(&self) -> Part<'_> {
+        if self.is_compressed() {
+            Part::Compressed(self.payload())
+        } else {
+            Part::Plain(self.payload())
+        }
     }
 
     fn encode<'a>(first: u8, len: usize, texts: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut frame = begin_frame(first, len);
-        let header_len = frame.len();
+        let header_len = u8::try_from(frame.len()).expect("at most 10 bytes");
         for (n, text) in texts.enumerate() {
             if n > 0 {
                 frame.put_u8(b'\n');
             }
             frame.put_slice(text);
         }
-        Self { bytes: frame.freeze(), header_len }
+        let text_len = u32::try_from(len).unwrap_or(u32::MAX);
+        Self { bytes: frame.freeze(), header_len, text_len }
     }
 }
 
@@ -419,6 +435,7 @@ impl MessageBody for Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::socket::deflate::inflate;
     use std::cell::Cell;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -445,18 +462,24 @@ mod tests {
     }
 
     #[test]
-    fn compressed_frames_are_not_joined_with_others() {
-        let [short, long] = ["a", &"b".repeat(300)].map(TextFrame::new);
-        let compressed = long.compressed();
-        assert_eq!(compressed.bytes[0], WHOLE | COMPRESSED);
+    fn compressed_texts_are_joined_up_to_the_same_length_of_text() {
+        let short = TextFrame::new("a");
         assert_eq!(short.compressed(), short);
-        let waiting = [&short, &short, &compressed, &compressed, &short, &long, &compressed];
+        let long = "b".repeat(300);
+        let compressed = TextFrame::new(&long).compressed();
+        assert_eq!(compressed.bytes[0], WHOLE | COMPRESSED);
+        let text = |frame: &TextFrame| inflate(frame.payload().to_vec(), 100_000);
+        let waiting = [&short, &compressed, &compressed, &short];
         let mut waiting = waiting.into_iter().cloned().collect();
-        let frames: Vec<_> = std::iter::from_fn(|| TextFrame::coalesce(&mut waiting)).collect();
-        let both = TextFrame::new(&format!("a\n{}", "b".repeat(300)));
-        let expected =
-            [TextFrame::new("a\na"), compressed.clone(), compressed.clone(), both, compressed];
-        assert_eq!(frames, expected);
+        let joined = TextFrame::coalesce(&mut waiting).expect("a frame");
+        assert_eq!(joined.bytes[0], WHOLE | COMPRESSED);
+        assert_eq!(text(&joined), Ok(format!("a\n{long}\n{long}\na").into_bytes()));
+        assert!(joined.len() < 60, "{} bytes", joined.len());
+        assert!(waiting.is_empty());
+        let half = TextFrame::new(&"c".repeat(MAX_COALESCED_BYTES / 2)).compressed();
+        let mut waiting = [&half, &half, &half].into_iter().cloned().collect();
+        assert_eq!(TextFrame::coalesce(&mut waiting), Some(half));
+        assert_eq!(waiting.len(), 2);
     }
 
     #[test]
