@@ -182,7 +182,11 @@ fn documented() -> Vec<Vec<String>> {
 #[actix_web::test]
 async fn commands_in_the_documentation_are_valid() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut program, ..) = server(folder.path()).await;
+    let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
+    let mut ada = JsonClient::hello(program.addr, json!({"nick": "Ada"})).await;
+    ada.send(&[json!({"type": "join", "room": "lobby"})]).await;
+    ada.send(&[json!({"type": "say", "room": "lobby", "text": "hello"})]).await;
+    ada.until("said").await;
     let commands = documented();
     assert!(commands.len() >= 9, "{commands:?}");
     for command in &commands {
