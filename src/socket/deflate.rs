@@ -105,15 +105,15 @@ pub(super) fn deflate(text: &[u8]) -> Vec<u8> {
     })
 }
 
-/// A text that is to be joined with others.
+/// A text to join with others.
 #[derive(Clone, Copy)]
 pub(super) enum Part<'a> {
     Plain(&'a [u8]),
     Compressed(&'a [u8]),
 }
 
-/// Joins texts by `\n` to one compressed message, without compressing any of them again: each stays
-/// in blocks of its own, which refer to no other. Plain texts have less than 64 KiB.
+/// Joins texts with `\n` into one compressed message, without compressing any of them again. Each
+/// text keeps its own blocks, which refer to no other text. A plain text has less than 64 KiB.
 pub(super) fn join<'a>(parts: impl Iterator<Item = Part<'a>>) -> Vec<u8> {
     let mut message = Vec::new();
     let mut separator: &[u8] = b"";
