@@ -278,7 +278,7 @@ static FRAGMENTS: LazyLock<Vec<u8>> = LazyLock::new(|| {
 /// Compresses a message.
 fn deflate(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len() + 100);
-    let mut deflate = Compress::new(Compression::fast(), false);
+    let mut deflate = Compress::new(Compression::best(), false);
     deflate.compress_vec(text, &mut bytes, FlushCompress::Sync).unwrap();
     bytes.truncate(bytes.len() - 4);
     bytes
