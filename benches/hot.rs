@@ -177,10 +177,10 @@ fn compress(c: &mut Criterion) {
         let frame = &batch.frames(Protocol::Json)[0];
         println!(
             "{messages} messages: {} bytes, {} compressed",
-            frame.len(),
-            frame.compressed().len()
+            frame.encoded_len(),
+            frame.compressed().encoded_len()
         );
-        group.throughput(Throughput::Bytes(frame.len() as u64));
+        group.throughput(Throughput::Bytes(frame.encoded_len() as u64));
         group.bench_function(format!("{messages} messages of JSON"), |b| {
             b.iter(|| frame.compressed());
         });

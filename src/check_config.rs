@@ -51,7 +51,7 @@ pub(crate) fn show(command: &Command, matches: &ArgMatches, config: &Config) -> 
     Ok(())
 }
 
-/// Returns a warning for each environment variable that has our prefix and is no flag's.
+/// Returns a warning for each environment variable with our prefix that belongs to no flag.
 pub(crate) fn unknown_variables(command: &Command) -> Vec<String> {
     let known: BTreeSet<&str> =
         flags(command).filter_map(|arg| arg.get_env().and_then(OsStr::to_str)).collect();
@@ -69,14 +69,14 @@ pub(crate) fn unknown_variables(command: &Command) -> Vec<String> {
     unknown
 }
 
-/// The known name that resembles a name most, if one does.
+/// Returns the known name that is most similar to a name, if one is similar enough.
 fn nearest<'a>(name: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
-    /// As much alike as clap wants flags to be.
-    const ALIKE: f64 = 0.7;
+    /// The similarity that clap requires to suggest a flag.
+    const MIN_SIMILARITY: f64 = 0.7;
     let part = |name: &str| name.trim_start_matches(PREFIX).to_owned();
-    let alike = |other: &&str| strsim::jaro(&part(name), &part(other));
-    let nearest = known.iter().copied().max_by(|a, b| alike(a).total_cmp(&alike(b)))?;
-    (alike(&nearest) > ALIKE).then_some(nearest)
+    let similarity = |other: &&str| strsim::jaro(&part(name), &part(other));
+    let nearest = known.iter().copied().max_by(|a, b| similarity(a).total_cmp(&similarity(b)))?;
+    (similarity(&nearest) > MIN_SIMILARITY).then_some(nearest)
 }
 
 /// What sets something: neither help nor version.

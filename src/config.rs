@@ -38,8 +38,8 @@ pub struct Config {
     pub tls_cert: Option<PathBuf>,
     /// File with the certificate's private key, in PEM. Defaults to none.
     pub tls_key: Option<PathBuf>,
-    /// Gets a certificate from a certificate authority and renews it, and serves all of `listen`
-    /// over TLS. Its domains count as `public_hosts`. Defaults to none.
+    /// Settings to obtain and renew a certificate. With them, all of `listen` is served over TLS.
+    /// Its domains count as `public_hosts`. Defaults to none.
     pub acme: Option<Acme>,
     /// Addresses that redirect HTTP requests to HTTPS on the first port of `listen`. Defaults to
     /// none.
@@ -155,12 +155,15 @@ pub enum ConfigError {
     /// Only one of certificate and key is set.
     #[error("tls_cert and tls_key must be given together")]
     HalfTls,
-    /// The certificate is to come from two places.
+    /// `tls_cert` and `acme` are both set.
     #[error("tls_cert and acme cannot be used together")]
     TwoCertificates,
-    /// This setting of ACME is there, and no domain to get a certificate for.
-    #[error("{0} requires acme, with at least one domain")]
+    /// This ACME setting is given without a domain.
+    #[error("{0} requires acme")]
     NoAcmeDomain(&'static str),
+    /// ACME has no domain.
+    #[error("acme must have at least one domain")]
+    EmptyAcme,
     /// Two certificate authorities are set.
     #[error("acme_staging and acme_url cannot be used together")]
     TwoAuthorities,
@@ -257,7 +260,7 @@ impl Config {
                 return Err(ConfigError::TwoCertificates);
             }
             if acme.domains.is_empty() {
-                return Err(ConfigError::NoAcmeDomain("acme"));
+                return Err(ConfigError::EmptyAcme);
             }
         }
         if !self.serves_tls() && !self.redirect_from.is_empty() {
@@ -356,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_alone_is_for_this_machine_and_one_behind_a_colon_for_all() {
+    fn listen_takes_a_port_for_loopback_and_a_colon_and_port_for_all_addresses() {
         let listen =
             |value| config(&["--listen", value]).map(|config| config.listen[0].to_string());
         for (typed, address) in [

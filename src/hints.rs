@@ -53,6 +53,7 @@ pub(crate) fn with_flag(error: &ConfigError) -> String {
         ConfigError::NoAcmeDomain(setting) => {
             return format!("{error}; add --acme, or leave out --{}", setting.replace('_', "-"));
         }
+        ConfigError::EmptyAcme => "--acme",
         ConfigError::TwoAuthorities => "--acme-staging or --acme-url",
         ConfigError::NothingToRedirectTo => "--redirect-from, --acme, --tls-cert and --tls-key",
         ConfigError::NoPage(_) => "--static-dir",

@@ -104,9 +104,12 @@ fn main() -> ExitCode {
             Err(error) => fail(USAGE, &hints::with_flag(&error)),
         },
         Some(Command::Completions { shell }) => {
-            let mut command = CommandLine::command();
-            clap_complete::generate(shell, &mut command, "chinwag", &mut std::io::stdout());
-            ExitCode::SUCCESS
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut CommandLine::command(), "chinwag", &mut script);
+            match std::io::stdout().write_all(&script) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(1, &error.to_string()),
+            }
         }
         Some(Command::CheckConfig(serving)) => match Config::try_from(serving.args) {
             Ok(config) => check_config(&matches, &config),

@@ -188,8 +188,8 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
         && server.addrs.iter().all(|addr| addr.port() != HTTPS_PORT)
     {
         warn!(
-            "the certificate authority connects to port 443 of {}; no address to listen on has \
-             that port, so it must be forwarded to one of them",
+            "no listen address has port 443; the certificate authority connects to port 443 of {}, \
+             so forward that port to a listen address",
             acme.domains[0]
         );
     }

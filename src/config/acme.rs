@@ -1,5 +1,4 @@
-//! What it takes to get a certificate from a certificate authority: domains, contacts, where keys
-//! are kept, and which authority.
+//! Settings of ACME: domains, contacts, folder and certificate authority.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,25 +7,25 @@ use std::str::FromStr;
 use actix_web::http::Uri;
 use thiserror::Error;
 
-/// The directory of Let's Encrypt.
+/// The directory URL of Let's Encrypt.
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 
-/// The directory of Let's Encrypt's staging environment, whose certificates no browser trusts.
+/// The directory URL of its staging environment, whose certificates no browser trusts.
 const LETS_ENCRYPT_STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
 
 /// Name of the default folder for keys and certificates.
 pub(super) const DIR: &str = "chinwag-acme";
 
-/// How to get certificates from a certificate authority that speaks ACME (RFC 8555). The authority
+/// Settings of ACME (RFC 8555), to obtain certificates from a certificate authority. The authority
 /// validates each domain by a TLS connection to its port 443 (TLS-ALPN-01, RFC 8737).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Acme {
-    /// Names that the certificate is for. At least one.
+    /// Domains of the certificate; at least one.
     pub domains: Vec<DomainName>,
-    /// Where the authority may write to. Defaults to nowhere.
+    /// Contact e-mail addresses. Defaults to none.
     pub contacts: Vec<EmailAddress>,
-    /// Folder for the account's key and the certificates. It is created with mode 0700, and must
+    /// Folder for the account key and the certificates. It is created with mode 0700, and must
     /// not be accessible to other users. Defaults to `chinwag-acme`.
     pub dir: PathBuf,
     /// The authority's directory. Defaults to that of Let's Encrypt.
@@ -37,7 +36,7 @@ pub struct Acme {
 }
 
 impl Acme {
-    /// Gets one certificate for all of these domains from Let's Encrypt.
+    /// Settings for one certificate of all these domains, from Let's Encrypt.
     #[must_use]
     pub fn new(domains: Vec<DomainName>) -> Self {
         let (contacts, dir, url) = (Vec::new(), DIR.into(), DirectoryUrl::lets_encrypt());
@@ -57,7 +56,7 @@ pub struct EmailAddress(String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectoryUrl(String);
 
-/// A text that is not what an ACME setting takes.
+/// An invalid value of an ACME setting.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum AcmeValueError {
     /// Not a DNS name.
@@ -142,14 +141,14 @@ impl EmailAddress {
 }
 
 impl DirectoryUrl {
-    /// That of Let's Encrypt.
+    /// Returns the directory URL of Let's Encrypt.
     #[must_use]
     pub fn lets_encrypt() -> Self {
         Self(LETS_ENCRYPT.to_owned())
     }
 
-    /// That of Let's Encrypt's staging environment, for tests: it has high rate limits, and no
-    /// browser trusts its certificates.
+    /// Returns the directory URL of Let's Encrypt's staging environment, for tests. It has higher
+    /// rate limits, and no browser trusts its certificates.
     #[must_use]
     pub fn lets_encrypt_staging() -> Self {
         Self(LETS_ENCRYPT_STAGING.to_owned())

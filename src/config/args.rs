@@ -1,5 +1,4 @@
-//! What was typed, or set in the environment: one flag, one field, one parser that says what the
-//! flag takes.
+//! Command-line flags and environment variables. Each flag is one field with one parser.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -34,7 +33,7 @@ pub struct Args {
     operation: Operation,
 }
 
-/// Where the server listens and by which names it is reached.
+/// Listen addresses and host names.
 #[derive(Clone, Debug, clap::Args)]
 struct Listening {
     /// Address and port to listen on. 8080 means 127.0.0.1:8080; :8080 means [::]:8080, all
@@ -62,7 +61,7 @@ struct Listening {
     metrics_listen: Option<SocketAddr>,
 }
 
-/// Certificates, and whom the server trusts.
+/// Certificates, allowed origins and trusted proxies.
 #[derive(Clone, Debug, clap::Args)]
 struct Security {
     /// Domain to obtain a certificate for, from Let's Encrypt, whose terms of service you accept.
@@ -111,7 +110,7 @@ struct Security {
     trusted_proxy: Vec<Network>,
 }
 
-/// What is stored, and for how long.
+/// Storage and retention of messages.
 #[derive(Clone, Debug, clap::Args)]
 struct History {
     /// SQLite file that stores the history; none keeps it in memory only.
@@ -154,7 +153,7 @@ struct History {
     resume_buffer: usize,
 }
 
-/// What clients may use.
+/// Limits on connections, messages, rooms and queues.
 #[derive(Clone, Debug, clap::Args)]
 struct Limits {
     /// Maximum size of a chat message in bytes.
@@ -325,7 +324,7 @@ impl Limit {
 struct Db(Option<PathBuf>);
 
 impl Args {
-    /// Where certificates come from, if that is a certificate authority.
+    /// Returns the settings of ACME, if a domain is given.
     fn acme(&self) -> Result<Option<Acme>, ConfigError> {
         let mut domains: Vec<DomainName> = Vec::new();
         for domain in &self.security.acme {

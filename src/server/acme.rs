@@ -57,7 +57,7 @@ pub enum AcmeError {
     Dir {
         /// The folder.
         path: PathBuf,
-        /// What the system says.
+        /// The I/O error.
         source: io::Error,
     },
     /// Other users have access to the folder.
@@ -75,9 +75,9 @@ pub enum AcmeError {
     /// The file with the authority's root certificates cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     CaFile {
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: io::Error,
     },
     /// The file has no valid root certificate.

@@ -18,7 +18,7 @@ pub(super) mod opcode {
 pub(super) const FINAL: u8 = 0x80;
 
 /// The longest header, in bytes, with a masking key.
-pub(super) const HEADER_LEN_MAX: usize = 14;
+const HEADER_LEN_MAX: usize = 14;
 
 const MASKED: u8 = 0x80;
 
@@ -109,7 +109,7 @@ pub(super) fn encode_masked(opcode: u8, payload: &[u8]) -> Bytes {
 /// payload is held for a frame that will be refused.
 #[derive(Debug)]
 pub(super) struct Rules {
-    max_message_bytes: u64,
+    max_message_bytes: usize,
     /// Whether compression was negotiated.
     compression: bool,
     /// The fragmented message under way.
@@ -126,7 +126,11 @@ struct Message {
 
 impl Rules {
     pub(super) fn new(max_message_bytes: usize, compression: bool) -> Self {
-        Self { max_message_bytes: max_message_bytes as u64, compression, message: None }
+        Self { max_message_bytes, compression, message: None }
+    }
+
+    pub(super) fn max_message_bytes(&self) -> usize {
+        self.max_message_bytes
     }
 
     /// Whether a frame may come next. Changes nothing, so it may be asked while its payload is
@@ -158,9 +162,9 @@ impl Rules {
         let message = self.message_with(header);
         // `inflate` checks the decompressed size. Compressed data may be longer than the text:
         // fixed Huffman codes take up to 9 bits a byte.
-        let longer = if message.compressed { self.max_message_bytes / 8 + 64 } else { 0 };
-        let max_bytes = self.max_message_bytes + longer;
-        if message.bytes > max_bytes || message.empty_fragments > MAX_EMPTY_FRAGMENTS {
+        let max_bytes = self.max_message_bytes as u64;
+        let longer = if message.compressed { max_bytes / 8 + 64 } else { 0 };
+        if message.bytes > max_bytes + longer || message.empty_fragments > MAX_EMPTY_FRAGMENTS {
             return Err(DisconnectReason::TooBig);
         }
         Ok(())

@@ -116,7 +116,6 @@ pub(super) struct Guard<S> {
     payload: S,
     gate: Gate,
     rules: Rules,
-    max_message_bytes: usize,
     received: BytesMut,
     /// The fragments of the unfinished compressed message.
     compressed: Option<Box<Compressed>>,
@@ -138,7 +137,6 @@ impl<S> Guard<S> {
             payload,
             gate,
             rules: Rules::new(max_message_bytes, compression),
-            max_message_bytes,
             received: BytesMut::new(),
             compressed: None,
             handed_on: false,
@@ -191,7 +189,7 @@ impl<S> Guard<S> {
             self.compressed = Some(message);
             return Ok(encode_masked(opcode::PONG, &[]));
         }
-        let whole = inflate(message.payload, self.max_message_bytes)?;
+        let whole = inflate(message.payload, self.rules.max_message_bytes())?;
         Ok(encode_masked(message.opcode, &whole))
     }
 

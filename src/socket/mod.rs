@@ -25,6 +25,7 @@ pub mod reference;
 mod reference;
 mod stream;
 mod tcp;
+mod text_frame;
 mod upgrade;
 
 use std::future::poll_fn;
@@ -46,8 +47,9 @@ pub use connection::Connections;
 pub(crate) use connection::begin_request;
 pub use cutoff::Cutoff;
 use guard::{Gate, Guard};
-pub use outbox::{Budget, MAX_COALESCED_BYTES, TextFrame};
+pub use outbox::Budget;
 use outbox::{Outbox, Outgoing};
+pub use text_frame::{MAX_COALESCED_BYTES, TextFrame};
 use upgrade::Driven;
 
 /// How long a connection that we close is kept to let the peer read why and close as well.

@@ -19,11 +19,10 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::client::Resumption;
-use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -31,7 +30,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::browser::Browser;
 use crate::harness::{config, eventually, raw_http, within};
 use crate::program::{PROGRAM, Program};
-use crate::tls::{Certificate, authority_pem};
+use crate::tls::{Certificate, authority_pem, trusting};
 
 const DOMAIN: &str = "chat.example";
 
@@ -149,19 +148,6 @@ impl Pebble {
     async fn end(mut self) {
         within("pebble to end", self.process.kill()).await.unwrap();
     }
-}
-
-fn trusting(certificates: impl IntoIterator<Item = CertificateDer<'static>>) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    certificates.into_iter().for_each(|certificate| roots.add(certificate).unwrap());
-    let mut config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    // A resumed session does not receive the certificate again.
-    config.resumption = Resumption::disabled();
-    config
 }
 
 type Tls = TlsStream<TcpStream>;

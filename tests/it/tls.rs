@@ -132,12 +132,17 @@ pub async fn connect(addr: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> 
 
 /// Trusts the authority of the tests.
 fn client_config() -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(authority().certificate.der().clone()).unwrap();
+    trusting([authority().certificate.der().clone()])
+}
+
+/// Settings of a client that trusts these root certificates.
+pub fn trusting(roots: impl IntoIterator<Item = CertificateDer<'static>>) -> ClientConfig {
+    let mut store = RootCertStore::empty();
+    roots.into_iter().for_each(|root| store.add(root).unwrap());
     let mut config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
+        .with_root_certificates(store)
         .with_no_client_auth();
     // A resumed session does not receive the certificate again.
     config.resumption = Resumption::disabled();
