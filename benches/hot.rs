@@ -15,8 +15,9 @@ use actix_web_actors::ws::Message;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use chinwag::domain::{ChatMessage, Draft, MessageText, Nick, RoomName, Seq, Timestamp};
-use chinwag::socket::{DisconnectReason, TextFrame};
-use chinwag::wire::{Batch, Protocol, text};
+use chinwag::hub::Batch;
+use chinwag::protocol::{Protocol, text};
+use chinwag::websocket::{EndReason, TextFrame};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use futures_core::Stream;
 use tokio_util::codec::Decoder;
@@ -25,16 +26,16 @@ use assembly::{Assembly, Whole};
 use guard::{Gate, Guard};
 
 // They are the socket's own affair, and are built in here to be measured.
-#[path = "../src/socket/assembly.rs"]
+#[path = "../src/websocket/assembly.rs"]
 #[allow(dead_code)]
 mod assembly;
-#[path = "../src/socket/deflate.rs"]
+#[path = "../src/websocket/deflate.rs"]
 #[allow(dead_code, unused_imports)]
 mod deflate;
-#[path = "../src/socket/frame.rs"]
+#[path = "../src/websocket/frame.rs"]
 #[allow(dead_code)]
 mod frame;
-#[path = "../src/socket/guard.rs"]
+#[path = "../src/websocket/guard.rs"]
 #[allow(dead_code)]
 mod guard;
 #[path = "support/words.rs"]
@@ -99,7 +100,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
 
 /// What comes in until the payload is pending, as the stream decoder of actix-web-actors and the
 /// socket take it.
-fn receive(chunks: Vec<Bytes>) -> Result<usize, DisconnectReason> {
+fn receive(chunks: Vec<Bytes>) -> Result<usize, EndReason> {
     let mut guard = Guard::new(Chunks(chunks), Gate::default(), 28 * 1024, true);
     let mut codec = Codec::new().max_size(28 * 1024);
     let mut assembly = Assembly::default();

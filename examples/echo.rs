@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, dev, web};
 use actix_web_actors::ws::{Message, ProtocolError, WebsocketContext};
-use chinwag::socket::{self, Connections, DisconnectReason, Incoming, Options, Socket};
+use chinwag::websocket::{self, Close, Connections, Incoming, Options, Socket};
 use clap::Parser;
 
 /// Sends back what it is sent.
@@ -38,7 +38,7 @@ impl Actor for Echo {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(PING_INTERVAL, |echo, ctx| {
             if echo.socket.is_silent(PONG_TIMEOUT) {
-                echo.socket.close(DisconnectReason::NoPong, ctx);
+                echo.socket.close(Close::new(4002, "no answer to pings").discarding(), ctx);
             } else {
                 echo.socket.ping();
             }
@@ -67,7 +67,7 @@ pub async fn echo(
     args: web::Data<Args>,
 ) -> Result<HttpResponse, Error> {
     let options = Options::new(args.max_frame_bytes).compression(true);
-    let (_, response) = socket::upgrade(&req, payload, options, |socket| Echo { socket })?;
+    let (_, response) = websocket::upgrade(&req, payload, options, |socket| Echo { socket })?;
     Ok(response)
 }
 

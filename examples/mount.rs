@@ -9,7 +9,7 @@ use actix::Arbiter;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, rt, web};
 use chinwag::hub::Drain;
-use chinwag::socket::Connections;
+use chinwag::websocket::Connections;
 use chinwag::{Chat, Config, Hub, http, server};
 
 #[actix_web::main]

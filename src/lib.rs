@@ -47,18 +47,17 @@
 #![doc = include_str!("../examples/mount.rs")]
 //! ```
 
-pub mod admission;
 pub mod config;
 pub mod domain;
 pub mod http;
 pub mod hub;
-#[cfg(feature = "journal")]
-pub mod journal;
+mod limits;
+pub mod log;
 pub mod metrics;
+pub mod protocol;
 pub mod server;
 mod session;
-pub mod socket;
-pub mod wire;
+pub mod websocket;
 
 pub use config::Config;
 pub use http::Chat;

@@ -1,21 +1,21 @@
 //! The chinwag server: reads its arguments, runs, and tells by its exit code how it went.
 
-mod check_config;
-#[cfg(feature = "journal")]
-mod commands;
-mod hints;
-mod logging;
+mod cli;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use check_config::unknown_variables;
 use chinwag::config::{Args, Config};
 use chinwag::server::{self, ServerError};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use clap_complete::Shell;
-use logging::LogFormat;
+
+use cli::check_config::{self, unknown_variables};
+#[cfg(feature = "journal")]
+use cli::commands;
+use cli::hints;
+use cli::logging::{self, LogFormat};
 
 /// Exit code for arguments that are wrong, as clap and most Unix tools use it.
 const USAGE: u8 = 2;

@@ -50,7 +50,7 @@ impl Batches {
     fn encoded(self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let messages: Vec<String> = (0..self.messages).map(|_| record(0, 0)).collect();
-        for frame in messages.chunks((chinwag::socket::MAX_COALESCED_BYTES + 1) / STRIDE) {
+        for frame in messages.chunks((chinwag::websocket::MAX_COALESCED_BYTES + 1) / STRIDE) {
             let frame = frame.join("\n");
             bytes.push(0x81);
             if frame.len() < 126 {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use chinwag::domain::{Nick, RoomName};
-use chinwag::wire::{Command, json};
+use chinwag::protocol::{Command, json};
 use libfuzzer_sys::fuzz_target;
 
 const MAX_BYTES: usize = 100;

@@ -5,5 +5,5 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (Vec<u8>, Vec<u8>, bool)| {
     let (chunks, bytes, compression) = input;
-    chinwag::socket::reference::check(&bytes, &chunks, compression);
+    chinwag::websocket::reference::check(&bytes, &chunks, compression);
 });

@@ -2,7 +2,7 @@
 #![no_main]
 
 use chinwag::domain::{Nick, RoomName};
-use chinwag::wire::{Command, text};
+use chinwag::protocol::{Command, text};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &str| {

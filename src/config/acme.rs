@@ -61,15 +61,15 @@ pub struct DirectoryUrl(String);
 pub enum AcmeValueError {
     /// Not a DNS name.
     #[error(
-        "takes a DNS name such as chat.example: no IP address, wildcard, port or scheme; \
+        "must be a DNS name such as chat.example: no IP address, wildcard, port or scheme; \
          non-ASCII names in their xn-- form"
     )]
     Domain,
     /// Not an e-mail address.
-    #[error("takes an e-mail address such as me@chat.example")]
+    #[error("must be an e-mail address such as me@chat.example")]
     Email,
     /// Not an `https` address.
-    #[error("takes the https address of an ACME directory such as https://ca.example/directory")]
+    #[error("must be the https URL of an ACME directory such as https://ca.example/directory")]
     Url,
 }
 

@@ -9,8 +9,7 @@ use clap::Parser;
 use clap::builder::BoolishValueParser;
 
 use super::acme::{self, Acme, DirectoryUrl, DomainName, EmailAddress};
-use super::{Config, ConfigError, DbSync, SEND_QUEUE_MIN};
-use crate::admission::{AllowedOrigin, Host, Network, Rate};
+use super::{AllowedOrigin, Config, ConfigError, DbSync, Host, Network, Rate, SEND_QUEUE_MIN};
 
 /// As many as actix-server takes.
 const WORKERS_MAX: usize = 512;
@@ -436,25 +435,27 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
     } else {
         text.parse()
     };
-    address.map_err(|_| "takes a port, or an address and a port: 8080, :8080 or 192.0.2.1:8080")
+    address.map_err(|_| "must be a port, or an address and a port: 8080, :8080 or 192.0.2.1:8080")
 }
 
 fn number<const MIN: usize, const MAX: usize>(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (MIN..=MAX).contains(number));
-    number.ok_or_else(|| format!("takes a whole number from {MIN} to {MAX}"))
+    number.ok_or_else(|| format!("must be a whole number from {MIN} to {MAX}"))
 }
 
 fn limit<const MIN: u64>(text: &str) -> Result<Limit, String> {
     match text.parse() {
         Ok(0) => Ok(Limit(None)),
         Ok(number) if number >= MIN => Ok(Limit(Some(number))),
-        Ok(_) | Err(_) => Err(format!("takes a whole number from {MIN} up, or 0 for no limit")),
+        Ok(_) | Err(_) => {
+            Err(format!("must be a whole number of at least {MIN}, or 0 for no limit"))
+        }
     }
 }
 
 fn db(text: &str) -> Result<Db, &'static str> {
     match text {
-        "" => Err("takes the path of a file, or none"),
+        "" => Err("must be the path of a file, or none"),
         "none" => Ok(Db(None)),
         path => Ok(Db(Some(path.into()))),
     }
@@ -464,15 +465,15 @@ fn db_sync(text: &str) -> Result<DbSync, &'static str> {
     match text {
         "full" => Ok(DbSync::Full),
         "normal" => Ok(DbSync::Normal),
-        _ => Err("takes full or normal"),
+        _ => Err("must be full or normal"),
     }
 }
 
 fn duration(text: &str) -> Result<Duration, &'static str> {
-    humantime::parse_duration(text).map_err(|_| "takes a duration such as 50ms, 10s or 1m")
+    humantime::parse_duration(text).map_err(|_| "must be a duration such as 50ms, 10s or 1m")
 }
 
 fn interval(text: &str) -> Result<Duration, &'static str> {
     let interval = duration(text)?;
-    if interval.is_zero() { Err("takes a duration longer than 0") } else { Ok(interval) }
+    if interval.is_zero() { Err("must be a duration longer than 0") } else { Ok(interval) }
 }

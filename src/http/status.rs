@@ -1,4 +1,4 @@
-//! What operators and their machines ask: whether the server lives, and whether it is of use.
+//! `/healthz` and `/readyz`: whether the server runs, and whether it can do its work.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,9 +11,10 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::Chat;
-use crate::hub::{Hub, IsReady, LogError, NotReady, Probe};
+use crate::hub::{Hub, IsReady, NotReady};
+use crate::log::{LogError, Probe};
 
-/// How long hub and log may take to answer before the server is of no use.
+/// How long the hub and the log may take to answer before the server counts as not ready.
 pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 
 pub(super) fn configure(app: &mut web::ServiceConfig) {
@@ -25,16 +26,16 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Why the server is of no use just now.
+/// Why the server is not ready.
 #[derive(Debug, Error)]
 pub(super) enum Unready {
-    #[error("the hub has died")]
+    #[error("the hub has stopped")]
     HubDied(#[from] MailboxError),
     #[error(transparent)]
     Draining(#[from] NotReady),
-    #[error("messages cannot be kept: {0}")]
+    #[error("messages cannot be stored: {0}")]
     Log(#[from] LogError),
-    #[error("hub or journal take too long to answer")]
+    #[error("the hub or the log takes too long to answer")]
     TooSlow,
 }
 
@@ -65,15 +66,15 @@ fn answer_with(status: StatusCode, words: &str) -> HttpResponse {
     answer.content_type("text/plain; charset=utf-8").body(format!("{words}\n"))
 }
 
-/// How long an answer holds, good or bad.
-const ANSWER_HOLDS: Duration = Duration::from_secs(1);
+/// How long an answer is reused.
+const ANSWER_AGE_MAX: Duration = Duration::from_secs(1);
 
-/// Whether hub and log are of use. They are asked by one question at a time, however many want to
-/// know, so that questions do not queue where they wait for a disk.
+/// Whether the hub and the log are ready. Only one request for this is in progress at a time, so
+/// that requests do not queue while a disk is slow.
 #[derive(Debug, Default)]
 pub(super) struct Readiness(Mutex<Option<watch::Receiver<Option<Answered>>>>);
 
-/// The answer, and since when it is known.
+/// An answer with its time.
 #[derive(Clone, Debug)]
 struct Answered {
     at: Instant,
@@ -81,12 +82,12 @@ struct Answered {
 }
 
 impl Readiness {
-    /// The answer that is known or on its way; without one, asks.
+    /// Returns the latest answer or the request in progress. Otherwise starts a request.
     fn ask(&self, hub: &Addr<Hub>) -> watch::Receiver<Option<Answered>> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_use = known.as_ref().filter(|answer| match &*answer.borrow() {
-            Some(answered) => answered.at.elapsed() < ANSWER_HOLDS,
-            // Whoever asked may have ended before the answer came.
+            Some(answered) => answered.at.elapsed() < ANSWER_AGE_MAX,
+            // The task of the request may have ended without an answer.
             None => answer.has_changed().is_ok(),
         });
         if let Some(answer) = of_use {
@@ -94,10 +95,10 @@ impl Readiness {
         }
         let (sender, answer) = watch::channel(None);
         let hub = hub.clone();
-        // A task of its own: it outlives the request that began it.
+        // Its own task, which outlives the HTTP request.
         rt::spawn(async move {
             let outcome = probe(&hub).await.map_err(|error| error.to_string());
-            // Nobody may want to know any more.
+            // All receivers may be gone.
             let _ = sender.send(Some(Answered { at: Instant::now(), outcome }));
         });
         *known = Some(answer.clone());

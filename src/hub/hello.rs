@@ -1,27 +1,25 @@
-//! Who a client is: its identity, and the name that everybody knows it by.
+//! How a client says who it is: its identity and its name.
 
 use std::collections::HashSet;
 
 use actix::prelude::*;
 
-use super::Hub;
-use super::people::room_for_one;
+use super::{Hub, map_for_one_room};
 use crate::domain::{ClientId, Identity, Nick, RoomName};
-use crate::wire::{ErrorCode, Event, Ref, Refusal};
+use crate::protocol::{ErrorCode, Event, Ref, Refusal};
 
-/// A client says who it is, at first or anew. It is answered by [`Event::Welcome`], or by
-/// [`ErrorCode::NickTaken`]; then it stays who it was.
+/// Sets the identity and the name of a client. The answer is [`Event::Welcome`], or an error with
+/// [`ErrorCode::NickTaken`], and then nothing changes.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Hello {
-    /// Who says so.
+    /// The client.
     pub client: ClientId,
-    /// The name that it and all clients of its identity go by from now on; without one they do as
-    /// before.
+    /// The new name of the identity, for all its clients. Without one the identity keeps its name.
     pub nick: Option<Nick>,
-    /// Whose client it is; without one it stays as it is.
+    /// The client's identity. Without one the client keeps its identity.
     pub identity: Option<Identity>,
-    /// What the answer echoes.
+    /// The reference that the answer repeats.
     pub reference: Option<Ref>,
 }
 
@@ -33,18 +31,18 @@ impl Handler<Hello> for Hub {
         let Some(client) = self.clients.get(&id) else { return };
         let before = client.identity;
         let after = identity.unwrap_or(before);
-        let known = self.people.get(&after).or_else(|| self.people.get(&before));
-        let Some(nick) = nick.or_else(|| known.map(|person| person.nick.clone())) else { return };
-        let theirs = self.people.get(&after).into_iter().flat_map(|person| person.rooms.keys());
-        let rooms: HashSet<RoomName> = client.rooms.keys().chain(theirs).cloned().collect();
-        client.to.renamed_rooms(rooms.len());
+        let known = self.users.get(&after).or_else(|| self.users.get(&before));
+        let Some(nick) = nick.or_else(|| known.map(|user| user.nick.clone())) else { return };
+        let joined = self.users.get(&after).into_iter().flat_map(|user| user.rooms.keys());
+        let rooms: HashSet<RoomName> = client.rooms.keys().chain(joined).cloned().collect();
+        client.handle.set_renamed_rooms(rooms.len());
         if self.is_taken(&nick, after, before, &rooms) {
-            return self.refuse_name(id, &nick, rooms.iter(), reference);
+            return self.reject_name(id, &nick, rooms.iter(), reference);
         }
         if before == after {
             self.rename(after, &nick);
         } else {
-            self.become_client_of(id, before, after, &nick);
+            self.change_identity(id, before, after, &nick);
         }
         let welcome = Event::Welcome { nick, limits: self.limits.told };
         self.answer(id, welcome, reference);
@@ -52,7 +50,7 @@ impl Handler<Hello> for Hub {
 }
 
 impl Hub {
-    /// Whether somebody else has the name: neither who wants it, nor who it is so far.
+    /// Returns whether another user has the name in one of these rooms.
     fn is_taken(
         &self,
         nick: &Nick,
@@ -60,43 +58,43 @@ impl Hub {
         before: Identity,
         rooms: &HashSet<RoomName>,
     ) -> bool {
-        // Another window of who it is so far keeps the name.
-        let is_its_own = |bearer| bearer == after || bearer == before && self.is_alone(before);
-        let there = rooms.iter().filter_map(|name| self.rooms.get(name));
-        there.flat_map(|room| room.bearers(nick)).any(|bearer| !is_its_own(bearer))
+        // The former identity keeps its name if it has other clients.
+        let is_own = |owner| owner == after || owner == before && self.has_one_client(before);
+        let known = rooms.iter().filter_map(|name| self.rooms.get(name));
+        known.flat_map(|room| room.owners_of(nick)).any(|owner| !is_own(owner))
     }
 
-    fn is_alone(&self, identity: Identity) -> bool {
-        self.people.get(&identity).is_some_and(|person| person.clients() == 1)
+    fn has_one_client(&self, identity: Identity) -> bool {
+        self.users.get(&identity).is_some_and(|user| user.clients == 1)
     }
 
-    fn become_client_of(&mut self, id: ClientId, before: Identity, after: Identity, nick: &Nick) {
+    fn change_identity(&mut self, id: ClientId, before: Identity, after: Identity, nick: &Nick) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        let rooms = std::mem::replace(&mut client.rooms, room_for_one());
+        let rooms = std::mem::replace(&mut client.rooms, map_for_one_room());
         client.identity = after;
         for name in rooms.keys() {
             self.exit(id, before, name);
         }
-        self.dismiss(before);
-        // Between the two: the name may have been the other identity's until now, and a client
-        // enters no room under a name that was not checked.
+        self.detach(before);
+        // After the client has left, since the name may have belonged to its former identity.
+        // Before it enters, since nobody may enter a room with an unchecked name.
         self.rename(after, nick);
-        self.enroll(after, nick.clone());
+        self.attach(after, nick.clone());
         for name in rooms.keys() {
             self.enter(id, name);
         }
     }
 
-    /// Tells a client that it cannot have a name, and one that it could have.
-    pub(super) fn refuse_name<'a>(
+    /// Answers that a name is taken, with a suggestion.
+    pub(super) fn reject_name<'a>(
         &mut self,
         client: ClientId,
         nick: &Nick,
         rooms: impl Iterator<Item = &'a RoomName> + Clone,
         reference: Option<Ref>,
     ) {
-        let words = format!("somebody else goes by the name '{nick}'");
-        let mut refusal = Refusal::new(ErrorCode::NickTaken, words);
+        let text = format!("another user has the name '{nick}'");
+        let mut refusal = Refusal::new(ErrorCode::NickTaken, text);
         refusal.suggested = self.free_name(nick, rooms);
         self.answer(client, Event::Error(refusal), reference);
     }

@@ -1,114 +1,110 @@
-//! The hub: one actor that knows every client and every room, and brings each message to all who
-//! are in its room. It never waits and does no input or output. Sessions talk to it by
-//! [`Register`], [`Unregister`] and [`Broadcast`]; it talks to them by [`Deliver`]. Every further
-//! message has a file of its own beside this one.
+//! The hub: one actor that knows every client and every room, and delivers each message to the
+//! members of its room. Sessions send it [`Register`], [`Unregister`] and [`Broadcast`], and it
+//! sends them [`Deliver`]. Every other message has its own file. The hub does no input or output
+//! and never waits.
 
-mod bundle;
-mod deliver;
+mod admin;
+mod batch;
+mod client_handle;
+mod commit;
+mod delivery;
 mod extend;
 mod hello;
 mod history;
-mod lifecycle;
-mod list_rooms;
-mod log;
-mod membership;
-mod memory;
-mod outlet;
 mod pacing;
-mod people;
-mod presence;
-mod ring;
-mod room;
-mod survey;
+mod publish;
+mod registry;
+mod rooms;
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use actix::{WeakAddr, prelude::*};
+use log::debug;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::admission::Source;
 use crate::domain::{ClientId, Identity, MessageId, MessageText, Nick, Origin, RoomName};
-use crate::socket::DisconnectReason;
-use crate::wire::{Batch, Ref};
-pub use deliver::{Deliver, NotAMember};
+use crate::limits::SourceAddress;
+pub use crate::metrics::HubStats;
+use crate::metrics::Metrics;
+use crate::protocol::{DisconnectReason, Ref};
+use admin::Lifecycle;
+pub use admin::{Drain, GetStats, IsReady, ListRooms, NotReady, RoomInfo, Watch};
+pub use batch::{Batch, Notice};
+pub use client_handle::ClientHandle;
+pub(crate) use client_handle::QueueBudget;
+use commit::LogState;
+pub use delivery::Deliver;
 pub use hello::Hello;
 pub use history::History;
-use lifecycle::Lifecycle;
-pub use lifecycle::{Drain, IsReady, NotReady, Watch};
-pub use list_rooms::{ListRooms, RoomInfo};
-use log::Logging;
-pub use log::{Answer, Append, Appended, Log, LogError, Messages, Page, Paged, Placed, Probe};
-pub use membership::{CatchUp, Join, Leave};
-pub use outlet::Outlet;
-pub(crate) use outlet::QueueBudget;
+use history::{Reads, Rings};
 use pacing::Pacing;
-pub use people::IsFree;
-use people::{Client, Person, room_for_one};
-pub use presence::{Typing, Who};
-use ring::Rings;
-use room::{Room, Sender};
-use survey::Counts;
-pub use survey::{Held, Survey};
+pub use publish::NotAMember;
+use publish::Sender;
+pub use registry::IsFree;
+use registry::{Client, User, map_for_one_room};
+pub use rooms::{CatchUp, Join, Leave, Typing, Who};
+use rooms::{Room, RoomLimits};
 
-/// The hub actor. Start it with [`Hub::start_in`], one to a server.
+/// The hub actor. A server has one: see [`Hub::start_in`].
 pub struct Hub {
     clients: HashMap<ClientId, Client>,
-    people: HashMap<Identity, Person>,
+    users: HashMap<Identity, User>,
     rooms: HashMap<RoomName, Room>,
-    /// How many of the rooms each address has opened.
-    opened: HashMap<Source, usize>,
+    /// The number of open rooms that clients at each address have opened.
+    opened_rooms: HashMap<SourceAddress, usize>,
     rings: Rings,
-    log: Logging,
+    reads: Reads,
+    log: LogState,
     pacing: Pacing,
-    limits: membership::Bounds,
-    counts: Counts,
+    limits: RoomLimits,
+    disconnects: HashMap<DisconnectReason, u64>,
+    metrics: Metrics,
     lifecycle: Lifecycle,
     this: WeakAddr<Self>,
 }
 
-/// A client has come. It is in no room yet.
+/// Registers a client. It is not a member of any room yet.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Register {
-    /// Its id, given before its session starts.
+    /// The client's id, from [`ClientId::next`].
     pub client: ClientId,
-    /// The name its messages bear.
+    /// The user's name.
     pub nick: Nick,
-    /// Whether it wants to be told more than messages: the place of each of its own, who comes and
-    /// goes.
+    /// Whether to deliver other events than messages: receipts, presence.
     pub events: bool,
     /// Where to deliver.
-    pub to: Outlet,
+    pub to: ClientHandle,
 }
 
-/// A client is gone. One that was never here, or has been forgotten before, is no mistake.
+/// Removes a client. Does nothing if the hub does not know it, or has removed it before.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Unregister {
-    /// Whose connection has ended.
+    /// The client whose connection has ended.
     pub client: ClientId,
-    /// Why it has.
+    /// The reason.
     pub reason: DisconnectReason,
 }
 
-/// A client says something to everyone in a room that it is in, itself included.
+/// Publishes a message to all members of a room, including its author.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), NotAMember>")]
 pub struct Broadcast {
-    /// Who says it.
+    /// The author's client, which must be a member of the room.
     pub client: ClientId,
-    /// Where.
+    /// The room.
     pub room: RoomName,
-    /// What it says.
+    /// The text.
     pub text: MessageText,
-    /// What it calls that: the same of the same identity is said only once.
+    /// The author's id for the message. A message that repeats an id of the same identity in the
+    /// same room is a duplicate and not delivered again.
     pub id: Option<MessageId>,
-    /// What the answer echoes.
+    /// The reference that the answer repeats.
     pub reference: Option<Ref>,
-    /// Of the sender's semaphore, given back when the hub has accepted the message: that the sender
-    /// waits when it has none left is what bounds the hub's mailbox.
+    /// A permit of the sender's semaphore. The hub drops it when it has accepted the message. A
+    /// sender without permits waits, which bounds the hub's mailbox.
     pub permit: OwnedSemaphorePermit,
 }
 
@@ -120,11 +116,11 @@ impl Handler<Register> for Hub {
         if self.lifecycle.draining {
             return to.close(DisconnectReason::ShuttingDown);
         }
-        // An id is given once; who uses it twice takes its own place.
+        // A client that uses its id twice replaces its first registration.
         self.remove(id, DisconnectReason::Dropped);
-        let (identity, rooms, to) = (Identity::of_client(id), room_for_one(), Rc::new(to));
-        self.enroll(identity, nick);
-        self.clients.insert(id, Client { identity, events, rooms, to });
+        let (identity, rooms, handle) = (Identity::of_client(id), map_for_one_room(), Rc::new(to));
+        self.attach(identity, nick);
+        self.clients.insert(id, Client { identity, events, rooms, handle });
     }
 }
 
@@ -139,63 +135,41 @@ impl Handler<Unregister> for Hub {
 impl Handler<Broadcast> for Hub {
     type Result = Result<(), NotAMember>;
 
-    fn handle(&mut self, said: Broadcast, _: &mut Self::Context) -> Self::Result {
-        let Broadcast { client, room, text, id, reference, permit } = said;
+    fn handle(&mut self, broadcast: Broadcast, _: &mut Self::Context) -> Self::Result {
+        let Broadcast { client, room, text, id, reference, permit } = broadcast;
         let sender = Sender { client, reference };
         if self.lifecycle.draining {
-            return self.refuse_at_the_end(sender);
+            return self.reject_while_draining(sender);
         }
-        let author = self.clients.get(&client).filter(|author| author.rooms.contains_key(&room));
+        let author = self.clients.get(&client).filter(|author| author.is_in(&room));
         let (Some(author), Some(nick)) = (author, self.nick(client)) else {
-            return self.refuse(sender);
+            return self.reject(sender);
         };
         let origin = id.map(|id| Origin { author: author.identity, id });
-        self.say(&room, nick.clone(), text, origin, Some(sender));
-        self.accept(&room, permit);
+        self.publish(&room, nick.clone(), text, origin, Some(sender));
+        self.release_permit(&room, permit);
         Ok(())
     }
 }
 
 impl Hub {
-    /// Takes what is pending in a room to the log, and from there to everyone.
-    fn flush(&mut self, name: &RoomName) {
-        if !self.log.is_idle() {
-            return self.log.wait(name);
-        }
-        let taken = self.take_pending(name);
-        self.append(taken);
-    }
-
-    /// Delivers a batch to every member; those who do not take it are evicted.
-    fn fan_out(&mut self, name: &RoomName, batch: &Arc<Batch>) {
-        let Some(room) = self.rooms.get(name) else { return };
-        let mut refused = Vec::new();
-        for (&id, member) in &room.members {
-            if let Err(reason) = member.deliver(Deliver::Batch(Arc::clone(batch))) {
-                refused.push((id, reason));
-            }
-        }
-        for (id, reason) in refused {
-            self.evict(id, reason);
-        }
-    }
-
-    /// Removes a client and orders it to close: one that does not take what it is given, as the
-    /// chat example does when `send` would block, or everybody in the end.
+    /// Removes a client and tells it to close, as the chat example does with a client whose channel
+    /// is full.
     fn evict(&mut self, id: ClientId, reason: DisconnectReason) {
         if let Some(client) = self.remove(id, reason) {
-            client.to.close(reason);
+            client.handle.close(reason);
         }
     }
 
-    /// The one way out of the registry, and of all rooms.
+    /// Removes a client from the registry and its rooms. Nothing else removes clients.
     fn remove(&mut self, id: ClientId, reason: DisconnectReason) -> Option<Client> {
         let client = self.clients.remove(&id)?;
         for name in client.rooms.keys() {
             self.leave(id, client.identity, name);
         }
-        self.dismiss(client.identity);
-        self.counts.gone(id, reason);
+        self.detach(client.identity);
+        debug!("client {id} removed: {reason}");
+        *self.disconnects.entry(reason).or_default() += 1;
         Some(client)
     }
 }

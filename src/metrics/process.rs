@@ -1,24 +1,23 @@
-//! What the system says of this process, by the names that Prometheus has for it. Only Linux says
-//! it; elsewhere these metrics are absent.
+//! Metrics of the process under the standard names of Prometheus. They are present on Linux only.
 
 use std::fs;
 
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// Adds what is known.
+/// Registers the metrics that the system provides.
 pub(super) fn register(registry: &mut Registry) {
     if let Some(kib) = number_in("/proc/self/status", "VmRSS:") {
-        let help = "Memory of the process that is in RAM, in bytes";
+        let help = "Resident memory of the process, in bytes";
         gauge(registry, "process_resident_memory_bytes", help, kib * 1024);
     }
     if let Ok(files) = fs::read_dir("/proc/self/fd") {
-        // The one that reads them is among them.
+        // Reading the folder opens a descriptor itself.
         let open = files.count().saturating_sub(1) as u64;
         gauge(registry, "process_open_fds", "Open file descriptors", open);
     }
     if let Some(most) = number_in("/proc/self/limits", "Max open files") {
-        let help = "Most file descriptors that the process may open";
+        let help = "Maximum number of open file descriptors";
         gauge(registry, "process_max_fds", help, most);
     }
 }
@@ -29,7 +28,7 @@ fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
     registry.register(name, help, gauge);
 }
 
-/// The first number of the line that begins so.
+/// Returns the first number of the line with this prefix.
 fn number_in(file: &str, line: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|text| text.strip_prefix(line))?;

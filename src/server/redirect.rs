@@ -3,7 +3,7 @@
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 
-use crate::admission::Host;
+use crate::config::Host;
 
 /// Redirects any request to the same path over HTTPS on this port.
 pub(super) async fn to_https(req: HttpRequest, port: u16) -> HttpResponse {
@@ -14,6 +14,6 @@ pub(super) async fn to_https(req: HttpRequest, port: u16) -> HttpResponse {
     let path = req.uri().path_and_query().map_or("/", |path| path.as_str());
     let path = if path.starts_with('/') { path } else { "/" };
     let port = if port == 443 { String::new() } else { format!(":{port}") };
-    let location = format!("https://{}{port}{path}", host.name());
+    let location = format!("https://{}{port}{path}", host.name);
     HttpResponse::PermanentRedirect().insert_header((header::LOCATION, location)).finish()
 }

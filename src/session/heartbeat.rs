@@ -1,16 +1,39 @@
-//! When the heartbeats of many sessions beat.
+//! The heartbeat: pings the client, and closes the connection if it is silent for too long.
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use actix::prelude::*;
+use actix_web_actors::ws::WebsocketContext;
 use tokio::time::Instant;
 
+use super::Session;
 use crate::domain::ClientId;
+use crate::protocol::DisconnectReason;
 
-/// When a client is pinged first. Those who come together are not pinged together, since that
-/// would keep the worker from all else, but in groups, since waking it for each costs more than
-/// the ping does: 100 groups to an interval, by a clock that all sessions share.
-pub(super) fn first_heartbeat(client: ClientId, interval: Duration) -> Instant {
+impl Session {
+    pub(super) fn start_heartbeat(&mut self, ctx: &mut WebsocketContext<Self>) {
+        let interval = self.config.ping_interval;
+        let first = first_heartbeat(self.params.client, interval);
+        ctx.run_interval_at(first, interval, Self::heartbeat);
+    }
+
+    fn heartbeat(&mut self, ctx: &mut WebsocketContext<Self>) {
+        if self.socket.is_ending() {
+            return;
+        }
+        if self.socket.is_silent(self.config.pong_timeout) {
+            self.close(DisconnectReason::NoPong, ctx);
+        } else {
+            self.socket.ping();
+        }
+    }
+}
+
+/// Returns the time of a client's first ping. Clients that connect together are not pinged
+/// together, since that would occupy the worker. They are pinged in groups, since waking the worker
+/// costs more than a ping: 100 groups per interval, by a clock that all sessions share.
+fn first_heartbeat(client: ClientId, interval: Duration) -> Instant {
     static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
     let due = EPOCH.elapsed() + client.part_of(interval);
     let group_nanos = (interval / 100).as_nanos().max(1);

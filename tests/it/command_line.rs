@@ -14,16 +14,16 @@ async fn run(flags: &[&str]) -> (Option<i32>, String) {
 #[actix_web::test]
 async fn a_bad_value_ends_with_code_2_and_one_line_that_names_the_flag_and_what_it_takes() {
     let bad: [(&[&str], &str); 11] = [
-        (&["--workers", "513"], "takes a whole number from 1 to 512"),
-        (&["--send-queue", "15"], "takes a whole number from 16 to 65536"),
-        (&["--listen", "localhost"], "takes a port, or an address and a port"),
-        (&["--workers", "0"], "takes a whole number from 1 to 512"),
-        (&["--max-message-bytes", "many"], "takes a whole number from 1"),
+        (&["--workers", "513"], "must be a whole number from 1 to 512"),
+        (&["--send-queue", "15"], "must be a whole number from 16 to 65536"),
+        (&["--listen", "localhost"], "must be a port, or an address and a port"),
+        (&["--workers", "0"], "must be a whole number from 1 to 512"),
+        (&["--max-message-bytes", "many"], "must be a whole number from 1"),
         (&["--max-frame-bytes", "1"], "must be at least max_message_bytes (4096)"),
-        (&["--ping-interval", "soon"], "takes a duration such as 50ms, 10s or 1m"),
+        (&["--ping-interval", "soon"], "must be a duration such as 50ms, 10s or 1m"),
         (&["--pong-timeout", "1s"], "must be longer than ping_interval (25s)"),
-        (&["--public-host", "http://x"], "takes a host name"),
-        (&["--allowed-origin", "chat.example"], "takes an origin such as"),
+        (&["--public-host", "http://x"], "must be a host name"),
+        (&["--allowed-origin", "chat.example"], "must be an origin such as"),
         (&["--static-dir", "/nonexistent"], "must be a folder with an index.html"),
     ];
     for (flags, takes) in bad {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use chinwag::Config;
-use chinwag::socket::DisconnectReason;
+use chinwag::protocol::DisconnectReason;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

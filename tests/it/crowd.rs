@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chinwag::Config;
-use chinwag::socket::DisconnectReason as Reason;
+use chinwag::protocol::DisconnectReason as Reason;
 use futures_util::future::join_all;
 use tokio::time::{MissedTickBehavior, interval};
 

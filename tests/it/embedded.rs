@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix::Arbiter;
 use actix_web::{App, web};
 use awc::ws::{Frame, Message};
-use chinwag::socket::DisconnectReason;
+use chinwag::protocol::DisconnectReason;
 use chinwag::{Chat, Config, Hub};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::AsyncReadExt;

@@ -6,8 +6,8 @@ use std::time::Instant;
 use actix::prelude::*;
 use chinwag::Hub;
 use chinwag::domain::{ClientId, Draft, MessageText, Nick, RoomName, Seq, Timestamp};
+use chinwag::hub::Batch;
 use chinwag::hub::{CatchUp, Deliver, Join, Register};
-use chinwag::wire::Batch;
 
 use crate::browser::{Browser, url};
 use crate::harness::{TestServer, eventually, within};

@@ -1,6 +1,6 @@
 //! Clients that send more than they should: memory stays where it is, and nobody else suffers.
 
-use chinwag::socket::DisconnectReason as Reason;
+use chinwag::protocol::DisconnectReason as Reason;
 use futures_util::future::{join, join_all};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chinwag::socket::DisconnectReason as Reason;
+use chinwag::protocol::DisconnectReason as Reason;
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix::{Handler, Message as ActorMessage};
 use chinwag::Config;
-use chinwag::journal::Writer;
+use chinwag::log::sqlite::Writer;
 use chinwag::server::ServerError;
 use rusqlite::Connection;
 use serde_json::{Value, json};

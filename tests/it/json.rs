@@ -6,7 +6,7 @@ use std::panic::Location;
 use std::time::Duration;
 
 use chinwag::Config;
-use chinwag::socket::DisconnectReason as Reason;
+use chinwag::protocol::DisconnectReason as Reason;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;

@@ -6,8 +6,8 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use chinwag::Config;
-use chinwag::admission::Rate;
-use chinwag::hub::Held;
+use chinwag::config::Rate;
+use chinwag::hub::HubStats;
 use futures_util::future::select_all;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -365,7 +365,7 @@ async fn an_address_has_no_more_sockets_than_it_can_use_whatever_they_carry() {
     let served = async || raw_http(server.addr(), page).await.starts_with("HTTP/1.1 200 ");
     eventually("a place", served).await;
     // To ask the server would take a socket.
-    let counted = metrics.tell(&Held::default(), Duration::ZERO, None);
+    let counted = metrics.encode(&HubStats::default(), Duration::ZERO, None);
     let hits = "chinwag_limit_hits_total{limit=\"max_connections_per_address\"} ";
     let hits = counted.split_once(hits).unwrap().1.lines().next().unwrap();
     assert!(hits.parse::<u64>().unwrap() >= 1, "{counted}");

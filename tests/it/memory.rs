@@ -6,10 +6,9 @@ use actix::prelude::*;
 use chinwag::Hub;
 use chinwag::domain::Timestamp;
 use chinwag::domain::{ClientId, Draft, Epoch, MessageText, Nick, Position, RoomName, Seq};
-use chinwag::hub::{
-    Append, CatchUp, Deliver, Join, Log, LogError, Messages, Page, Probe, Register,
-};
-use chinwag::wire::{Event, Reply};
+use chinwag::hub::{CatchUp, Deliver, Join, Register};
+use chinwag::log::{Append, Log, LogError, Messages, Page, Probe};
+use chinwag::protocol::{Event, Reply};
 use futures_util::future::join;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -218,7 +217,7 @@ async fn answers_that_nobody_takes_are_bounded_together_and_those_of_others_get_
         page: full.clone().recipient(),
         probe: full.recipient(),
     };
-    let hub = Hub::start_with_log(&Arbiter::new(), &config(), Some(log));
+    let hub = Hub::start_with_log(&Arbiter::new(), &config(), log);
     let (told, mut answers) = mpsc::unbounded_channel();
     let hand = Hand(told).start();
     let client = ClientId::next();

@@ -3,7 +3,8 @@
 use actix::prelude::*;
 use actix_web::App;
 use chinwag::domain::{Epoch, Seq};
-use chinwag::hub::{Append, Drain, Log, LogError, Page, Probe};
+use chinwag::hub::Drain;
+use chinwag::log::{Append, Log, LogError, Page, Probe};
 use chinwag::{Chat, Config, Hub, Server};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -225,7 +226,7 @@ async fn questions_whether_the_server_is_ready_do_not_queue() {
         page: silent.clone().recipient(),
         probe: silent.clone().recipient(),
     };
-    let hub = Hub::start_with_log(&Arbiter::new(), &Config::default(), Some(log));
+    let hub = Hub::start_with_log(&Arbiter::new(), &Config::default(), log);
     let chat = Chat::new(hub, Config::default());
     let server = actix_test::start(move || App::new().configure(|app| chat.configure(app)));
     for _ in 0..2 {

@@ -4,7 +4,8 @@
 use std::future::Future;
 use std::time::Instant;
 
-use chinwag::{Config, socket::DisconnectReason};
+use chinwag::Config;
+use chinwag::protocol::DisconnectReason;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -190,7 +191,7 @@ async fn a_flood_of_rooms_disturbs_nobody_and_leaves_nothing_behind() {
     });
     undisturbed(&server, all(flood)).await;
     eventually("all rooms to be forgotten", async || server.rooms().await.is_empty()).await;
-    let held = server.hub().send(chinwag::hub::Survey).await.unwrap();
+    let held = server.hub().send(chinwag::hub::GetStats).await.unwrap();
     assert!(held.ring_bytes < 50_000, "what is left is of the room in which was talked: {held:?}");
 }
 

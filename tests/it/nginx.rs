@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use chinwag::Config;
-use chinwag::socket::DisconnectReason;
+use chinwag::protocol::DisconnectReason;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::{Child, Command};
 use tokio_tungstenite::tungstenite::Error;

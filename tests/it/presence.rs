@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use chinwag::Config;
-use chinwag::socket::DisconnectReason as Reason;
+use chinwag::protocol::DisconnectReason as Reason;
 use serde_json::{Value, json};
 
 use crate::harness::{TestServer, config, eventually, raw_http, within};
@@ -161,7 +161,7 @@ async fn a_taken_name_is_refused_at_the_upgrade_of_a_plain_client() {
     };
     let answer = raw_http(server.addr(), &request("room=a&nick=ada")).await;
     assert!(answer.starts_with("HTTP/1.1 409 "), "{answer}");
-    assert!(answer.contains("somebody else goes by the name 'ada'"), "{answer}");
+    assert!(answer.contains("another user has the name 'ada'"), "{answer}");
     let answer = raw_http(server.addr(), &request("room=b&nick=ada")).await;
     assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
 }

@@ -76,7 +76,7 @@ async fn every_example_in_the_protocols_document_plays_against_a_real_server() {
 
 #[test]
 fn every_error_code_is_in_the_protocols_document() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wire/event.rs");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/protocol/event.rs");
     let source = std::fs::read_to_string(source).unwrap();
     let (_, codes) = source.split_once("pub enum ErrorCode {").unwrap();
     let codes = codes.split('}').next().unwrap().lines().map(str::trim);

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use chinwag::domain::{ChatMessage, Draft, Nick, Seq, Timestamp};
-use chinwag::hub::{Answer, Append, Appended, Deliver, LogError, Messages, Page, Placed, Probe};
-use chinwag::wire::{Event, Reply};
+use chinwag::hub::Deliver;
+use chinwag::log::{Append, Appended, LogError, Messages, Page, Placed, Probe, Responder};
+use chinwag::protocol::{Event, Reply};
 use tokio::sync::oneshot;
 
 /// A log that answers an append only when it is told to, and a page at once.
 #[derive(Default)]
 pub struct Keeper {
-    asked: Option<(Vec<Draft>, Answer<Appended>)>,
+    asked: Option<(Vec<Draft>, Responder<Appended>)>,
     kept: Vec<Draft>,
 }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use actix::prelude::*;
 use chinwag::domain::{ClientId, Epoch, Identity, MessageId, MessageText, Nick, RoomName, Seq};
 use chinwag::hub::{
-    Broadcast, CatchUp, Hello, History, Join, Leave, ListRooms, Log, Probe, Register, Unregister,
-    Who,
+    Broadcast, CatchUp, Hello, History, Join, Leave, ListRooms, Register, Unregister, Who,
 };
+use chinwag::log::{Log, Probe};
 use chinwag::{Config, Hub};
 use proptest::prelude::*;
 use proptest::test_runner::Config as Cases;
@@ -152,7 +152,7 @@ impl Play {
 
     fn go(&mut self, place: usize) {
         if let Some((number, client)) = self.at(place) {
-            let reason = chinwag::socket::DisconnectReason::Left;
+            let reason = chinwag::protocol::DisconnectReason::Left;
             self.hub.do_send(Unregister { client, reason });
             self.plain.go(number);
         }
@@ -276,7 +276,7 @@ async fn play(steps: Vec<Step>) {
     // Everything is due at once.
     let config = Config { batch_window: std::time::Duration::ZERO, ..Config::default() };
     let mut play = Play {
-        hub: Hub::start_with_log(&thread, &config, Some(log)),
+        hub: Hub::start_with_log(&thread, &config, log),
         keeper,
         players: HashMap::new(),
         places: [None; CLIENTS],

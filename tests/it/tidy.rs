@@ -51,7 +51,9 @@ fn none_in(folder: &str, allowed: impl Fn(&Path) -> bool, forbidden: &[&str]) {
 #[test]
 fn the_deprecated_crate_is_named_only_where_it_is_fenced_in() {
     let fence = |path: &Path| {
-        path.starts_with("src/socket") || path.ends_with("session.rs") || path.ends_with("http.rs")
+        path.starts_with("src/websocket")
+            || path.starts_with("src/session")
+            || path.ends_with("http/upgrade.rs")
     };
     none_in("src", fence, &["actix_web_actors"]);
 }
@@ -63,14 +65,54 @@ fn the_hub_does_no_input_or_output_and_never_waits() {
 }
 
 #[test]
-fn the_protocols_know_no_actor() {
-    none_in("src/wire", |_| false, &["actix", "Addr<", "Recipient<"]);
+fn domain_and_protocol_know_no_actor() {
+    for folder in ["src/domain", "src/protocol"] {
+        none_in(folder, |_| false, &["actix", "Addr<", "Recipient<"]);
+    }
 }
 
+/// The modules of the library, lowest first. A module imports only modules before it.
+const LAYERS: [&str; 11] = [
+    "domain",
+    "websocket",
+    "protocol",
+    "metrics",
+    "config",
+    "limits",
+    "log",
+    "hub",
+    "session",
+    "http",
+    "server",
+];
+
+/// Modules at the bottom of the library, which import no other module.
+const LEAVES: [&str; 2] = ["domain", "websocket"];
+
 #[test]
-fn the_socket_knows_nothing_of_chat() {
-    let chat = ["crate::hub", "crate::domain", "crate::wire", "crate::session", "crate::config"];
-    none_in("src/socket", |_| false, &chat);
+fn modules_import_only_modules_below_them() {
+    let mut arrows = BTreeSet::new();
+    for path in sources("src") {
+        let module = path.iter().nth(1).unwrap().to_str().unwrap();
+        let Some(rank) = LAYERS.iter().position(|layer| *layer == module) else {
+            let others = ["lib.rs", "main.rs", "cli"];
+            assert!(others.contains(&module), "{} is in no layer", path.display());
+            continue;
+        };
+        let code = code(&path);
+        for import in code.split("crate::").skip(1) {
+            let import = import.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
+            let Some(below) = LAYERS.iter().position(|layer| *layer == import) else {
+                panic!("{} imports crate::{import}", path.display());
+            };
+            let is_leaf = LEAVES.contains(&module) && below != rank;
+            assert!(below <= rank && !is_leaf, "{} imports {import}", path.display());
+            arrows.insert((module.to_owned(), import.to_owned()));
+        }
+    }
+    let from_protocol = ("protocol".to_owned(), "websocket".to_owned());
+    assert!(!arrows.contains(&from_protocol), "protocol is independent of the WebSocket");
+    assert!(arrows.len() > 20, "there are imports to check: {arrows:?}");
 }
 
 /// While a context waits, its mailbox and timers stand still, and several waits are last in,
@@ -81,8 +123,8 @@ fn no_session_waits_and_no_recipient_is_cloned() {
 }
 
 #[test]
-fn sql_is_in_the_journal_alone() {
-    let journal = |path: &Path| path.starts_with("src/journal");
+fn sql_is_in_the_sqlite_log_alone() {
+    let journal = |path: &Path| path.starts_with("src/log/sqlite");
     none_in("src", journal, &["rusqlite", "SELECT ", "INSERT "]);
 }
 
@@ -196,7 +238,7 @@ fn the_table_from_gorillas_example_to_chinwag_holds() {
 #[test]
 fn documentation_has_every_close_code() {
     let document = read("docs/PROTOCOL.md");
-    for reason in chinwag::socket::DisconnectReason::ALL {
+    for reason in chinwag::protocol::DisconnectReason::ALL {
         if let Some(code) = reason.code() {
             assert!(document.contains(&format!("| {code} |")), "{code} {reason}");
         }

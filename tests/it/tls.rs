@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix_web::{App, dev};
 use chinwag::Config;
-use chinwag::socket::Connections;
+use chinwag::websocket::Connections;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use socket2::SockRef;
 use tempfile::TempDir;

@@ -114,14 +114,14 @@ async fn public_hosts_and_allowed_origins_open_the_door() {
 async fn a_bad_room_name_or_number_is_refused_in_words() {
     let server = TestServer::start().await;
     let bad = [
-        ("room=a%20b", "a room name is 1 to 64 letters"),
-        ("room=..%2Fetc", "a room name is 1 to 64 letters"),
-        ("nick=a%3Ab", "a name has no colon"),
-        ("nick=a%0Ab", "a name has no colon, no line break"),
-        ("nick=%E2%80%AEada", "no invisible characters"),
-        ("nick=anonymous-1234", "does not begin with 'anonymous-'"),
-        ("history=-1", "history takes a whole number"),
-        ("history=all", "history takes a whole number"),
+        ("room=a%20b", "a room name must have 1 to 64 letters"),
+        ("room=..%2Fetc", "a room name must have 1 to 64 letters"),
+        ("nick=a%3Ab", "a name must not contain colons"),
+        ("nick=a%0Ab", "a name must not contain colons, line breaks"),
+        ("nick=%E2%80%AEada", "invisible characters"),
+        ("nick=anonymous-1234", "must not begin with 'anonymous-'"),
+        ("history=-1", "history must be a number"),
+        ("history=all", "history must be a number"),
         ("room=a&room=b", "each once"),
     ];
     for (query, words) in bad {

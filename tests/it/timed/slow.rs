@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use chinwag::Config;
-use chinwag::socket::DisconnectReason as Reason;
+use chinwag::protocol::DisconnectReason as Reason;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix::prelude::*;
-use chinwag::socket::DisconnectReason as Reason;
+use chinwag::protocol::DisconnectReason as Reason;
 use chinwag::{Config, Hub};
 use futures_util::StreamExt;
 use futures_util::future::join;

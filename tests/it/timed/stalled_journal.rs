@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use actix::{Handler, Message as ActorMessage};
-use chinwag::journal::Writer;
+use chinwag::log::sqlite::Writer;
 use chinwag::{Config, Server};
 use futures_util::future::{join, join_all};
 use futures_util::{SinkExt, StreamExt};

@@ -1,0 +1,59 @@
+//! Who is behind a client.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use super::{ClientId, random};
+
+/// The owner of one or more clients: all that sent the same key, or one connection without a key.
+/// It holds a hash of the key, not the key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity([u8; 16]);
+
+/// The key of an [`Identity`] has a wrong length.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("a key must have 16 to 256 characters")]
+pub struct BadKey;
+
+impl Identity {
+    /// Returns the identity of everyone who knows this key. A key is a secret of 16 to 256
+    /// characters.
+    ///
+    /// # Errors
+    /// Returns an error if the key is shorter, and so easier to guess, or longer.
+    pub fn of_key(key: &str) -> Result<Self, BadKey> {
+        if !(16..=256).contains(&key.chars().take(257).count()) {
+            return Err(BadKey);
+        }
+        let hash = Sha256::new().chain_update("chinwag key\0").chain_update(key).finalize();
+        let mut identity = [0; 16];
+        identity.copy_from_slice(&hash[..16]);
+        Ok(Self(identity))
+    }
+
+    /// Returns the identity of a connection that sent no key. It is unique across connections and
+    /// processes.
+    #[must_use]
+    pub fn of_client(client: ClientId) -> Self {
+        static PROCESS: LazyLock<u64> = LazyLock::new(random);
+        let mut identity = [0; 16];
+        identity[..8].copy_from_slice(&PROCESS.to_be_bytes());
+        identity[8..].copy_from_slice(&client.0.to_be_bytes());
+        Self(identity)
+    }
+
+    /// Returns the hash.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity(..)")
+    }
+}

@@ -1,0 +1,30 @@
+//! The nouns of the chat: clients, identities, rooms, names, texts, messages. Every value is parsed
+//! once, where it enters the program. Code further in relies on it without checking again.
+
+mod characters;
+mod client;
+mod identity;
+mod message;
+mod nick;
+mod room_name;
+mod sequence;
+mod text;
+mod time;
+
+pub use client::ClientId;
+pub use identity::{BadKey, Identity};
+pub(crate) use message::CountedBytes;
+pub use message::{BadMessageId, ChatMessage, Draft, MessageId, Origin};
+pub use nick::{BadNick, Nick};
+pub use room_name::{BadRoomName, RoomName};
+pub use sequence::{Epoch, Position, Seq};
+pub(crate) use text::memory_bytes;
+pub use text::{BadText, MessageText};
+pub use time::Timestamp;
+
+fn random() -> u64 {
+    getrandom::u64().expect("the system provides random numbers")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! The name of a user.
+
+use std::fmt;
+use std::sync::{Arc, LazyLock, OnceLock};
+
+use serde::{Serialize, Serializer};
+use thiserror::Error;
+use unicode_normalization::UnicodeNormalization;
+
+use super::ClientId;
+use super::characters::{
+    has_many_marks, is_invisible, is_mark, looks_like_a_colon, lower, skeleton,
+};
+
+/// The name of a user: 1 to 32 characters in NFKC, trimmed, with inner white space reduced to one
+/// space. It has no control, bidirectional or invisible characters and no colon. It does not begin
+/// with a combining mark and has at most two in a row.
+///
+/// Names that differ only in case are equal. A room has only one of several names that look alike:
+/// see [`Nick::forms`].
+#[derive(Clone)]
+pub struct Nick(Arc<Name>);
+
+/// A name and the forms by which names are compared.
+struct Name {
+    shown: Box<str>,
+    /// The name in lower case, unless that equals `shown`.
+    key: Option<Box<str>>,
+    /// Computed when it is first needed, which takes some microseconds.
+    skeleton: OnceLock<Box<str>>,
+}
+
+/// Why a text is not a [`Nick`].
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum BadNick {
+    /// It is empty after trimming, or has more than [`Nick::MAX_CHARS`] characters.
+    #[error("a name must have 1 to 32 characters")]
+    Length,
+    /// It has a colon or an invisible character.
+    #[error("a name must not contain colons, line breaks or invisible characters")]
+    Character,
+    /// It begins with a combining mark, or has more than two in a row.
+    #[error("a name must not begin with a combining mark or have more than two in a row")]
+    Marks,
+    /// It begins like the names that the server gives to users without a name.
+    #[error("a name must not begin with 'anonymous-'")]
+    Reserved,
+}
+
+impl Nick {
+    /// The greatest number of characters, counted after normalization.
+    pub const MAX_CHARS: usize = 32;
+
+    /// The number of colons in a line that are tried as the end of a name.
+    const COLONS_MAX: usize = 4;
+
+    /// The prefix of the names that the server gives to users without a name.
+    pub const ANONYMOUS_PREFIX: &'static str = "anonymous-";
+
+    /// Parses a name as typed.
+    ///
+    /// # Errors
+    /// See [`BadNick`].
+    pub fn parse(text: &str) -> Result<Self, BadNick> {
+        let trimmed = text.trim();
+        // Checked first: the checks below take up to half a microsecond for each character.
+        if trimmed.chars().nth(8 * Self::MAX_CHARS).is_some() {
+            return Err(BadNick::Length);
+        }
+        if trimmed.chars().any(|c| is_forbidden(c) && c != ' ') {
+            return Err(BadNick::Character);
+        }
+        // NFKC expands one character to at most 18. Cutting the result bounds the work.
+        let normal: String = trimmed.nfkc().take(8 * Self::MAX_CHARS).collect();
+        let shown = normal.split_whitespace().collect::<Vec<_>>().join(" ");
+        if shown.chars().any(|c| is_forbidden(c) && c != ' ') {
+            return Err(BadNick::Character);
+        }
+        if !(1..=Self::MAX_CHARS).contains(&shown.chars().count()) {
+            return Err(BadNick::Length);
+        }
+        if shown.starts_with(is_mark) || has_many_marks(&shown) {
+            return Err(BadNick::Marks);
+        }
+        let nick = Self::from_trusted(shown);
+        if Self::is_reserved(&nick.forms()) { Err(BadNick::Reserved) } else { Ok(nick) }
+    }
+
+    /// Returns the name of a client without a name: `anonymous-` and four letters or digits. A
+    /// million consecutive clients have different names.
+    #[must_use]
+    pub fn anonymous(client: ClientId) -> Self {
+        const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+        // Multiplication by an odd number permutes the 20-bit numbers: names do not repeat, and
+        // consecutive clients have names that look different.
+        let scrambled = client.0.wrapping_mul(0x9_E375) & 0xF_FFFF;
+        let suffix: String = [15, 10, 5, 0]
+            .map(|shift| char::from(ALPHABET[(scrambled >> shift & 31) as usize]))
+            .iter()
+            .collect();
+        Self::from_trusted(format!("{}{suffix}", Self::ANONYMOUS_PREFIX))
+    }
+
+    /// Returns this name with a number after it, if that is a valid name.
+    #[must_use]
+    pub fn numbered(&self, number: u32) -> Option<Self> {
+        let end = format!("-{number}");
+        let room = Self::MAX_CHARS.saturating_sub(end.len());
+        let begin: String = self.as_str().chars().take(room).collect();
+        Self::parse(&format!("{begin}{end}")).ok()
+    }
+
+    /// Returns whether the server gave this name to a client without a name.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        // No chosen name begins like this or looks like it does.
+        self.as_str().starts_with(Self::ANONYMOUS_PREFIX)
+    }
+
+    /// Returns the names that the author of a line seems to have, if the line is read as `name:
+    /// text`. Each is given by its [`Nick::forms`]. A reader does not see invisible characters, and
+    /// everything that looks like a colon may end a name or be part of it.
+    #[must_use]
+    pub fn forms_claimed_by(line: &str) -> Vec<[String; 2]> {
+        // Most lines need no closer look.
+        if !line.contains(|c: char| c == ':' || !c.is_ascii()) {
+            return Vec::new();
+        }
+        let visible = line.nfkc().filter(|&c| !is_invisible(c));
+        let mut in_space = true;
+        let folded = visible.filter(|c| {
+            let is_surplus = c.is_whitespace() && in_space;
+            in_space = c.is_whitespace();
+            !is_surplus
+        });
+        // Every text that looks like a name fits in this: "rn" looks like "m".
+        let head: String = folded.take(4 * Self::MAX_CHARS).collect();
+        let colons = head.char_indices().filter(|(_, c)| looks_like_a_colon(*c));
+        let names =
+            colons.map(|(end, _)| head[..end].split_whitespace().collect::<Vec<_>>().join(" "));
+        let names = names.filter(|name| !name.is_empty()).take(Self::COLONS_MAX);
+        names.map(|name| Self::from_trusted(name).forms().map(str::to_owned)).collect()
+    }
+
+    /// Returns whether a name with these forms looks like one that the server gives.
+    #[must_use]
+    pub fn is_reserved<S: AsRef<str>>([key, name_skeleton]: &[S; 2]) -> bool {
+        static SKELETON: LazyLock<String> = LazyLock::new(|| skeleton(Nick::ANONYMOUS_PREFIX));
+        let looks_reserved = name_skeleton.as_ref().starts_with(&*SKELETON);
+        key.as_ref().starts_with(Self::ANONYMOUS_PREFIX) || looks_reserved
+    }
+
+    /// Returns a name that was stored, whatever the rules were then.
+    pub(crate) fn from_trusted(shown: String) -> Self {
+        let key: String = lower(&shown).collect();
+        let key = (key != shown).then(|| key.into());
+        Self(Arc::new(Name { shown: shown.into(), key, skeleton: OnceLock::new() }))
+    }
+
+    /// Returns the name as it is shown.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0.shown
+    }
+
+    /// Returns the name in lower case. Names with the same key are equal.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        self.0.key.as_ref().unwrap_or(&self.0.shown)
+    }
+
+    /// Returns the two forms by which names are compared: the key and the confusable skeleton. A
+    /// name is taken if somebody else has one of its forms.
+    #[must_use]
+    pub fn forms(&self) -> [&str; 2] {
+        let skeleton = self.0.skeleton.get_or_init(|| skeleton(&self.0.shown).into());
+        [self.key(), skeleton]
+    }
+}
+
+impl fmt::Debug for Nick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Nick").field(&self.as_str()).finish()
+    }
+}
+
+impl PartialEq for Nick {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Nick {}
+
+impl std::hash::Hash for Nick {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+impl Serialize for Nick {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Nick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+fn is_forbidden(c: char) -> bool {
+    // A mark belongs to a letter, even if it looks like a colon, as the visarga of Hindi does.
+    c.is_control() || is_invisible(c) || looks_like_a_colon(c) && !is_mark(c)
+}

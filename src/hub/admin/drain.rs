@@ -1,0 +1,168 @@
+//! The start and the end of the hub. It ends in order when the server drains it, or by a panic. In
+//! both cases every client is told.
+
+use std::collections::HashMap;
+
+use actix::WeakAddr;
+use actix::prelude::*;
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::domain::{Epoch, Seq};
+use crate::hub::Hub;
+use crate::hub::commit::LogState;
+use crate::hub::history::{Reads, Rings};
+use crate::hub::pacing::{FlushTimer, Pacing};
+use crate::hub::rooms::RoomLimits;
+use crate::log::{Log, MemoryLog, Probe};
+use crate::protocol::DisconnectReason;
+
+impl Actor for Hub {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.spawn(FlushTimer::new());
+    }
+}
+
+/// Whether the hub is shutting down, and who waits for that.
+#[derive(Default)]
+pub(in crate::hub) struct Lifecycle {
+    pub(in crate::hub) draining: bool,
+    drained: Vec<oneshot::Sender<()>>,
+    watchers: Vec<oneshot::Sender<()>>,
+}
+
+/// Shuts the hub down: rejects new messages, commits and delivers those it has accepted, and then
+/// closes every client's connection with code 1001. Clients that register later are closed too. The
+/// answer is a channel that closes when this is done.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "oneshot::Receiver<()>")]
+pub struct Drain {
+    /// Whether to wait for messages that are not committed yet.
+    pub wait: bool,
+}
+
+impl Handler<Drain> for Hub {
+    type Result = MessageResult<Drain>;
+
+    fn handle(&mut self, Drain { wait }: Drain, _: &mut Self::Context) -> Self::Result {
+        let (sender, drained) = oneshot::channel();
+        self.lifecycle.drained.push(sender);
+        if !std::mem::replace(&mut self.lifecycle.draining, true) {
+            let names: Vec<_> = self.rooms.keys().cloned().collect();
+            names.iter().for_each(|name| self.flush(name));
+        }
+        if wait {
+            self.end_if_drained();
+        } else {
+            self.end();
+        }
+        MessageResult(drained)
+    }
+}
+
+/// Asks for a channel that closes when the hub has stopped.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "oneshot::Receiver<()>")]
+pub struct Watch;
+
+impl Handler<Watch> for Hub {
+    type Result = MessageResult<Watch>;
+
+    fn handle(&mut self, _: Watch, _: &mut Self::Context) -> Self::Result {
+        let (watcher, watched) = oneshot::channel();
+        self.lifecycle.watchers.push(watcher);
+        MessageResult(watched)
+    }
+}
+
+/// Asks whether the hub accepts clients. The answer is the recipient that knows
+/// whether the log works, if the log has one.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Result<Option<Recipient<Probe>>, NotReady>")]
+pub struct IsReady;
+
+/// The hub is shutting down.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the server is shutting down")]
+pub struct NotReady;
+
+impl Handler<IsReady> for Hub {
+    type Result = Result<Option<Recipient<Probe>>, NotReady>;
+
+    fn handle(&mut self, _: IsReady, _: &mut Self::Context) -> Self::Result {
+        if self.lifecycle.draining { Err(NotReady) } else { Ok(self.log.backend.probe()) }
+    }
+}
+
+impl Hub {
+    fn new(config: &Config, log: LogState, this: WeakAddr<Self>) -> Self {
+        Self {
+            clients: HashMap::new(),
+            users: HashMap::new(),
+            rooms: HashMap::new(),
+            opened_rooms: HashMap::new(),
+            rings: Rings::new(config),
+            reads: Reads::default(),
+            log,
+            pacing: Pacing::new(config.batch_window, config.workers),
+            limits: RoomLimits::new(config),
+            disconnects: HashMap::new(),
+            metrics: config.metrics.clone(),
+            lifecycle: Lifecycle::default(),
+            this,
+        }
+    }
+
+    /// Starts a hub on an arbiter. It keeps messages in memory only.
+    pub fn start_in(arbiter: &Arbiter, config: &Config) -> Addr<Self> {
+        Self::start_with(arbiter, config, || {
+            LogState::new(Epoch::random(), Seq::default(), Box::<MemoryLog>::default())
+        })
+    }
+
+    /// Starts a hub on an arbiter with a log that keeps its messages.
+    pub fn start_with_log(arbiter: &Arbiter, config: &Config, log: Log) -> Addr<Self> {
+        Self::start_with(arbiter, config, || {
+            LogState::new(log.epoch.clone(), log.head, Box::new(log))
+        })
+    }
+
+    fn start_with(
+        arbiter: &Arbiter,
+        config: &Config,
+        log: impl FnOnce() -> LogState + Send + 'static,
+    ) -> Addr<Self> {
+        let config = config.clone();
+        Self::start_in_arbiter(&arbiter.handle(), move |ctx| {
+            Self::new(&config, log(), ctx.address().downgrade())
+        })
+    }
+
+    /// Closes all connections, if the hub is shutting down and all messages are delivered.
+    pub(in crate::hub) fn end_if_drained(&mut self) {
+        if self.lifecycle.draining && self.log.is_idle() {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        self.close_all(DisconnectReason::ShuttingDown);
+        self.lifecycle.drained.clear();
+    }
+
+    fn close_all(&mut self, reason: DisconnectReason) {
+        let clients: Vec<_> = self.clients.keys().copied().collect();
+        for id in clients {
+            self.evict(id, reason);
+        }
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.close_all(DisconnectReason::Internal);
+    }
+}

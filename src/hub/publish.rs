@@ -1,0 +1,95 @@
+//! Publishing: a message is accepted and waits in its room until the room is flushed.
+
+use thiserror::Error;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::history::History;
+use super::{Deliver, Hub};
+use crate::domain::{ClientId, Draft, MessageText, Nick, Origin, RoomName};
+use crate::protocol::{ErrorCode, Event, Ref, Refusal, Reply};
+
+/// What one room may hold before its senders wait for the flush, in bytes of text and in messages.
+pub(super) const ROOM_PENDING_BYTES_MAX: usize = 64 * 1024;
+pub(super) const ROOM_PENDING_MESSAGES_MAX: usize = 4096;
+
+/// What all rooms together may hold before all senders wait, in bytes of text. Rooms wait for each
+/// other if the log is slow.
+const PENDING_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// The client is not a member of the room, or the server is shutting down.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the client is not in the room")]
+pub struct NotAMember;
+
+/// An accepted message that waits for the flush of its room.
+pub(super) struct Pending {
+    pub(super) draft: Draft,
+    /// The client that sent it. None if the server itself published it.
+    pub(super) sender: Option<Sender>,
+    pub(super) accepted: Instant,
+}
+
+/// The client that is told what became of a message.
+pub(super) struct Sender {
+    pub(super) client: ClientId,
+    pub(super) reference: Option<Ref>,
+}
+
+/// What is taken from rooms for one append.
+#[derive(Default)]
+pub(super) struct Flush {
+    pub(super) pending: Vec<Pending>,
+    /// Requests for history that clients sent after these messages.
+    pub(super) asked: Vec<History>,
+}
+
+impl Hub {
+    /// Adds a message to its room's pending messages, and flushes the room if that is due.
+    pub(super) fn publish(
+        &mut self,
+        name: &RoomName,
+        nick: Nick,
+        text: MessageText,
+        origin: Option<Origin>,
+        sender: Option<Sender>,
+    ) {
+        let room = self.rooms.entry(name.clone()).or_default();
+        let attributed = !nick.is_anonymous() || room.could_be_a_members(text.as_str());
+        let draft = Draft { room: name.clone(), nick, text, attributed, origin };
+        self.pacing.pending_bytes += room.push(Pending { draft, sender, accepted: Instant::now() });
+        self.flush_when_due(name);
+    }
+
+    /// Returns the permit of a published message to its sender: now, or if the room is full, when
+    /// it is flushed.
+    pub(super) fn release_permit(&mut self, name: &RoomName, permit: OwnedSemaphorePermit) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        let is_full = room.pending_bytes >= ROOM_PENDING_BYTES_MAX
+            || room.pending.len() >= ROOM_PENDING_MESSAGES_MAX
+            || self.pacing.pending_bytes >= PENDING_BYTES_MAX;
+        if is_full && !room.pending.is_empty() {
+            room.permits.push(permit);
+        }
+    }
+
+    /// Rejects a message to a room of which its sender is not a member.
+    pub(super) fn reject(&mut self, sender: Sender) -> Result<(), NotAMember> {
+        let Sender { client, reference } = sender;
+        let event = Event::not_joined();
+        self.send_to(client, Deliver::Direct(vec![Reply { event, reference }]));
+        Err(NotAMember)
+    }
+
+    /// Rejects a message while the server shuts down. A client of the text protocol is told by the
+    /// close frame that follows.
+    pub(super) fn reject_while_draining(&mut self, sender: Sender) -> Result<(), NotAMember> {
+        let Sender { client, reference } = sender;
+        if self.clients.get(&client).is_some_and(|client| client.events) {
+            let refusal = Refusal::new(ErrorCode::ShuttingDown, "the server is shutting down");
+            let event = Event::Error(refusal);
+            self.send_to(client, Deliver::Direct(vec![Reply { event, reference }]));
+        }
+        Err(NotAMember)
+    }
+}

@@ -1,0 +1,133 @@
+//! The registry of clients and users. A user is an identity with a name and any number of clients.
+//! A user is one member of a room, even with several clients in it. No other user in the room has
+//! the same name or one that looks alike.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::rc::Rc;
+
+use actix::prelude::*;
+use litemap::LiteMap;
+
+use super::{ClientHandle, Hub};
+use crate::domain::{ClientId, Identity, Nick, RoomName};
+use crate::limits::SourceAddress;
+
+/// A map by rooms. It is a sorted vector, since most clients are in one room.
+pub(super) type RoomMap<V> = LiteMap<RoomName, V>;
+
+/// Returns an empty map with capacity for one room.
+pub(super) fn map_for_one_room<V>() -> RoomMap<V> {
+    LiteMap::with_capacity(1)
+}
+
+/// A registered client.
+pub(super) struct Client {
+    pub(super) identity: Identity,
+    /// Whether the client receives other events than messages.
+    pub(super) events: bool,
+    pub(super) rooms: RoomMap<()>,
+    pub(super) handle: Rc<ClientHandle>,
+}
+
+impl Client {
+    pub(super) fn is_in(&self, room: &RoomName) -> bool {
+        self.rooms.contains_key(room)
+    }
+}
+
+/// An identity with at least one client.
+pub(super) struct User {
+    pub(super) nick: Nick,
+    pub(super) clients: usize,
+    /// The user's rooms, with the number of the user's clients in each.
+    pub(super) rooms: RoomMap<usize>,
+}
+
+/// Asks whether a user who is not connected yet could join a room with this name.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "bool")]
+pub struct IsFree {
+    /// The room.
+    pub room: RoomName,
+    /// The name.
+    pub nick: Nick,
+}
+
+impl Handler<IsFree> for Hub {
+    type Result = bool;
+
+    fn handle(&mut self, IsFree { room, nick }: IsFree, _: &mut Self::Context) -> bool {
+        self.rooms.get(&room).is_none_or(|room| room.owners_of(&nick).next().is_none())
+    }
+}
+
+/// Subtracts one room from those that clients at an address have opened.
+pub(super) fn subtract_opened_room(
+    opened: &mut HashMap<SourceAddress, usize>,
+    source: SourceAddress,
+) {
+    if let Entry::Occupied(mut rooms) = opened.entry(source) {
+        *rooms.get_mut() -= 1;
+        if *rooms.get() == 0 {
+            rooms.remove();
+        }
+    }
+}
+
+impl Hub {
+    /// Returns the name of a client's user.
+    pub(super) fn nick(&self, client: ClientId) -> Option<&Nick> {
+        let client = self.clients.get(&client)?;
+        self.users.get(&client.identity).map(|user| &user.nick)
+    }
+
+    /// Adds a client to a user. A user without clients is added with this name.
+    pub(super) fn attach(&mut self, identity: Identity, nick: Nick) {
+        let user = || User { nick, clients: 0, rooms: map_for_one_room() };
+        self.users.entry(identity).or_insert_with(user).clients += 1;
+    }
+
+    /// Removes a client, which is in no room any more, from its user.
+    pub(super) fn detach(&mut self, identity: Identity) {
+        if let Some(user) = self.users.get_mut(&identity) {
+            user.clients -= 1;
+            if user.clients == 0 {
+                self.users.remove(&identity);
+            }
+        }
+    }
+
+    /// Changes the name of a user. The name must be free.
+    pub(super) fn rename(&mut self, identity: Identity, nick: &Nick) {
+        let Some(user) = self.users.get_mut(&identity) else { return };
+        if user.nick.as_str() == nick.as_str() {
+            return;
+        }
+        let before = std::mem::replace(&mut user.nick, nick.clone());
+        let rooms: Vec<_> = user.rooms.keys().cloned().collect();
+        for name in &rooms {
+            if let Some(room) = self.rooms.get_mut(name) {
+                room.rename(identity, &before, nick);
+            }
+            self.schedule_presence(name);
+        }
+    }
+
+    /// Returns a similar name that is free in all these rooms. Gives up after a few attempts, so
+    /// that repeated requests cannot keep the hub busy.
+    pub(super) fn free_name<'a>(
+        &self,
+        nick: &Nick,
+        rooms: impl Iterator<Item = &'a RoomName> + Clone,
+    ) -> Option<Nick> {
+        // The more rooms, the fewer attempts.
+        let tries = (1000 / rooms.clone().count().max(1)).clamp(1, 8) as u32;
+        (2..2 + tries).find_map(|number| {
+            let other = nick.numbered(number)?;
+            let mut known = rooms.clone().filter_map(|name| self.rooms.get(name));
+            let is_free = known.all(|room| room.owners_of(&other).next().is_none());
+            is_free.then_some(other)
+        })
+    }
+}

@@ -1,0 +1,305 @@
+//! Membership: clients join and leave rooms.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::prelude::*;
+
+use super::Room;
+use crate::config::Config;
+use crate::domain::{ChatMessage, ClientId, Identity, Position, RoomName};
+use crate::hub::Hub;
+use crate::hub::history::{Purpose, RING_BYTES_MAX, Read, Ring};
+use crate::hub::registry::subtract_opened_room;
+use crate::log::{LogError, Messages};
+use crate::metrics::Limit;
+use crate::protocol::{ErrorCode, Event, Limits, Ref, Refusal, json};
+
+/// The limits of rooms and members.
+pub(in crate::hub) struct RoomLimits {
+    /// The limits that clients are told.
+    pub(in crate::hub) told: Limits,
+    rooms: Option<usize>,
+    rooms_per_address: Option<usize>,
+    members: Option<usize>,
+}
+
+impl RoomLimits {
+    pub(in crate::hub) fn new(config: &Config) -> Self {
+        Self {
+            told: Limits {
+                message_bytes: config.max_message_bytes,
+                frame_bytes: config.frame_limit(),
+                rooms: config.max_rooms_per_client,
+                history: json::HISTORY_MAX,
+            },
+            rooms: config.max_rooms,
+            rooms_per_address: config.max_rooms_per_address,
+            members: config.max_members_per_room,
+        }
+    }
+}
+
+/// Makes a client a member of a room. It may already be one. The answer is [`Event::Joined`], and
+/// all later messages of the room are delivered. Or the answer is an error:
+/// [`ErrorCode::NickTaken`], or if a limit is reached, [`ErrorCode::Forbidden`] or
+/// [`ErrorCode::Busy`].
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Join {
+    /// The client.
+    pub client: ClientId,
+    /// The room.
+    pub room: RoomName,
+    /// Which earlier messages the client receives.
+    pub catch_up: CatchUp,
+    /// The reference that the answer repeats.
+    pub reference: Option<Ref>,
+}
+
+/// Which earlier messages a client receives when it joins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CatchUp {
+    /// The latest messages, at most this many.
+    Latest(usize),
+    /// All messages after this position. If some of them are not available, the latest 50.
+    After(Position),
+}
+
+impl CatchUp {
+    /// The default number of messages.
+    pub const LATEST: usize = 50;
+}
+
+/// Ends the membership of a client. The answer is [`Event::Left`].
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Leave {
+    /// The client.
+    pub client: ClientId,
+    /// The room.
+    pub room: RoomName,
+    /// The reference that the answer repeats.
+    pub reference: Option<Ref>,
+}
+
+impl Handler<Join> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, join: Join, _: &mut Self::Context) {
+        if !self.clients.contains_key(&join.client) {
+            return;
+        }
+        if let Err((limit, refusal)) = self.may_join(join.client, &join.room) {
+            self.metrics.count_limit(limit);
+            return self.answer(join.client, Event::Error(refusal), join.reference);
+        }
+        let name = join.room.clone();
+        let has_ring = self.rings.contains(&name);
+        self.open_room(join.client, &name);
+        let room = self.rooms.entry(name.clone()).or_default();
+        if has_ring && room.joining.is_empty() {
+            return self.admit(join);
+        }
+        room.joining.push(join);
+        if room.joining.len() == 1 {
+            self.read(Read {
+                // Later messages are remembered until the ring is there.
+                before: self.log.head.next(),
+                limit: self.rings.messages_max(),
+                max_bytes: RING_BYTES_MAX,
+                purpose: Purpose::Ring(name),
+            });
+        }
+    }
+}
+
+impl Handler<Leave> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Leave { client, room, reference }: Leave, _: &mut Self::Context) {
+        let Some(known) = self.clients.get_mut(&client).filter(|client| client.is_in(&room)) else {
+            return self.answer(client, Event::not_joined(), reference);
+        };
+        known.rooms.remove(&room);
+        known.handle.set_rooms(known.rooms.len());
+        let identity = known.identity;
+        self.leave(client, identity, &room);
+        self.answer(client, Event::Left { room }, reference);
+    }
+}
+
+impl Hub {
+    pub(in crate::hub) fn is_member(&self, client: ClientId, room: &RoomName) -> bool {
+        self.clients.get(&client).is_some_and(|client| client.is_in(room))
+    }
+
+    /// Checks the limits of rooms. The default room may always be opened.
+    fn may_join(&self, id: ClientId, name: &RoomName) -> Result<(), (Limit, Refusal)> {
+        let Some(client) = self.clients.get(&id) else { return Ok(()) };
+        if client.is_in(name) {
+            return Ok(());
+        }
+        if let Some(most) = self.limits.told.rooms.filter(|&most| client.rooms.len() >= most) {
+            let text = format!("a connection may be in at most {most} rooms");
+            return Err((Limit::MaxRoomsPerClient, Refusal::new(ErrorCode::Forbidden, text)));
+        }
+        if self.rooms.contains_key(name) || *name == RoomName::default() {
+            return Ok(());
+        }
+        let opened = client.handle.address().and_then(|address| self.opened_rooms.get(&address));
+        let most = self.limits.rooms_per_address;
+        if let Some(most) = most.filter(|&most| opened.is_some_and(|&opened| opened >= most)) {
+            let text = format!("your address may have at most {most} rooms open");
+            return Err((Limit::MaxRoomsPerAddress, Refusal::new(ErrorCode::Busy, text)));
+        }
+        if is_full(self.rooms.len(), self.limits.rooms) {
+            let text = "the server has reached its limit of open rooms";
+            return Err((Limit::MaxRooms, Refusal::new(ErrorCode::Busy, text)));
+        }
+        Ok(())
+    }
+
+    /// Opens a room, unless it is open. It counts for the address of the client.
+    fn open_room(&mut self, id: ClientId, name: &RoomName) {
+        let Some(client) = self.clients.get(&id) else { return };
+        if !self.rooms.contains_key(name) {
+            let opener = client.handle.address();
+            if let Some(address) = opener {
+                *self.opened_rooms.entry(address).or_default() += 1;
+            }
+            self.rooms.insert(name.clone(), Room::opened_by(opener));
+        }
+    }
+
+    /// Fills the ring of a room with the messages that were read, and admits the clients that wait
+    /// for it. If the log could not be read, they are admitted without earlier messages.
+    pub(in crate::hub) fn fill_ring(&mut self, name: &RoomName, read: Result<Messages, LogError>) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        let committed_since = std::mem::take(&mut room.committed_since);
+        if let Ok(Messages { messages, floor, .. }) = read {
+            self.rings.insert(name, Ring::from(floor));
+            let mut messages: Vec<_> = messages.into_iter().map(Arc::new).collect();
+            messages.extend(committed_since);
+            self.rings.push(name, &messages);
+        }
+        let joining = self.rooms.get_mut(name).map(|room| std::mem::take(&mut room.joining));
+        for join in joining.into_iter().flatten() {
+            self.admit(join);
+        }
+        self.close_room_if_idle(name);
+    }
+
+    /// Makes a client a member at the current position of the log, and sends it earlier messages.
+    fn admit(&mut self, Join { client: id, room: name, catch_up, reference }: Join) {
+        let (Some(client), Some(nick)) = (self.clients.get(&id), self.nick(id)) else { return };
+        let room = self.rooms.get(&name).into_iter();
+        if room.flat_map(|room| room.owners_of(nick)).any(|owner| owner != client.identity) {
+            let (nick, rooms) = (nick.clone(), client.rooms.clone());
+            return self.reject_name(id, &nick, rooms.keys().chain([&name]), reference);
+        }
+        let members = self.rooms.get(&name).map_or(0, |room| room.members.len());
+        if is_full(members, self.limits.members) && !client.is_in(&name) {
+            self.metrics.count_limit(Limit::MaxMembersPerRoom);
+            let refusal = Refusal::new(ErrorCode::Busy, "the room is full");
+            return self.answer(id, Event::Error(refusal), reference);
+        }
+        self.enter(id, &name);
+        let (members, member_count) = self.member_names(&name);
+        let head = self.log.head;
+        let ring = self.rings.get(&name);
+        let (missed, count) = match catch_up {
+            CatchUp::Latest(count) => (None, count),
+            CatchUp::After(Position { epoch, seq }) => {
+                let known = epoch == self.log.epoch && seq <= head;
+                (ring.filter(|_| known).and_then(|ring| ring.after(seq)), CatchUp::LATEST)
+            }
+        };
+        let recovered = missed.is_some();
+        let latest = || ring.map(|ring| ring.latest(count)).unwrap_or_default();
+        let messages = missed.unwrap_or_else(latest);
+        let joined = Event::Joined {
+            epoch: self.log.epoch.clone(),
+            seq: head,
+            recovered,
+            messages,
+            members,
+            member_count,
+            room: name,
+        };
+        self.answer(id, joined, reference);
+    }
+
+    /// Adds committed messages to the room's ring, or keeps them until the ring is filled.
+    pub(in crate::hub) fn remember(&mut self, name: &RoomName, messages: &[Arc<ChatMessage>]) {
+        self.rings.push(name, messages);
+        if let Some(room) = self.rooms.get_mut(name).filter(|room| !room.joining.is_empty()) {
+            room.committed_since.extend_from_slice(messages);
+        }
+    }
+
+    /// Adds a client to a room.
+    pub(in crate::hub) fn enter(&mut self, id: ClientId, name: &RoomName) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let Some(user) = self.users.get_mut(&client.identity) else { return };
+        if client.rooms.insert(name.clone(), ()).is_some() {
+            return;
+        }
+        client.handle.set_rooms(client.rooms.len());
+        let room = self.rooms.entry(name.clone()).or_default();
+        room.members.insert(id, Rc::clone(&client.handle));
+        if let Some(clients) = user.rooms.get_mut(name) {
+            *clients += 1;
+        } else {
+            user.rooms.insert(name.clone(), 1);
+            room.add_user(client.identity, &user.nick);
+            self.schedule_presence(name);
+        }
+    }
+
+    /// Removes a client from a room.
+    pub(in crate::hub) fn exit(&mut self, id: ClientId, identity: Identity, name: &RoomName) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        let Some(user) = self.users.get_mut(&identity) else { return };
+        let Some(handle) = room.members.remove(&id) else { return };
+        // A room counts for an address only while one of the address's clients is in it.
+        let opener = room.opener.filter(|&opener| handle.address() == Some(opener));
+        if let Some(opener) = opener
+            && let Some(successor) = room.successor(opener)
+        {
+            room.opener = Some(successor);
+            *self.opened_rooms.entry(successor).or_default() += 1;
+            subtract_opened_room(&mut self.opened_rooms, opener);
+        }
+        if let Some(clients) = user.rooms.get_mut(name) {
+            *clients -= 1;
+            if *clients == 0 {
+                user.rooms.remove(name);
+                room.remove_user(identity, &user.nick);
+                self.schedule_presence(name);
+            }
+        }
+    }
+
+    /// Removes a client from a room, and closes the room if that is then idle.
+    pub(in crate::hub) fn leave(&mut self, id: ClientId, identity: Identity, name: &RoomName) {
+        self.exit(id, identity, name);
+        self.close_room_if_idle(name);
+    }
+
+    /// Closes a room without members and pending messages. Its ring stays for clients that return,
+    /// unless it is empty: the log knows as much, and many names must not leave a ring each.
+    pub(in crate::hub) fn close_room_if_idle(&mut self, name: &RoomName) {
+        if self.rooms.get(name).is_some_and(Room::is_idle) {
+            let opener = self.rooms.remove(name).and_then(|room| room.opener);
+            if let Some(address) = opener {
+                subtract_opened_room(&mut self.opened_rooms, address);
+            }
+            self.rings.remove_if_empty(name);
+        }
+    }
+}
+
+fn is_full(count: usize, most: Option<usize>) -> bool {
+    most.is_some_and(|most| count >= most)
+}

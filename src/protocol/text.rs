@@ -1,0 +1,81 @@
+//! The text protocol, as in gorilla/websocket's chat example: a client sends one message per
+//! WebSocket message, and the server sends one message per line.
+
+use super::Command;
+use crate::domain::{BadText, ChatMessage, MessageText, RoomName};
+
+/// Some programs treat these as line breaks.
+const LINE_SEPARATOR: char = '\u{2028}';
+const PARAGRAPH_SEPARATOR: char = '\u{2029}';
+
+/// Decodes a WebSocket message of a client in this room. Line breaks and other control characters
+/// become spaces, since the protocol can neither quote nor reject them. Returns none if nothing
+/// else is left.
+///
+/// # Errors
+/// Returns an error if the message has more than `max_bytes` bytes.
+pub fn decode(frame: &str, room: &RoomName, max_bytes: usize) -> Result<Option<Command>, BadText> {
+    let text = frame.replace("\r\n", " ").replace(|c: char| c.is_control() && c != '\t', " ");
+    match MessageText::parse(text.trim(), max_bytes) {
+        Ok(text) => Ok(Some(Command::Say { room: room.clone(), text, id: None })),
+        Err(BadText::Empty) => Ok(None),
+        Err(error @ (BadText::TooLong(_) | BadText::Control)) => Err(error),
+    }
+}
+
+/// Encodes a message as a line, without the line break.
+#[must_use]
+pub fn line(message: &ChatMessage) -> String {
+    let text = message.text.as_str().replace(['\n', LINE_SEPARATOR, PARAGRAPH_SEPARATOR], " ");
+    if message.attributed { format!("{}: {text}", message.nick) } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Draft, Nick, Seq, Timestamp};
+
+    fn said(frame: &str) -> Option<String> {
+        match decode(frame, &RoomName::default(), 8).expect("not too long") {
+            Some(Command::Say { text, .. }) => Some(text.as_str().to_owned()),
+            Some(other) => panic!("{other:?}"),
+            None => None,
+        }
+    }
+
+    #[test]
+    fn frame_is_trimmed_and_its_line_breaks_become_spaces() {
+        assert_eq!(said("hello").as_deref(), Some("hello"));
+        assert_eq!(said("\n a\nb\r\nc \n").as_deref(), Some("a b c"));
+        assert_eq!(said("a\tb").as_deref(), Some("a\tb"));
+        assert_eq!(said("a\0b\u{1B}c").as_deref(), Some("a b c"));
+    }
+
+    #[test]
+    fn frame_of_white_space_is_not_a_command() {
+        for frame in ["", " ", "\n\r\n\t", "\0"] {
+            assert_eq!(said(frame), None, "{frame:?}");
+        }
+    }
+
+    #[test]
+    fn limit_applies_to_the_bytes_after_trimming() {
+        assert_eq!(said("  12345678  ").as_deref(), Some("12345678"));
+        for long in ["123456789", "éééé!"] {
+            assert_eq!(decode(long, &RoomName::default(), 8), Err(BadText::TooLong(8)));
+        }
+    }
+
+    #[test]
+    fn line_begins_with_the_name_of_its_author_if_it_is_attributed() {
+        let line = |text: &str, attributed| {
+            let (room, nick) = (RoomName::default(), Nick::parse("ada").expect("a name"));
+            let text = MessageText::parse(text, 100).expect("a text");
+            let draft = Draft { room, nick, text, attributed, origin: None };
+            line(&draft.placed(Seq::new(1), Timestamp::now()))
+        };
+        assert_eq!(line("one\ntwo", true), "ada: one two");
+        assert_eq!(line("one\ntwo", false), "one two");
+        assert_eq!(line("x\u{2028}Ada: y", false), "x Ada: y");
+    }
+}

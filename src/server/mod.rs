@@ -1,0 +1,486 @@
+//! The server: starts the hub and the HTTP workers, and stops them in an order in which every
+//! client is told.
+
+#[cfg(feature = "tls")]
+mod acme;
+mod redirect;
+#[cfg(feature = "tls")]
+mod tls;
+
+#[cfg(feature = "journal")]
+use std::mem::ManuallyDrop;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use actix::{Addr, Arbiter};
+use actix_server::ServerBuilder;
+use actix_web::dev::{self, ServerHandle};
+use actix_web::http::header;
+use actix_web::middleware::{DefaultHeaders, from_fn};
+use actix_web::{App, HttpServer, rt, web};
+use log::{error, info, warn};
+use socket2::{Domain, Socket, Type};
+use thiserror::Error;
+use tokio::time::timeout;
+
+use crate::config::{Config, ConfigError};
+use crate::http::{self, Chat};
+use crate::hub::{Drain, Hub, Watch};
+#[cfg(feature = "journal")]
+use crate::log::sqlite::{Journal, JournalError, Options};
+use crate::websocket::Connections;
+#[cfg(feature = "tls")]
+pub use acme::AcmeError;
+#[cfg(feature = "tls")]
+pub use tls::TlsError;
+
+/// How many connections the system may hold for us that are not accepted yet: as many as Linux
+/// allows by default. After a restart all clients come back at once, and one that finds no place
+/// tries again only after a second.
+const BACKLOG: u32 = 4096;
+
+/// Value of the HSTS header: one year, in seconds.
+const HSTS: &str = "max-age=31536000";
+
+/// The port of HTTPS, where certificate authorities validate a domain.
+const HTTPS_PORT: u16 = 443;
+
+/// A server that is running. Dropping it does not stop it.
+#[derive(Debug)]
+pub struct Server {
+    hub: Addr<Hub>,
+    hub_thread: Arbiter,
+    /// Not dropped with the server, which goes on then.
+    #[cfg(feature = "journal")]
+    journal: Option<ManuallyDrop<Journal>>,
+    http: ServerHandle,
+    /// Serves what operators ask, if that has an address of its own.
+    status: Option<(SocketAddr, ServerHandle)>,
+    connections: Connections,
+    addrs: Vec<SocketAddr>,
+    redirects: Vec<SocketAddr>,
+    shutdown_timeout: Duration,
+}
+
+/// Why a server did not start or did not end in order.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// The configuration contradicts itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The history cannot be kept where it should be.
+    #[cfg(feature = "journal")]
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// There should be metrics, but this program has been built without them.
+    #[cfg(not(feature = "metrics"))]
+    #[error("metrics_listen is set, but this program is built without metrics")]
+    NoMetrics,
+    /// There should be another page, but this program has been built without any.
+    #[cfg(not(feature = "page"))]
+    #[error("static_dir is set, but this program is built without the page")]
+    NoPage,
+    /// The history should be kept in a file, but this program has been built without that.
+    #[cfg(not(feature = "journal"))]
+    #[error("db is set, but this program is built without the journal")]
+    NoJournal,
+    /// The certificate cannot be loaded.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Certificates cannot be obtained.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    Acme(#[from] AcmeError),
+    /// A certificate is set, but this program has been built without TLS.
+    #[cfg(not(feature = "tls"))]
+    #[error("tls_cert or acme is set, but this program is built without TLS")]
+    NoTls,
+    /// An address could not be bound.
+    #[error("cannot listen on {addr}: {source}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The system does not let us hear its signals.
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+    /// The hub has panicked, or its log has. All clients have been told.
+    #[error("the hub has died, or its journal")]
+    HubDied,
+    /// A second signal came while the first was being obeyed.
+    #[error("told twice to stop: stopped at once")]
+    Interrupted,
+}
+
+/// Starts a server. Call it on an actix system, as `#[actix_web::main]` gives one.
+///
+/// # Errors
+/// When the configuration contradicts itself or an address cannot be bound.
+pub async fn start(config: Config) -> Result<Server, ServerError> {
+    config.check()?;
+    #[cfg(not(feature = "metrics"))]
+    if config.metrics_listen.is_some() {
+        return Err(ServerError::NoMetrics);
+    }
+    #[cfg(not(feature = "page"))]
+    if config.static_dir.is_some() {
+        return Err(ServerError::NoPage);
+    }
+    #[cfg(not(feature = "tls"))]
+    if config.serves_tls() {
+        return Err(ServerError::NoTls);
+    }
+    let plain = Connections::new(config.write_timeout);
+    #[cfg(not(feature = "tls"))]
+    let secured = plain.clone();
+    #[cfg(feature = "tls")]
+    let secured = match (tls::Files::of(&config), &config.acme) {
+        (Some(files), _) => plain.with_tls(tls::by_files(files)?),
+        (None, Some(acme)) => plain.with_tls(acme::by_authority(acme)?),
+        (None, None) => plain.clone(),
+    };
+    let hub_thread = Arbiter::new();
+    #[cfg(feature = "journal")]
+    let journal = Options::of(&config).map(|options| Journal::open(&options)).transpose()?;
+    #[cfg(feature = "journal")]
+    let hub = match &journal {
+        Some(journal) => {
+            info!("storing history in {}", journal.path().display());
+            Hub::start_with_log(&hub_thread, &config, journal.log())
+        }
+        None => Hub::start_in(&hub_thread, &config),
+    };
+    #[cfg(not(feature = "journal"))]
+    let hub = match config.db {
+        Some(_) => return Err(ServerError::NoJournal),
+        None => Hub::start_in(&hub_thread, &config),
+    };
+    let chat = Chat::new(hub.clone(), config.clone());
+    let bound = Bound::of(&config, &chat, &plain, &secured).and_then(|bound| {
+        let status = config.metrics_listen.map(|addr| serve_status(&chat, addr)).transpose()?;
+        Ok((bound, status))
+    });
+    let (Bound { http, addrs, redirects }, status) = bound.inspect_err(|_| {
+        hub_thread.stop();
+    })?;
+    let running = http.run();
+    let server = Server {
+        hub,
+        hub_thread,
+        #[cfg(feature = "journal")]
+        journal: journal.map(ManuallyDrop::new),
+        http: running.handle(),
+        status,
+        connections: plain,
+        addrs,
+        redirects,
+        shutdown_timeout: config.shutdown_timeout,
+    };
+    rt::spawn(running);
+    if let Some((addr, _)) = &server.status {
+        info!("metrics are at {}/metrics", url("http", *addr));
+    }
+    for addr in &server.redirects {
+        info!("redirecting {} to HTTPS", url("http", *addr));
+    }
+    if let Some(acme) = &config.acme
+        && server.addrs.iter().all(|addr| addr.port() != HTTPS_PORT)
+    {
+        warn!(
+            "no listen address has port 443; the certificate authority connects to port 443 of {}, \
+             so forward that port to a listen address",
+            acme.domains[0]
+        );
+    }
+    let scheme = if config.serves_tls() { "https" } else { "http" };
+    for addr in &server.addrs {
+        info!("open {}", url(scheme, *addr));
+    }
+    Ok(server)
+}
+
+/// The HTTP server before it runs, bound to its addresses.
+struct Bound {
+    http: ServerBuilder,
+    addrs: Vec<SocketAddr>,
+    redirects: Vec<SocketAddr>,
+}
+
+impl Bound {
+    fn of(
+        config: &Config,
+        chat: &Chat,
+        plain: &Connections,
+        secured: &Connections,
+    ) -> Result<Self, ServerError> {
+        let served = chat.clone();
+        let hsts = sends_hsts(config);
+        let app = move || {
+            App::new()
+                .wrap(headers(hsts))
+                .wrap(from_fn(http::bound_requests))
+                .configure(|app| served.configure(app))
+        };
+        let http = dev::Server::build().workers(config.workers).disable_signals().backlog(BACKLOG);
+        let mut bound = Self { http, addrs: Vec::new(), redirects: Vec::new() };
+        for &addr in &config.listen {
+            let (listener, actual) = listen(addr)?;
+            bound.addrs.push(actual);
+            let serving = secured.serve(bound.http, listener, app.clone(), chat.connected());
+            bound.http = serving.map_err(|source| ServerError::Listen { addr, source })?;
+        }
+        for &addr in &config.redirect_from {
+            let port = bound.addrs[0].port();
+            let (listener, actual) = listen(addr)?;
+            bound.redirects.push(actual);
+            let app = move || {
+                let redirect = web::to(move |req| redirect::to_https(req, port));
+                App::new().wrap(from_fn(http::bound_requests)).default_service(redirect)
+            };
+            let serving = plain.serve(bound.http, listener, app, chat.connected());
+            bound.http = serving.map_err(|source| ServerError::Listen { addr, source })?;
+        }
+        Ok(bound)
+    }
+}
+
+/// Whether to send HSTS. Browsers apply it to the host on every port, and then use port 443.
+fn sends_hsts(config: &Config) -> bool {
+    config.serves_tls() && config.listen.iter().any(|addr| addr.port() == HTTPS_PORT)
+}
+
+fn headers(hsts: bool) -> DefaultHeaders {
+    let hsts = hsts.then_some((header::STRICT_TRANSPORT_SECURITY, HSTS));
+    hsts.into_iter().fold(DefaultHeaders::new(), DefaultHeaders::add)
+}
+
+impl Server {
+    /// The hub, for messages of your own.
+    #[must_use]
+    pub fn hub(&self) -> &Addr<Hub> {
+        &self.hub
+    }
+
+    /// Where the history is kept, if it is.
+    #[cfg(feature = "journal")]
+    #[must_use]
+    pub fn journal(&self) -> Option<&Journal> {
+        self.journal.as_deref()
+    }
+
+    /// The addresses it listens on, with the ports that were taken where 0 was asked for.
+    #[must_use]
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// The addresses that redirect to HTTPS, with their actual ports.
+    #[must_use]
+    pub fn redirect_addrs(&self) -> &[SocketAddr] {
+        &self.redirects
+    }
+
+    /// Where `/metrics` is served, if that has an address of its own.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.status.as_ref().map(|(addr, _)| *addr)
+    }
+
+    /// Runs until SIGINT, SIGTERM or SIGHUP, then stops in order. A second signal ends it at once.
+    ///
+    /// # Errors
+    /// When it did not end in order.
+    pub async fn run(self) -> Result<(), ServerError> {
+        let mut signals = Signals::new().map_err(ServerError::Signals)?;
+        let Ok(mut hub_alive) = self.hub.send(Watch).await else {
+            return Err(ServerError::HubDied);
+        };
+        let outcome = tokio::select! {
+            () = signals.next() => {
+                info!("shutting down");
+                Ok(())
+            }
+            _ = &mut hub_alive => {
+                error!("the hub has died; shutting down");
+                Err(ServerError::HubDied)
+            }
+        };
+        tokio::select! {
+            () = self.stop() => outcome,
+            () = signals.next() => Err(ServerError::Interrupted),
+        }
+    }
+
+    /// Stops in order: accepts nobody, closes every WebSocket with code 1001, waits until they
+    /// are closed or `shutdown_timeout` is over, and ends.
+    pub async fn stop(self) {
+        let told = timeout(self.shutdown_timeout, async {
+            self.http.pause().await;
+            // A log that stands still must not keep the clients from being told.
+            if timeout(self.shutdown_timeout / 2, self.drained(true)).await.is_err() {
+                warn!("what was said last could not be kept in time");
+                self.drained(false).await;
+            }
+            self.connections.all_closed().await;
+        });
+        if told.await.is_err() {
+            warn!("some clients did not close in time");
+        }
+        self.http.stop(false).await;
+        if let Some((_, status)) = self.status {
+            status.stop(false).await;
+        }
+        self.hub_thread.stop();
+        #[cfg(feature = "journal")]
+        if let Some(journal) = self.journal
+            && let closed = ManuallyDrop::into_inner(journal).close()
+            && timeout(self.shutdown_timeout, closed).await.is_err()
+        {
+            warn!("the journal did not close in time; what it has committed is safe");
+        }
+    }
+}
+
+/// Waits for a signal that asks a program to stop: SIGINT, SIGTERM or SIGHUP, or Ctrl-C where there
+/// are none. It hears them from now on.
+///
+/// # Errors
+/// When the system does not let us hear its signals.
+pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut signals = Signals::new()?;
+    Ok(async move { signals.next().await })
+}
+
+/// Listens on an address. After a restart its port is free at once, though connections of before
+/// may linger.
+fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let listen = || {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+        #[cfg(not(windows))]
+        socket.set_reuse_address(true)?;
+        if addr.is_ipv6() && addr.ip().is_unspecified() {
+            // For IPv4, too, whatever the system's default is.
+            socket.set_only_v6(false)?;
+        }
+        socket.bind(&addr.into())?;
+        socket.listen(i32::try_from(BACKLOG).unwrap_or(i32::MAX))?;
+        let listener = TcpListener::from(socket);
+        let actual = listener.local_addr()?;
+        Ok((listener, actual))
+    };
+    listen().map_err(|source| ServerError::Listen { addr, source })
+}
+
+/// Serves what operators ask at an address of its own, also while the chat is draining.
+fn serve_status(chat: &Chat, addr: SocketAddr) -> Result<(SocketAddr, ServerHandle), ServerError> {
+    let chat = chat.clone();
+    let http = HttpServer::new(move || App::new().configure(|app| chat.configure_status(app)))
+        .workers(1)
+        .disable_signals()
+        .bind(addr)
+        .map_err(|source| ServerError::Listen { addr, source })?;
+    let addr = http.addrs().first().copied().unwrap_or(addr);
+    let running = http.run();
+    let handle = running.handle();
+    rt::spawn(running);
+    Ok((addr, handle))
+}
+
+impl Server {
+    /// Waits until the hub has drained. One that has died has told its clients as it fell.
+    async fn drained(&self, wait: bool) {
+        if let Ok(drained) = self.hub.send(Drain { wait }).await {
+            let _ = drained.await;
+        }
+    }
+}
+
+/// An address as a person would type it into a browser on this machine.
+fn url(scheme: &str, addr: SocketAddr) -> String {
+    let here = addr.ip().is_loopback() || addr.ip().is_unspecified();
+    let host = if here { "localhost".to_owned() } else { addr.ip().to_string() };
+    let host = if addr.is_ipv6() && !here { format!("[{host}]") } else { host };
+    let everywhere = if addr.ip().is_unspecified() { " (and on every other address)" } else { "" };
+    format!("{scheme}://{host}:{}{everywhere}", addr.port())
+}
+
+/// The signals that ask a server to stop.
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
+    }
+}
+
+/// The signals that ask a server to stop.
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::test::{TestRequest, call_service, init_service};
+
+    #[actix_web::test]
+    async fn hsts_is_sent_only_over_tls_on_port_443() {
+        for (cert, port, told) in [(true, 443, true), (true, 8443, false), (false, 443, false)] {
+            let tls_cert = cert.then(|| "cert.pem".into());
+            let listen = vec![SocketAddr::from(([0, 0, 0, 0], port))];
+            let config = Config { tls_cert, listen, ..Config::default() };
+            let app = init_service(App::new().wrap(headers(sends_hsts(&config)))).await;
+            let answer = call_service(&app, TestRequest::get().to_request()).await;
+            let header = answer.headers().get(header::STRICT_TRANSPORT_SECURITY);
+            assert_eq!(header.is_some(), told, "{port}");
+        }
+    }
+
+    #[test]
+    fn the_url_is_one_that_opens_on_this_machine() {
+        let urls = [
+            ("127.0.0.1:8080", "http://localhost:8080"),
+            ("[::1]:80", "http://localhost:80"),
+            ("0.0.0.0:8080", "http://localhost:8080 (and on every other address)"),
+            ("192.0.2.1:8080", "http://192.0.2.1:8080"),
+            ("[2001:db8::1]:8080", "http://[2001:db8::1]:8080"),
+        ];
+        for (addr, expected) in urls {
+            assert_eq!(url("http", addr.parse().expect("an address")), expected);
+        }
+    }
+}

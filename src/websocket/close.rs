@@ -1,0 +1,79 @@
+//! The end of a WebSocket: why it ended, and what a close frame says.
+
+use actix_web_actors::ws::{CloseCode, CloseReason, ProtocolError};
+
+/// Why a WebSocket ended without the actor's doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// The peer sent a close frame, and the socket answered it.
+    Left,
+    /// The peer's side of the connection ended without a close frame.
+    Vanished,
+    /// Code 1002: the peer violated the WebSocket protocol (RFC 6455).
+    Protocol,
+    /// Code 1007: the peer sent a text message that is not UTF-8.
+    InvalidText,
+    /// Code 1009: a frame or message exceeds the limit.
+    TooBig,
+}
+
+impl EndReason {
+    /// Returns the close frame that the socket sends for this reason.
+    pub(super) fn close(self) -> Close {
+        match self {
+            Self::Left => Close::new(1000, "closed"),
+            Self::Vanished => Close::without_code(),
+            Self::Protocol => Close::new(1002, "WebSocket protocol error"),
+            Self::InvalidText => Close::new(1007, "text is not UTF-8"),
+            Self::TooBig => Close::new(1009, "message too big"),
+        }
+    }
+
+    /// Converts an error of the codec.
+    ///
+    /// The guard rejects reserved bits and oversize frames itself and hides the end of the payload,
+    /// so a remaining [`ProtocolError::Io`] is text that is not UTF-8.
+    pub(super) fn of_protocol_error(error: &ProtocolError) -> Self {
+        match error {
+            ProtocolError::Io(_) => Self::InvalidText,
+            ProtocolError::Overflow => Self::TooBig,
+            ProtocolError::UnmaskedFrame
+            | ProtocolError::MaskedFrame
+            | ProtocolError::InvalidOpcode(_)
+            | ProtocolError::InvalidLength(_)
+            | ProtocolError::BadOpCode
+            | ProtocolError::ContinuationNotStarted
+            | ProtocolError::ContinuationStarted
+            | ProtocolError::ContinuationFragment(_) => Self::Protocol,
+        }
+    }
+}
+
+/// How to close a WebSocket.
+#[derive(Clone, Debug)]
+pub struct Close {
+    pub(super) reason: Option<CloseReason>,
+    pub(super) discards: bool,
+}
+
+impl Close {
+    /// Returns a close frame with a code and a text of at most 123 bytes.
+    #[must_use]
+    pub fn new(code: u16, text: &str) -> Self {
+        let reason = CloseReason::from((CloseCode::from(code), text));
+        Self { reason: Some(reason), discards: false }
+    }
+
+    /// Returns a close frame without code and text.
+    #[must_use]
+    pub fn without_code() -> Self {
+        Self { reason: None, discards: false }
+    }
+
+    /// Discards what is not written yet, instead of writing it before the close frame. Use it for a
+    /// peer that is too slow or silent.
+    #[must_use]
+    pub fn discarding(self) -> Self {
+        Self { discards: true, ..self }
+    }
+}
