@@ -1,17 +1,17 @@
 #!/usr/bin/env node
 // Checks the locked dependencies: licenses, sources, banned crates, wildcards, and the Rust version
-// that they need. It reads `cargo metadata`, so it takes a second where cargo-deny takes minutes to
-// build. Security advisories need a database that it does not have: see ARCHITECTURE.md.
+// that they need. It reads `cargo metadata` and takes a second; cargo-deny takes minutes to build. It
+// does not check security advisories, which need a database: see ARCHITECTURE.md.
 
 import { execFileSync } from "node:child_process";
 
-/** Licenses of what we ship. A crate is fine if its expression can be met with these. */
+/** Licenses allowed in the program. A crate passes if its SPDX expression can be satisfied with these. */
 const LICENSES = [
   "Apache-2.0",
   "Apache-2.0 WITH LLVM-exception",
   "BSD-3-Clause",
   "BSL-1.0",
-  // The list of root certificates in webpki-roots: data, usable and changeable for anything.
+  // For the list of root certificates in webpki-roots. This data license permits any use and change.
   "CDLA-Permissive-2.0",
   "ISC",
   "MIT",
@@ -19,7 +19,7 @@ const LICENSES = [
   "Zlib",
 ];
 const REGISTRY = "registry+https://github.com/rust-lang/crates.io-index";
-/** TLS is rustls's work; a second implementation of it here would be one more to keep safe. */
+/** The program uses rustls. A second TLS implementation would need its own security updates. */
 const BANNED = ["openssl-sys", "native-tls"];
 
 const metadata = execFileSync(
@@ -32,7 +32,7 @@ const packageOf = new Map(packages.map((found) => [found.id, found]));
 const ours = packageOf.get(resolve.root);
 const problems = [];
 
-/** The packages that are part of the program or build it: all but those that only tests need. */
+/** Returns the packages that are part of the program or build it: all except those of tests only. */
 function shipped() {
   const nodes = new Map(resolve.nodes.map((node) => [node.id, node]));
   const reached = new Set();
@@ -48,9 +48,9 @@ function shipped() {
   return [...reached].map((id) => packageOf.get(id));
 }
 
-/** The allowed licenses by which an SPDX expression can be met; none if it cannot. */
+/** Returns the allowed licenses that satisfy an SPDX expression; empty if they do not. */
 function met(expression) {
-  // Before SPDX a slash stood for OR.
+  // Older manifests write a slash for OR.
   const tokens = expression.replaceAll("/", " OR ").match(/[()]|[^\s()]+/g) ?? [];
   const take = (word) => tokens[0] === word && Boolean(tokens.shift());
   const either = () => {
