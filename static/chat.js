@@ -1,55 +1,57 @@
-// The page: which rooms there are, which is shown, what is said in it, and how the server is doing.
+// The page: the rooms, the current room, its members, the connection status, and the dialogs.
 
 import { Client } from "./client.js";
-import { offered, share, takesOver } from "./device.js";
-import { colour, Log } from "./log.js";
+import { confirmIdentity, identityFromLink, share } from "./device.js";
+import { Log, nameClass, nameList } from "./log.js";
 import { Room } from "./room.js";
-import { amend, random, recall, remember, ROOT } from "./store.js";
-import { $, arrange, element, mentions, write } from "./text.js";
+import { load, randomHex, ROOT, save, update } from "./store.js";
+import { $, element, mentions, plural, setChildren, setText } from "./text.js";
 
-/** @import { Command, EventHandlers, Ending, ErrorEvent, Message, Read, Said, ServerEvent } from "./protocol.js" */
+/** @import { Command, EventHandlers, Ending, ErrorEvent, Message, ReadPosition, Said, ServerEvent } from "./protocol.js" */
 
 const text = $("text", HTMLTextAreaElement);
-const roomName = $("room-name", HTMLInputElement);
+const roomField = $("room-name", HTMLInputElement);
 const naming = $("naming", HTMLDialogElement);
-const ownName = $("name", HTMLInputElement);
-const notifies = $("notify", HTMLInputElement);
-const themes = $("theme", HTMLSelectElement);
+const nameField = $("name", HTMLInputElement);
+const notifyBox = $("notify", HTMLInputElement);
+const themeSelect = $("theme", HTMLSelectElement);
 
+/** Minimum time between two `typing` commands. */
 const TYPING_MS = 3_000;
-/** How long an error is shown that concerns one action. */
-const PASSING_MS = 10_000;
-const INCOMPLETE = "The link that opened this page is incomplete. Copy it again.";
-/** Members that the server tells by name. */
+/** How long a temporary status is shown. */
+const STATUS_MS = 10_000;
+const INVALID_LINK = "This device link is incomplete. Copy the whole link and open it again.";
+/** Maximum number of members that the server lists by name. */
 const MEMBERS_MAX = 100;
-const HELP = `/nick NAME – go by another name
+const HELP = `/nick NAME – change your name
 /join ROOM – join a room
-/leave – leave this one
-Alt+↑ and Alt+↓ change the room, Shift+Enter breaks the line.`;
+/leave – leave this room
+/help – show this help
+Alt+↑ and Alt+↓ switch rooms. Shift+Enter starts a new line.`;
 
-const offer = offered();
-if (offer && offer.key !== recall("key", "")) {
-  await takesOver(offer, recall("name", ""));
+const linked = identityFromLink();
+if (linked && linked.key !== load("key", "")) {
+  await confirmIdentity(linked, load("name", ""));
 }
 
-/** The secret that makes this browser's windows one person. */
-const key = recall("key", null) ?? random(24);
-remember("key", key);
+/** The secret that makes all windows of this browser one user. */
+const key = load("key", null) ?? randomHex(24);
+save("key", key);
 
-/** The room that is shown. At first it is a room without a name. */
+/** The room that is shown; a placeholder until the first one is opened. */
 let current = new Room("");
-/** The name that the server knows. */
+/** The name that the server has confirmed. */
 let nick = "";
 let messageBytes = 4096;
 let lastTyping = 0;
-let countdown = 0;
-let passing = 0;
+let countdownTimer = 0;
+let statusTimer = 0;
 
 const log = new Log({
   me: () => nick,
-  older: askForOlder,
-  seen,
-  retry,
+  loadOlder,
+  endReached: markRead,
+  resolveFailed,
 });
 
 const address = new URL(`${ROOT}ws`, location.href);
@@ -59,17 +61,17 @@ address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
 const client = new Client({
   url: address,
   key,
-  nick: recall("name", ""),
-  opened: () => clearInterval(countdown),
-  heard,
-  closed,
+  nick: load("name", ""),
+  opened: () => clearInterval(countdownTimer),
+  heard: handleEvent,
+  closed: handleClose,
   changed: (room) => room === current && log.showPending(),
 });
 const { rooms } = client;
 
 // Rooms
 
-function addressed() {
+function roomFromPath() {
   const [, name] = location.pathname.match(/\/r\/([^/]+)$/) ?? [];
   try {
     return name === undefined ? "lobby" : decodeURIComponent(name);
@@ -79,49 +81,49 @@ function addressed() {
 }
 
 /** @param {string} name */
-function pathOf(name) {
+function roomPath(name) {
   return `${ROOT}r/${encodeURIComponent(name)}`;
 }
 
 /** @param {string} name */
-function normal(name) {
+function normalizeRoomName(name) {
   return name.trim().replace(/^#/, "").normalize("NFKC").toLowerCase();
 }
 
-/** @param {string} name */
-function roomOf(name) {
+/** Joins the room if necessary. @param {string} name */
+function getRoom(name) {
   let room = rooms.get(name);
   if (room === undefined) {
-    room = new Room(name, /** @type {Record<string, Read>} */ (recall("read", {}))[name]);
+    room = new Room(name, /** @type {Record<string, ReadPosition>} */ (load("read", {}))[name]);
     client.join(room);
-    rememberRoom(name, true);
+    storeRoom(name, true);
   }
   return room;
 }
 
-/** Other windows have rooms of their own in the same list. @param {string} name @param {boolean} isJoined */
-function rememberRoom(name, isJoined) {
-  amend("rooms", /** @type {string[]} */ ([]), (names) => {
+/** All windows of the browser share this list. @param {string} name @param {boolean} isJoined */
+function storeRoom(name, isJoined) {
+  update("rooms", /** @type {string[]} */ ([]), (names) => {
     const others = names.filter((other) => other !== name);
     return isJoined ? (names.includes(name) ? names : [...names, name]) : others;
   });
 }
 
 /** @param {string} name */
-function open(name, { push = true } = {}) {
-  const room = roomOf(name);
+function openRoom(name, { push = true } = {}) {
+  const room = getRoom(name);
   if (current === room) {
     return closeDrawers();
   }
   current.draft = text.value;
   current.firstUnread = null;
   current = room;
-  markUnread(room);
+  setFirstUnread(room);
   if (push) {
-    history.pushState(null, "", name === "lobby" ? ROOT : pathOf(name));
+    history.pushState(null, "", name === "lobby" ? ROOT : roomPath(name));
   }
   text.value = room.draft;
-  grow();
+  updateComposer();
   $("room").textContent = `# ${name}`;
   text.placeholder = `Message #${name}`;
   log.show(room);
@@ -132,8 +134,8 @@ function open(name, { push = true } = {}) {
   text.focus();
 }
 
-/** Where the line is drawn: before the first message that was not read. @param {Room} room */
-function markUnread(room) {
+/** Sets where the "New" line is: above the first unread message. @param {Room} room */
+function setFirstUnread(room) {
   const { read } = room;
   if (room.firstUnread === null && read?.epoch === room.epoch && room.epoch !== null) {
     const messages = room.entries.filter((entry) => "seq" in entry);
@@ -144,18 +146,18 @@ function markUnread(room) {
 /** @param {Room} room */
 function leave(room) {
   client.leave(room);
-  rememberRoom(room.name, false);
+  storeRoom(room.name, false);
   if (current === room) {
-    open(rooms.keys().next().value ?? "lobby");
+    openRoom(rooms.keys().next().value ?? "lobby");
   }
   showRooms();
 }
 
 /**
- * Gives a function that calls `show` in the next frame, however often it is called until then.
+ * Returns a function that calls `show` in the next frame, once, even if it is called several times.
  * @param {() => void} show
  */
-function onceAFrame(show) {
+function oncePerFrame(show) {
   let isDue = false;
   return () => {
     if (!isDue) {
@@ -168,7 +170,7 @@ function onceAFrame(show) {
   };
 }
 
-/** @type {WeakMap<Room, HTMLElement>} The item of each room in the list. It is kept as long as the room. */
+/** @type {WeakMap<Room, HTMLElement>} The list item of each room. */
 const roomItems = new WeakMap();
 
 /** @param {Room} room */
@@ -176,29 +178,29 @@ function roomItem(room) {
   const item = roomItems.get(room) ?? element("li", {},
     element("a", {},
       element("span", { class: "room-name", dir: "auto" }),
-      element("span", {}, element("span", { "aria-hidden": "true" }), element("span", { class: "unseen" }))));
+      element("span", {}, element("span", { "aria-hidden": "true" }), element("span", { class: "visually-hidden" }))));
   roomItems.set(room, item);
   const [link] = item.getElementsByTagName("a");
   const [name, badge] = link.children;
-  const [count, words] = badge.children;
-  link.href = pathOf(room.name);
+  const [count, description] = badge.children;
+  link.href = roomPath(room.name);
   link.ariaCurrent = room === current ? "page" : null;
-  write(name, `# ${room.name}`);
+  setText(name, `# ${room.name}`);
   badge.className = room.mentioned ? "badge mention" : "badge";
   badge.toggleAttribute("hidden", room.unread === 0);
-  write(count, room.mentioned ? `@ ${room.unread}` : `${room.unread}`);
-  write(words, `${room.unread} unread${room.mentioned ? ", you are mentioned" : ""}`);
+  setText(count, room.mentioned ? `@ ${room.unread}` : `${room.unread}`);
+  setText(description, `${room.unread} unread${room.mentioned ? ", you are mentioned" : ""}`);
   return item;
 }
 
-const showRoomList = onceAFrame(() => arrange($("room-list"), Array.from(rooms.values(), roomItem)));
+const showRoomList = oncePerFrame(() => setChildren($("room-list"), Array.from(rooms.values(), roomItem)));
 
 function showRooms() {
   showRoomList();
-  // A page in the background draws no frames, but shows its title.
+  // Not in a frame: a page in the background draws none, but its title is visible.
   const unread = Array.from(rooms.values()).reduce((sum, room) => sum + room.unread, 0);
   const elsewhere = unread - current.unread;
-  write($("show-rooms"), elsewhere > 0 ? `☰ ${elsewhere}` : "☰");
+  setText($("show-rooms"), elsewhere > 0 ? `☰ ${elsewhere}` : "☰");
   $("show-rooms").ariaLabel = elsewhere > 0 ? `Rooms, ${elsewhere} unread` : "Rooms";
   document.title = `${unread > 0 ? `(${unread}) ` : ""}#${current.name} · chinwag`;
 }
@@ -208,89 +210,89 @@ $("room-list").addEventListener("click", (event) => {
   const room = Array.from(rooms.values()).find((each) => roomItems.get(each) === item);
   if (item !== null && room !== undefined && !(event.ctrlKey || event.metaKey || event.shiftKey)) {
     event.preventDefault();
-    open(room.name);
+    openRoom(room.name);
   }
 });
 
-const showMembers = onceAFrame(() => {
+const showMembers = oncePerFrame(() => {
   const { members, memberCount } = current;
   const list = $("member-list");
   const shown = new Map(Array.from(list.children, (item) => [item.textContent, item]));
   const names = Array.from(members).sort((a, b) => a.localeCompare(b));
-  const lines = names.map((name) => [name === nick ? `${name} (you)` : name, colour(name)]);
+  const lines = names.map((name) => [name === nick ? `${name} (you)` : name, nameClass(name)]);
   if (memberCount > names.length) {
     lines.push([`and ${memberCount - names.length} more`, ""]);
   }
-  arrange(list, lines.map(([words, kind]) => shown.get(words) ?? element("li", { class: kind, dir: "auto" }, words)));
-  write($("member-count"), memberCount === 1 ? "1 here" : `${memberCount} here`);
-  write($("show-members"), `${memberCount} here`);
+  setChildren(list, lines.map(([label, kind]) => shown.get(label) ?? element("li", { class: kind, dir: "auto" }, label)));
+  setText($("member-count"), `${memberCount} online`);
+  setText($("show-members"), `${memberCount} online`);
 });
 
 function showTyping() {
-  const who = current.whoIsTyping.filter((name) => name !== nick);
-  const verb = who.length === 1 ? "is" : "are";
-  const names = who.length > 3 ? "Several people" : who.join(" and ");
-  $("typing").textContent = who.length === 0 ? "" : `${names} ${verb} typing…`;
+  const names = current.typingNames.filter((name) => name !== nick);
+  const verb = names.length === 1 ? "is" : "are";
+  const who = names.length > 3 ? "Several people" : nameList.format(names);
+  $("typing").textContent = names.length === 0 ? "" : `${who} ${verb} typing…`;
 }
 setInterval(showTyping, 1000);
 
-// What comes from the server
+// Events
 
 /** @param {string} name */
-function called(name) {
+function setNick(name) {
   const changed = nick !== name;
   nick = name;
   client.nick = name;
   if (!nick.startsWith("anonymous-")) {
-    remember("name", nick);
+    save("name", nick);
   }
   $("me").textContent = name;
   changed && current.joined && log.refresh();
 }
 
 /** @type {EventHandlers} */
-const hearing = {
+const eventHandlers = {
   welcome({ nick: name, limits }) {
-    called(name);
+    setNick(name);
     messageBytes = limits.message_bytes;
-    status("");
+    showStatus("");
     if (current.joined) {
       showMembers();
     }
   },
 
-  joined(line, command) {
-    const room = rooms.get(line.room);
+  joined(event, command) {
+    const room = rooms.get(event.room);
     if (room === undefined) {
       return;
     }
-    if (room === current && addressed() !== room.name) {
-      // The server knows the room by another spelling.
-      history.replaceState(null, "", room.name === "lobby" ? ROOT : pathOf(room.name));
+    if (room === current && roomFromPath() !== room.name) {
+      // The server spells the room's name differently.
+      history.replaceState(null, "", room.name === "lobby" ? ROOT : roomPath(room.name));
       $("room").textContent = `# ${room.name}`;
     }
     if (command !== undefined && "room" in command && command.room !== room.name) {
-      rememberRoom(command.room, false);
+      storeRoom(command.room, false);
     }
-    rememberRoom(room.name, true);
+    storeRoom(room.name, true);
     const before = room.epoch === null ? 0 : room.entries.length;
-    const first = room.epoch === null;
+    const isFirst = room.epoch === null;
     const { read } = room;
-    const whole = room.join(line);
-    const missed = line.messages.filter(({ seq, nick: by }) => by !== nick && read?.epoch === line.epoch && seq > read.seq);
-    if (!line.recovered) {
+    const isContinuous = room.applyJoined(event);
+    const missed = event.messages.filter(({ seq, nick: by }) => by !== nick && read?.epoch === event.epoch && seq > read.seq);
+    if (!event.recovered) {
       room.unread = 0;
       room.mentioned = false;
     }
     if (room !== current || document.hidden) {
-      missed.forEach((message) => room.count(message, nick));
+      missed.forEach((message) => room.countUnread(message, nick));
     }
-    if (first) {
-      markUnread(room);
+    if (isFirst) {
+      setFirstUnread(room);
     }
     if (room === current) {
-      status("");
-      first || !whole ? log.show(room) : log.grown(room.entries.length - before, line.messages.length);
+      showStatus("");
+      isFirst || !isContinuous ? log.show(room) : log.appended(room.entries.length - before, event.messages.length);
       log.showPending();
       showMembers();
     }
@@ -302,18 +304,18 @@ const hearing = {
     if (!room?.add(message)) {
       return;
     }
-    const mine = message.nick === nick;
-    const isSeen = room === current && !document.hidden && (log.following || mine);
-    if (!isSeen && !mine) {
-      room.count(message, nick);
-      notify(room, message);
+    const isMine = message.nick === nick;
+    const isSeen = room === current && !document.hidden && (log.isFollowing || isMine);
+    if (!isSeen && !isMine) {
+      room.countUnread(message, nick);
+      notifyMention(room, message);
     }
     if (room === current) {
-      if (document.hidden && room.firstUnread === null && !mine) {
+      if (document.hidden && room.firstUnread === null && !isMine) {
         room.firstUnread = message.seq;
       }
       log.showPending();
-      log.grown();
+      log.appended();
       showTyping();
     } else {
       room.trim();
@@ -321,49 +323,49 @@ const hearing = {
     showRooms();
   },
 
-  history(line) {
-    const room = rooms.get(line.room);
-    const count = room?.prepend(line) ?? 0;
+  history(event) {
+    const room = rooms.get(event.room);
+    const count = room?.prepend(event) ?? 0;
     if (room === current) {
-      log.grownAbove(count);
+      log.prepended(count);
     }
   },
 
-  presence(line) {
-    const room = rooms.get(line.room);
+  presence(event) {
+    const room = rooms.get(event.room);
     if (room === undefined) {
       return;
     }
     const before = room.entries.at(-1);
-    const note = room.presence(line);
-    askWhoIsThere(room);
+    const note = room.applyPresence(event);
+    refreshMembers(room);
     if (room === current) {
-      note === before ? log.changed() : log.grown(1, 0);
+      note === before ? log.lastChanged() : log.appended(1, 0);
       showMembers();
       showTyping();
     }
   },
 
-  renamed(line) {
-    const room = rooms.get(line.room);
+  renamed(event) {
+    const room = rooms.get(event.room);
     if (room === undefined) {
       return;
     }
-    if (line.from === nick) {
-      // Another window may have renamed this one, or it is news of somebody else from before this
-      // one came. Only the answer to `hello` tells.
+    if (event.from === nick) {
+      // Either another window renamed this user, or the event is an old one about another user who
+      // had this name before. The answer to `hello` contains the current name.
       client.ask({ type: "hello" });
     }
-    const noted = room.renamed(line, line.to === nick);
-    askWhoIsThere(room);
+    const hasNote = room.applyRenamed(event, event.to === nick);
+    refreshMembers(room);
     if (room === current) {
-      noted && log.grown(1, 0);
+      hasNote && log.appended(1, 0);
       showMembers();
     }
   },
 
-  typing({ room: name, nick: who }) {
-    rooms.get(name)?.isTyping(who);
+  typing({ room: name, nick: by }) {
+    rooms.get(name)?.setTyping(by);
     showTyping();
   },
 
@@ -375,101 +377,103 @@ const hearing = {
       room === current && showMembers();
     }
   },
-
 };
 
-/**
- * A command was refused. @param {ErrorEvent} error @param {Command} [command] @param {Room} [room]
- */
-function refused({ code, message, suggested, temporary }, command, room) {
+/** @param {ErrorEvent} error @param {Command} [command] @param {Room} [room] */
+function handleError({ code, message, suggested, temporary }, command, room) {
   if (command?.type === "say") {
     return;
   }
   if (code === "nick_taken" || code === "bad_nick") {
     askForName(message, suggested);
   } else if (command?.type === "join" && room !== undefined) {
-    status(`Cannot join #${command.room}: ${message}.`, { passes: !temporary });
+    showStatus(`Cannot join #${command.room}: ${message}.`, { isTemporary: !temporary });
     temporary || leave(room);
   } else if (command?.type === "history" && room !== undefined) {
-    room.asking = false;
+    room.isLoadingOlder = false;
   } else {
-    status(`${message}.`, { passes: true });
+    showStatus(sentence(message), { isTemporary: true });
   }
 }
 
-/** @param {ServerEvent} line @param {Command} [command] @param {Room} [room] */
-function heard(line, command, room) {
-  if (line.type === "error") {
-    return refused(line, command, room);
-  }
-  /** @type {(line: ServerEvent, command?: Command) => void} */ (hearing[line.type])?.(line, command);
+/** @param {string} message */
+function sentence(message) {
+  return `${message.charAt(0).toUpperCase()}${message.slice(1)}.`;
 }
 
-/** Asks for the names where those that were told do not add up. @param {Room} room */
-function askWhoIsThere({ name, members, memberCount }) {
+/** @param {ServerEvent} event @param {Command} [command] @param {Room} [room] */
+function handleEvent(event, command, room) {
+  if (event.type === "error") {
+    return handleError(event, command, room);
+  }
+  /** @type {(event: ServerEvent, command?: Command) => void} */ (eventHandlers[event.type])?.(event, command);
+}
+
+/** Requests the member list if the known one is incomplete. @param {Room} room */
+function refreshMembers({ name, members, memberCount }) {
   if (memberCount <= MEMBERS_MAX && members.size !== memberCount) {
     client.ask({ type: "who", room: name });
   }
 }
 
 /** @param {Room} room */
-function askForOlder(room) {
-  if (!room.asking && client.isWelcome) {
-    room.asking = true;
+function loadOlder(room) {
+  if (!room.isLoadingOlder && client.isWelcome) {
+    room.isLoadingOlder = true;
     client.ask({ type: "history", room: room.name, before: room.oldest, limit: 100 }, room);
   }
 }
 
-// How the connection is doing
+// Connection status
 
-/** Shows a line above the log, for a while or until there is another. @param {string} words */
-function status(words, { retry: canRetry = false, passes = false } = {}) {
-  clearTimeout(passing);
-  passing = passes ? setTimeout(() => status(""), PASSING_MS) : 0;
-  write($("status"), words);
+/** Shows a status, for a while or until the next one. @param {string} message */
+function showStatus(message, { retry: canRetry = false, isTemporary = false } = {}) {
+  clearTimeout(statusTimer);
+  statusTimer = isTemporary ? setTimeout(() => showStatus(""), STATUS_MS) : 0;
+  setText($("status"), message);
   $("retry").hidden = !canRetry;
-  $("banner").hidden = words === "";
+  $("banner").hidden = message === "";
 }
 
 /** @param {Ending} end */
-function closed({ reason, next }) {
+function handleClose({ reason, next }) {
   for (const room of rooms.values()) {
-    room.asking = false;
+    room.isLoadingOlder = false;
     room.typing.clear();
   }
   const why = reason ? `: ${reason}.` : ".";
-  clearInterval(countdown);
+  clearInterval(countdownTimer);
   if (next === null) {
-    return status(`Connection closed${why}`, { retry: true });
+    return showStatus(`Connection closed${why}`, { retry: true });
   }
-  const tell = () => {
+  const showCountdown = () => {
     const seconds = Math.max(1, Math.ceil((next - Date.now()) / 1000));
-    status(`Connection lost${why} Next try in ${seconds} second${seconds === 1 ? "" : "s"}.`, { retry: true });
+    showStatus(`Connection lost${why} Reconnecting in ${plural(seconds, "second")}.`, { retry: true });
   };
-  tell();
-  countdown = setInterval(tell, 1000);
+  showCountdown();
+  countdownTimer = setInterval(showCountdown, 1000);
 }
 
 $("retry").addEventListener("click", () => {
-  clearInterval(countdown);
-  status("Connecting…");
+  clearInterval(countdownTimer);
+  showStatus("Connecting…");
   client.connect();
   text.focus();
 });
 
-// Saying something
+// Sending messages
 
-const commands = new Map(/** @type {[string, (argument: string) => void][]} */ ([
+const slashCommands = new Map(/** @type {[string, (argument: string) => void][]} */ ([
   ["nick", (name) => (name ? rename(name) : askForName(""))],
-  ["join", (name) => (name ? enter(name) : note("Say which room: /join ROOM"))],
+  ["join", (name) => (name ? joinRoom(name) : showNote("Usage: /join ROOM"))],
   ["leave", () => leave(current)],
-  ["help", () => note(HELP)],
+  ["help", () => showNote(HELP)],
 ]));
 
-/** @param {string} words */
-function note(words) {
-  current.entries.push({ note: words });
-  log.grown(1, 0);
+/** @param {string} note */
+function showNote(note) {
+  current.entries.push({ note });
+  log.appended(1, 0);
   log.follow();
 }
 
@@ -480,14 +484,14 @@ $("saying").addEventListener("submit", (event) => {
     return;
   }
   const [, command, argument] = value.match(/^\/(\p{L}+)(?:\s+(.*))?$/su) ?? [];
-  const obey = commands.get(command?.toLowerCase() ?? "");
-  if (command !== undefined && obey === undefined) {
-    return note(`There is no command /${command}; /help tells which there are, and // begins a message with /.`);
+  const run = slashCommands.get(command?.toLowerCase() ?? "");
+  if (command !== undefined && run === undefined) {
+    return showNote(`Unknown command: /${command}. Enter /help for a list. To send it as a message, start with //.`);
   }
   text.value = "";
-  grow();
-  if (obey !== undefined) {
-    return obey(argument?.trim() ?? "");
+  updateComposer();
+  if (run !== undefined) {
+    return run(argument?.trim() ?? "");
   }
   client.say(current, value.replace(/^\/\//, "/"));
   current.firstUnread = null;
@@ -496,9 +500,9 @@ $("saying").addEventListener("submit", (event) => {
   lastTyping = 0;
 });
 
-/** @param {Said} said @param {boolean} again */
-function retry(said, again) {
-  if (again) {
+/** @param {Said} said @param {boolean} isRetry */
+function resolveFailed(said, isRetry) {
+  if (isRetry) {
     client.sayAgain(current, said);
   } else {
     client.settle(current, said.id);
@@ -507,26 +511,26 @@ function retry(said, again) {
   text.focus();
 }
 
-function bytes() {
+function messageSize() {
   return new TextEncoder().encode(text.value.trim()).length;
 }
 
 function isTooLong() {
-  return bytes() > messageBytes;
+  return messageSize() > messageBytes;
 }
 
-/** The field is as high as what is in it, and tells when there is not much room left. */
-function grow() {
+/** Fits the height of the text field to its content, and shows when the size limit is near. */
+function updateComposer() {
   text.style.height = "auto";
   text.style.height = `${text.scrollHeight + 2}px`;
-  const left = messageBytes - bytes();
-  const near = left < messageBytes / 5 ? `${left} bytes left` : "";
-  $("room-left").textContent = left < 0 ? `${-left} bytes too long` : near;
+  const left = messageBytes - messageSize();
+  const near = left < messageBytes / 5 ? `${plural(left, "byte")} left` : "";
+  $("room-left").textContent = left < 0 ? `${plural(-left, "byte")} too long` : near;
   $("send", HTMLButtonElement).disabled = left < 0;
 }
 
 text.addEventListener("input", () => {
-  grow();
+  updateComposer();
   const now = Date.now();
   if (now - lastTyping > TYPING_MS && text.value.trim() !== "" && !text.value.startsWith("/")) {
     lastTyping = now;
@@ -547,42 +551,42 @@ addEventListener("keydown", (event) => {
   if (event.altKey && step !== undefined && !isBusy) {
     event.preventDefault();
     const names = Array.from(rooms.keys());
-    open(names.at((names.indexOf(current.name) + step) % names.length) ?? current.name);
+    openRoom(names.at((names.indexOf(current.name) + step) % names.length) ?? current.name);
   } else if (event.key === "Escape") {
     closeDrawers();
   }
 });
 
-// Joining by hand
+// Joining and leaving rooms
 
 /** @param {string} name */
-function enter(name) {
-  const wantedRoom = normal(name);
-  if (/^[\p{L}\p{N}_-][\p{L}\p{N}\p{M}_-]{0,63}$/u.test(wantedRoom)) {
-    open(wantedRoom);
+function joinRoom(name) {
+  const room = normalizeRoomName(name);
+  if (/^[\p{L}\p{N}_-][\p{L}\p{N}\p{M}_-]{0,63}$/u.test(room)) {
+    openRoom(room);
   } else {
-    status("A room name is 1 to 64 letters, digits, - or _.", { passes: true });
+    showStatus("A room name has 1 to 64 characters: letters, digits, - and _.", { isTemporary: true });
   }
 }
 
 $("joining").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (roomName.value.trim() !== "") {
-    enter(roomName.value);
-    roomName.value = "";
+  if (roomField.value.trim() !== "") {
+    joinRoom(roomField.value);
+    roomField.value = "";
   }
 });
 $("leave").addEventListener("click", () => leave(current));
-addEventListener("popstate", () => open(normal(addressed()), { push: false }));
+addEventListener("popstate", () => openRoom(normalizeRoomName(roomFromPath()), { push: false }));
 
-// Under which name
+// Name
 
-/** @param {string} name */
+/** Returns why a name is invalid, or "". @param {string} name */
 function nameProblem(name) {
   if (/[:\p{C}\p{Zl}\p{Zp}]/u.test(name)) {
-    return "A name has no colon and no invisible characters.";
+    return "A name cannot contain a colon or invisible characters.";
   }
-  return /^anonymous-/i.test(name.normalize("NFKC")) ? "A name does not begin with “anonymous-”." : "";
+  return /^anonymous-/i.test(name.normalize("NFKC")) ? "A name cannot start with “anonymous-”." : "";
 }
 
 /** @param {string} name */
@@ -592,7 +596,7 @@ function rename(name) {
     return askForName(problem, undefined, name);
   }
   client.rename(name);
-  // Rooms that would not have us under the other name.
+  // Rooms that rejected the previous name because a member has it.
   for (const room of rooms.values()) {
     if (!room.joined) {
       client.join(room);
@@ -600,22 +604,26 @@ function rename(name) {
   }
 }
 
-/** @param {string} problem @param {string} [suggested] */
-function askForName(problem, suggested, value = suggested ?? recall("name", "")) {
-  const free = suggested === undefined ? "" : ` “${suggested}” is free.`;
-  $("name-problem").textContent = problem ? `${problem.replace(/\.$/, "")}.${free}` : "";
-  ownName.setAttribute("aria-invalid", String(problem !== ""));
-  ownName.value = value;
+/** Opens the name dialog, with an error if there is one. @param {string} problem @param {string} [suggested] */
+function askForName(problem, suggested, value = suggested ?? load("name", "")) {
+  const available = suggested === undefined ? "" : ` “${suggested}” is available.`;
+  const hasName = nick !== "" && !nick.startsWith("anonymous-");
+  setText($("naming-title"), hasName ? "Change your name" : "What should we call you?");
+  setText($("nameless"), hasName ? "Cancel" : "Stay anonymous");
+  setText($("named"), hasName ? "Save" : "Join");
+  $("name-problem").textContent = problem ? sentence(problem.replace(/\.$/, "")) + available : "";
+  nameField.setAttribute("aria-invalid", String(problem !== ""));
+  nameField.value = value;
   if (!naming.open) {
     naming.showModal();
   }
-  ownName.select();
+  nameField.select();
 }
 
 naming.addEventListener("submit", (event) => {
   event.preventDefault();
-  const name = ownName.value.trim();
-  const problem = name === "" ? "A name is 1 to 32 characters." : nameProblem(name);
+  const name = nameField.value.trim();
+  const problem = name === "" ? "A name has 1 to 32 characters." : nameProblem(name);
   if (problem) {
     return askForName(problem, undefined, name);
   }
@@ -624,52 +632,52 @@ naming.addEventListener("submit", (event) => {
 });
 $("nameless").addEventListener("click", () => naming.close());
 naming.addEventListener("close", () => {
-  remember("asked", true);
+  save("asked", true);
   if (client.isWelcome && !current.joined) {
-    status(`You are not in #${current.name}: somebody there goes by your name. Choose another.`);
+    showStatus(`You are not in #${current.name}: somebody there already uses your name. Choose another name.`);
   }
   text.focus();
 });
 $("me").addEventListener("click", () => askForName(""));
 
-// On several devices
+// Other devices
 
 $("share").addEventListener("click", () => {
   const name = nick.startsWith("anonymous-") ? "" : nick;
-  share({ key, name }, current.name === "lobby" ? ROOT : pathOf(current.name));
+  share({ key, name }, current.name === "lobby" ? ROOT : roomPath(current.name));
 });
 
 addEventListener("hashchange", async () => {
-  const another = offered();
-  if (another && another.key !== key && (await takesOver(another, recall("name", "")))) {
+  const identity = identityFromLink();
+  if (identity && identity.key !== key && (await confirmIdentity(identity, load("name", "")))) {
     location.reload();
-  } else if (another === null) {
-    status(INCOMPLETE, { passes: true });
+  } else if (identity === null) {
+    showStatus(INVALID_LINK, { isTemporary: true });
   }
 });
 
 addEventListener("storage", ({ key: changed }) => {
-  if (changed === "chinwag.key" && recall("key", key) !== key) {
-    // As somebody else it would say things in a name that the user does not expect.
+  if (changed === "chinwag.key" && load("key", key) !== key) {
+    // This window would otherwise go on sending messages as the previous user.
     client.disconnect();
-    status("You have another name in this browser now. Reload this page to go on.");
+    showStatus("You are a different user in this browser now. Reload this page to continue.");
   }
 });
 
-// Attention
+// Read positions and notifications
 
-function seen() {
+function markRead() {
   if (!document.hidden) {
     const changed = current.unread > 0;
-    current.readAll();
-    rememberRead(current);
+    current.markRead();
+    storeRead(current);
     changed && showRooms();
   }
 }
 
-/** Of two windows the one that has read further counts. @param {Room} room */
-function rememberRead({ name, read }) {
-  amend("read", /** @type {Record<string, Read>} */ ({}), (reads) => {
+/** Stores the read position, unless another window has read further. @param {Room} room */
+function storeRead({ name, read }) {
+  update("read", /** @type {Record<string, ReadPosition>} */ ({}), (reads) => {
     const known = reads[name];
     const isBehind = read === undefined || (known?.epoch === read.epoch && known.seq >= read.seq);
     return isBehind ? reads : { ...reads, [name]: read };
@@ -678,11 +686,11 @@ function rememberRead({ name, read }) {
 
 addEventListener("storage", ({ key: changed }) => {
   if (changed === "chinwag.read") {
-    const reads = recall("read", /** @type {Record<string, Read>} */ ({}));
+    const reads = load("read", /** @type {Record<string, ReadPosition>} */ ({}));
     for (const room of rooms.values()) {
       const read = reads[room.name];
       if (read?.epoch === room.epoch && read.seq >= room.seq && room.unread > 0) {
-        room.readAll();
+        room.markRead();
       }
     }
     showRooms();
@@ -690,63 +698,62 @@ addEventListener("storage", ({ key: changed }) => {
 });
 
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden && log.following) {
+  if (!document.hidden && log.isFollowing) {
     log.show(current);
-    seen();
+    markRead();
   }
-  nameDays();
+  updateDays();
 });
 
 let today = new Date().toDateString();
 
-/** Today is yesterday after midnight. */
-function nameDays() {
+function updateDays() {
   const now = new Date().toDateString();
   if (now !== today) {
     today = now;
-    log.renameDays();
+    log.updateDays();
   }
 }
-setInterval(nameDays, 60_000);
+setInterval(updateDays, 60_000);
 
 /** @param {Room} room @param {Message} message */
-function notify(room, message) {
-  if (notifies.checked && (document.hidden || room !== current) && mentions(message.text, nick)) {
+function notifyMention(room, message) {
+  if (notifyBox.checked && (document.hidden || room !== current) && mentions(message.text, nick)) {
     try {
-      const shown = new Notification(`${message.nick} in #${room.name}`, { body: message.text, tag: `${room.name} ${message.seq}` });
-      shown.addEventListener("click", () => {
+      const notification = new Notification(`${message.nick} in #${room.name}`, { body: message.text, tag: `${room.name} ${message.seq}` });
+      notification.addEventListener("click", () => {
         window.focus();
-        open(room.name);
+        openRoom(room.name);
       });
     } catch {
-      // Chromium on Android has the constructor, but throws.
+      // On Android, Chromium has the constructor, but it throws.
     }
   }
 }
 
-notifies.addEventListener("change", async () => {
-  if (notifies.checked && (await Notification.requestPermission()) !== "granted") {
-    notifies.checked = false;
-    status("The browser does not let this page notify you.");
+notifyBox.addEventListener("change", async () => {
+  if (notifyBox.checked && (await Notification.requestPermission()) !== "granted") {
+    notifyBox.checked = false;
+    showStatus("Notifications are blocked. Allow them in your browser’s settings for this site.");
   }
-  remember("notify", notifies.checked);
+  save("notify", notifyBox.checked);
 });
 
 /** @param {string} name */
-function theme(name) {
+function setTheme(name) {
   document.documentElement.dataset.theme = name;
-  themes.value = name;
+  themeSelect.value = name;
 }
 
-themes.addEventListener("change", () => {
-  theme(themes.value);
-  remember("theme", themes.value);
+themeSelect.addEventListener("change", () => {
+  setTheme(themeSelect.value);
+  save("theme", themeSelect.value);
 });
 
-// Drawers, where the screen is small
+// Drawers on small screens
 
 /** @param {HTMLElement} button @param {HTMLElement} panel */
-function drawer(button, panel) {
+function setUpDrawer(button, panel) {
   button.addEventListener("click", () => {
     const isOpen = panel.classList.toggle("open");
     $("backdrop").hidden = !isOpen;
@@ -768,31 +775,31 @@ function closeDrawers() {
   }
 }
 
-drawer($("show-rooms"), $("rooms"));
-drawer($("show-members"), $("members"));
+setUpDrawer($("show-rooms"), $("rooms"));
+setUpDrawer($("show-members"), $("members"));
 $("backdrop").addEventListener("click", closeDrawers);
 
 // Start
 
-theme(recall("theme", ""));
-notifies.checked = recall("notify", false) && globalThis.Notification?.permission === "granted";
-notifies.disabled = !("Notification" in window);
-for (const name of /** @type {string[]} */ (recall("rooms", []))) {
-  roomOf(name);
+setTheme(load("theme", ""));
+notifyBox.checked = load("notify", false) && globalThis.Notification?.permission === "granted";
+notifyBox.disabled = !("Notification" in window);
+for (const name of /** @type {string[]} */ (load("rooms", []))) {
+  getRoom(name);
 }
-open(normal(addressed()), { push: false });
+openRoom(normalizeRoomName(roomFromPath()), { push: false });
 if ("WebSocket" in window) {
-  status("Connecting…");
+  showStatus("Connecting…");
   client.connect();
   addEventListener("online", () => client.hurry());
   addEventListener("offline", () => client.offline());
   document.addEventListener("visibilitychange", () => document.hidden || client.hurry());
-  if (offer === null) {
-    status(INCOMPLETE, { passes: true });
+  if (linked === null) {
+    showStatus(INVALID_LINK, { isTemporary: true });
   }
-  if (!client.nick && !recall("asked", false)) {
+  if (!client.nick && !load("asked", false)) {
     askForName("");
   }
 } else {
-  status("Your browser does not support WebSockets, which this chat needs.");
+  showStatus("Your browser does not support WebSockets, which this chat needs.");
 }

@@ -1,28 +1,34 @@
-// A client of the protocol `chinwag.v1`. It connects and connects again, resumes rooms where it left
-// off, and sends messages in order, each exactly once. It needs a WebSocket and nothing of a page.
+// A client for the protocol `chinwag.v1` (docs/PROTOCOL.md). It reconnects, resumes each room without
+// a gap, and sends messages in order, each exactly once. It needs WebSocket and `crypto`, but no DOM.
+//
+//     const client = new Client({ url: "wss://chat.example/ws", nick: "Ada", heard: console.log });
+//     const room = new Membership("lobby");
+//     client.join(room);
+//     client.connect();
+//     client.say(room, "hello");
 
 /** @import { Command, Ending, ErrorEvent, Said, ServerEvent } from "./protocol.js" */
 
-/** Close codes after which another connection would be closed again. */
+/** Close codes after which a reconnection would be closed again. */
 const TERMINAL = new Set([1002, 1003, 1007, 1008, 1009, 4003]);
 
 const BACKOFF_MS_MIN = 500;
 const BACKOFF_MS_MAX = 20_000;
-/** How long a connection may take to be established. */
+/** Time from the connection attempt to the first event. */
 const CONNECT_MS = 15_000;
-/** How long the server may be silent while it has something to answer. */
 const ANSWER_MS = 15_000;
-/** After how much silence the client asks for a sign of life, as a multiple of that. */
-const SILENCE = 3;
+/** Silence after which the client sends a command to test the connection, in multiples of `answerMs`. */
+const PROBE_AFTER = 3;
 
-/** A room that the client is in, or will be in once it is connected. */
+/** A room that the client joins. A page may extend it with its own state. */
 export class Membership {
-  /** @type {string | null} The log that `seq` refers to. */
+  /** @type {string | null} The history that `seq` refers to; null before the first `joined` event. */
   epoch = null;
-  /** The last sequence number that was received. */
+  /** The last sequence number received. A reconnection resumes after it. */
   seq = 0;
+  /** Whether the server has confirmed the membership on the current connection. */
   joined = false;
-  /** @type {Said[]} Own messages that are not in the log yet, in the order in which they are sent. */
+  /** @type {Said[]} Own messages that the server has not confirmed, oldest first. */
   pending = [];
 
   /** @param {string} name */
@@ -35,122 +41,130 @@ export class Membership {
  * @template {Membership} Room
  * @typedef {object} Options
  * @property {string | URL} url the address of the WebSocket
- * @property {string} [key] a secret of 16 to 256 characters: clients with the same key are one user
- * @property {string} [nick] the name to ask for
+ * @property {string} [key] a secret of 16 to 256 characters: clients with the same key are one user.
+ *   Defaults to none: each connection is then another user
+ * @property {string} [nick] the name to ask for; by default the server chooses one
  * @property {typeof WebSocket} [WebSocket] defaults to the global one
- * @property {number} [answerMs] how long the server may be silent while it has something to answer,
- *   in milliseconds; defaults to 15,000
- * @property {() => void} [opened] called for each new connection, after `hello` and `join` are sent
+ * @property {number} [answerMs] how long the server may leave a command unanswered and send nothing
+ *   else before the client reconnects, in milliseconds; defaults to 15,000
+ * @property {() => void} [opened] called when a connection opens, after `hello` and `join` are sent
  * @property {(event: ServerEvent, command?: Command, room?: Room) => void} [heard] called for each
  *   event, with the command that it answers and the room of that command
- * @property {(room: Room) => void} [changed] called when `pending` of a room has changed
- * @property {(end: Ending) => void} [closed] called when a connection has ended or failed
+ * @property {(room: Room) => void} [changed] called when a room's `pending` changes, except by `say`
+ *   and `sayAgain`
+ * @property {(end: Ending) => void} [closed] called when a connection or an attempt ends, with the
+ *   time of the next attempt, but not after `disconnect`
  */
 
-/** @template {Membership} [Room=Membership] */
+/**
+ * A connection that reconnects until it is ended. It logs errors that callbacks throw.
+ * @template {Membership} [Room=Membership]
+ */
 export class Client {
-  /** @type {Map<string, Room>} The rooms by their names. */
+  /** @type {Map<string, Room>} The rooms by name. Change it with `join` and `leave`. */
   rooms = new Map();
   /** @type {Options<Room>} */
   #options;
   #answerMs;
   /** @type {WebSocket | null} */
   #socket = null;
-  #welcome = false;
+  #isWelcome = false;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
-  #retry;
+  #retryTimer;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
-  #deadline;
+  #connectTimer;
   /** @type {ReturnType<typeof setInterval> | undefined} */
-  #check;
+  #checkTimer;
   #failures = 0;
-  /** The name by which the server knows this client. */
-  #known = "";
+  /** The name that the server confirmed last. */
+  #serverNick = "";
   #lastHeard = 0;
-  #refs = 0;
+  #lastRef = 0;
   /** @type {Map<number, { command: Command, room?: Room, said?: Said, at: number }>} */
   #unanswered = new Map();
-  /** Until when no message is sent, since the server has refused one. */
-  #heldUntil = 0;
+  /** When the rate limit allows the next message, in milliseconds since 1970. */
+  #pausedUntil = 0;
 
   /** @param {Options<Room>} options */
   constructor(options) {
     this.#options = options;
     this.#answerMs = options.answerMs ?? ANSWER_MS;
+    /** The name to ask for at the next connection; "" lets the server choose. */
     this.nick = options.nick ?? "";
   }
 
-  /** Whether the server has welcomed this client on the present connection. */
+  /** Whether the client is connected and the server has answered `hello`. */
   get isWelcome() {
-    return this.#welcome;
+    return this.#isWelcome;
   }
 
-  /** Connects now, in place of any connection or attempt that there is. */
+  /** Connects now. Replaces the current connection or attempt, if any. */
   connect() {
-    this.#drop();
+    this.#reset();
     const Socket = this.#options.WebSocket ?? WebSocket;
     /** @type {WebSocket} */
     let socket;
     try {
       socket = new Socket(this.#options.url, "chinwag.v1");
     } catch (error) {
-      return this.#lost(1006, String(error));
+      return this.#closed(1006, String(error));
     }
     this.#socket = socket;
-    /** @type {<E>(act: (event: E) => void) => (event: E) => void} */
-    const ifCurrent = (act) => (event) => void (socket === this.#socket && act(event));
+    /** @type {<E>(handle: (event: E) => void) => (event: E) => void} */
+    const ifCurrent = (handle) => (event) => void (socket === this.#socket && handle(event));
     socket.addEventListener("open", ifCurrent(() => this.#opened()));
     socket.addEventListener("message", ifCurrent(({ data }) => this.#received(String(data))));
-    // `close` says the same, but some libraries throw an error that nobody listens to.
+    // The `close` event follows and is enough, but the package `ws` throws an error without listeners.
     socket.addEventListener("error", () => {});
-    socket.addEventListener("close", ifCurrent(({ code, reason }) => this.#lost(code, reason)));
-    this.#deadline = setTimeout(() => this.#lost(1006, "no answer"), CONNECT_MS);
+    socket.addEventListener("close", ifCurrent(({ code, reason }) => this.#closed(code, reason)));
+    this.#connectTimer = setTimeout(() => this.#closed(1006, "no response from the server"), CONNECT_MS);
   }
 
-  /** Ends the connection, and makes no other. */
+  /** Disconnects, and does not reconnect until `connect` is called. */
   disconnect() {
-    this.#drop();
+    this.#reset();
   }
 
-  /** Makes sure that the connection works, as after sleep or a change of network. */
+  /** Reconnects without delay, or tests the connection. Call it after sleep or a network change. */
   hurry() {
     if (this.#socket === null) {
-      this.#retry !== undefined && this.connect();
-    } else if (this.#welcome) {
+      this.#retryTimer !== undefined && this.connect();
+    } else if (this.#isWelcome) {
       this.#probe();
     }
   }
 
-  /** The network is gone: the connection is given up at once and tried again later. */
+  /** Closes the connection and retries later. Call it when the network is lost. */
   offline() {
-    this.#socket !== null && this.#lost(1006, "no network");
+    this.#socket !== null && this.#closed(1006, "no network");
   }
 
-  /** Joins a room now and after each reconnection. @param {Room} room */
+  /** Joins a room, now and after each reconnection. @param {Room} room */
   join(room) {
     this.rooms.set(room.name, room);
-    this.#welcome && this.#send(this.#joining(room));
+    this.#isWelcome && this.#send(this.#joinCommand(room));
   }
 
-  /** Leaves a room, and forgets what was not sent to it. @param {Room} room */
+  /** Leaves a room. Its pending messages are not sent. @param {Room} room */
   leave(room) {
     this.rooms.delete(room.name);
     const isJoining = Array.from(this.#unanswered.values()).some(
-      (asked) => asked.command.type === "join" && asked.room === room,
+      (request) => request.command.type === "join" && request.room === room,
     );
     if (room.joined || isJoining) {
       this.ask({ type: "leave", room: room.name });
     }
   }
 
-  /** Goes by another name from now on. @param {string} nick */
+  /** Asks for another name, now and after each reconnection. @param {string} nick */
   rename(nick) {
     this.nick = nick;
     this.ask({ type: "nick", nick });
   }
 
   /**
-   * Says something, in its turn: after a reconnection, or when the server takes more.
+   * Adds a message to the room's `pending`, and sends it after earlier ones, as soon as the connection
+   * and the rate limit allow. `changed` is called once the server confirms it.
    * @param {Room} room @param {string} text
    */
   say(room, text) {
@@ -159,49 +173,52 @@ export class Client {
     /** @type {Said} */
     const said = { id, text, state: "pending" };
     room.pending = [...room.pending, said];
-    this.#pump(room);
+    this.#sendNext(room);
     return said;
   }
 
-  /** Tries a message again that was refused. @param {Room} room @param {Said} said */
+  /** Sends a message again that has failed. @param {Room} room @param {Said} said */
   sayAgain(room, said) {
     said.state = "pending";
     delete said.problem;
-    this.#pump(room);
+    this.#sendNext(room);
   }
 
-  /** Gives a message up. @param {Room} room @param {string} [id] */
+  /** Removes a message from `pending`: it is confirmed, or discarded. @param {Room} room @param {string} [id] */
   settle(room, id) {
     const pending = room.pending.filter((said) => said.id !== id);
     if (pending.length < room.pending.length) {
       room.pending = pending;
       this.#options.changed?.(room);
-      this.#pump(room);
+      this.#sendNext(room);
     }
   }
 
-  /** Sends a command, if the client is connected. @param {Command} command @param {Room} [room] */
+  /**
+   * Sends a command, if connected. `heard` is called with the answer, the command and `room`.
+   * @param {Command} command @param {Room} [room]
+   */
   ask(command, room) {
-    this.#welcome && this.#send(this.#refer(command, room));
+    this.#isWelcome && this.#send(this.#withRef(command, room));
   }
 
-  /** Sends a command that nobody answers. @param {Command} command */
+  /** Sends a command that needs no answer, if connected. @param {Command} command */
   tell(command) {
-    this.#welcome && this.#send(command);
+    this.#isWelcome && this.#send(command);
   }
 
   /** @param {Command} command @param {Room} [room] @param {Said} [said] @returns {Command} */
-  #refer(command, room, said) {
-    this.#refs += 1;
-    this.#unanswered.set(this.#refs, { command, room, said, at: Date.now() });
-    return { ...command, ref: this.#refs };
+  #withRef(command, room, said) {
+    this.#lastRef += 1;
+    this.#unanswered.set(this.#lastRef, { command, room, said, at: Date.now() });
+    return { ...command, ref: this.#lastRef };
   }
 
   /** @param {Room} room */
-  #joining(room) {
+  #joinCommand(room) {
     const { name, epoch, seq } = room;
     const after = epoch === null ? undefined : { epoch, seq };
-    return this.#refer({ type: "join", room: name, after }, room);
+    return this.#withRef({ type: "join", room: name, after }, room);
   }
 
   /** @param {...Command} commands */
@@ -212,48 +229,48 @@ export class Client {
   }
 
   #opened() {
-    // Alone in its message: compressed together with names of rooms, the key could be guessed from
-    // the message's length.
-    this.#send(this.#hello());
-    this.#send(...Array.from(this.rooms.values(), (room) => this.#joining(room)));
+    // In a frame of its own: if the key were compressed together with room names, the length of the
+    // frame would leak information about it.
+    this.#send(this.#helloCommand());
+    this.#send(...Array.from(this.rooms.values(), (room) => this.#joinCommand(room)));
     this.#lastHeard = Date.now();
-    this.#check = setInterval(() => this.#checkLife(), this.#answerMs / 3);
-    this.#call(() => this.#options.opened?.());
+    this.#checkTimer = setInterval(() => this.#checkTimeouts(), this.#answerMs / 3);
+    this.#callSafely(() => this.#options.opened?.());
   }
 
-  #hello() {
-    // The server gives these names itself, and nobody may ask for one.
+  #helloCommand() {
+    // Only the server may assign these names.
     const nick = this.nick.startsWith("anonymous-") ? undefined : this.nick || undefined;
-    return this.#refer({ type: "hello", key: this.#options.key, nick });
+    return this.#withRef({ type: "hello", key: this.#options.key, nick });
   }
 
   /** @param {string} data */
   #received(data) {
-    clearTimeout(this.#deadline);
+    clearTimeout(this.#connectTimer);
     this.#failures = 0;
     this.#lastHeard = Date.now();
     for (const line of data.split("\n")) {
-      // One line that cannot be read, or is not understood, costs no other.
-      this.#call(() => this.#heard(JSON.parse(line)));
+      // An error in one line must not prevent the processing of the others.
+      this.#callSafely(() => this.#heard(JSON.parse(line)));
     }
   }
 
   /** @param {ServerEvent} event */
   #heard(event) {
     const ref = "ref" in event ? Number(event.ref) : 0;
-    const asked = this.#unanswered.get(ref);
-    if (asked !== undefined) {
+    const request = this.#unanswered.get(ref);
+    if (request !== undefined) {
       this.#unanswered.delete(ref);
     }
     if (event.type === "welcome") {
-      this.#welcome = true;
-      this.#known = event.nick;
-    } else if (event.type === "joined" && asked?.room !== undefined) {
-      this.#named(asked.room, event.room);
-    } else if (event.type === "error" && asked !== undefined) {
-      this.#refused(event, asked);
+      this.#isWelcome = true;
+      this.#serverNick = event.nick;
+    } else if (event.type === "joined" && request?.room !== undefined) {
+      this.#renameRoom(request.room, event.room);
+    } else if (event.type === "error" && request !== undefined) {
+      this.#failed(event, request);
     }
-    this.#call(() => this.#options.heard?.(event, asked?.command, asked?.room));
+    this.#callSafely(() => this.#options.heard?.(event, request?.command, request?.room));
     const room = "room" in event ? this.rooms.get(event.room) : undefined;
     if (room === undefined) {
       return;
@@ -263,18 +280,18 @@ export class Client {
       room.seq = event.seq;
       room.joined = true;
       event.messages.forEach(({ id }) => this.settle(room, id));
-      this.#pump(room);
+      this.#sendNext(room);
     } else if (event.type === "message") {
       room.seq = Math.max(room.seq, event.seq);
       this.settle(room, event.id);
     } else if (event.type === "said") {
       this.settle(room, event.id);
-      this.#pump(room);
+      this.#sendNext(room);
     }
   }
 
-  /** The server has another spelling of a room's name. @param {Room} room @param {string} name */
-  #named(room, name) {
+  /** Adopts the server's spelling of a room name. @param {Room} room @param {string} name */
+  #renameRoom(room, name) {
     if (room.name !== name && this.rooms.get(room.name) === room) {
       this.rooms.delete(room.name);
       room.name = name;
@@ -282,70 +299,70 @@ export class Client {
     }
   }
 
-  /** @param {ErrorEvent} error @param {{ command: Command, room?: Room, said?: Said }} asked */
-  #refused({ code, message, retry_after_ms = 1000 }, { command, room, said }) {
+  /** @param {ErrorEvent} error @param {{ command: Command, room?: Room, said?: Said }} request */
+  #failed({ code, message, retry_after_ms = 1000 }, { command, room, said }) {
     if (room !== undefined && said !== undefined) {
       if (code === "rate_limited") {
-        // Whatever is to be said waits, so that the order stays.
-        this.#heldUntil = Date.now() + retry_after_ms;
+        // All messages wait, so that they stay in order.
+        this.#pausedUntil = Date.now() + retry_after_ms;
         setTimeout(() => {
-          // The clock may say that it is a moment too early, and nothing else would try again.
-          this.#heldUntil = 0;
-          this.rooms.forEach((each) => this.#pump(each));
+          // `Date.now()` may still be slightly before `#pausedUntil`, and no other timer follows.
+          this.#pausedUntil = 0;
+          this.rooms.forEach((each) => this.#sendNext(each));
         }, retry_after_ms);
       } else if (code === "not_joined") {
         room.joined = false;
-        this.#send(this.#joining(room));
+        this.#send(this.#joinCommand(room));
       } else if (code !== "shutting_down") {
         said.state = "failed";
         said.problem = message;
         this.#options.changed?.(room);
-        this.#pump(room);
+        this.#sendNext(room);
       }
     } else if (command.type === "hello" && (code === "nick_taken" || code === "bad_nick")) {
       this.nick = "";
-      this.#send(this.#hello());
+      this.#send(this.#helloCommand());
     } else if (command.type === "nick" && this.nick === command.nick) {
-      this.nick = this.#known;
+      this.nick = this.#serverNick;
     }
   }
 
   /**
-   * Sends the next message of a room. One at a time: a message that is refused is sent again before
-   * any that was said after it.
+   * Sends the next message of a room, unless one is unanswered: a rejected message must be sent again
+   * before later ones.
    * @param {Room} room
    */
-  #pump(room) {
-    const isBusy = Array.from(this.#unanswered.values()).some((asked) => asked.said && asked.room === room);
+  #sendNext(room) {
+    const isBusy = Array.from(this.#unanswered.values()).some((request) => request.said && request.room === room);
     const next = room.pending.find(({ state }) => state === "pending");
-    if (this.#welcome && room.joined && !isBusy && next !== undefined && Date.now() >= this.#heldUntil) {
+    if (this.#isWelcome && room.joined && !isBusy && next !== undefined && Date.now() >= this.#pausedUntil) {
       const { id, text } = next;
-      this.#send(this.#refer({ type: "say", room: room.name, text, id }, room, next));
+      this.#send(this.#withRef({ type: "say", room: room.name, text, id }, room, next));
     }
   }
 
-  #checkLife() {
+  #checkTimeouts() {
     const now = Date.now();
     const silence = now - this.#lastHeard;
-    const waits = Array.from(this.#unanswered.values()).some(({ at }) => now - at > this.#answerMs);
-    if (silence > this.#answerMs && waits) {
-      this.#lost(1006, "no answer");
-    } else if (silence > SILENCE * this.#answerMs) {
+    const isWaiting = Array.from(this.#unanswered.values()).some(({ at }) => now - at > this.#answerMs);
+    if (silence > this.#answerMs && isWaiting) {
+      this.#closed(1006, "no response from the server");
+    } else if (silence > PROBE_AFTER * this.#answerMs) {
       this.#probe();
     }
   }
 
-  /** Asks something that is answered at once. */
+  /** Sends a command that the server answers immediately. */
   #probe() {
     const room = Array.from(this.rooms.values()).find(({ joined }) => joined);
     room !== undefined && this.ask({ type: "who", room: room.name });
   }
 
   /** @param {number} code @param {string} reason */
-  #lost(code, reason) {
-    this.#drop();
+  #closed(code, reason) {
+    this.#reset();
     if (TERMINAL.has(code)) {
-      // What was being sent may be the cause, and would be again.
+      // A pending message may be the cause, so none is sent again without the user's decision.
       for (const room of this.rooms.values()) {
         for (const said of room.pending) {
           said.state = "failed";
@@ -353,35 +370,35 @@ export class Client {
         }
         this.#options.changed?.(room);
       }
-      return this.#call(() => this.#options.closed?.({ reason, next: null }));
+      return this.#callSafely(() => this.#options.closed?.({ reason, next: null }));
     }
-    // Full jitter: clients that were cut off together do not come back together.
+    // Full jitter: clients that were disconnected together must not reconnect together.
     const delay = Math.random() * Math.min(BACKOFF_MS_MAX, BACKOFF_MS_MIN * 2 ** this.#failures);
     this.#failures += 1;
-    this.#retry = setTimeout(() => this.connect(), delay);
-    this.#call(() => this.#options.closed?.({ reason, next: Date.now() + delay }));
+    this.#retryTimer = setTimeout(() => this.connect(), delay);
+    this.#callSafely(() => this.#options.closed?.({ reason, next: Date.now() + delay }));
   }
 
-  /** Forgets the connection or the attempt that there is. */
-  #drop() {
+  /** Closes the connection or attempt, and resets its state. */
+  #reset() {
     const socket = this.#socket;
     this.#socket = null;
     socket?.close();
-    clearTimeout(this.#retry);
-    clearTimeout(this.#deadline);
-    clearInterval(this.#check);
-    this.#retry = undefined;
-    this.#welcome = false;
+    clearTimeout(this.#retryTimer);
+    clearTimeout(this.#connectTimer);
+    clearInterval(this.#checkTimer);
+    this.#retryTimer = undefined;
+    this.#isWelcome = false;
     this.#unanswered.clear();
     for (const room of this.rooms.values()) {
       room.joined = false;
     }
   }
 
-  /** Calls what may throw, and reports that. @param {() => void} act */
-  #call(act) {
+  /** @param {() => void} call */
+  #callSafely(call) {
     try {
-      act();
+      call();
     } catch (error) {
       console.error(error);
     }

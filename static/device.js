@@ -1,25 +1,25 @@
-// One user on several devices: a link that takes the key of this browser to another one.
+// One user on several devices: a link that copies the key of this browser to another browser.
 
-import { remember } from "./store.js";
+import { save } from "./store.js";
 import { $ } from "./text.js";
 
-/** @typedef {{ key: string, name: string }} Identity the secret of a user and the name that was chosen, or "" */
-/** @typedef {{ toCanvas(canvas: HTMLCanvasElement, colours: { off: number[] }): void }} QrCode */
+/** @typedef {{ key: string, name: string }} Identity the secret of a user, and the name, or "" if none was chosen */
+/** @typedef {{ toCanvas(canvas: HTMLCanvasElement, colors: { off: number[] }): void }} QrCode */
 
 const sharing = $("sharing", HTMLDialogElement);
 const link = $("device-link", HTMLInputElement);
 const takeover = $("takeover", HTMLDialogElement);
 
-/** Addresses that no other device can open. */
+/** Host names that other devices cannot reach. */
 const LOOPBACK = /^(localhost|127\.[\d.]+|\[::1\])$/;
 
 /**
- * Shows the link, and its QR code.
- * @param {Identity} identity @param {string} path the page that the link opens
+ * Shows the link and its QR code.
+ * @param {Identity} identity @param {string} path the path of the page that the link opens
  */
 export async function share({ key, name }, path) {
   const address = new URL(path, location.href);
-  // A fragment is for the page alone: it is sent to no server and named to no other site.
+  // Browsers send the fragment to no server, and it is not in the Referer header.
   address.hash = String(new URLSearchParams({ key, name }));
   link.value = address.href;
   $("device-local").hidden = !LOOPBACK.test(location.hostname);
@@ -32,7 +32,7 @@ export async function share({ key, name }, path) {
     generate(link.value).toCanvas(canvas, { off: [255, 255, 255] });
     canvas.hidden = false;
   } catch {
-    // There is no network just now. The link will do.
+    // The module did not load, for example without a network. The link is enough.
     canvas.hidden = true;
   }
 }
@@ -41,18 +41,19 @@ $("copy-link").addEventListener("click", async () => {
   link.select();
   try {
     await navigator.clipboard.writeText(link.value);
-    $("copied").textContent = "Copied.";
+    $("copied").textContent = "Link copied.";
   } catch {
-    // Only a page under https or on localhost may copy.
-    $("copied").textContent = "The browser does not let this page copy. The link is selected.";
+    // Browsers allow it only over HTTPS and on localhost.
+    $("copied").textContent = "Your browser blocked copying. The link is selected, so you can copy it yourself.";
   }
 });
 
 /**
- * Takes the identity out of the page's address, which somebody may see or store.
- * @returns {Identity | null | undefined} null if the link is incomplete, undefined if it is another
+ * Returns the identity in the page's address, and removes it there: the address bar and the browser
+ * history should not show the key.
+ * @returns {Identity | null | undefined} null if the key is invalid, undefined if there is none
  */
-export function offered() {
+export function identityFromLink() {
   const fragment = new URLSearchParams(location.hash.slice(1));
   const key = fragment.get("key");
   if (key === null) {
@@ -63,11 +64,12 @@ export function offered() {
 }
 
 /**
- * Asks whether this browser shall be that user. If so it is from now on.
- * @param {Identity} identity @param {string} before the name that goes with its present key
+ * Asks whether this browser should become another user, and stores the identity if the answer is yes.
+ * @param {Identity} identity @param {string} before the current name in this browser, or ""
+ * @returns {Promise<boolean>} the answer
  */
-export async function takesOver({ key, name }, before) {
-  $("offered-name").textContent = name || "the user of that device";
+export async function confirmIdentity({ key, name }, before) {
+  $("offered-name").textContent = name || "the user of the other device";
   $("given-up").hidden = before === "";
   $("name-before").textContent = before;
   takeover.returnValue = "";
@@ -76,8 +78,8 @@ export async function takesOver({ key, name }, before) {
   if (takeover.returnValue !== "yes") {
     return false;
   }
-  remember("key", key);
-  remember("name", name);
-  remember("asked", true);
+  save("key", key);
+  save("name", name);
+  save("asked", true);
   return true;
 }

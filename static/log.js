@@ -1,24 +1,26 @@
-// The log: the part of a room's entries around what is being read, as elements. It stays where it
-// is while somebody reads, and follows at its end.
+// The message list. It renders only entries near the visible ones, and scrolls to new messages only
+// if it is at its end.
 
 import { Room } from "./room.js";
-import { $, arrange, element, format } from "./text.js";
+import { $, element, format, plural, setChildren } from "./text.js";
 
 /** @import { Entry, Message, Said } from "./protocol.js" */
 
-/** Entries that are added at once, and that are there at most, as elements. */
+/** Entries that are rendered at a time. */
 const STEP = 60;
-const SHOWN_MAX = 240;
-/** How near to an end of what is shown more is added, in pixels. */
-const NEAR = 600;
-/** Messages of one author so close together are a group. */
+/** Maximum number of rendered entries. */
+const RENDERED_MAX = 240;
+/** Distance to the first or last rendered entry at which more are rendered, in pixels. */
+const NEAR_PX = 600;
+/** Maximum time between consecutive messages of a group, which shows the author once. */
 const GROUP_MS = 5 * 60 * 1000;
-const COLOURS = 12;
+const COLORS = 12;
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
-const date = new Intl.DateTimeFormat(undefined, { dateStyle: "full" });
-const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
-const list = new Intl.ListFormat("en", { type: "conjunction" });
+const timeFormat = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const dateFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "full" });
+const dateTimeFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
+/** Joins names: "Ada, Ben, and Cleo". */
+export const nameList = new Intl.ListFormat("en", { type: "conjunction" });
 
 /** @param {Date | number} at */
 function day(at) {
@@ -32,38 +34,38 @@ function dayName(at) {
   if (day(at) === day(today)) {
     return "Today";
   }
-  return day(at) === day(yesterday) ? "Yesterday" : date.format(at);
+  return day(at) === day(yesterday) ? "Yesterday" : dateFormat.format(at);
 }
 
-/** @param {string} nick */
-export function colour(nick) {
+/** Returns the CSS classes of a name, among them its color. @param {string} nick */
+export function nameClass(nick) {
   let hash = 0;
   for (const char of nick.toLowerCase()) {
     hash = (hash * 31 + (char.codePointAt(0) ?? 0)) >>> 0;
   }
-  return `name colour-${hash % COLOURS}`;
+  return `name color-${hash % COLORS}`;
 }
 
 /** @param {Set<string>} names */
-function someNames(names) {
+function summarizeNames(names) {
   const all = Array.from(names);
-  return all.length > 5 ? `${all.slice(0, 4).join(", ")} and ${all.length - 4} others` : list.format(all);
+  return all.length > 5 ? `${all.slice(0, 4).join(", ")} and ${all.length - 4} others` : nameList.format(all);
 }
 
 /** @param {Exclude<Entry, Message>} entry */
-function noteOf(entry) {
+function noteText(entry) {
   if ("note" in entry) {
     return entry.note;
   }
-  const { came, went } = entry;
-  const said = [];
-  if (came.size > 0) {
-    said.push(`${someNames(came)} joined.`);
+  const { joined, left } = entry;
+  const sentences = [];
+  if (joined.size > 0) {
+    sentences.push(`${summarizeNames(joined)} joined.`);
   }
-  if (went.size > 0) {
-    said.push(`${someNames(went)} left.`);
+  if (left.size > 0) {
+    sentences.push(`${summarizeNames(left)} left.`);
   }
-  return said.join(" ");
+  return sentences.join(" ");
 }
 
 export class Log {
@@ -73,106 +75,110 @@ export class Log {
   empty = $("empty");
   button = $("newer");
   #room = new Room("");
+  /** The rendered entries are those from index `#start`, and before index `#end`, of `room.entries`. */
   #start = 0;
   #end = 0;
-  #newer = 0;
-  #following = true;
-  /** @type {WeakMap<Said, { state: string, shown: HTMLElement }>} */
-  #onTheirWay = new WeakMap();
+  /** New messages that arrived while the user read older ones. */
+  #newCount = 0;
+  #isFollowing = true;
+  /** @type {WeakMap<Said, { state: string, item: HTMLElement }>} */
+  #pendingItems = new WeakMap();
 
   /**
-   * `older(room)` asks for what was said before; `seen()` is called when the end is in sight.
-   * @param {{ older(room: Room): void, seen(): void, retry(said: Said, again: boolean): void, me(): string }} calls
+   * `endReached` is called when the end is visible; `resolveFailed` sends a failed message again or
+   * discards it; `me` returns the user's name.
+   * @param {{ loadOlder(room: Room): void, endReached(): void, resolveFailed(said: Said, isRetry: boolean): void,
+   *   me(): string }} callbacks
    */
-  constructor({ older, seen, retry, me }) {
-    this.older = older;
-    this.seen = seen;
-    this.retry = retry;
+  constructor({ loadOlder, endReached, resolveFailed, me }) {
+    this.loadOlder = loadOlder;
+    this.endReached = endReached;
+    this.resolveFailed = resolveFailed;
     this.me = me;
-    this.scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    const resized = new ResizeObserver(() => this.#following && this.#toEnd());
+    this.scroller.addEventListener("scroll", () => this.#onScroll(), { passive: true });
+    const resized = new ResizeObserver(() => this.#isFollowing && this.#scrollToEnd());
     resized.observe(this.scroller);
     this.button.addEventListener("click", () => this.follow());
   }
 
-  get following() {
-    return this.#following;
+  /** Whether the list is scrolled to its end. */
+  get isFollowing() {
+    return this.#isFollowing;
   }
 
-  /** Shows a room from its end, or from its first unread message. @param {Room} room */
+  /** Shows a room, scrolled to its first unread message or else to its end. @param {Room} room */
   show(room) {
     this.#room = room;
-    this.#quietly(() => this.#fromEnd());
+    this.#withoutAnnouncing(() => this.#renderEnd());
     const line = this.entries.querySelector(".unread");
     if (line !== null) {
       line.scrollIntoView({ block: "center" });
-      this.#following = this.#isAtEnd();
+      this.#isFollowing = this.#isAtEnd();
     }
-    this.#scrolled();
+    this.#onScroll();
   }
 
-  /** The room has new entries at its end, of which so many are messages. */
-  grown(count = 1, messages = count) {
+  /** Shows new entries at the end of the room. `messages` of them are messages. */
+  appended(count = 1, messages = count) {
     const wasAtEnd = this.#end >= this.#room.entries.length - count;
-    if (this.#following) {
-      const forgotten = this.#room.trim();
-      this.#start -= forgotten;
-      this.#end -= forgotten;
-      this.#add(this.#end, this.#room.entries.length);
-      this.#cutAbove();
-      this.#toEnd();
+    if (this.#isFollowing) {
+      const removed = this.#room.trim();
+      this.#start -= removed;
+      this.#end -= removed;
+      this.#renderBelow(this.#end, this.#room.entries.length);
+      this.#trimAbove();
+      this.#scrollToEnd();
     } else {
-      this.#newer += messages;
-      this.#button();
-      if (wasAtEnd && this.#end - this.#start < SHOWN_MAX) {
-        this.#add(this.#end, this.#room.entries.length);
+      this.#newCount += messages;
+      this.#updateButton();
+      if (wasAtEnd && this.#end - this.#start < RENDERED_MAX) {
+        this.#renderBelow(this.#end, this.#room.entries.length);
       }
     }
-    this.#emptiness();
+    this.#updateEmpty();
   }
 
-  /** The last entry has changed. */
-  changed() {
+  /** Renders the last entry again. */
+  lastChanged() {
     if (this.#end === this.#room.entries.length) {
-      this.entries.lastElementChild?.replaceWith(this.#entry(this.#end - 1));
-      this.#following && this.#toEnd();
+      this.entries.lastElementChild?.replaceWith(this.#makeEntry(this.#end - 1));
+      this.#isFollowing && this.#scrollToEnd();
     }
   }
 
-  /** Who reads goes by another name now: other mentions are theirs. */
+  /** Renders all entries again, since a new name changes which mentions are highlighted. */
   refresh() {
     const { scrollTop } = this.scroller;
-    this.#quietly(() => {
+    this.#withoutAnnouncing(() => {
       this.entries.replaceChildren();
-      this.#add(this.#start, this.#end);
+      this.#renderBelow(this.#start, this.#end);
       this.scroller.scrollTop = scrollTop;
     });
-    this.#following && this.#toEnd();
+    this.#isFollowing && this.#scrollToEnd();
   }
 
-  /** The room has older entries at its beginning. @param {number} count */
-  grownAbove(count) {
+  /** Shows older entries at the beginning of the room. @param {number} count */
+  prepended(count) {
     this.#start += count;
     this.#end += count;
-    this.#quietly(() => this.#keepPlace(() => this.#addAbove()));
+    this.#withoutAnnouncing(() => this.#keepPosition(() => this.#renderAbove()));
   }
 
-  /** What is on its way has changed. */
   showPending() {
-    arrange(this.pending, this.#room.pending.map((said) => this.#pendingItem(said)));
-    this.#emptiness();
-    this.#following && this.#toEnd();
+    setChildren(this.pending, this.#room.pending.map((said) => this.#pendingItem(said)));
+    this.#updateEmpty();
+    this.#isFollowing && this.#scrollToEnd();
   }
 
-  /** Goes to the end, and stays there. */
+  /** Scrolls to the end, and follows new messages. */
   follow() {
     if (this.#end < this.#room.entries.length) {
-      this.#quietly(() => this.#fromEnd());
+      this.#withoutAnnouncing(() => this.#renderEnd());
     }
-    this.#toEnd();
+    this.#scrollToEnd();
   }
 
-  #fromEnd() {
+  #renderEnd() {
     const { entries } = this.#room;
     this.#end = entries.length;
     this.#start = this.#end;
@@ -180,18 +186,18 @@ export class Log {
     const unread = this.#room.firstUnread;
     const first = unread === null ? -1 : entries.findIndex((entry) => "seq" in entry && entry.seq >= unread);
     const wanted = first < 0 ? this.#end - STEP : Math.min(first - 10, this.#end - STEP);
-    this.#start = Math.max(0, wanted, this.#end - SHOWN_MAX);
-    this.#add(this.#start, this.#end);
+    this.#start = Math.max(0, wanted, this.#end - RENDERED_MAX);
+    this.#renderBelow(this.#start, this.#end);
     this.showPending();
-    this.#toEnd();
+    this.#scrollToEnd();
   }
 
-  #toEnd() {
-    this.#following = true;
-    this.#newer = 0;
+  #scrollToEnd() {
+    this.#isFollowing = true;
+    this.#newCount = 0;
     this.button.hidden = true;
     this.scroller.scrollTop = this.scroller.scrollHeight;
-    this.seen();
+    this.endReached();
   }
 
   #isAtEnd() {
@@ -199,47 +205,47 @@ export class Log {
     return this.#end === this.#room.entries.length && scrollHeight - scrollTop - clientHeight < 4;
   }
 
-  #scrolled() {
-    this.#following = this.#isAtEnd();
-    if (this.#following) {
-      this.#newer = 0;
-      this.seen();
+  #onScroll() {
+    this.#isFollowing = this.#isAtEnd();
+    if (this.#isFollowing) {
+      this.#newCount = 0;
+      this.endReached();
     }
     const { scrollHeight, scrollTop, clientHeight } = this.scroller;
-    if (scrollTop < NEAR) {
+    if (scrollTop < NEAR_PX) {
       if (this.#start > 0) {
-        this.#quietly(() => this.#keepPlace(() => this.#addAbove()));
-      } else if (this.#room.more) {
-        this.older(this.#room);
+        this.#withoutAnnouncing(() => this.#keepPosition(() => this.#renderAbove()));
+      } else if (this.#room.hasOlder) {
+        this.loadOlder(this.#room);
       }
-    } else if (scrollHeight - scrollTop - clientHeight < NEAR) {
+    } else if (scrollHeight - scrollTop - clientHeight < NEAR_PX) {
       const end = Math.min(this.#room.entries.length, this.#end + STEP);
       if (end > this.#end) {
-        this.#quietly(() => this.#keepPlace(() => (this.#add(this.#end, end), this.#cutAbove())));
+        this.#withoutAnnouncing(() => this.#keepPosition(() => (this.#renderBelow(this.#end, end), this.#trimAbove())));
       }
     }
-    this.#button();
+    this.#updateButton();
   }
 
-  #button() {
-    this.button.hidden = this.#following || (this.#newer === 0 && this.#end === this.#room.entries.length);
-    const count = this.#newer === 0 ? "Latest messages" : `${this.#newer} new message${this.#newer === 1 ? "" : "s"}`;
-    this.button.textContent = `${count} ↓`;
+  #updateButton() {
+    this.button.hidden = this.#isFollowing || (this.#newCount === 0 && this.#end === this.#room.entries.length);
+    const label = this.#newCount === 0 ? "Latest messages" : plural(this.#newCount, "new message");
+    this.button.textContent = `${label} ↓`;
   }
 
-  #emptiness() {
+  #updateEmpty() {
     const { entries, pending, gap } = this.#room;
-    this.empty.textContent = gap || "Nothing has been said here yet.";
+    this.empty.textContent = gap || "No messages yet.";
     this.empty.hidden = entries.some((entry) => "seq" in entry) || pending.length > 0;
   }
 
-  /** Changes what is above or below, without what is being read moving by a pixel. @param {() => void} change */
-  #keepPlace(change) {
+  /** Changes the list without moving the visible entries. @param {() => void} change */
+  #keepPosition(change) {
     const top = this.scroller.getBoundingClientRect().top;
     const anchor = Array.from(this.entries.children).find(
       (entry) => entry.getBoundingClientRect().bottom > top,
     );
-    // By its end, since what stands above its text may go.
+    // Measured at the bottom, since a day line above its text may disappear.
     const before = anchor?.getBoundingClientRect().bottom ?? 0;
     change();
     if (anchor?.isConnected) {
@@ -247,54 +253,54 @@ export class Log {
     }
   }
 
-  /** Changes the log without a screen reader reading it all again. @param {() => void} change */
-  #quietly(change) {
+  /** Changes the list without screen readers announcing it. @param {() => void} change */
+  #withoutAnnouncing(change) {
     this.scroller.setAttribute("aria-live", "off");
     change();
     requestAnimationFrame(() => this.scroller.setAttribute("aria-live", "polite"));
   }
 
   /** @param {number} start @param {number} end */
-  #add(start, end) {
-    const made = [];
+  #renderBelow(start, end) {
+    const items = [];
     for (let n = start; n < end; n++) {
-      made.push(this.#entry(n));
+      items.push(this.#makeEntry(n));
     }
-    this.entries.append(...made);
+    this.entries.append(...items);
     this.#end = end;
   }
 
-  #addAbove() {
+  #renderAbove() {
     const start = Math.max(0, this.#start - STEP);
-    const made = [];
+    const items = [];
     for (let n = start; n < this.#start; n++) {
-      made.push(this.#entry(n));
+      items.push(this.#makeEntry(n));
     }
-    const seam = this.#start;
-    this.entries.prepend(...made);
+    const previousStart = this.#start;
+    this.entries.prepend(...items);
     this.#start = start;
-    // It may have been the first of its group or its day, and is not any more.
-    if (seam < this.#end && made.length > 0) {
-      const first = this.entries.children[made.length];
-      const again = this.#entry(seam);
-      first.className = again.className;
-      first.replaceChildren(...again.childNodes);
+    // The entry that was first may no longer be the first of its group or day.
+    if (previousStart < this.#end && items.length > 0) {
+      const item = this.entries.children[items.length];
+      const updated = this.#makeEntry(previousStart);
+      item.className = updated.className;
+      item.replaceChildren(...updated.childNodes);
     }
-    while (this.#end - this.#start > SHOWN_MAX) {
+    while (this.#end - this.#start > RENDERED_MAX) {
       this.entries.lastElementChild?.remove();
       this.#end -= 1;
     }
   }
 
-  #cutAbove() {
-    while (this.#end - this.#start > SHOWN_MAX) {
+  #trimAbove() {
+    while (this.#end - this.#start > RENDERED_MAX) {
       this.entries.firstElementChild?.remove();
       this.#start += 1;
     }
   }
 
-  /** Names the days anew, as after midnight. */
-  renameDays() {
+  /** Updates "Today" and "Yesterday" after midnight. */
+  updateDays() {
     for (const label of /** @type {NodeListOf<HTMLElement>} */ (this.entries.querySelectorAll(".day"))) {
       label.children[0].textContent = dayName(Number(label.dataset.at));
     }
@@ -312,72 +318,72 @@ export class Log {
   }
 
   /** @param {number} n */
-  #entry(n) {
+  #makeEntry(n) {
     const entry = this.#room.entries[n];
     if (!("seq" in entry)) {
-      return element("div", { class: "entry" }, element("p", { class: "note" }, noteOf(entry)));
+      return element("div", { class: "entry" }, element("p", { class: "note" }, noteText(entry)));
     }
     const before = this.#messageBefore(n);
     const isUnread = entry.seq === this.#room.firstUnread;
     const isNewDay = before === undefined || day(before.at) !== day(entry.at);
-    const follows =
+    const isGrouped =
       n > 0 &&
       this.#room.entries[n - 1] === before &&
       before.nick === entry.nick &&
       entry.at - before.at < GROUP_MS &&
       !isNewDay &&
       !isUnread;
-    const made = element("div", { class: follows ? "entry" : "entry first", "data-seq": `${entry.seq}` });
+    const item = element("div", { class: isGrouped ? "entry" : "entry first", "data-seq": `${entry.seq}` });
     if (n === 0 && this.#room.gap !== "") {
-      made.append(element("p", { class: "note" }, this.#room.gap));
+      item.append(element("p", { class: "note" }, this.#room.gap));
     }
     if (isNewDay) {
-      made.append(element("p", { class: "day", "data-at": `${entry.at}` }, element("span", {}, dayName(entry.at))));
+      item.append(element("p", { class: "day", "data-at": `${entry.at}` }, element("span", {}, dayName(entry.at))));
     }
     if (isUnread) {
-      made.append(element("p", { class: "unread" }, element("span", {}, "New")));
+      item.append(element("p", { class: "unread" }, element("span", {}, "New")));
     }
-    made.append(this.#message(entry, follows));
-    return made;
+    item.append(this.#makeMessage(entry, isGrouped));
+    return item;
   }
 
-  /** @param {Message} message @param {boolean} follows */
-  #message({ nick, text, at }, follows) {
+  /** @param {Message} message @param {boolean} isGrouped */
+  #makeMessage({ nick, text, at }, isGrouped) {
     const time = element(
       "time",
-      { datetime: new Date(at).toISOString(), title: moment.format(at) },
-      clock.format(at),
+      { datetime: new Date(at).toISOString(), title: dateTimeFormat.format(at) },
+      timeFormat.format(at),
     );
-    const author = element("b", { class: follows ? "unseen" : colour(nick), dir: "auto" }, nick);
+    const author = element("b", { class: isGrouped ? "visually-hidden" : nameClass(nick), dir: "auto" }, nick);
     const head = element("p", { class: "head" }, author, " ", time);
     const body = element("div", { class: "text", dir: "auto" }, ...format(text, this.me()));
     return element("article", {}, head, body);
   }
 
-  /** Gives the element of a message that is not in the log. It is made anew only if its state changes. @param {Said} said */
+  /** Returns the element of a pending message, which is replaced only if its state changes. @param {Said} said */
   #pendingItem(said) {
-    const known = this.#onTheirWay.get(said);
+    const known = this.#pendingItems.get(said);
     if (known?.state === said.state) {
-      return known.shown;
+      return known.item;
     }
-    const shown = this.#onItsWay(said);
-    this.#onTheirWay.set(said, { state: said.state, shown });
-    return shown;
+    const item = this.#makePending(said);
+    this.#pendingItems.set(said, { state: said.state, item });
+    return item;
   }
 
   /** @param {Said} said */
-  #onItsWay(said) {
+  #makePending(said) {
     const text = element("div", { class: "text", dir: "auto" }, ...format(said.text, this.me()));
-    const made = element("article", { class: said.state }, text);
+    const article = element("article", { class: said.state }, text);
     if (said.state === "failed") {
       const again = element("button", { type: "button" }, "Try again");
-      again.addEventListener("click", () => this.retry(said, true));
+      again.addEventListener("click", () => this.resolveFailed(said, true));
       const discard = element("button", { type: "button" }, "Discard");
-      discard.addEventListener("click", () => this.retry(said, false));
-      made.append(element("p", { class: "problem", role: "alert" }, `Not sent: ${said.problem}. `, again, " ", discard));
+      discard.addEventListener("click", () => this.resolveFailed(said, false));
+      article.append(element("p", { class: "problem", role: "alert" }, `Not sent: ${said.problem}. `, again, " ", discard));
     } else {
-      made.append(element("p", { class: "unseen" }, "on its way"));
+      article.append(element("p", { class: "visually-hidden" }, "Sending…"));
     }
-    return element("div", { class: "entry first" }, made);
+    return element("div", { class: "entry first" }, article);
   }
 }

@@ -1,36 +1,37 @@
-// The types of the protocol `chinwag.v1`, as docs/PROTOCOL.md describes it, for tsc.
-// No browser loads this file: the other modules refer to it in `@import` comments only.
+// The types of the protocol `chinwag.v1`, which docs/PROTOCOL.md describes, for tsc.
+// Browsers do not load this file: the other modules refer to it only in `@import` comments.
 
 /**
- * A client attaches it to a command, and the answer repeats it. A string has at most 64 characters.
+ * A reference that a client attaches to a command, and that the answer repeats. A string may have up
+ * to 64 characters.
  * @typedef {number | string} Ref
  */
 
 /**
- * A place in a certain log.
+ * A position in the history of a room.
  * @typedef {object} Position
- * @property {string} epoch
- * @property {number} seq
+ * @property {string} epoch the history that `seq` refers to
+ * @property {number} seq a sequence number
  */
 
 /**
- * A message in its place in the log.
+ * A message in the history of a room.
  * @typedef {object} Message
  * @property {string} room
  * @property {number} seq
  * @property {number} at in milliseconds since 1970
  * @property {string} nick
  * @property {string} text
- * @property {string} [id] what its author calls it
+ * @property {string} [id] an identifier that the author's client chose
  */
 
 /**
- * What a client may send.
+ * The limits of the server.
  * @typedef {object} Limits
- * @property {number} message_bytes
- * @property {number} frame_bytes
- * @property {number} [rooms] absent where it is not limited
- * @property {number} history
+ * @property {number} message_bytes the maximum size of a message's text
+ * @property {number} frame_bytes the maximum size of a WebSocket message
+ * @property {number} [rooms] the maximum number of rooms of a client; absent if there is none
+ * @property {number} history the maximum number of messages in a `history` event
  */
 
 /**
@@ -108,7 +109,7 @@
  *   | TypingCommand | HistoryCommand} Command
  */
 
-// Events: what a client is told
+// Events: what the server sends
 
 /**
  * @typedef {object} WelcomeEvent
@@ -208,40 +209,40 @@
  *   | MembersEvent | LeftEvent | HistoryEvent | SaidEvent | ErrorEvent} ServerEvent
  */
 
-// What the page makes of them. These types are here because browsers load the page's other files,
-// and those stay small.
+// Types of the client and the page. They are in this file because browsers do not load it.
 
 /**
- * A function for each type of event that the page does not ignore.
+ * A handler for each type of event that the page does not ignore.
  * @typedef {{ [E in ServerEvent as E["type"]]?: (event: E, command?: Command) => void }} EventHandlers
  */
 
 /**
- * An entry in the log of a room: a message, a note, or who came and went.
- * @typedef {Message | { note: string } | { came: Set<string>, went: Set<string> }} Entry
+ * An entry in the message list: a message, a note, or the users who joined and left.
+ * @typedef {Message | { note: string } | { joined: Set<string>, left: Set<string> }} Entry
  */
 
 /**
- * A message of one's own that has no place in the log yet.
+ * A message of this client that the server has not confirmed.
  * @typedef {object} Said
  * @property {string} id
  * @property {string} text
  * @property {"pending" | "failed"} state
- * @property {string} [problem] why it failed
+ * @property {string} [problem] the reason, if it failed
  */
 
 /**
- * The last place that was read in a room. The epoch is null if the room was not joined yet.
- * @typedef {object} Read
- * @property {string | null} epoch
+ * The position of the last message that was read in a room.
+ * @typedef {object} ReadPosition
+ * @property {string | null} epoch null if the room has not been joined yet
  * @property {number} seq
  */
 
 /**
  * How a connection ended.
  * @typedef {object} Ending
- * @property {string} reason
- * @property {number | null} next when the next one is tried, in milliseconds since 1970
+ * @property {string} reason from the server or the client; may be empty
+ * @property {number | null} next the time of the next attempt, in milliseconds since 1970, or null if
+ *   there is none
  */
 
 export {};

@@ -1,60 +1,62 @@
-// A room as this page knows it: what was said, what is on its way, who is there.
+// The state of a room in the page: messages, members, unread count.
 
 import { Membership } from "./client.js";
 import { mentions } from "./text.js";
 
 /**
- * @import { Entry, HistoryEvent, JoinedEvent, Message, PresenceEvent, Read, RenamedEvent }
+ * @import { Entry, HistoryEvent, JoinedEvent, Message, PresenceEvent, ReadPosition, RenamedEvent }
  *   from "./protocol.js"
  */
 
-/** Entries that a room holds in the page, and a tenth more; while somebody reads further up, all. */
+/** Entries that a room keeps. It may exceed this by 10%, and by more while the user reads older ones. */
 const ENTRIES_MAX = 12_000;
-/** How long somebody is typing who has stopped saying so. */
+/** How long a user counts as typing after the last `typing` event. */
 const TYPING_MS = 6_000;
 
 export class Room extends Membership {
-  /** @type {Entry[]} Messages, and notes between them, in the order in which they are shown. */
+  /** @type {Entry[]} Messages and notes, oldest first. */
   entries = [];
   /** @type {Set<string>} */
   members = new Set();
   memberCount = 0;
-  /** @type {Map<string, number>} */
+  /** @type {Map<string, number>} Names, and until when they count as typing, in milliseconds since 1970. */
   typing = new Map();
-  /** Whether there may be older messages than the first one here. */
-  more = false;
-  asking = false;
+  /** Whether the server may have older messages. */
+  hasOlder = false;
+  isLoadingOlder = false;
   unread = 0;
   mentioned = false;
-  /** The last place that was read, and the first that was not when the room was last opened. */
+  /** The last position that was read. */
   read;
-  /** @type {number | null} */
+  /** @type {number | null} The message below the "New" line. */
   firstUnread = null;
+  /** Text that was typed and not sent. */
   draft = "";
-  /** What is missing before the first entry, until older messages are loaded. */
+  /** A note above the first entry about missing messages, or "". */
   gap = "";
 
-  /** @param {string} name @param {Read} [read] */
+  /** @param {string} name @param {ReadPosition} [read] */
   constructor(name, read) {
     super(name);
     this.read = read;
   }
 
+  /** The sequence number of the oldest loaded message. */
   get oldest() {
     return this.entries.find((entry) => "seq" in entry)?.seq;
   }
 
-  /** Takes what `joined` tells. Gives whether all that was here still is. @param {JoinedEvent} line */
-  join({ epoch, seq, recovered, members, member_count, messages }) {
-    const whole = recovered || this.epoch === null;
-    if (!whole) {
+  /** Applies a `joined` event. Returns whether the earlier entries stay valid. @param {JoinedEvent} event */
+  applyJoined({ epoch, seq, recovered, members, member_count, messages }) {
+    const isContinuous = recovered || this.epoch === null;
+    if (!isContinuous) {
       this.entries = [];
       this.gap = this.epoch === epoch
-        ? "You were away for too long: what was said meanwhile is not all here."
-        : "The server has begun a new log: what was said before is not in it.";
+        ? "Some messages sent while you were disconnected are not shown here."
+        : "The server’s history was reset. Earlier messages are no longer available.";
     }
     if (!recovered) {
-      this.more = messages.length > 0;
+      this.hasOlder = messages.length > 0;
     }
     if (this.read?.epoch !== epoch) {
       this.read = { epoch, seq: this.epoch === null ? seq : 0 };
@@ -66,10 +68,10 @@ export class Room extends Membership {
       this.add(message);
     }
     this.seq = seq;
-    return whole;
+    return isContinuous;
   }
 
-  /** Adds a message at the end. Gives whether it is new here. @param {Message} message */
+  /** Adds a message at the end. Returns whether it is new. @param {Message} message */
   add(message) {
     const last = this.entries.findLast((entry) => "seq" in entry);
     if (last && last.seq >= message.seq) {
@@ -81,21 +83,21 @@ export class Room extends Membership {
     return true;
   }
 
-  /** Forgets the oldest entries when there are too many. Gives how many. */
+  /** Removes the oldest entries if there are too many. Returns how many. */
   trim() {
     const surplus = this.entries.length - ENTRIES_MAX;
     if (surplus < ENTRIES_MAX / 10) {
       return 0;
     }
     this.entries.splice(0, surplus);
-    this.more = true;
+    this.hasOlder = true;
     return surplus;
   }
 
-  /** Adds older messages at the beginning. Gives how many. @param {HistoryEvent} line */
+  /** Adds older messages at the beginning. Returns how many. @param {HistoryEvent} event */
   prepend({ messages, more }) {
-    this.asking = false;
-    this.more = more;
+    this.isLoadingOlder = false;
+    this.hasOlder = more;
     this.gap = "";
     const oldest = this.oldest ?? Infinity;
     const older = messages.filter((message) => message.seq < oldest);
@@ -103,60 +105,60 @@ export class Room extends Membership {
     return older.length;
   }
 
-  /** Notes who came and went: in one note as long as nobody says anything. @param {PresenceEvent} line */
-  presence({ joined, left, member_count }) {
+  /** Applies a `presence` event. One note lists all changes between two messages. @param {PresenceEvent} event */
+  applyPresence({ joined, left, member_count }) {
     this.memberCount = member_count;
     let last = this.entries.at(-1);
-    if (!last || !("came" in last)) {
-      last = { came: new Set(), went: new Set() };
+    if (!last || !("joined" in last)) {
+      last = { joined: new Set(), left: new Set() };
       this.entries.push(last);
     }
     for (const name of left) {
       this.members.delete(name);
       this.typing.delete(name);
-      last.came.delete(name) || last.went.add(name);
+      last.joined.delete(name) || last.left.add(name);
     }
     for (const name of joined) {
       this.members.add(name);
-      last.went.delete(name) || last.came.add(name);
+      last.left.delete(name) || last.joined.add(name);
     }
     return last;
   }
 
   /**
-   * Notes that somebody has another name, unless it is one's own first. Gives whether it did.
-   * @param {RenamedEvent} line @param {boolean} isMine
+   * Applies a `renamed` event. Returns whether it added a note: the user's own first name needs none.
+   * @param {RenamedEvent} event @param {boolean} isMine
    */
-  renamed({ from, to }, isMine) {
+  applyRenamed({ from, to }, isMine) {
     this.members.delete(from);
     this.members.add(to);
     this.typing.delete(from);
-    const noted = !(isMine && from.startsWith("anonymous-"));
-    if (noted) {
-      this.entries.push({ note: `${from} is now ${to}.` });
+    const hasNote = !(isMine && from.startsWith("anonymous-"));
+    if (hasNote) {
+      this.entries.push({ note: `${from} is now known as ${to}.` });
     }
-    return noted;
+    return hasNote;
   }
 
-  /** Counts a message that was not seen. @param {Message} message @param {string} me */
-  count(message, me) {
+  /** Counts an unread message. @param {Message} message @param {string} me */
+  countUnread(message, me) {
     this.unread += 1;
     this.mentioned ||= mentions(message.text, me);
   }
 
-  /** Everything here has been seen. */
-  readAll() {
+  /** Marks all messages as read. */
+  markRead() {
     this.unread = 0;
     this.mentioned = false;
     this.read = { epoch: this.epoch, seq: this.seq };
   }
 
-  /** @param {string} name */
-  isTyping(name) {
+  /** Counts a user as typing for some seconds. @param {string} name */
+  setTyping(name) {
     this.typing.set(name, Date.now() + TYPING_MS);
   }
 
-  get whoIsTyping() {
+  get typingNames() {
     const now = Date.now();
     return Array.from(this.typing).flatMap(([name, until]) => (until > now ? [name] : []));
   }

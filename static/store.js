@@ -1,41 +1,41 @@
-// What the browser remembers. One that stores nothing forgets it with the page.
+// Values that the browser stores. Without local storage they last as long as the page.
 
 /** @type {Map<string, unknown>} */
 const memory = new Map();
 
-/** The path below which the chat is: not "/" behind a proxy that puts it elsewhere. */
+/** The path of the chat: not "/" if a proxy serves it below another path. */
 export const ROOT = location.pathname.replace(/r\/[^/]+$/, "");
 
-/** @template T @param {string} name @param {T} otherwise @returns {T} */
-export function recall(name, otherwise) {
+/** Returns a stored value, or a default. @template T @param {string} name @param {T} fallback @returns {T} */
+export function load(name, fallback) {
   try {
     const text = localStorage.getItem(`chinwag.${name}`);
-    return text === null ? otherwise : JSON.parse(text);
+    return text === null ? fallback : JSON.parse(text);
   } catch {
-    return /** @type {T} */ (memory.get(name) ?? otherwise);
+    return /** @type {T} */ (memory.get(name) ?? fallback);
   }
 }
 
-/** @param {string} name @param {unknown} value */
-export function remember(name, value) {
+/** Stores a value. @param {string} name @param {unknown} value */
+export function save(name, value) {
   memory.set(name, value);
   try {
     localStorage.setItem(`chinwag.${name}`, JSON.stringify(value));
   } catch {
-    // It is in memory at least.
+    // Local storage is full or blocked; the value is in memory.
   }
 }
 
 /**
- * Changes what is stored, which another window may have changed since this one read it.
- * @template T @param {string} name @param {T} otherwise @param {(value: T) => T} change
+ * Changes a stored value. It is read again first, since another window may have changed it.
+ * @template T @param {string} name @param {T} fallback @param {(value: T) => T} change
  */
-export function amend(name, otherwise, change) {
-  remember(name, change(recall(name, otherwise)));
+export function update(name, fallback, change) {
+  save(name, change(load(name, fallback)));
 }
 
-/** So many random bytes, as hexadecimal digits. @param {number} bytes */
-export function random(bytes) {
+/** Returns random bytes as hexadecimal digits. @param {number} bytes */
+export function randomHex(bytes) {
   const numbers = crypto.getRandomValues(new Uint8Array(bytes));
   return Array.from(numbers, (number) => number.toString(16).padStart(2, "0")).join("");
 }

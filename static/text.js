@@ -1,23 +1,24 @@
-// What people write, as elements: links, code and names stand out. Nothing of it is ever taken for
-// markup, since every piece becomes a text node.
+// Formats messages as elements: links, code and mentions. A message cannot inject markup, since all
+// of its text goes into text nodes.
 
-// Each pattern is matched in linear time: messages come from strangers.
+// Each pattern must match in linear time, since messages may be hostile.
 const CODE = /`([^`\n]+)`/gu;
-/** Browsers copy addresses percent-encoded, so CJK text behind an address is not part of it. */
+/** Excludes CJK text: it often follows a URL without a space, and browsers copy URLs percent-encoded. */
 const LINK =
   /\bhttps?:\/\/[^\s<>"`\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}\u3000-\u303F\uFF00-\uFFEF]+/gu;
 const AT = /(?<![\p{L}\p{N}_@])@/gu;
 const NAME = /@[\p{L}\p{N}_][\p{L}\p{N}\p{M}_.-]*/uy;
 const LETTER = /[\p{L}\p{N}\p{M}_]/uy;
-/** Characters that end a sentence rather than an address or a name. */
+/** Characters that end a sentence rather than a URL. */
 const TRAILING = ".,;:!?'…";
+/** Characters that a mention may contain, but not end with. */
 const NAME_TRAILING = ".-";
 
 const FENCE = "```";
 
-/** @typedef {{ index: number, 0: string, 1?: string }} Match a matched text and where it begins */
+/** @typedef {{ index: number, 0: string, 1?: string }} Match a matched text and its offset */
 
-/** Gives the element with this id. @template {HTMLElement} T @param {string} id @param {new () => T} kind */
+/** Returns the element with this id. @template {HTMLElement} T @param {string} id @param {new () => T} kind */
 export function $(id, kind = /** @type {new () => T} */ (HTMLElement)) {
   const found = document.getElementById(id);
   if (!(found instanceof kind)) {
@@ -27,6 +28,7 @@ export function $(id, kind = /** @type {new () => T} */ (HTMLElement)) {
 }
 
 /**
+ * Creates an element.
  * @template {keyof HTMLElementTagNameMap} T
  * @param {T} name @param {Record<string, string | boolean | undefined>} attributes
  * @param {...(Node | string)} children
@@ -43,11 +45,11 @@ export function element(name, attributes = {}, ...children) {
 }
 
 /**
- * Makes these the children of an element. What is there already stays in place, so that clicks and
- * the focus on it are not lost.
+ * Sets the children of an element. Children that it already has stay in the document, so that they
+ * keep the focus and do not lose clicks.
  * @param {Element} parent @param {Element[]} children
  */
-export function arrange(parent, children) {
+export function setChildren(parent, children) {
   const wanted = new Set(children);
   for (const child of Array.from(parent.children)) {
     wanted.has(child) || child.remove();
@@ -59,20 +61,26 @@ export function arrange(parent, children) {
   });
 }
 
-/** Changes the text of an element, if it is another. @param {Element} where @param {string} text */
-export function write(where, text) {
-  if (where.textContent !== text) {
-    where.textContent = text;
+/** Sets the text of an element, if it differs. @param {Element} target @param {string} text */
+export function setText(target, text) {
+  if (target.textContent !== text) {
+    target.textContent = text;
   }
 }
 
+/** Returns a number with its noun: "1 byte", "2 bytes". @param {number} number @param {string} noun */
+export function plural(number, noun) {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
+}
+
 /**
- * Cuts a text at each match: `make` gives what stands for it, `rest` what stands for the others.
+ * Replaces each match in a text by the node that `make` returns, with the length of the text that it
+ * replaces, and the text between matches by what `rest` returns.
  * @template {Match} M
  * @param {string} text @param {Iterable<M>} matches
  * @param {(match: M) => [Node, number]} make @param {(rest: string) => (Node | string)[]} rest
  */
-function cut(text, matches, make, rest) {
+function replaceMatches(text, matches, make, rest) {
   const pieces = [];
   let end = 0;
   for (const match of matches) {
@@ -85,7 +93,7 @@ function cut(text, matches, make, rest) {
 }
 
 /**
- * Finds code blocks between three backticks, with an optional language on the first line.
+ * Finds code blocks: text between three backticks, after an optional language on the first line.
  * @param {string} text @returns {Iterable<Match>}
  */
 function* codeBlocks(text) {
@@ -101,34 +109,34 @@ function* codeBlocks(text) {
   }
 }
 
-/** Gives the length of a text without these characters at its end. @param {string} text @param {string} characters */
-function trimmed(text, characters, length = text.length) {
+/** Returns the length of a text without trailing characters of a set. @param {string} text @param {string} characters */
+function trimmedLength(text, characters, length = text.length) {
   while (length > 0 && characters.includes(text[length - 1])) {
     length -= 1;
   }
   return length;
 }
 
-/** @param {Match} match @returns {[Node, number]} */
+/** Makes a link of a URL. @param {Match} match @returns {[Node, number]} */
 function link({ 0: found }) {
-  let length = trimmed(found, TRAILING);
-  // A bracket that was opened before the address closes after it.
+  let length = trimmedLength(found, TRAILING);
+  // A closing bracket without an opening one in the URL belongs to the text around it.
   let unopened = found.slice(0, length).split(")").length - found.slice(0, length).split("(").length;
   while (unopened > 0 && found[length - 1] === ")") {
-    length = trimmed(found, TRAILING, length - 1);
+    length = trimmedLength(found, TRAILING, length - 1);
     unopened -= 1;
   }
-  const address = found.slice(0, length);
-  const href = URL.canParse(address) ? address : undefined;
+  const url = found.slice(0, length);
+  const href = URL.canParse(url) ? url : undefined;
   const attributes = { href, target: "_blank", rel: "noopener noreferrer nofollow ugc" };
-  return [element("a", attributes, address), address.length];
+  return [element("a", attributes, url), url.length];
 }
 
 /**
- * Finds mentions. The reader's own name is found as a whole, with spaces and all.
+ * Finds mentions. The reader's own name is matched as a whole, including spaces.
  * @param {string} text @param {string} me @returns {Iterable<Match & { mine: boolean }>}
  */
-function* mentioned(text, me) {
+function* findMentions(text, me) {
   for (const { index } of text.matchAll(AT)) {
     const whole = text.slice(index, index + 1 + me.length);
     NAME.lastIndex = index;
@@ -136,7 +144,7 @@ function* mentioned(text, me) {
     if (me !== "" && whole.slice(1).toLowerCase() === me.toLowerCase() && !isLetter(text, index + whole.length)) {
       yield { index, 0: whole, mine: true };
     } else if (found !== "") {
-      const name = found.slice(0, trimmed(found, NAME_TRAILING));
+      const name = found.slice(0, trimmedLength(found, NAME_TRAILING));
       yield { index, 0: name, mine: isMe(name, me) };
     }
   }
@@ -148,11 +156,11 @@ function isLetter(text, index) {
   return LETTER.test(text);
 }
 
-/** @param {string} text @param {string} me */
-function names(text, me) {
-  return cut(
+/** Formats the mentions in a text. @param {string} text @param {string} me */
+function formatMentions(text, me) {
+  return replaceMatches(
     text,
-    mentioned(text, me),
+    findMentions(text, me),
     ({ 0: name, mine }) => [element("span", { class: mine ? "mention me" : "mention" }, name), name.length],
     (rest) => (rest ? [rest] : []),
   );
@@ -160,13 +168,13 @@ function names(text, me) {
 
 /** @param {string} mention @param {string} me */
 function isMe(mention, me) {
-  // A name with spaces is mentioned by its first word.
+  // The first word of a name with spaces also counts.
   const [first] = me.toLowerCase().split(" ");
   return first !== "" && mention.slice(1).toLowerCase() === first;
 }
 
 /**
- * Whether a text mentions somebody who goes by this name, outside of code.
+ * Returns whether a text mentions the user `me`, outside code.
  * @param {string} text @param {string} me
  */
 export function mentions(text, me) {
@@ -176,15 +184,17 @@ export function mentions(text, me) {
     end = index + block.length;
   }
   plain = (plain + text.slice(end)).replace(CODE, " ");
-  return Array.from(mentioned(plain, me)).some(({ mine }) => mine);
+  return Array.from(findMentions(plain, me)).some(({ mine }) => mine);
 }
 
-/** A text as nodes; `me` is who reads it. @param {string} text @param {string} me */
+/** Formats a message as nodes for the user `me`. @param {string} text @param {string} me */
 export function format(text, me) {
-  const plain = (/** @type {string} */ part) => cut(part, part.matchAll(LINK), link, (rest) => names(rest, me));
-  const lines = (/** @type {string} */ part) =>
-    cut(part, part.matchAll(CODE), ({ 0: whole, 1: code = "" }) => [element("code", {}, code), whole.length], plain);
+  const plain = (/** @type {string} */ part) =>
+    replaceMatches(part, part.matchAll(LINK), link, (rest) => formatMentions(rest, me));
+  /** @type {typeof link} */
+  const inline = ({ 0: whole, 1: code = "" }) => [element("code", {}, code), whole.length];
+  const lines = (/** @type {string} */ part) => replaceMatches(part, part.matchAll(CODE), inline, plain);
   /** @type {typeof link} */
   const block = ({ 0: whole, 1: code = "" }) => [element("pre", {}, element("code", {}, code)), whole.length];
-  return cut(text, codeBlocks(text), block, lines);
+  return replaceMatches(text, codeBlocks(text), block, lines);
 }

@@ -1,7 +1,7 @@
-// Runs before the page is drawn, so that it is not drawn in another theme first.
+// Sets the theme before the page is drawn, so that the page does not flash in another theme.
 
 try {
   document.documentElement.dataset.theme = JSON.parse(localStorage.getItem("chinwag.theme") ?? '""');
 } catch {
-  // The system's theme will do.
+  // Without local storage the page uses the system's theme.
 }

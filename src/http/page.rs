@@ -1,4 +1,4 @@
-//! The page: built in, or from a folder.
+//! Serves the page: the built-in files, or those of `--static-dir`.
 
 use std::io::Write;
 use std::sync::LazyLock;
@@ -17,12 +17,12 @@ use sha2::{Digest, Sha256};
 use super::Chat;
 use crate::domain::RoomName;
 
-/// The page may load and run nothing but what this server sends, and talk to nobody else.
+/// Restricts the page to scripts, styles, images and connections of this server.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
 
-/// Security headers of the page itself.
+/// Security headers of the HTML page.
 const PAGE_HEADERS: [(HeaderName, &str); 4] = [
     (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
     (header::REFERRER_POLICY, "no-referrer"),
@@ -30,7 +30,7 @@ const PAGE_HEADERS: [(HeaderName, &str); 4] = [
     (header::PERMISSIONS_POLICY, "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
 ];
 
-/// Headers of every file: it is what its type says, and is asked for again before each use.
+/// Headers of all files: no type sniffing, and revalidation before each use.
 const FILE_HEADERS: [(HeaderName, &str); 2] =
     [(header::X_CONTENT_TYPE_OPTIONS, "nosniff"), (header::CACHE_CONTROL, "no-cache")];
 
@@ -42,7 +42,7 @@ const SVG: &str = "image/svg+xml";
 const INDEX: &str = "index.html";
 const ICON: &str = "icon.svg";
 
-/// The built-in files: name, type, content.
+/// The built-in files: name, media type, content.
 const FILES: [(&str, &str, &str); 12] = [
     (INDEX, HTML, include_str!("../../static/index.html")),
     ("chat.css", CSS, include_str!("../../static/chat.css")),
@@ -58,15 +58,15 @@ const FILES: [(&str, &str, &str); 12] = [
     (ICON, SVG, include_str!("../../static/icon.svg")),
 ];
 
-/// The built-in files as they are sent.
+/// The built-in files, compressed and hashed.
 static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| FILES.map(Asset::of).into());
 
-/// A built-in file in its two representations.
+/// A built-in file, plain and compressed.
 struct Asset {
     name: &'static str,
     kind: &'static str,
     content: &'static str,
-    /// The content in gzip.
+    /// The content, compressed with gzip.
     compressed: Bytes,
     /// A hash of the content, for the ETag.
     hash: String,
@@ -82,8 +82,8 @@ impl Asset {
         Self { name, kind, content, compressed, hash }
     }
 
-    /// The answer to a request: the file in an encoding that the client takes, or 304 if it has
-    /// that already.
+    /// Returns the response: the file in an encoding that the client accepts, or 304 if the client
+    /// has it already.
     fn answer(&self, req: &HttpRequest) -> HttpResponse {
         let accepted = AcceptEncoding::parse(req).ok();
         let offered = [Encoding::gzip(), Encoding::identity()];
@@ -121,14 +121,14 @@ fn asset(name: &str) -> Option<&'static Asset> {
 
 /// Adds the routes of the page.
 pub(super) fn configure(chat: &Chat, app: &mut web::ServiceConfig) {
-    // Before the rest: a room may be called static.
+    // Before the files in `/r/static`, since a room may be named `static`.
     app.service(web::resource("/").get(page).route(web::head().to(page)))
         .service(web::resource("/r/{room}").get(room_page).route(web::head().to(room_page)))
         .service(
             web::resource("/r/{room}/").get(without_slash).route(web::head().to(without_slash)),
         );
-    // The page names its files by where it is itself, so that it works below any path that a proxy
-    // gives it; and that of a room is one level deeper.
+    // The page refers to its files by relative paths, so that it works below any path of a proxy.
+    // The page of a room is one level deeper.
     for path in ["/static", "/r/static"] {
         let headers = FILE_HEADERS.into_iter().fold(DefaultHeaders::new(), DefaultHeaders::add);
         let assets = web::scope(path).wrap(headers);
@@ -163,7 +163,8 @@ async fn room_page(
     }
 }
 
-/// Redirects to the address without the slash at its end, relative to any path that a proxy adds.
+/// Redirects to the address without the trailing slash. The location is relative, so that it is
+/// correct below any path of a proxy.
 async fn without_slash(req: HttpRequest) -> HttpResponse {
     let room = req.path().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     HttpResponse::PermanentRedirect()
@@ -175,7 +176,7 @@ async fn file(req: HttpRequest, file: web::Path<String>) -> HttpResponse {
     built_in(&req, &file)
 }
 
-/// Browsers ask for this name when they show something else than the page.
+/// Serves the icon at the path that browsers request by default.
 async fn favicon(req: HttpRequest, chat: web::Data<Chat>) -> Result<HttpResponse, Error> {
     Ok(match &chat.config.static_dir {
         Some(dir) => NamedFile::open(dir.join("favicon.ico"))?.into_response(&req),

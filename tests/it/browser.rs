@@ -1,6 +1,5 @@
-//! A real, headless Chromium with the page in it, driven by WebDriver: the verbs of the tests of
-//! the page. Those are ignored unless asked for, since they need Chromium and its driver:
-//! `scripts/test` installs them and asks.
+//! A headless Chromium that shows the page, driven by WebDriver. Tests that use it are ignored by
+//! default, since they need Chromium and chromedriver; `scripts/test` installs both and runs them.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -18,23 +17,23 @@ use tokio::process::{Child, Command};
 
 use crate::harness::{TestServer, eventually, within};
 
-/// A browser of its own, with its driver; both end with it.
+/// A browser and its driver, which end when it is dropped.
 pub struct Browser {
     pub page: fantoccini::Client,
     _driver: Child,
     _profile: tempfile::TempDir,
 }
 
-/// What the browser is set to.
+/// The kind of browser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
     Light,
     Dark,
-    /// Light, 320 pixels wide, and without motion.
+    /// Light theme, 320 by 640 pixels, reduced motion.
     Phone,
-    /// The same, and only 256 pixels high.
+    /// Like `Phone`, but 256 pixels high.
     Short,
-    /// Light, and without JavaScript.
+    /// Light theme, JavaScript disabled.
     Scriptless,
 }
 
@@ -95,19 +94,19 @@ impl Browser {
         Self { page, _driver: driver, _profile: profile }
     }
 
-    /// Runs a script in the page and gives what it returns.
+    /// Runs a script in the page and returns its result.
     pub async fn run(&self, script: &str) -> Value {
         within(script, self.page.execute(script, vec![])).await.unwrap()
     }
 
-    /// Waits until an expression holds in the page.
+    /// Waits until an expression is true in the page.
     #[track_caller]
     pub fn until(&self, expression: &str) -> impl Future<Output = ()> {
         let script = format!("return Boolean({expression})");
         eventually(expression.to_owned(), async move || self.run(&script).await == true)
     }
 
-    /// Says on the first visit how it wants to be called.
+    /// Enters a name in the dialog of the first visit.
     pub async fn is_called(&self, name: &str) {
         self.until("document.querySelector('#naming').open").await;
         self.type_into("#name", name).await;
@@ -117,23 +116,24 @@ impl Browser {
         self.until(&shown).await;
     }
 
+    /// Waits until the page is connected and shows the members of the room.
     pub async fn connected(&self) {
         self.until("document.querySelector('#banner').hidden").await;
-        self.until("document.querySelector('#member-count').textContent !== '0 here'").await;
+        self.until("document.querySelector('#member-count').textContent !== '0 online'").await;
     }
 
-    /// Waits for a message of this text, said and in the log.
+    /// Waits for a confirmed message with this text.
     pub async fn has_line(&self, text: &str) {
         let texts = "[...document.querySelectorAll('#entries .text')]";
         let text = Value::from(text);
         self.until(&format!("{texts}.some((found) => found.textContent === {text})")).await;
     }
 
-    /// What axe-core finds wrong in the page as it is.
+    /// Checks that axe-core finds no violation in the current state of the page.
     pub async fn is_accessible(&self, state: &str) {
         let file =
             concat!(env!("CARGO_MANIFEST_DIR"), "/tests/page/node_modules/axe-core/axe.min.js");
-        let axe = std::fs::read_to_string(file).expect("scripts/test fetches axe-core");
+        let axe = std::fs::read_to_string(file).expect("axe-core is installed by scripts/test");
         self.run(&format!("if (!window.axe) {{ {axe} }}")).await;
         let script = "const done = arguments[0];
             axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa',
@@ -144,7 +144,7 @@ impl Browser {
         assert_eq!(found, json!([]), "{state}");
     }
 
-    /// Waits for what is on its way to be painted.
+    /// Waits until pending changes are painted.
     pub async fn painted(&self) {
         let script =
             "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))";
@@ -155,7 +155,7 @@ impl Browser {
         self.page.find(Locator::Css(selector)).await.unwrap().click().await.unwrap();
     }
 
-    /// Clicks as a person does: the button stays down for a while.
+    /// Clicks like a person: the button stays down for 120 ms.
     pub async fn click_slowly(&self, selector: &str) {
         let element = self.page.find(Locator::Css(selector)).await.unwrap();
         let (x, y) = (0.0, 0.0);
@@ -167,7 +167,7 @@ impl Browser {
         self.page.perform_actions(click).await.unwrap();
     }
 
-    /// Presses a key while another is held.
+    /// Presses a key while another one is held.
     pub async fn press_with(&self, held: Key, key: Key) {
         let keys = KeyActions::new("keys".into())
             .then(KeyAction::Down { value: held.into() })
@@ -189,12 +189,13 @@ impl Browser {
         self.page.perform_actions(keys).await.unwrap();
     }
 
+    /// Sends a message.
     pub async fn say(&self, text: &str) {
         self.type_into("#text", text).await;
         self.press(Key::Enter).await;
     }
 
-    /// Keeps a picture for people to look at, in a folder that git ignores.
+    /// Saves a screenshot in a folder that git ignores.
     pub async fn picture(&self, name: &str) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("screenshots");
         std::fs::create_dir_all(&folder).unwrap();
@@ -207,8 +208,8 @@ impl Browser {
     }
 }
 
-/// Starts a driver and gives its port. It looks for a free port before it binds it, so another
-/// test may take that in between: then it ends, and is started again.
+/// Starts a driver and returns its port. The driver searches for a free port before it binds it. If
+/// another test takes the port in between, the driver ends, and is started again.
 async fn start_driver() -> (Child, String) {
     loop {
         let mut driver = Command::new("chromedriver")

@@ -1,4 +1,4 @@
-//! The page: rooms, names, what is said and how it looks, in a real browser.
+//! The page in a real browser: rooms, names, messages and appearance.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::browser::{Browser, Look, url};
 use crate::harness::{TestServer, config, eventually, within};
 use crate::json::JsonClient;
 
-/// A client beside the browser, in a room, that says some things and waits for each.
-async fn talker(server: &TestServer, room: &str, name: &str, lines: &[&str]) -> JsonClient {
+/// Connects a client without a browser, which joins a room and sends messages, one at a time.
+async fn join_and_say(server: &TestServer, room: &str, name: &str, lines: &[&str]) -> JsonClient {
     let mut client = JsonClient::hello(server.addr(), json!({"nick": name})).await;
     client.send(&[json!({"type": "join", "room": room})]).await;
     client.expect("joined").await;
     for line in lines {
-        talk(&mut client, room, line).await;
+        say(&mut client, room, line).await;
     }
     client
 }
 
-async fn talk(client: &mut JsonClient, room: &str, text: &str) {
+async fn say(client: &mut JsonClient, room: &str, text: &str) {
     client.send(&[json!({"type": "say", "room": room, "text": text})]).await;
     client.until("said").await;
 }
@@ -34,7 +34,7 @@ async fn browser_and_server_exchange_compressed_messages() {
     let words = "some words that many people say in many rooms ".repeat(20);
     let said: Vec<_> = (0..12).map(|n| format!("{n} {}", words.trim_end())).collect();
     let lines: Vec<_> = said.iter().map(String::as_str).collect();
-    let mut ben = talker(&server, "lobby", "Ben", &lines).await;
+    let mut ben = join_and_say(&server, "lobby", "Ben", &lines).await;
     let ada = Browser::open(&url(&server, "/")).await;
     ada.is_called("Ada").await;
     ada.has_line(&said[0]).await;
@@ -44,7 +44,7 @@ async fn browser_and_server_exchange_compressed_messages() {
     )
     .await;
     ada.until("window.probe.extensions.includes('permessage-deflate')").await;
-    talk(&mut ben, "lobby", &said[7].replace('7', "seven")).await;
+    say(&mut ben, "lobby", &said[7].replace('7', "seven")).await;
     ada.has_line(&said[7].replace('7', "seven")).await;
     ada.say(&said[8].replace('8', "eight")).await;
     let message = ben.until("message").await;
@@ -54,7 +54,7 @@ async fn browser_and_server_exchange_compressed_messages() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn two_windows_talk_and_nothing_that_is_said_becomes_markup() {
+async fn messages_never_become_markup() {
     let server = TestServer::start().await;
     let ada = Browser::open(&url(&server, "/")).await;
     ada.is_called("<b>Ada</b>").await;
@@ -84,7 +84,7 @@ async fn two_windows_talk_and_nothing_that_is_said_becomes_markup() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn rooms_are_joined_left_switched_by_keyboard_and_remembered_with_what_is_unread() {
+async fn rooms_and_unread_counts_survive_a_reload_and_keys_switch_rooms() {
     let server = TestServer::start().await;
     let ada = Browser::open(&url(&server, "/r/Tea")).await;
     ada.is_called("Ada").await;
@@ -92,15 +92,14 @@ async fn rooms_are_joined_left_switched_by_keyboard_and_remembered_with_what_is_
     ada.type_into("#room-name", "Kaffee").await;
     ada.press(Key::Enter).await;
     ada.until("location.pathname === '/r/kaffee'").await;
-    let mut ben = talker(&server, "tea", "Ben", &["one", "two"]).await;
+    let mut ben = join_and_say(&server, "tea", "Ben", &["one", "two"]).await;
     ada.until("document.querySelector('#room-list .badge [aria-hidden]')?.textContent === '2'")
         .await;
     ada.until("document.title === '(2) #kaffee · chinwag'").await;
-    talk(&mut ben, "tea", "three for @ada").await;
+    say(&mut ben, "tea", "three for @ada").await;
     ada.until("document.querySelector('#room-list .badge.mention')?.textContent.startsWith('@ 3')")
         .await;
 
-    // All is there again after a reload, the unread ones included.
     ada.page.refresh().await.unwrap();
     ada.until("document.querySelectorAll('#room-list li').length === 2").await;
     ada.until("document.title === '(3) #kaffee · chinwag'").await;
@@ -116,15 +115,15 @@ async fn rooms_are_joined_left_switched_by_keyboard_and_remembered_with_what_is_
     ada.say("/leave").await;
     ada.until("location.pathname === '/r/tea'").await;
     ada.until("document.querySelectorAll('#room-list li').length === 1").await;
-    eventually("the server to know", async || server.rooms().await.len() == 1).await;
+    eventually("the server to remove the member", async || server.rooms().await.len() == 1).await;
     ada.close().await;
 }
 
-/// The list was once rebuilt with each message: an element that is replaced between the two halves
-/// of a click is not clicked.
+/// If the list were rebuilt with each message, a click would be lost: the element under the pointer
+/// would be replaced between the press and the release of the button.
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn clicks_on_rooms_are_not_lost_while_others_talk() {
+async fn clicks_on_rooms_are_not_lost_while_messages_arrive() {
     let server = TestServer::start().await;
     let ada = Browser::open(&url(&server, "/r/tea")).await;
     ada.is_called("Ada").await;
@@ -132,38 +131,38 @@ async fn clicks_on_rooms_are_not_lost_while_others_talk() {
     ada.type_into("#room-name", "coffee").await;
     ada.press(Key::Enter).await;
     ada.until("location.pathname === '/r/coffee'").await;
-    let mut ben = talker(&server, "tea", "Ben", &["hello"]).await;
+    let mut ben = join_and_say(&server, "tea", "Ben", &["hello"]).await;
     ben.send(&[json!({"type": "join", "room": "coffee"})]).await;
-    let talking = async {
+    let send_messages = async {
         for n in 0.. {
-            talk(&mut ben, ["tea", "coffee"][n % 2], &format!("message {n}")).await;
-            // Sets the rate: 20 messages a second.
+            say(&mut ben, ["tea", "coffee"][n % 2], &format!("message {n}")).await;
+            // 20 messages a second.
             sleep(Duration::from_millis(50)).await;
         }
     };
-    let clicking = async {
+    let click_rooms = async {
         for n in 0..30 {
             let room = ["tea", "coffee"][n % 2];
             ada.click_slowly(&format!("#room-list a[href$='/r/{room}']")).await;
             let is_open = format!("return location.pathname === '/r/{room}'");
-            assert_eq!(ada.run(&is_open).await, true, "click {n} on {room} is lost");
+            assert_eq!(ada.run(&is_open).await, true, "click {n} on {room} was lost");
         }
     };
     tokio::select! {
-        () = talking => unreachable!("it talks for ever"),
-        () = clicking => {}
+        () = send_messages => unreachable!("the loop is endless"),
+        () = click_rooms => {}
     }
-    // By keyboard, too: the focus stays on the room that it is on.
+    // The focus stays, too.
     ada.run("document.querySelector('#room-list a').focus()").await;
     for n in 0..5 {
-        talk(&mut ben, "coffee", &format!("while focused {n}")).await;
+        say(&mut ben, "coffee", &format!("while focused {n}")).await;
         ada.has_line(&format!("while focused {n}")).await;
     }
     ada.until("document.activeElement === document.querySelector('#room-list a')").await;
     ada.close().await;
 }
 
-/// Each refused message once had a timer of its own.
+/// The rate limit rejects some of the messages; sending them again must not reorder them.
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
 async fn eighty_quick_messages_at_the_default_limits_arrive_in_order() {
@@ -173,7 +172,7 @@ async fn eighty_quick_messages_at_the_default_limits_arrive_in_order() {
     let ada = Browser::open(&url(&server, "/r/tea")).await;
     ada.is_called("Ada").await;
     ada.connected().await;
-    let mut ben = talker(&server, "tea", "Ben", &[]).await;
+    let mut ben = join_and_say(&server, "tea", "Ben", &[]).await;
     let say = "const text = document.querySelector('#text');
         for (let n = 0; n < 80; n++) {
             text.value = `message ${n}`;
@@ -190,7 +189,7 @@ async fn eighty_quick_messages_at_the_default_limits_arrive_in_order() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn rooms_with_the_longest_names_are_joined_and_refused_rooms_are_not_kept() {
+async fn room_with_the_longest_name_is_joined_and_rejected_room_is_removed() {
     let server = TestServer::start_with(Config { max_rooms_per_client: Some(2), ..config() }).await;
     let long = "x".repeat(64);
     let ada = Browser::open(&url(&server, &format!("/r/{long}"))).await;
@@ -201,7 +200,7 @@ async fn rooms_with_the_longest_names_are_joined_and_refused_rooms_are_not_kept(
     ada.say("/join tea").await;
     ada.until("location.pathname === '/r/tea'").await;
     ada.connected().await;
-    // A third room is one too many. The page says so for a while, and goes back.
+    // A third room exceeds the limit: the page shows an error for a while and returns to a room.
     ada.say("/join milk").await;
     ada.until("document.querySelector('#status').textContent.startsWith('Cannot join #milk')")
         .await;
@@ -213,7 +212,7 @@ async fn rooms_with_the_longest_names_are_joined_and_refused_rooms_are_not_kept(
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn commands_are_found_in_any_case_and_no_text_is_lost_that_looks_like_one() {
+async fn commands_ignore_case_and_an_unknown_command_stays_in_the_field() {
     let server = TestServer::start().await;
     let ada = Browser::open(&url(&server, "/r/tea")).await;
     ada.is_called("Ada").await;
@@ -221,7 +220,7 @@ async fn commands_are_found_in_any_case_and_no_text_is_lost_that_looks_like_one(
     for text in ["/constructor", "/toString x", "/dance"] {
         ada.type_into("#text", text).await;
         ada.press(Key::Enter).await;
-        let note = format!("There is no command {}", text.split(' ').next().unwrap());
+        let note = format!("Unknown command: {}", text.split(' ').next().unwrap());
         let notes = "[...document.querySelectorAll('.note')].at(-1)?.textContent";
         ada.until(&format!("{notes}?.startsWith({})", json!(note))).await;
         ada.until(&format!("document.querySelector('#text').value === {}", json!(text))).await;
@@ -239,9 +238,9 @@ async fn commands_are_found_in_any_case_and_no_text_is_lost_that_looks_like_one(
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn a_name_is_chosen_remembered_and_explained_when_it_cannot_be() {
+async fn name_is_chosen_and_stored_and_rejected_names_are_explained() {
     let server = TestServer::start().await;
-    let _ada = talker(&server, "lobby", "Ada", &[]).await;
+    let _ada = join_and_say(&server, "lobby", "Ada", &[]).await;
     let window = Browser::open(&url(&server, "/")).await;
     window.connected().await;
     window.until("document.querySelector('#naming').open").await;
@@ -252,20 +251,20 @@ async fn a_name_is_chosen_remembered_and_explained_when_it_cannot_be() {
     window.type_into("#name", "ada").await;
     window.press(Key::Enter).await;
     let suggests =
-        "document.querySelector('#name-problem').textContent.includes('“ada-2” is free')";
+        "document.querySelector('#name-problem').textContent.includes('“ada-2” is available')";
     window.until(suggests).await;
     window.until("document.querySelector('#name').value === 'ada-2'").await;
     window.is_accessible("a name that is taken").await;
     window.press(Key::Enter).await;
     window.until("document.querySelector('#me').textContent === 'ada-2'").await;
-    // Where somebody else has it, who does not want another one is not let in, and sees that.
-    let _other = talker(&server, "tea", "Ada-2", &[]).await;
+    // In another room somebody has the name. Without another name the user cannot join it.
+    let _other = join_and_say(&server, "tea", "Ada-2", &[]).await;
     window.say("/join tea").await;
     window.until("document.querySelector('#name-problem').textContent.includes('“ada-2-2”')").await;
     window.press(Key::Escape).await;
     window.until("document.querySelector('#status').textContent.includes('not in #tea')").await;
     window.say("/nick ada-3").await;
-    window.until("document.querySelector('#member-count').textContent === '2 here'").await;
+    window.until("document.querySelector('#member-count').textContent === '2 online'").await;
     window.until("document.querySelector('#banner').hidden").await;
     window.page.refresh().await.unwrap();
     window.until("document.querySelector('#me').textContent === 'ada-3'").await;
@@ -275,10 +274,10 @@ async fn a_name_is_chosen_remembered_and_explained_when_it_cannot_be() {
     window.until("document.querySelector('#member-list').textContent.includes('Eve (you)')").await;
     window.say("/help").await;
     window.until("document.querySelector('#entries').textContent.includes('/join ROOM')").await;
-    // What is no command stays to be put right.
+    // An unknown command stays in the field.
     window.say("/nik Ada").await;
     window
-        .until("document.querySelector('#entries').textContent.includes('no command /nik')")
+        .until("document.querySelector('#entries').textContent.includes('Unknown command: /nik')")
         .await;
     window.until("document.querySelector('#text').value === '/nik Ada'").await;
     window.close().await;
@@ -286,12 +285,12 @@ async fn a_name_is_chosen_remembered_and_explained_when_it_cannot_be() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn what_is_said_is_grouped_dated_and_dressed() {
+async fn messages_are_grouped_dated_and_formatted() {
     let server = TestServer::start().await;
-    let mut ben = talker(&server, "lobby", "Ben", &["first", "second\nline"]).await;
-    talk(&mut ben, "lobby", "see (https://example.org/a_(b)), and `x < y` for @Ada.").await;
-    talk(&mut ben, "lobby", "```rust\nfn main() {}\n```").await;
-    let _cleo = talker(&server, "lobby", "Cleo", &["hello @ben"]).await;
+    let mut ben = join_and_say(&server, "lobby", "Ben", &["first", "second\nline"]).await;
+    say(&mut ben, "lobby", "see (https://example.org/a_(b)), and `x < y` for @Ada.").await;
+    say(&mut ben, "lobby", "```rust\nfn main() {}\n```").await;
+    let _cleo = join_and_say(&server, "lobby", "Cleo", &["hello @ben"]).await;
     let ada = Browser::open(&url(&server, "/")).await;
     ada.is_called("Ada").await;
     ada.has_line("hello @ben").await;
@@ -312,27 +311,28 @@ async fn what_is_said_is_grouped_dated_and_dressed() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn days_are_told_apart_and_so_are_five_minutes() {
+async fn messages_are_grouped_within_a_day_and_five_minutes() {
     let folder = tempfile::tempdir().unwrap();
-    let kept = Config { db: Some(folder.path().join("chat.db")), ..config() };
-    let server = TestServer::start_with(kept.clone()).await;
-    talker(&server, "lobby", "Ben", &["long ago", "yesterday", "now", "soon after", "late"]).await;
+    let with_db = Config { db: Some(folder.path().join("chat.db")), ..config() };
+    let server = TestServer::start_with(with_db.clone()).await;
+    join_and_say(&server, "lobby", "Ben", &["long ago", "yesterday", "now", "soon after", "late"])
+        .await;
     server.stop().await;
-    let journal = rusqlite::Connection::open(folder.path().join("chat.db")).unwrap();
+    let database = rusqlite::Connection::open(folder.path().join("chat.db")).unwrap();
     let minute = 60_000_i64;
-    let hours = [40 * 24 * 60 * minute, 24 * 60 * minute, 10 * minute, 9 * minute, 3 * minute];
-    for (seq, before) in (1..).zip(hours) {
+    let ages = [40 * 24 * 60 * minute, 24 * 60 * minute, 10 * minute, 9 * minute, 3 * minute];
+    for (seq, age) in (1..).zip(ages) {
         let update = "UPDATE messages SET at = at - ?1 WHERE seq = ?2";
-        journal.execute(update, (before, seq)).unwrap();
+        database.execute(update, (age, seq)).unwrap();
     }
-    drop(journal);
-    let server = TestServer::start_with(kept).await;
+    drop(database);
+    let server = TestServer::start_with(with_db).await;
     let ada = Browser::open(&url(&server, "/")).await;
     ada.is_called("Ada").await;
     ada.has_line("late").await;
     let days = ada.run("return [...document.querySelectorAll('.day')].map((p) => p.textContent)");
     let days = days.await;
-    // Shortly after midnight the last ones are of two days, too.
+    // More than three, if midnight was within the last ten minutes.
     assert!(days.as_array().unwrap().len() >= 3, "{days}");
     assert_eq!(days.as_array().unwrap().last().unwrap(), "Today");
     let first =
@@ -340,24 +340,24 @@ async fn days_are_told_apart_and_so_are_five_minutes() {
     let firsts = ada.run(&format!("return {first}")).await;
     let firsts = firsts.as_array().unwrap();
     assert_eq!(firsts[..3], [json!(true), json!(true), json!(true)]);
-    assert_eq!(firsts[4], json!(true), "six minutes later is another group");
+    assert_eq!(firsts[4], json!(true), "a message six minutes later starts a group");
     ada.close().await;
     server.stop().await;
 }
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn days_are_named_once_and_again_after_midnight() {
+async fn day_line_is_shown_once_and_updated_after_midnight() {
     let server = TestServer::start().await;
     let ada = Browser::open(&url(&server, "/")).await;
     ada.is_called("Ada").await;
     ada.connected().await;
-    let mut ben = talker(&server, "lobby", "Ben", &["one"]).await;
+    let mut ben = join_and_say(&server, "lobby", "Ben", &["one"]).await;
     for n in 0..25 {
         ben.send(&[json!({"type": "nick", "nick": format!("Ben {n}")})]).await;
         ben.until("welcome").await;
     }
-    talk(&mut ben, "lobby", "two").await;
+    say(&mut ben, "lobby", "two").await;
     ada.has_line("two").await;
     ada.until("document.querySelectorAll('.day').length === 1").await;
     ada.until("document.querySelector('.day').textContent === 'Today'").await;
@@ -375,10 +375,10 @@ async fn days_are_named_once_and_again_after_midnight() {
     ada.close().await;
 }
 
-/// Windows of one browser share what it stores.
+/// Windows of one browser share its local storage.
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn two_windows_keep_each_others_rooms_and_read_marks() {
+async fn two_windows_share_rooms_and_read_positions() {
     let server = TestServer::start().await;
     let ada = Browser::open(&url(&server, "/r/tea")).await;
     ada.is_called("Ada").await;
@@ -395,7 +395,7 @@ async fn two_windows_keep_each_others_rooms_and_read_marks() {
     ada.say("/join coffee").await;
     ada.until("location.pathname === '/r/coffee'").await;
     ada.connected().await;
-    let _ben = talker(&server, "tea", "Ben", &["for both"]).await;
+    let _ben = join_and_say(&server, "tea", "Ben", &["for both"]).await;
     ada.until("document.title.startsWith('(1)')").await;
     ada.page.switch_to_window(second).await.unwrap();
     ada.until("document.title.startsWith('(1)')").await;
@@ -412,7 +412,7 @@ async fn two_windows_keep_each_others_rooms_and_read_marks() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn drawers_on_a_phone_close_without_touching_what_is_under_them() {
+async fn tap_beside_a_drawer_only_closes_it() {
     let server = TestServer::start().await;
     let kim = Browser::open_as(Look::Phone, &url(&server, "/r/tea")).await;
     kim.is_called("Kim").await;
@@ -420,7 +420,7 @@ async fn drawers_on_a_phone_close_without_touching_what_is_under_them() {
     kim.say("/join milk").await;
     kim.until("location.pathname === '/r/milk'").await;
     kim.connected().await;
-    let _ben = talker(&server, "tea", "Ben", &["hello"]).await;
+    let _ben = join_and_say(&server, "tea", "Ben", &["hello"]).await;
     kim.until("document.querySelector('#show-rooms').textContent === '☰ 1'").await;
     kim.until("document.querySelector('#show-rooms').ariaLabel === 'Rooms, 1 unread'").await;
     kim.type_into("#text", "a draft").await;
@@ -429,7 +429,7 @@ async fn drawers_on_a_phone_close_without_touching_what_is_under_them() {
     kim.until(is_open).await;
     kim.is_accessible("drawer").await;
     kim.picture("drawer").await;
-    // A tap on the send button goes to the backdrop.
+    // A tap where the send button is hits the backdrop.
     let tap = "const { left, top, width, height } =
           document.querySelector('#send').getBoundingClientRect();
         const hit = document.elementFromPoint(left + width / 2, top + height / 2);
@@ -439,7 +439,7 @@ async fn drawers_on_a_phone_close_without_touching_what_is_under_them() {
     kim.until(&format!("!{is_open}")).await;
     kim.until("document.querySelector('#text').value === 'a draft'").await;
     kim.until("document.querySelectorAll('#log article').length === 0").await;
-    // The room that is shown closes the drawer, too.
+    // Choosing the current room closes the drawer, too.
     kim.click("#show-rooms").await;
     kim.until(is_open).await;
     kim.click("#room-list a[aria-current]").await;
@@ -447,12 +447,12 @@ async fn drawers_on_a_phone_close_without_touching_what_is_under_them() {
     kim.close().await;
 }
 
-/// As large as a phone with its keyboard open, or a page enlarged to 400%.
+/// The size of the page on a phone with its keyboard open, or zoomed to 400%.
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn page_can_be_used_at_320_by_256() {
+async fn page_is_usable_at_320_by_256_pixels() {
     let server = TestServer::start().await;
-    let mut ben = talker(&server, "lobby", "Ben", &["hello"]).await;
+    let mut ben = join_and_say(&server, "lobby", "Ben", &["hello"]).await;
     let kim = Browser::open_as(Look::Short, &url(&server, "/")).await;
     kim.until("innerWidth === 320 && innerHeight === 256").await;
     kim.is_called("Kim").await;
@@ -464,7 +464,7 @@ async fn page_can_be_used_at_320_by_256() {
     kim.until("document.documentElement.scrollWidth <= innerWidth").await;
     kim.until("document.querySelector('#log').clientHeight >= 96").await;
     kim.picture("short").await;
-    // All of the drawer can be reached.
+    // The whole drawer is reachable by scrolling.
     kim.click("#show-rooms").await;
     kim.run("document.querySelector('#theme').scrollIntoView()").await;
     kim.until("document.querySelector('#theme').getBoundingClientRect().bottom <= innerHeight")
@@ -475,7 +475,7 @@ async fn page_can_be_used_at_320_by_256() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn rooms_do_not_change_by_keys_that_are_for_something_else() {
+async fn keys_for_a_menu_or_a_dialog_do_not_switch_rooms() {
     let server = TestServer::start().await;
     let ada = Browser::open(&url(&server, "/r/tea")).await;
     ada.is_called("Ada").await;
@@ -500,7 +500,7 @@ async fn rooms_do_not_change_by_keys_that_are_for_something_else() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn the_field_grows_and_tells_how_much_room_is_left() {
+async fn text_field_grows_and_shows_remaining_bytes() {
     let server = TestServer::start_with(Config { max_message_bytes: 40, ..config() }).await;
     let ada = Browser::open(&url(&server, "/")).await;
     ada.is_called("Ada").await;
@@ -527,31 +527,31 @@ async fn the_field_grows_and_tells_how_much_room_is_left() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn who_is_here_who_comes_and_goes_and_who_is_typing() {
+async fn members_joins_leaves_and_typing_are_shown() {
     let server = TestServer::start().await;
     let ada = Browser::open_as(Look::Phone, &url(&server, "/")).await;
     ada.is_called("Ada").await;
-    let mut ben = talker(&server, "lobby", "Ben", &[]).await;
-    let cleo = talker(&server, "lobby", "Cleo", &[]).await;
+    let mut ben = join_and_say(&server, "lobby", "Ben", &[]).await;
+    let cleo = join_and_say(&server, "lobby", "Cleo", &[]).await;
     let note = "[...document.querySelectorAll('.note')].at(-1).textContent";
     ada.until(&format!("{note} === 'Ben and Cleo joined.'")).await;
     drop(cleo);
     ada.until(&format!("{note} === 'Ben joined.'")).await;
-    ada.until("document.querySelector('#show-members').textContent === '2 here'").await;
+    ada.until("document.querySelector('#show-members').textContent === '2 online'").await;
     ada.click("#show-members").await;
     ada.until("getComputedStyle(document.querySelector('#members')).visibility === 'visible'")
         .await;
     ada.until("document.querySelector('#member-list').textContent === 'Ada (you)Ben'").await;
-    ada.is_accessible("the drawer of members").await;
+    ada.is_accessible("the members drawer").await;
     ada.until("document.activeElement.id === 'member-list'").await;
     ada.press(Key::Escape).await;
     ada.until("document.activeElement.id === 'show-members'").await;
     ada.until("getComputedStyle(document.querySelector('#members')).visibility === 'hidden'").await;
     ben.send(&[json!({"type": "typing", "room": "lobby"})]).await;
     ada.until("document.querySelector('#typing').textContent === 'Ben is typing…'").await;
-    talk(&mut ben, "lobby", "done").await;
+    say(&mut ben, "lobby", "done").await;
     ada.until("document.querySelector('#typing').textContent === ''").await;
-    // And the others are told that she is.
+    // The server sends her own `typing` to the others.
     ada.type_into("#text", "h").await;
     assert_eq!(within("typing", ben.until("typing")).await["nick"], "Ada");
     ada.close().await;
@@ -559,12 +559,12 @@ async fn who_is_here_who_comes_and_goes_and_who_is_typing() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn whoever_is_mentioned_may_be_notified() {
+async fn mention_in_another_room_shows_a_notification() {
     let server = TestServer::start().await;
-    let mut ben = talker(&server, "tea", "Ben", &[]).await;
+    let mut ben = join_and_say(&server, "tea", "Ben", &[]).await;
     let ada = Browser::open(&url(&server, "/r/tea")).await;
     ada.is_called("Ada").await;
-    // What a browser would show, which one without a head does not.
+    // A headless browser shows no notifications.
     ada.run(
         "window.shown = []; window.Notification = class { static permission = 'granted';
          static requestPermission = async () => 'granted';
@@ -575,13 +575,13 @@ async fn whoever_is_mentioned_may_be_notified() {
     ada.click("#notify").await;
     ada.say("/join other").await;
     ada.until("location.pathname === '/r/other'").await;
-    talk(&mut ben, "tea", "nothing of note").await;
-    talk(&mut ben, "tea", "@ada, there you are").await;
+    say(&mut ben, "tea", "nothing of note").await;
+    say(&mut ben, "tea", "@ada, there you are").await;
     ada.until("document.querySelector('.badge.mention')").await;
     let shown = ada.run("return window.shown").await;
     assert_eq!(shown, json!([["Ben in #tea", "@ada, there you are"]]));
     ada.until("localStorage.getItem('chinwag.notify') === 'true'").await;
-    // Chromium on Android has notifications, and throws. Nothing else may be lost by that.
+    // On Android, Chromium has the constructor, but it throws. The messages must still be counted.
     ada.run(
         "window.Notification = class { static permission = 'granted';
          constructor() { throw new TypeError('Illegal constructor'); } }",
@@ -595,9 +595,9 @@ async fn whoever_is_mentioned_may_be_notified() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn the_page_is_usable_and_accessible_on_any_screen_in_light_and_dark() {
+async fn page_is_accessible_on_desktop_and_phone_in_both_themes() {
     let server = TestServer::start().await;
-    let mut ben = talker(
+    let mut ben = join_and_say(
         &server,
         "lobby",
         "Ben",
@@ -607,13 +607,12 @@ async fn the_page_is_usable_and_accessible_on_any_screen_in_light_and_dark() {
         ],
     )
     .await;
-    let mut cleo = talker(&server, "lobby", "Cleo", &["Just now, @ben!"]).await;
-    talk(&mut ben, "lobby", "```\ncargo install --path .\nchinwag --listen 0.0.0.0:8080\n```")
-        .await;
-    talk(&mut cleo, "lobby", "مرحبا بكم في الدردشة").await;
+    let mut cleo = join_and_say(&server, "lobby", "Cleo", &["Just now, @ben!"]).await;
+    say(&mut ben, "lobby", "```\ncargo install --path .\nchinwag --listen 0.0.0.0:8080\n```").await;
+    say(&mut cleo, "lobby", "مرحبا بكم في الدردشة").await;
     let long = "A word as long as pneumonoultramicroscopicsilicovolcanoconiosis stays inside.";
-    talk(&mut ben, "lobby", long).await;
-    talk(&mut cleo, "lobby", "Then it is ready. Tea at four?").await;
+    say(&mut ben, "lobby", long).await;
+    say(&mut cleo, "lobby", "Then it is ready. Tea at four?").await;
     for (look, name, nick) in
         [(Look::Light, "light", "Ada"), (Look::Dark, "dark", "Eve"), (Look::Phone, "phone", "Kim")]
     {
@@ -628,12 +627,12 @@ async fn the_page_is_usable_and_accessible_on_any_screen_in_light_and_dark() {
         window.press_with(Key::Alt, Key::Up).await;
         window.has_line("Then it is ready. Tea at four?").await;
         window.is_accessible(&format!("{name}, thread")).await;
-        // The colours of all names, on both grounds.
+        // The colors of names, on both backgrounds.
         window
             .run(
                 "for (const place of ['entries', 'pending']) for (let n = 0; n < 12; n++) {
                    const p = document.createElement('p');
-                   p.className = `probe name colour-${n}`;
+                   p.className = `probe name color-${n}`;
                    p.textContent = 'A name';
                    if (place === 'pending') p.style.background = 'var(--raised)';
                    document.getElementById(place).append(p);
@@ -647,13 +646,13 @@ async fn the_page_is_usable_and_accessible_on_any_screen_in_light_and_dark() {
         let arabic =
             "[...document.querySelectorAll('.text')].find((p) => /مرحبا/.test(p.textContent))";
         window.until(&format!("getComputedStyle({arabic}).direction === 'rtl'")).await;
-        // Nothing comes from anywhere else.
+        // All resources come from the server.
         let resources = "performance.getEntriesByType('resource')";
         window
             .until(&format!("{resources}.every(({{ name }}) => name.startsWith(location.origin))"))
             .await;
-        let colour = window.run("return getComputedStyle(document.body).backgroundColor").await;
-        assert_eq!(colour == "rgb(22, 25, 29)", look == Look::Dark, "{colour}");
+        let color = window.run("return getComputedStyle(document.body).backgroundColor").await;
+        assert_eq!(color == "rgb(22, 25, 29)", look == Look::Dark, "{color}");
         window.until("document.activeElement.id === 'text'").await;
         if look != Look::Phone {
             let mut reached = Vec::new();
@@ -667,7 +666,7 @@ async fn the_page_is_usable_and_accessible_on_any_screen_in_light_and_dark() {
             for control in controls {
                 assert!(reached.iter().any(|id| id == control), "{control} in {reached:?}");
             }
-            // The theme is as it was chosen, whatever the system likes.
+            // The chosen theme overrides the system's.
             let other = if look == Look::Dark { "light" } else { "dark" };
             window
                 .run(&format!(
@@ -678,14 +677,14 @@ async fn the_page_is_usable_and_accessible_on_any_screen_in_light_and_dark() {
             window.page.refresh().await.unwrap();
             window.has_line("Then it is ready. Tea at four?").await;
             let chosen = window.run("return getComputedStyle(document.body).backgroundColor").await;
-            assert_ne!(chosen, colour);
+            assert_ne!(chosen, color);
             window.is_accessible(&format!("{name}, switched to {other}")).await;
         } else {
-            let moves = "getComputedStyle(document.querySelector('#rooms')).transitionDuration";
-            window.until(&format!("{moves} === '0s'")).await;
+            let duration = "getComputedStyle(document.querySelector('#rooms')).transitionDuration";
+            window.until(&format!("{duration} === '0s'")).await;
             window.click("#show-rooms").await;
             window.until("document.querySelector('#rooms').getBoundingClientRect().x === 0").await;
-            window.is_accessible("the drawer of rooms").await;
+            window.is_accessible("the rooms drawer").await;
             window.picture("phone-rooms").await;
         }
         window.close().await;

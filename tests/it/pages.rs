@@ -1,4 +1,4 @@
-//! What is served over plain HTTP.
+//! The page and its files over HTTP.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ async fn get(server: &TestServer, path: &str) -> String {
 }
 
 #[actix_web::test]
-async fn the_page_is_at_the_root_and_at_every_room_under_a_strict_policy() {
+async fn page_is_served_at_the_root_and_for_each_room_with_a_strict_content_security_policy() {
     let server = TestServer::start().await;
     for path in ["/", "/r/rust", "/r/static", "/r/%E6%97%A5%E6%9C%AC", "/?x=1"] {
         let answer = get(&server, path).await;
@@ -31,7 +31,7 @@ async fn the_page_is_at_the_root_and_at_every_room_under_a_strict_policy() {
 }
 
 #[actix_web::test]
-async fn everything_the_page_names_is_served_with_its_type() {
+async fn each_file_that_the_page_refers_to_is_served_with_its_type() {
     let server = TestServer::start().await;
     let page = get(&server, "/").await;
     let mut named = 0;
@@ -45,13 +45,13 @@ async fn everything_the_page_names_is_served_with_its_type() {
             named += 1;
         }
     }
-    assert!(named >= 8, "icon, picture, style and script, not {named}");
+    assert!(named >= 8, "only {named} files are named");
     let script = get(&server, "/static/chat.js").await.to_lowercase();
     assert!(script.contains("content-type: text/javascript"), "{script}");
 }
 
 #[actix_web::test]
-async fn anything_else_is_not_found() {
+async fn other_paths_are_not_found() {
     let server = TestServer::start().await;
     for path in ["/nope", "/r/", "/r/a%20b", "/r/a/b", "/static/", "/static/nope", "/static/../ws"]
     {
@@ -61,7 +61,7 @@ async fn anything_else_is_not_found() {
 }
 
 #[actix_web::test]
-async fn a_wrong_method_is_answered_with_those_allowed() {
+async fn wrong_method_is_rejected_with_an_allow_header() {
     let server = TestServer::start().await;
     for (path, allowed) in [("/", "get, head"), ("/r/rust", "get, head"), ("/healthz", "get")] {
         let answer = request(&server, &format!("POST {path}"), "").await.to_lowercase();
@@ -73,13 +73,13 @@ async fn a_wrong_method_is_answered_with_those_allowed() {
 }
 
 #[actix_web::test]
-async fn the_sign_of_life_is_ok() {
+async fn healthz_answers_ok() {
     let server = TestServer::start().await;
     assert!(get(&server, "/healthz").await.ends_with("\r\n\r\nok\n"));
 }
 
 #[actix_web::test]
-async fn a_folder_is_served_in_place_of_the_page_and_nothing_beside_it() {
+async fn static_dir_replaces_the_page_and_files_outside_it_are_not_served() {
     let outside = tempfile::tempdir().unwrap();
     let folder = outside.path().join("page");
     std::fs::create_dir(&folder).unwrap();
@@ -110,13 +110,13 @@ fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// A HEAD request, whose answer says how long the body would be.
+/// Sends a HEAD request, whose response has the `content-length` of the body.
 async fn head(server: &TestServer, path: &str, headers: &str) -> String {
     request(server, &format!("HEAD {path}"), headers).await
 }
 
 #[actix_web::test]
-async fn first_visit_is_compressed_and_reload_transfers_no_file_again() {
+async fn files_are_compressed_and_a_reload_transfers_none_again() {
     let server = TestServer::start().await;
     let page = get(&server, "/").await;
     let named = page.split('"').filter(|part| part.starts_with("static/"));
@@ -131,10 +131,10 @@ async fn first_visit_is_compressed_and_reload_transfers_no_file_again() {
         let refused = head(&server, path, "Accept-Encoding: gzip;q=0\r\n").await;
         assert_eq!(header(&refused, "content-encoding"), None, "{refused}");
         let tags = [&plain, &gzip].map(|answer| header(answer, "etag").unwrap());
-        assert_ne!(tags[0], tags[1], "strong tags of two representations");
+        assert_ne!(tags[0], tags[1], "the two representations have the same strong ETag");
         transferred += header(&gzip, "content-length").unwrap().parse::<usize>().unwrap();
         for (encoding, tag) in [("", tags[0]), ("Accept-Encoding: gzip\r\n", tags[1])] {
-            assert!(tag.starts_with('"'), "{tag} is strong");
+            assert!(tag.starts_with('"'), "{tag} is not a strong ETag");
             let known = format!("{encoding}If-None-Match: \"other\", W/{tag}\r\n");
             let again = request(&server, &format!("GET {path}"), &known).await;
             assert!(again.starts_with("HTTP/1.1 304 ") && again.ends_with("\r\n\r\n"), "{again}");
@@ -146,7 +146,7 @@ async fn first_visit_is_compressed_and_reload_transfers_no_file_again() {
 }
 
 #[actix_web::test]
-async fn addresses_that_end_in_a_slash_lead_to_the_room() {
+async fn room_address_with_a_trailing_slash_redirects_to_the_room() {
     let server = TestServer::start().await;
     for (path, location) in [("/r/tea/", "../tea"), ("/r/static/", "../static")] {
         let answer = get(&server, path).await;
@@ -168,10 +168,10 @@ async fn page_has_security_headers_and_a_favicon() {
     assert_eq!(header(&icon, "x-content-type-options"), Some("nosniff"));
 }
 
-/// Counts what the server sends, since `static/protocol.js` has types only and is not served. The
-/// library that draws the QR code is not the page's own, and loaded only when there is one to draw.
+/// Counts the files that the server sends: `static/protocol.js` has only types and is not served.
+/// `lean-qr.js` does not count, since the page loads it only to draw a QR code.
 #[actix_web::test]
-async fn the_page_is_smaller_than_90_kb_and_only_its_types_are_not_served() {
+async fn page_is_smaller_than_90_kb_and_all_files_except_the_types_are_served() {
     let server = TestServer::start().await;
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("static");
     let (mut bytes, mut not_served) = (0, Vec::new());

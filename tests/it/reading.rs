@@ -1,4 +1,4 @@
-//! The page over time: reading further up, long histories, a connection that breaks.
+//! The page over time: scrolling back, long histories, lost connections.
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ use crate::program::{PROGRAM, Program};
 const AT_END: &str = "(log => log.scrollHeight - log.scrollTop - log.clientHeight < 4)\
                       (document.querySelector('#log'))";
 
-/// A client in the lobby.
+/// Connects a client that joins the lobby.
 pub async fn talker(addr: SocketAddr) -> JsonClient {
     let mut ben = JsonClient::hello(addr, json!({"nick": "Ben"})).await;
     ben.send(&[json!({"type": "join", "room": "lobby"})]).await;
@@ -24,14 +24,14 @@ pub async fn talker(addr: SocketAddr) -> JsonClient {
     ben
 }
 
-/// Says `line N` for each of these numbers, and waits until all are said.
+/// Sends `line N` for each number, and waits until the server has confirmed all.
 pub async fn talk(ben: &mut JsonClient, numbers: std::ops::Range<usize>) {
     for chunk in numbers.collect::<Vec<_>>().chunks(100) {
-        let say = |n: &usize| {
+        let command = |n: &usize| {
             let text = format!("line {n} {}", "word ".repeat(n % 40));
             json!({"type": "say", "room": "lobby", "text": text})
         };
-        ben.send(&chunk.iter().map(say).collect::<Vec<_>>()).await;
+        ben.send(&chunk.iter().map(command).collect::<Vec<_>>()).await;
         for _ in chunk {
             ben.until("said").await;
         }
@@ -40,7 +40,7 @@ pub async fn talk(ben: &mut JsonClient, numbers: std::ops::Range<usize>) {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn the_log_follows_only_while_it_is_at_its_end() {
+async fn message_list_follows_new_messages_only_at_its_end() {
     let server = TestServer::start().await;
     let mut ben = talker(server.addr()).await;
     let ada = Browser::open(&url(&server, "/")).await;
@@ -69,8 +69,8 @@ async fn the_log_follows_only_while_it_is_at_its_end() {
     ada.close().await;
 }
 
-/// Where a message is on the screen, by its text.
-async fn place_of(ada: &Browser, line: &str) -> Option<f64> {
+/// Returns the vertical position of the message that starts with a text.
+async fn position_of(ada: &Browser, line: &str) -> Option<f64> {
     let script = format!(
         "return [...document.querySelectorAll('#entries .text')]
            .find((found) => found.textContent.startsWith({}))?.getBoundingClientRect().top",
@@ -81,21 +81,21 @@ async fn place_of(ada: &Browser, line: &str) -> Option<f64> {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn older_history_loads_above_and_what_is_read_does_not_move_by_a_pixel() {
+async fn older_history_loads_without_moving_visible_messages() {
     let server = TestServer::start().await;
     let mut ben = talker(server.addr()).await;
     talk(&mut ben, 0..400).await;
     let ada = Browser::open(&url(&server, "/")).await;
     ada.is_called("Ada").await;
     ada.until("document.querySelector('#entries').textContent.includes('line 399')").await;
-    // What a screen reader is told to make of each change of the log.
+    // Records whether screen readers announce each change of the list.
     ada.run(
         "window.live = new Set();
          new MutationObserver(() => live.add(document.querySelector('#log').ariaLive))
            .observe(document.querySelector('#entries'), { childList: true })",
     )
     .await;
-    // Up and up, to the first.
+    // Scrolls up to the first message.
     for _ in 0..60 {
         let first = "return document.querySelector('#entries .text').textContent";
         let line = ada.run(first).await.as_str().unwrap().to_owned();
@@ -104,52 +104,56 @@ async fn older_history_loads_above_and_what_is_read_does_not_move_by_a_pixel() {
         if line == "line 0 " {
             break;
         }
-        // It is looked at, and stays where it is when more comes above it.
         ada.run("document.querySelector('#log').scrollTop = 5").await;
-        let before = place_of(&ada, &line).await;
+        let before = position_of(&ada, &line).await;
         ada.until(&format!(
             "!document.querySelector('#entries .text').textContent.startsWith('{line}')"
         ))
         .await;
         ada.painted().await;
-        let after = place_of(&ada, &line).await;
+        let after = position_of(&ada, &line).await;
         assert!((before.unwrap() - after.unwrap()).abs() < 1.0, "{line}: {before:?}, {after:?}");
     }
-    assert!(place_of(&ada, "line 0 ").await.is_some(), "the first is reached");
+    assert!(position_of(&ada, "line 0 ").await.is_some(), "the first message is not loaded");
     ada.until("document.querySelectorAll('#entries .day').length === 1").await;
-    assert_eq!(ada.run("return [...live]").await, json!(["off"]), "it is not read again");
+    assert_eq!(ada.run("return [...live]").await, json!(["off"]), "old messages are announced");
     ada.click("#newer").await;
     ada.until(AT_END).await;
     ada.painted().await;
     ada.run("live.clear()").await;
     talk(&mut ben, 400..401).await;
     ada.until("document.querySelector('#entries').textContent.includes('line 400')").await;
-    assert_eq!(ada.run("return [...live]").await, json!(["polite"]), "what is new is read");
+    assert_eq!(
+        ada.run("return [...live]").await,
+        json!(["polite"]),
+        "new messages are not announced"
+    );
     ada.until("document.querySelectorAll('#entries > *').length <= 240").await;
     ada.close().await;
 }
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn what_is_said_while_the_server_is_killed_is_neither_lost_nor_doubled() {
+async fn messages_sent_while_the_server_is_killed_are_neither_lost_nor_duplicated() {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
     let addr = program.addr;
     let ada = Browser::open(&format!("http://localhost:{}/", addr.port())).await;
     ada.is_called("Ada").await;
-    let mut said = Vec::new();
+    let mut sent = Vec::new();
     for round in 0..3 {
         for n in 0..5 {
             let text = format!("round {round}, {n}");
             ada.say(&text).await;
-            said.push(text);
+            sent.push(text);
         }
-        // Some of it is on its way.
+        // Some of the messages are not confirmed yet.
         program.kill().await;
-        ada.until("document.querySelector('#status').textContent.includes('Next try in')").await;
-        let text = format!("round {round}, in the dark");
+        ada.until("document.querySelector('#status').textContent.includes('Reconnecting in')")
+            .await;
+        let text = format!("round {round}, while disconnected");
         ada.say(&text).await;
-        said.push(text);
+        sent.push(text);
         ada.until("document.querySelector('#pending .pending')").await;
         if round == 0 {
             ada.picture("disconnected").await;
@@ -161,18 +165,18 @@ async fn what_is_said_while_the_server_is_killed_is_neither_lost_nor_doubled() {
         ada.until("document.querySelector('#banner').hidden").await;
         ada.until("!document.querySelector('#pending article')").await;
     }
-    let kept = history(addr, "lobby").await;
-    let texts: Vec<_> = kept.iter().map(|message| message["text"].as_str().unwrap()).collect();
-    assert_eq!(texts, said);
+    let stored = history(addr, "lobby").await;
+    let texts: Vec<_> = stored.iter().map(|message| message["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, sent);
     let shown = "return [...document.querySelectorAll('#entries .text')].map((p) => p.textContent)";
-    assert_eq!(ada.run(shown).await, json!(said));
+    assert_eq!(ada.run(shown).await, json!(sent));
     ada.close().await;
     program.kill().await;
 }
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn a_banner_tells_when_the_next_try_is_and_a_visible_mark_what_is_missing() {
+async fn banner_shows_the_reconnection_countdown_and_a_note_the_reset_history() {
     let server = TestServer::start_with(Config { resume_buffer: 60, ..config() }).await;
     let addr = server.addr();
     let mut ben = talker(addr).await;
@@ -182,23 +186,23 @@ async fn a_banner_tells_when_the_next_try_is_and_a_visible_mark_what_is_missing(
     ada.until("document.querySelector('#entries').textContent.includes('line 2')").await;
     ada.type_into("#text", "typed before").await;
     server.stop().await;
-    let told = "/Connection lost.*Next try in \\d+ seconds?\\./
+    let countdown = "/Connection lost.*Reconnecting in \\d+ seconds?\\./
         .test(document.querySelector('#status').textContent)";
-    ada.until(told).await;
-    // Another log: nobody can say what was missed.
+    ada.until(countdown).await;
+    // Without a database the server has a new history.
     let server = TestServer::start_with(Config { listen: vec![addr], ..config() }).await;
     ada.run("window.dispatchEvent(new Event('online'))").await;
     ada.until("document.querySelector('#banner').hidden").await;
-    ada.until("document.querySelector('#empty').textContent.includes('new log')").await;
+    ada.until("document.querySelector('#empty').textContent.includes('history was reset')").await;
     ada.until("document.querySelector('#text').value === 'typed before'").await;
     ada.press(Key::Enter).await;
     ada.has_line("typed before").await;
-    ada.until("document.querySelector('.note').textContent.includes('new log')").await;
+    ada.until("document.querySelector('.note').textContent.includes('history was reset')").await;
 
-    // Without a clock of its own it comes back when somebody looks.
+    // Without timers, the page reconnects when it becomes visible.
     ada.run("window.setTimeout = () => 1").await;
     server.stop().await;
-    ada.until(told).await;
+    ada.until(countdown).await;
     let server = TestServer::start_with(Config { listen: vec![addr], ..config() }).await;
     ada.run("document.dispatchEvent(new Event('visibilitychange'))").await;
     ada.until("document.querySelector('#banner').hidden").await;
@@ -206,10 +210,9 @@ async fn a_banner_tells_when_the_next_try_is_and_a_visible_mark_what_is_missing(
     server.stop().await;
 }
 
-/// The mark once stayed between messages that follow each other.
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn a_mark_tells_what_was_missed_until_that_is_loaded() {
+async fn note_about_missed_messages_disappears_when_they_are_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let db = Some(folder.path().join("chat.db"));
     let server = TestServer::start_with(Config { db, resume_buffer: 60, ..config() }).await;
@@ -228,24 +231,24 @@ async fn a_mark_tells_what_was_missed_until_that_is_loaded() {
     talk(&mut ben, 3..100).await;
     ada.run("window.WebSocket = Real; dispatchEvent(new Event('online'));").await;
     ada.until("document.querySelector('#entries').textContent.includes('line 99')").await;
-    let mark = "[...document.querySelectorAll('.note')]
-        .some((note) => note.textContent.includes('away for too long'))";
-    ada.until(mark).await;
+    let note_is_shown = "[...document.querySelectorAll('.note')]
+        .some((note) => note.textContent.includes('not shown here'))";
+    ada.until(note_is_shown).await;
     let top = "document.querySelector('#log').scrollTop = 0";
     ada.run(top).await;
     ada.until(&format!(
         "({top}, document.querySelector('#entries').textContent.includes('line 3'))"
     ))
     .await;
-    ada.until(&format!("!{mark}")).await;
+    ada.until(&format!("!{note_is_shown}")).await;
     ada.close().await;
     server.stop().await;
 }
 
-/// Notes, such as who came, are not what somebody scrolls down for.
+/// Notes, such as who joined, do not count.
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn the_pill_counts_messages_only() {
+async fn button_for_new_messages_counts_only_messages() {
     let server = TestServer::start().await;
     let mut ben = talker(server.addr()).await;
     talk(&mut ben, 0..100).await;
@@ -265,7 +268,7 @@ async fn the_pill_counts_messages_only() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn what_the_server_refuses_is_shown_as_not_sent_and_can_be_tried_again() {
+async fn rejected_message_is_shown_as_not_sent_and_can_be_sent_again() {
     let folder = tempfile::tempdir().unwrap();
     let db = folder.path().join("chat.db");
     let server = TestServer::start_with(Config { db: Some(db.clone()), ..config() }).await;
@@ -281,7 +284,7 @@ async fn what_the_server_refuses_is_shown_as_not_sent_and_can_be_tried_again() {
     .await;
     ada.is_accessible("not sent").await;
     lock.execute_batch("ROLLBACK").unwrap();
-    // A screen reader reads an alert again if its element is replaced.
+    // Screen readers would announce the alert again if its element were replaced.
     ada.run("window.problem = document.querySelector('.problem')").await;
     ada.run("window.member = document.querySelector('#member-list li')").await;
     let mut ben = JsonClient::hello(server.addr(), json!({"nick": "Ben"})).await;
@@ -299,18 +302,18 @@ async fn what_the_server_refuses_is_shown_as_not_sent_and_can_be_tried_again() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn after_a_close_that_would_happen_again_there_is_the_reason_and_no_loop() {
+async fn terminal_close_shows_its_reason_and_does_not_reconnect() {
     let server = TestServer::start_with(Config { max_frame_bytes: Some(5000), ..config() }).await;
     let ada = Browser::open(&url(&server, "/")).await;
     ada.is_called("Ada").await;
-    // Longer in JSON than a frame may be: every character takes six bytes.
+    // Each character takes six bytes in JSON, which exceeds the frame limit.
     ada.run("document.querySelector('#text').value = '\\u0001'.repeat(900) + 'x'").await;
     ada.page.find(Locator::Css("#send")).await.unwrap().click().await.unwrap();
     ada.until("document.querySelector('#status').textContent.includes('too big')").await;
-    ada.until("!document.querySelector('#status').textContent.includes('Next try')").await;
-    eventually("nobody to be there", async || server.client_count().await == 0).await;
+    ada.until("!document.querySelector('#status').textContent.includes('Reconnecting')").await;
+    eventually("the client to be removed", async || server.client_count().await == 0).await;
     ada.is_accessible("ended").await;
-    // What may have been the cause is not sent again by itself.
+    // The message may be the cause, so it is not sent again automatically.
     ada.until("document.querySelector('.failed .problem').textContent.includes('too big')").await;
     ada.click("#retry").await;
     ada.until("document.querySelector('#banner').hidden").await;
@@ -322,22 +325,22 @@ async fn after_a_close_that_would_happen_again_there_is_the_reason_and_no_loop()
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn a_browser_without_websocket_is_told_so() {
+async fn browser_without_websocket_shows_an_error() {
     let server = TestServer::start().await;
     let window = Browser::open(&url(&server, "/")).await;
     window.connected().await;
-    // The page's script again, in a window that has no WebSocket any more.
+    // Runs the page's script again, without WebSocket.
     let script = "delete window.WebSocket; import('/static/chat.js?again').then(arguments[0])";
     window.page.execute_async(script, vec![]).await.unwrap();
-    let says_so = "document.querySelector('#status').textContent.includes('does not support')";
-    window.until(says_so).await;
+    let shows_error = "document.querySelector('#status').textContent.includes('does not support')";
+    window.until(shows_error).await;
     window.until("!document.querySelector('#banner').hidden").await;
     window.close().await;
 }
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn two_windows_in_different_rooms_hear_what_is_theirs() {
+async fn windows_in_different_rooms_show_only_their_room() {
     let server = TestServer::start().await;
     let ada = Browser::open(&url(&server, "/r/tea")).await;
     ada.is_called("Ada").await;
@@ -359,32 +362,32 @@ async fn two_windows_in_different_rooms_hear_what_is_theirs() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn what_was_missed_in_another_room_is_counted_once() {
+async fn missed_messages_of_another_room_are_counted_once() {
     let folder = tempfile::tempdir().unwrap();
-    let kept = Config { db: Some(folder.path().join("chat.db")), ..config() };
-    let server = TestServer::start_with(kept.clone()).await;
+    let with_db = Config { db: Some(folder.path().join("chat.db")), ..config() };
+    let server = TestServer::start_with(with_db.clone()).await;
     let addr = server.addr();
     let mut ben = talker(addr).await;
     let ada = Browser::open(&url(&server, "/")).await;
     ada.is_called("Ada").await;
     ada.say("/join other").await;
     ada.until("location.pathname === '/r/other'").await;
-    ada.until("document.querySelector('#member-count').textContent === '1 here'").await;
+    ada.until("document.querySelector('#member-count').textContent === '1 online'").await;
     talk(&mut ben, 0..2).await;
     let badge = "document.querySelector('.badge [aria-hidden]')?.textContent";
     ada.until(&format!("{badge} === '2'")).await;
-    // It comes back only when it is told to, so that there is something to miss.
+    // Without timers it reconnects only on the event below, and misses messages until then.
     ada.run("window.setTimeout = () => 1").await;
     server.stop().await;
     ada.until("!document.querySelector('#banner').hidden").await;
-    let server = TestServer::start_with(Config { listen: vec![addr], ..kept }).await;
+    let server = TestServer::start_with(Config { listen: vec![addr], ..with_db }).await;
     let mut ben = talker(addr).await;
     talk(&mut ben, 2..5).await;
     ada.run("window.dispatchEvent(new Event('online'))").await;
     ada.until(&format!("{badge} === '5'")).await;
     ada.until("document.title === '(5) #other · chinwag'").await;
 
-    // Another window of hers takes another name: this one goes by it, too, and will again.
+    // A rename in another window of the same user applies to this one, also after a reload.
     let key = ada.run("return JSON.parse(localStorage.getItem('chinwag.key'))").await;
     JsonClient::hello(addr, json!({"key": key, "nick": "Ada L."})).await;
     ada.until("document.querySelector('#me').textContent === 'Ada L.'").await;

@@ -1,5 +1,5 @@
-//! The page where it is not used as usual: without JavaScript, on paper, by a pointer that hovers,
-//! and before its scripts have run. In a real browser.
+//! How the page is rendered in a real browser: without JavaScript, in print, under a hovering
+//! pointer, and before its main script has run.
 
 use chinwag::Config;
 use fantoccini::Locator;
@@ -13,7 +13,7 @@ use crate::json::JsonClient;
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn without_javascript_there_is_only_the_message_that_it_is_missing() {
+async fn page_without_javascript_shows_only_a_message_about_it() {
     let server = TestServer::start().await;
     let reader = Browser::open_as(Look::Scriptless, &url(&server, "/")).await;
     let words = reader.page.find(Locator::Css("noscript p")).await.unwrap();
@@ -28,8 +28,8 @@ async fn without_javascript_there_is_only_the_message_that_it_is_missing() {
     reader.close().await;
 }
 
-/// A room in which so much was said that it does not fit on the screen.
-async fn long_talk(server: &TestServer) -> JsonClient {
+/// Fills a room with more messages than fit on the screen.
+async fn fill_room(server: &TestServer) -> JsonClient {
     let mut ben = JsonClient::hello(server.addr(), json!({"nick": "Ben"})).await;
     ben.send(&[json!({"type": "join", "room": "tea"})]).await;
     ben.expect("joined").await;
@@ -43,9 +43,9 @@ async fn long_talk(server: &TestServer) -> JsonClient {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn all_of_the_log_is_printed_and_nothing_of_the_controls() {
+async fn messages_are_printed_on_several_pages() {
     let server = TestServer::start().await;
-    let _ben = long_talk(&server).await;
+    let _ben = fill_room(&server).await;
     let ada = Browser::open(&url(&server, "/r/tea")).await;
     ada.is_called("Ada").await;
     ada.has_line("This is line 89 of many.").await;
@@ -58,9 +58,9 @@ async fn all_of_the_log_is_printed_and_nothing_of_the_controls() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn time_of_a_message_under_the_pointer_is_not_cut_off() {
+async fn time_of_a_message_under_the_pointer_is_fully_visible() {
     let server = TestServer::start().await;
-    let _ben = long_talk(&server).await;
+    let _ben = fill_room(&server).await;
     let ada = Browser::open(&url(&server, "/r/tea")).await;
     ada.is_called("Ada").await;
     ada.has_line("This is line 89 of many.").await;
@@ -71,7 +71,7 @@ async fn time_of_a_message_under_the_pointer_is_not_cut_off() {
         let (duration, x, y) = (None, 0.0, 0.0);
         let over = PointerAction::MoveToElement { element, duration, x, y };
         ada.page.perform_actions(MouseActions::new("mouse".into()).then(over)).await.unwrap();
-        // Drawers that the width hides need a moment to slide away.
+        // Drawers take a moment to slide out at a smaller width.
         ada.until(
             "(() => {
                 const time = document.querySelector('.entry:last-child time');
@@ -87,7 +87,7 @@ async fn time_of_a_message_under_the_pointer_is_not_cut_off() {
     ada.close().await;
 }
 
-/// The script that sets the theme is one of its own, and runs before anything is drawn.
+/// `theme.js` sets it. It blocks the parser, so it runs before anything is drawn.
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
 async fn theme_is_set_before_the_page_is_drawn() {
@@ -97,7 +97,7 @@ async fn theme_is_set_before_the_page_is_drawn() {
         let file = file.unwrap();
         std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
     }
-    // The page's other script comes late: here never.
+    // The main script does nothing here.
     std::fs::write(folder.path().join("chat.js"), "").unwrap();
     let static_dir = Some(folder.path().to_owned());
     let server = TestServer::start_with(Config { static_dir, ..config() }).await;
@@ -108,9 +108,9 @@ async fn theme_is_set_before_the_page_is_drawn() {
         const { async, defer, type, parentElement } = document.querySelector('[src*=theme]');
         return [dataset.theme, async || defer || type === 'module', parentElement.localName];";
     assert_eq!(ada.run(script).await, json!(["dark", false, "head"]));
-    let colour = "return getComputedStyle(document.body).backgroundColor";
-    let dark = ada.run(colour).await;
+    let color = "return getComputedStyle(document.body).backgroundColor";
+    let dark = ada.run(color).await;
     ada.run("document.documentElement.dataset.theme = 'light'").await;
-    assert_ne!(ada.run(colour).await, dark);
+    assert_ne!(ada.run(color).await, dark);
     ada.close().await;
 }

@@ -1,5 +1,5 @@
-// Tests of static/client.js against the server at $CHINWAG_URL, which has its default limits.
-// The Rust test `client` starts both.
+// Tests of static/client.js against the server at $CHINWAG_URL, which has the default limits.
+// tests/it/client.rs starts both.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -11,32 +11,30 @@ import { Client, Membership } from "../../static/client.js";
 const SERVER = new URL(process.env.CHINWAG_URL);
 const DEADLINE_MS = 30_000;
 
-/** A network between clients and the server that can fail. */
-class Network {
+/** A TCP proxy between clients and the server that can drop data and connections. */
+class FaultyProxy {
   pairs = new Set();
-  frozen = false;
-  accepted = 0;
-  /** What the server has sent, in bytes. */
-  received = 0;
+  isFrozen = false;
+  /** The number of bytes that the server has sent. */
+  bytesReceived = 0;
 
   static async start() {
-    const network = new Network();
-    network.listener = net.createServer((near) => network.accept(near)).listen(0, "127.0.0.1");
-    await once(network.listener, "listening");
-    network.url = `ws://127.0.0.1:${network.listener.address().port}/ws`;
-    return network;
+    const proxy = new FaultyProxy();
+    proxy.listener = net.createServer((client) => proxy.accept(client)).listen(0, "127.0.0.1");
+    await once(proxy.listener, "listening");
+    proxy.url = `ws://127.0.0.1:${proxy.listener.address().port}/ws`;
+    return proxy;
   }
 
-  accept(near) {
-    this.accepted += 1;
-    const far = net.connect(Number(SERVER.port), SERVER.hostname);
-    const pair = { near, far };
+  accept(client) {
+    const server = net.connect(Number(SERVER.port), SERVER.hostname);
+    const pair = { client, server };
     this.pairs.add(pair);
-    far.on("data", (data) => {
-      this.received += data.length;
+    server.on("data", (data) => {
+      this.bytesReceived += data.length;
     });
-    for (const [from, to] of [[near, far], [far, near]]) {
-      from.on("data", (data) => this.frozen || to.write(data));
+    for (const [from, to] of [[client, server], [server, client]]) {
+      from.on("data", (data) => this.isFrozen || to.write(data));
       from.on("error", () => {});
       from.on("close", () => {
         to.destroy();
@@ -45,45 +43,46 @@ class Network {
     }
   }
 
-  cut() {
-    this.pairs.forEach(({ near }) => near.destroy());
+  /** Closes all connections. */
+  disconnect() {
+    this.pairs.forEach(({ client }) => client.destroy());
   }
 
   stop() {
     this.listener.close();
-    this.cut();
+    this.disconnect();
   }
 }
 
-let network;
+let proxy;
 let clients;
-// Clients of another test would be cut off, reconnect and be counted in this one.
+// Each test has its own proxy and clients, so that clients of another test do not disturb it.
 beforeEach(async () => {
-  network = await Network.start();
+  proxy = await FaultyProxy.start();
   clients = [];
 });
 afterEach(() => {
   clients.forEach((client) => client.disconnect());
-  network.stop();
+  proxy.stop();
 });
 
-let names = 0;
+let lastName = 0;
 function unique(prefix) {
-  names += 1;
-  return `${prefix}-${process.pid}-${names}`;
+  lastName += 1;
+  return `${prefix}-${process.pid}-${lastName}`;
 }
 
-/** Connects a client that keeps everything it hears. */
+/** Connects a client that records its events and the ends of its connections. */
 async function connect(options = {}) {
   const client = new Client({
-    url: network.url,
+    url: proxy.url,
     WebSocket,
     key: unique("the key of a client"),
-    heard: (event, command, room) => client.all.push({ event, command, room }),
+    heard: (event, command, room) => client.received.push({ event, command, room }),
     closed: (end) => client.ends.push(end),
     ...options,
   });
-  Object.assign(client, { all: [], ends: [] });
+  Object.assign(client, { received: [], ends: [] });
   clients.push(client);
   client.connect();
   await until("a welcome", () => client.isWelcome);
@@ -97,16 +96,17 @@ async function join(client, name) {
   return room;
 }
 
-async function until(what, holds) {
+async function until(what, isMet) {
   const end = Date.now() + DEADLINE_MS;
-  while (!holds()) {
-    assert.ok(Date.now() < end, `waited in vain for ${what}`);
+  while (!isMet()) {
+    assert.ok(Date.now() < end, `timed out waiting for ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }
 
+/** The texts of all messages that a client has received. */
 function texts(client) {
-  const messages = client.all.flatMap(({ event }) =>
+  const messages = client.received.flatMap(({ event }) =>
     event.type === "joined" ? event.messages : event.type === "message" ? [event] : []);
   return messages.map(({ text }) => text);
 }
@@ -122,13 +122,13 @@ test("80 quick messages at the default limits arrive in order, each once", async
   assert.deepEqual(texts(ben), said);
 });
 
-test("a client that is cut off resumes without a gap, and sends what it said meanwhile once", async () => {
+test("a disconnected client resumes without a gap and sends its pending messages once", async () => {
   const [ada, ben] = [await connect(), await connect()];
   const name = unique("resume");
   const [room, other] = [await join(ada, name), await join(ben, name)];
   ada.say(room, "before");
   await until("a message", () => texts(ben).length === 1);
-  network.cut();
+  proxy.disconnect();
   await until("the end of both", () => ada.ends.length > 0 && ben.ends.length > 0);
   ada.say(room, "while away 1");
   ada.say(room, "while away 2");
@@ -141,12 +141,12 @@ test("a client that is cut off resumes without a gap, and sends what it said mea
   assert.deepEqual(own, ["while away 1", "while away 2"]);
 });
 
-test("long messages and histories are received compressed", async () => {
+test("long messages and history are received compressed", async () => {
   const [ada, ben] = [await connect(), await connect()];
   const name = unique("compressed");
   const room = await join(ada, name);
   await join(ben, name);
-  const before = network.received;
+  const before = proxy.bytesReceived;
   const said = Array.from({ length: 8 }, (_, n) => `${n} ${"the same words again ".repeat(80)}`.trim());
   said.forEach((text) => ada.say(room, text));
   await until("8 messages", () => texts(ben).length === 8 && room.pending.length === 0);
@@ -156,46 +156,46 @@ test("long messages and histories are received compressed", async () => {
   assert.deepEqual(texts(carl), said);
   const bytes = said.join("").length;
   assert.ok(bytes > 10_000);
-  const received = network.received - before;
+  const received = proxy.bytesReceived - before;
   assert.ok(received < bytes, `${received} bytes for ${bytes} bytes read by each of three`);
 });
 
-test("connecting during an attempt leaves one connection", async () => {
+test("connecting during a connection attempt leaves one connection", async () => {
   const ada = await connect();
-  const before = network.pairs.size;
+  const before = proxy.pairs.size;
   ada.connect();
   ada.connect();
   ada.connect();
   await until("a welcome", () => ada.isWelcome);
-  await until("the others to end", () => network.pairs.size === before);
+  await until("the others to end", () => proxy.pairs.size === before);
   const room = await join(ada, unique("once"));
   ada.say(room, "still here");
   await until("a message", () => texts(ada).includes("still here"));
   assert.deepEqual(ada.ends, []);
 });
 
-test("a network that swallows everything is noticed", async () => {
+test("a message without an answer makes the client reconnect and send it again", async () => {
   const ada = await connect({ answerMs: 600 });
   const room = await join(ada, unique("frozen"));
-  network.frozen = true;
+  proxy.isFrozen = true;
   ada.say(room, "into the void");
-  await until("the connection to be given up", () => ada.ends.length > 0);
-  network.frozen = false;
-  network.cut();
+  await until("the end of the connection", () => ada.ends.length > 0);
+  proxy.isFrozen = false;
+  proxy.disconnect();
   await until("the message", () => texts(ada).includes("into the void") && room.pending.length === 0);
 });
 
-test("a network that is silently gone is noticed without saying anything", async () => {
+test("a dead connection is detected while the client is idle", async () => {
   const ada = await connect({ answerMs: 300 });
   await join(ada, unique("silent"));
-  network.frozen = true;
-  await until("the connection to be given up", () => ada.ends.length > 0);
-  network.frozen = false;
-  network.cut();
+  proxy.isFrozen = true;
+  await until("the end of the connection", () => ada.ends.length > 0);
+  proxy.isFrozen = false;
+  proxy.disconnect();
   await until("a welcome", () => ada.isWelcome);
 });
 
-test("rooms with names of 64 characters are joined and paged", async () => {
+test("a room with a name of 64 characters can be joined and its history read", async () => {
   const ada = await connect();
   const name = unique("long").padEnd(64, "x");
   const room = await join(ada, name);
@@ -204,13 +204,13 @@ test("rooms with names of 64 characters are joined and paged", async () => {
     await until(text, () => texts(ada).includes(text));
   }
   ada.ask({ type: "history", room: name, limit: 1 }, room);
-  const history = () => ada.all.find(({ event }) => event.type === "history");
+  const history = () => ada.received.find(({ event }) => event.type === "history");
   await until("a page", () => history() !== undefined);
   assert.deepEqual(history().event.messages.map(({ text }) => text), ["two"]);
   assert.equal(history().room, room);
 });
 
-test("a room goes by the name that the server gives it", async () => {
+test("a room takes the name as the server spells it", async () => {
   const ada = await connect();
   const name = unique("Spelling");
   const room = await join(ada, name);
@@ -219,71 +219,71 @@ test("a room goes by the name that the server gives it", async () => {
   assert.equal(ada.rooms.has(name), false);
 });
 
-test("a room that is left before the server answers is left", async () => {
+test("a room can be left before the server has answered the join command", async () => {
   const [ada, ben] = [await connect(), await connect()];
   const name = unique("left");
   await join(ben, name);
   const room = new Membership(name);
   ada.join(room);
   ada.leave(room);
-  await until("an answer", () => ada.all.some(({ event }) => event.type === "left"));
+  await until("an answer", () => ada.received.some(({ event }) => event.type === "left"));
   ben.ask({ type: "who", room: name });
-  const members = () => ben.all.find(({ event }) => event.type === "members");
+  const members = () => ben.received.find(({ event }) => event.type === "members");
   await until("the members", () => members() !== undefined);
   assert.equal(members().event.member_count, 1);
 });
 
-test("a name that was refused is not asked for again", async () => {
+test("a rejected name is not requested again after a reconnection", async () => {
   const [ada, ben] = [await connect({ nick: unique("Ada") }), await connect({ nick: unique("Ben") })];
   const name = unique("names");
   await join(ada, name);
   const room = await join(ben, name);
   const own = ben.nick;
   ben.rename(ada.nick);
-  const refusal = () => ben.all.find(({ event }) => event.type === "error");
-  await until("a refusal", () => refusal() !== undefined);
-  assert.equal(refusal().event.code, "nick_taken");
+  const rejection = () => ben.received.find(({ event }) => event.type === "error");
+  await until("a rejection", () => rejection() !== undefined);
+  assert.equal(rejection().event.code, "nick_taken");
   ada.disconnect();
-  network.cut();
-  await until("Ben to be back", () => ben.ends.length > 0 && room.joined);
-  const welcomes = ben.all.filter(({ event }) => event.type === "welcome");
+  proxy.disconnect();
+  await until("Ben to reconnect", () => ben.ends.length > 0 && room.joined);
+  const welcomes = ben.received.filter(({ event }) => event.type === "welcome");
   assert.deepEqual(new Set(welcomes.map(({ event }) => event.nick)), new Set([own]));
 });
 
-test("a line that cannot be read costs no other, and neither does a listener that throws", async () => {
-  const real = console.error;
-  const reported = [];
-  console.error = (error) => reported.push(error);
-  class Fake extends EventTarget {
+test("an invalid line or a callback that throws does not affect other lines", async () => {
+  const consoleError = console.error;
+  const logged = [];
+  console.error = (error) => logged.push(error);
+  class FakeSocket extends EventTarget {
     readyState = 1;
     send() {}
     close() {}
   }
-  let fake;
-  const heard = [];
+  let socket;
+  const types = [];
   const client = new Client({
     url: "ws://unused/",
-    WebSocket: class extends Fake {
+    WebSocket: class extends FakeSocket {
       constructor() {
         super();
-        fake = this;
+        socket = this;
       }
     },
     heard: (event) => {
-      heard.push(event.type);
+      types.push(event.type);
       if (event.type === "welcome") {
-        throw new Error("a listener failed");
+        throw new Error("a callback failed");
       }
     },
   });
   client.connect();
-  fake.dispatchEvent(new Event("open"));
+  socket.dispatchEvent(new Event("open"));
   const lines = ["{", "null", '{"type":"welcome","nick":"ada"}', '{"type":"renamed","room":"x"}'];
   const message = Object.assign(new Event("message"), { data: lines.join("\n") });
-  fake.dispatchEvent(message);
+  socket.dispatchEvent(message);
   client.disconnect();
-  console.error = real;
-  assert.deepEqual(heard, ["welcome", "renamed"]);
+  console.error = consoleError;
+  assert.deepEqual(types, ["welcome", "renamed"]);
   assert.equal(client.isWelcome, false);
-  assert.equal(reported.length, 3);
+  assert.equal(logged.length, 3);
 });

@@ -1,9 +1,9 @@
-// Lints the page. `check` runs ESLint in the root of the repository, since ESLint ignores files
-// outside of the folder that it runs in.
+// The ESLint rules for the page. `check` runs ESLint in the root of the repository, since ESLint
+// ignores files outside its working directory.
 
 import js from "@eslint/js";
 
-const MARKUP = "What people write must never become markup: make elements, with element() of text.js.";
+const MARKUP = "Messages must never become markup: create elements with element() from text.js.";
 
 export default [
   { ignores: ["static/lean-qr.js"] },
@@ -12,7 +12,7 @@ export default [
     linterOptions: { reportUnusedDisableDirectives: "error" },
     rules: {
       ...js.configs.recommended.rules,
-      // tsc knows the names that a browser has.
+      // tsc checks this.
       "no-undef": "off",
       curly: "error",
       eqeqeq: "error",
