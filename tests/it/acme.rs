@@ -303,7 +303,7 @@ async fn program_obtains_a_certificate_and_loads_it_after_a_restart() {
 
 #[ignore = "needs pebble; scripts/test runs it"]
 #[actix_web::test]
-async fn certificate_is_renewed_before_it_expires_and_open_connections_stay() {
+async fn certificate_is_renewed_before_expiry_and_connections_stay_open() {
     let ports = Ports::free();
     let pebble = Pebble::start(ports, 30).await;
     let site = Site::new(ports);
@@ -325,7 +325,7 @@ async fn certificate_is_renewed_before_it_expires_and_open_connections_stay() {
 
 #[ignore = "needs pebble; scripts/test runs it"]
 #[actix_web::test]
-async fn certificate_is_obtained_once_the_authority_can_be_reached() {
+async fn certificate_is_obtained_once_the_authority_is_reachable() {
     let ports = Ports::free();
     let site = Site::new(ports);
     let redirecting = free();
@@ -343,7 +343,7 @@ async fn certificate_is_obtained_once_the_authority_can_be_reached() {
 
 #[ignore = "needs pebble; scripts/test runs it"]
 #[actix_web::test]
-async fn failed_validation_is_logged_with_its_reason_and_tried_again_after_a_minute() {
+async fn failed_validation_is_logged_with_its_reason_and_retried_after_a_minute() {
     let ports = Ports::free();
     // The authority connects to another port than the program's.
     let _pebble = Pebble::start(Ports { validated: free(), ..ports }, 86_400).await;
@@ -357,7 +357,7 @@ async fn failed_validation_is_logged_with_its_reason_and_tried_again_after_a_min
 /// Otherwise each attempt would register another account.
 #[ignore = "needs pebble; scripts/test runs it"]
 #[actix_web::test]
-async fn nothing_is_ordered_while_the_account_key_cannot_be_saved() {
+async fn no_certificate_is_ordered_while_the_account_key_cannot_be_saved() {
     let ports = Ports::free();
     let site = Site::new(ports);
     let mut program = site.program(&[]).await;
@@ -370,7 +370,7 @@ async fn nothing_is_ordered_while_the_account_key_cannot_be_saved() {
 
 #[ignore = "needs pebble and Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn two_browser_windows_talk_over_an_obtained_certificate() {
+async fn two_browsers_exchange_messages_over_an_obtained_certificate() {
     let ports = Ports::free();
     let _pebble = Pebble::start(ports, 86_400).await;
     let site = Site::new(ports);
@@ -396,7 +396,7 @@ async fn two_browser_windows_talk_over_an_obtained_certificate() {
 }
 
 #[actix_web::test]
-async fn without_its_authority_the_program_serves_all_but_tls_and_says_so() {
+async fn redirects_work_and_tls_fails_while_the_authority_is_unreachable() {
     let site = Site::new(Ports::free());
     let redirecting = free();
     let mut program = site.program(&["--redirect-from", &redirecting.to_string()]).await;
@@ -413,7 +413,7 @@ async fn without_its_authority_the_program_serves_all_but_tls_and_says_so() {
 
 /// An authority that accepts connections and says nothing.
 #[actix_web::test]
-async fn attempt_to_obtain_a_certificate_ends_with_the_server() {
+async fn stopping_the_server_ends_an_attempt_to_obtain_a_certificate() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut acme = Acme::new(vec![DOMAIN.parse().unwrap()]);
@@ -429,7 +429,7 @@ async fn attempt_to_obtain_a_certificate_ends_with_the_server() {
 }
 
 #[actix_web::test]
-async fn no_listen_address_with_port_443_is_a_warning() {
+async fn missing_listen_address_on_port_443_logs_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(PROGRAM);
     let url = Ports::free().url();
@@ -451,7 +451,7 @@ async fn no_listen_address_with_port_443_is_a_warning() {
 }
 
 #[actix_web::test]
-async fn mistakes_on_the_command_line_are_one_line_that_names_the_flag() {
+async fn invalid_acme_flags_print_one_line_that_names_the_flag() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (open, file, empty) = (path("open"), path("file"), path("empty.pem"));

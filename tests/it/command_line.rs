@@ -12,7 +12,7 @@ async fn run(flags: &[&str]) -> (Option<i32>, String) {
 }
 
 #[actix_web::test]
-async fn a_bad_value_ends_with_code_2_and_one_line_that_names_the_flag_and_what_it_takes() {
+async fn invalid_flag_value_exits_with_2_and_one_line_that_says_what_is_valid() {
     let bad: [(&[&str], &str); 11] = [
         (&["--workers", "513"], "takes a whole number from 1 to 512"),
         (&["--send-queue", "15"], "takes a whole number from 16 to 65536"),
@@ -36,7 +36,7 @@ async fn a_bad_value_ends_with_code_2_and_one_line_that_names_the_flag_and_what_
 }
 
 #[actix_web::test]
-async fn the_environment_sets_what_flags_do_and_flags_win() {
+async fn flags_override_environment_variables() {
     let workers = async |environment: &str, flags: &[&str]| {
         let program = Command::new(PROGRAM)
             .arg("check-config")
@@ -60,7 +60,7 @@ async fn the_environment_sets_what_flags_do_and_flags_win() {
 }
 
 #[actix_web::test]
-async fn check_config_tells_every_value_and_where_it_comes_from() {
+async fn check_config_prints_every_value_and_its_source() {
     let output = Command::new(PROGRAM)
         .args(["check-config", "--publish-rate", "5", "--listen", "[::1]:1,127.0.0.1:2"])
         .env("CHINWAG_DB", "none")
@@ -127,7 +127,7 @@ async fn completions_are_written_for_each_shell() {
 }
 
 #[actix_web::test]
-async fn an_address_in_use_is_a_clear_error() {
+async fn address_in_use_exits_with_1_and_names_the_address() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let (code, error) = run(&["--listen", &addr]).await;
@@ -138,7 +138,7 @@ async fn an_address_in_use_is_a_clear_error() {
 /// The program raises the soft limit to the hard limit, and checks that one.
 #[cfg(unix)]
 #[actix_web::test]
-async fn open_file_limit_below_max_connections_is_a_warning() {
+async fn open_file_limit_below_max_connections_logs_a_warning() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let told = async |limits: &str, flags: &[&str]| {
@@ -159,7 +159,7 @@ async fn open_file_limit_below_max_connections_is_a_warning() {
 
 #[cfg(unix)]
 #[actix_web::test]
-async fn the_binary_alone_in_an_empty_folder_serves_the_page() {
+async fn binary_serves_the_page_without_any_other_file() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("alone");
     // By another process: one that a test starts while this one has the copy open for writing would
@@ -177,7 +177,7 @@ async fn the_binary_alone_in_an_empty_folder_serves_the_page() {
 
 #[cfg(unix)]
 #[actix_web::test]
-async fn on_sigint_sigterm_and_sighup_every_client_reads_1001_and_the_exit_code_is_0() {
+async fn sigint_sigterm_and_sighup_close_clients_with_1001_and_exit_with_0() {
     let folder = tempfile::tempdir().unwrap();
     for signal in ["-INT", "-TERM", "-HUP"] {
         let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
@@ -200,7 +200,7 @@ async fn on_sigint_sigterm_and_sighup_every_client_reads_1001_and_the_exit_code_
 
 #[cfg(unix)]
 #[actix_web::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn second_signal_exits_immediately() {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(PROGRAM, folder.path(), &["--shutdown-timeout", "1h"]).await;
     // A client that does not answer the close frame holds the shutdown up for 2 seconds.
@@ -217,7 +217,7 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[actix_web::test]
-async fn nothing_is_logged_per_message() {
+async fn messages_are_not_logged() {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
     let mut client = Client::connect(program.addr, "").await;

@@ -10,22 +10,22 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::{
-    TestServer, also_on_the_plain_road, also_over_tls, config, eventually, frame, raw_handshake,
+    TestServer, also_over_tls, also_with_http_server, config, eventually, frame, raw_handshake,
     raw_http, within,
 };
 use crate::program::{PROGRAM, Program};
 
-also_on_the_plain_road! {
+also_with_http_server! {
     offers_are_accepted_or_declined_by_their_parameters,
-    long_batches_are_compressed_for_clients_that_offer_it_and_plain_for_others,
+    long_batches_are_compressed_only_for_clients_that_negotiated_it,
     compressed_messages_are_received_whole_and_in_fragments,
     only_batches_joined_and_history_are_compressed,
-    message_that_decompresses_beyond_the_limit_closes_the_connection_with_1009,
+    decompressing_beyond_the_limit_closes_the_connection_with_1009,
     invalid_compressed_messages_close_the_connection_with_1002,
 }
 
 also_over_tls! {
-    long_batches_are_compressed_for_clients_that_offer_it_and_plain_for_others,
+    long_batches_are_compressed_only_for_clients_that_negotiated_it,
     only_batches_joined_and_history_are_compressed,
 }
 
@@ -227,7 +227,7 @@ async fn server_without_compression_declines_every_offer() {
 }
 
 #[actix_web::test]
-async fn long_batches_are_compressed_for_clients_that_offer_it_and_plain_for_others() {
+async fn long_batches_are_compressed_only_for_clients_that_negotiated_it() {
     let server = TestServer::start().await;
     let mut other = server.join("").await;
     let mut peer = Peer::offering(server.addr(), "/ws").await;
@@ -341,7 +341,7 @@ async fn only_batches_joined_and_history_are_compressed() {
 
 /// Safari cannot read compressed fragments (nats-server#2613).
 #[actix_web::test]
-async fn answer_in_fragments_is_not_compressed() {
+async fn fragmented_answer_is_not_compressed() {
     let server = TestServer::start().await;
     let mut peer = Peer::json(server.addr()).await;
     let text = "the same words again and again ".repeat(60).trim_end().to_owned();
@@ -418,7 +418,7 @@ async fn messages_of_several_rooms_at_once_arrive_compressed_and_in_order() {
 }
 
 #[actix_web::test]
-async fn message_that_decompresses_beyond_the_limit_closes_the_connection_with_1009() {
+async fn decompressing_beyond_the_limit_closes_the_connection_with_1009() {
     let server = TestServer::start().await;
     let limit = Config::default().frame_limit();
     let bomb = deflate(&vec![b' '; limit + 1]);

@@ -20,14 +20,14 @@ pub fn stored(folder: &Path) -> Config {
     Config { db: Some(folder.join("chat.db")), ..config() }
 }
 
-pub fn join_line(room: &str) -> Value {
+pub fn join_command(room: &str) -> Value {
     json!({"type": "join", "room": room})
 }
 
 /// All of a room's messages, page by page, oldest first.
 pub async fn history(addr: SocketAddr, room: &str) -> Vec<Value> {
     let mut reader = JsonClient::hello(addr, json!({})).await;
-    reader.send(&[join_line(room)]).await;
+    reader.send(&[join_command(room)]).await;
     reader.expect("joined").await;
     let (mut found, mut before) = (Vec::new(), Value::Null);
     loop {
@@ -43,13 +43,13 @@ pub async fn history(addr: SocketAddr, room: &str) -> Vec<Value> {
 }
 
 #[actix_web::test]
-async fn a_restart_forgets_nothing_neither_messages_nor_what_was_said_twice() {
+async fn messages_and_their_ids_survive_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let hello = json!({"nick": "ada", "key": "a secret of ada's own"});
     let say = json!({"type": "say", "room": "a", "text": "hello", "id": "1"});
     let server = TestServer::start_with(stored(folder.path())).await;
     let mut ada = JsonClient::hello(server.addr(), hello.clone()).await;
-    ada.send(&[join_line("a"), say.clone()]).await;
+    ada.send(&[join_command("a"), say.clone()]).await;
     let epoch = ada.expect("joined").await["epoch"].clone();
     let seq = ada.expect("message").await["seq"].clone();
     ada.expect("said").await;
@@ -81,7 +81,7 @@ async fn refused(folder: &Path, db: &Path) -> String {
 }
 
 #[actix_web::test]
-async fn a_file_that_cannot_be_had_is_a_clear_error_that_changes_nothing() {
+async fn unusable_journal_is_a_one_line_error_and_stays_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let program = Program::start(PROGRAM, folder.path(), &[]).await;
@@ -115,11 +115,11 @@ async fn a_file_that_cannot_be_had_is_a_clear_error_that_changes_nothing() {
 }
 
 #[actix_web::test]
-async fn a_locked_file_makes_senders_busy_and_all_is_well_when_it_is_free_again() {
+async fn locked_journal_rejects_messages_until_it_is_unlocked() {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start_with(stored(folder.path())).await;
     let mut json = JsonClient::hello(server.addr(), json!({"nick": "ada"})).await;
-    json.send(&[join_line("lobby")]).await;
+    json.send(&[join_command("lobby")]).await;
     json.expect("joined").await;
     let mut text = server.join("nick=ben").await;
     let mut reader = server.join("").await;
@@ -133,7 +133,7 @@ async fn a_locked_file_makes_senders_busy_and_all_is_well_when_it_is_free_again(
     assert_eq!(text.expect_close().await.0, 1013);
     // Who only reads is served meanwhile.
     let mut late = JsonClient::hello(server.addr(), json!({})).await;
-    late.send(&[join_line("lobby"), json!({"type": "history", "room": "lobby"})]).await;
+    late.send(&[join_command("lobby"), json!({"type": "history", "room": "lobby"})]).await;
     late.expect("joined").await;
     late.expect("history").await;
     other.execute_batch("ROLLBACK").unwrap();
@@ -158,7 +158,7 @@ impl Handler<Stumble> for Writer {
 }
 
 #[actix_web::test]
-async fn when_the_journal_dies_every_client_reads_1011_and_the_server_fails() {
+async fn journal_panic_closes_every_client_with_1011_and_fails_the_server() {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start_with(stored(folder.path())).await;
     let mut clients = [server.join("").await, server.join("room=other").await];
@@ -179,7 +179,7 @@ async fn when_the_journal_dies_every_client_reads_1011_and_the_server_fails() {
 /// What becomes of the file under a running server, and whether that can be put right.
 #[cfg(unix)]
 #[actix_web::test]
-async fn a_file_that_is_moved_deleted_replaced_or_truncated_takes_no_more_and_says_so() {
+async fn moved_deleted_replaced_or_truncated_journal_rejects_messages() {
     type Harm = fn(&Path);
     let moved: Harm = |db| std::fs::rename(db, db.with_extension("away")).unwrap();
     let deleted: Harm = |db| std::fs::remove_file(db).unwrap();
@@ -202,7 +202,7 @@ async fn a_file_that_is_moved_deleted_replaced_or_truncated_takes_no_more_and_sa
         let server = TestServer::start_with(stored(folder.path())).await;
         let mut ada = JsonClient::hello(server.addr(), json!({})).await;
         let say = json!({"type": "say", "room": "a", "text": "before"});
-        ada.send(&[join_line("a"), say.clone()]).await;
+        ada.send(&[join_command("a"), say.clone()]).await;
         ada.until("said").await;
         harm(&db);
         let request = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n\r\n", server.addr());
@@ -232,7 +232,7 @@ async fn a_file_that_is_moved_deleted_replaced_or_truncated_takes_no_more_and_sa
 
 #[cfg(target_os = "linux")]
 #[actix_web::test]
-async fn neither_a_hard_link_nor_a_lock_that_is_removed_lets_a_second_server_in() {
+async fn hard_link_or_deleted_lock_file_does_not_admit_a_second_server() {
     let folder = tempfile::tempdir().unwrap();
     let first = Program::start(PROGRAM, folder.path(), &[]).await;
     let second = async |db: &str| {
@@ -256,19 +256,19 @@ async fn neither_a_hard_link_nor_a_lock_that_is_removed_lets_a_second_server_in(
 }
 
 #[actix_web::test]
-async fn a_server_that_is_dropped_goes_on_with_its_journal() {
+async fn dropped_server_handle_keeps_the_journal_running() {
     let folder = tempfile::tempdir().unwrap();
     let server = chinwag::server::start(stored(folder.path())).await.unwrap();
     let addr = server.addrs()[0];
     drop(server);
     let mut ada = JsonClient::hello(addr, json!({})).await;
-    ada.send(&[join_line("a"), json!({"type": "say", "room": "a", "text": "still here"})]).await;
+    ada.send(&[join_command("a"), json!({"type": "say", "room": "a", "text": "still here"})]).await;
     ada.until("said").await;
     assert_eq!(history(addr, "a").await[0]["text"], "still here");
 }
 
 #[actix_web::test]
-async fn what_is_too_much_or_too_old_is_pruned_and_nobody_resumes_into_it() {
+async fn surplus_messages_are_pruned_and_cannot_be_resumed_from() {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start_with(Config {
         keep_messages: 20,
@@ -277,7 +277,7 @@ async fn what_is_too_much_or_too_old_is_pruned_and_nobody_resumes_into_it() {
     })
     .await;
     let mut ada = JsonClient::hello(server.addr(), json!({"key": "a secret of ada's own"})).await;
-    ada.send(&[join_line("a")]).await;
+    ada.send(&[join_command("a")]).await;
     let epoch = ada.expect("joined").await["epoch"].clone();
     let mut seqs = Vec::new();
     for n in 0..50 {
@@ -304,7 +304,7 @@ async fn what_is_too_much_or_too_old_is_pruned_and_nobody_resumes_into_it() {
 }
 
 #[actix_web::test]
-async fn what_is_older_than_it_is_kept_is_gone_for_everybody() {
+async fn expired_messages_are_deleted_for_everyone() {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start_with(Config {
         keep_for: Some(Duration::from_millis(300)),
@@ -313,7 +313,7 @@ async fn what_is_older_than_it_is_kept_is_gone_for_everybody() {
     })
     .await;
     let mut ada = JsonClient::hello(server.addr(), json!({})).await;
-    ada.send(&[join_line("a"), json!({"type": "say", "room": "a", "text": "for now"})]).await;
+    ada.send(&[join_command("a"), json!({"type": "say", "room": "a", "text": "for now"})]).await;
     let epoch = ada.expect("joined").await["epoch"].clone();
     ada.expect("message").await;
     ada.expect("said").await;
@@ -331,14 +331,14 @@ async fn what_is_older_than_it_is_kept_is_gone_for_everybody() {
 }
 
 #[actix_web::test]
-async fn an_unclean_end_begins_a_new_epoch_only_where_messages_may_be_lost() {
+async fn crash_begins_a_new_epoch_only_if_messages_may_be_lost() {
     for (sync, keeps) in [("full", true), ("normal", false)] {
         let folder = tempfile::tempdir().unwrap();
         let mut epochs = Vec::new();
         for end in ["-KILL", "-TERM", "-TERM"] {
             let mut program = Program::start(PROGRAM, folder.path(), &["--db-sync", sync]).await;
             let mut client = JsonClient::hello(program.addr, json!({})).await;
-            client.send(&[join_line("a")]).await;
+            client.send(&[join_command("a")]).await;
             epochs.push(client.expect("joined").await["epoch"].clone());
             program.signal(end);
             program.exit_code().await;

@@ -14,11 +14,11 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::harness::{TestServer, also_on_the_plain_road, config, within};
+use crate::harness::{TestServer, also_with_http_server, config, within};
 
-also_on_the_plain_road! {
-    a_burst_is_answered_in_order_and_evicts_nobody,
-    who_takes_its_time_with_a_long_answer_is_not_evicted_by_what_is_said_meanwhile,
+also_with_http_server! {
+    burst_is_answered_in_order_and_evicts_nobody,
+    slow_reader_of_a_long_answer_is_not_evicted_by_new_messages,
 }
 
 /// A client of the JSON protocol.
@@ -27,7 +27,7 @@ pub struct JsonClient {
     lines: VecDeque<Value>,
     pub close_code: Option<u16>,
     /// Whether it is told who comes and goes, which most tests do not want to know.
-    pub hears_presence: bool,
+    pub receives_presence: bool,
 }
 
 impl JsonClient {
@@ -40,7 +40,7 @@ impl JsonClient {
         let upgraded = tokio_tungstenite::client_async(request, tcp).await;
         let (stream, response) = upgraded.map_err(|error| error.to_string())?;
         assert_eq!(response.headers()["sec-websocket-protocol"], "chinwag.v1");
-        Ok(Self { stream, lines: VecDeque::new(), close_code: None, hears_presence: false })
+        Ok(Self { stream, lines: VecDeque::new(), close_code: None, receives_presence: false })
     }
 
     pub async fn connect(addr: SocketAddr) -> Self {
@@ -73,7 +73,7 @@ impl JsonClient {
             match self.stream.next().await? {
                 Ok(Message::Text(text)) => {
                     let lines = text.split('\n').map(|line| serde_json::from_str(line).unwrap());
-                    let heard = |line: &Value| self.hears_presence || line["type"] != "presence";
+                    let heard = |line: &Value| self.receives_presence || line["type"] != "presence";
                     self.lines.extend(lines.filter(heard));
                 }
                 Ok(Message::Close(frame)) => {
@@ -141,7 +141,7 @@ fn texts(line: &Value) -> Vec<&str> {
 }
 
 #[actix_web::test]
-async fn commands_of_one_frame_take_effect_in_order_and_answers_echo_their_ref() {
+async fn commands_of_one_frame_run_in_order_and_answers_echo_their_ref() {
     let server = TestServer::start().await;
     let mut ada = JsonClient::connect(server.addr()).await;
     ada.send(&[
@@ -172,7 +172,7 @@ async fn commands_of_one_frame_take_effect_in_order_and_answers_echo_their_ref()
 }
 
 #[actix_web::test]
-async fn text_and_json_clients_share_their_rooms() {
+async fn text_and_json_clients_share_rooms() {
     let server = TestServer::start().await;
     let mut text = server.join("nick=ben&room=tea").await;
     let mut json = JsonClient::hello(server.addr(), json!({"nick": "Ada"})).await;
@@ -188,7 +188,7 @@ async fn text_and_json_clients_share_their_rooms() {
 }
 
 #[actix_web::test]
-async fn a_mistake_is_answered_and_the_connection_lives_on() {
+async fn invalid_command_returns_an_error_and_keeps_the_connection() {
     let server = TestServer::start().await;
     let mut client = JsonClient::hello(server.addr(), json!({})).await;
     let bomb = format!("{{\"type\":\"say\",\"room\":{}", "[".repeat(5000));
@@ -234,7 +234,7 @@ async fn a_mistake_is_answered_and_the_connection_lives_on() {
 }
 
 #[actix_web::test]
-async fn hello_comes_first_and_in_time() {
+async fn command_before_hello_closes_the_connection_with_4000() {
     let hello_timeout = Duration::from_secs(3);
     let server = TestServer::start_with(Config { hello_timeout, ..config() }).await;
     let mut polite = JsonClient::hello(server.addr(), json!({})).await;
@@ -250,7 +250,7 @@ async fn hello_comes_first_and_in_time() {
 }
 
 #[actix_web::test]
-async fn one_connection_is_in_many_rooms_up_to_the_limit() {
+async fn connection_joins_several_rooms_up_to_the_limit() {
     let server = TestServer::start_with(Config { max_rooms_per_client: Some(3), ..config() }).await;
     let mut ada = JsonClient::hello(server.addr(), json!({"nick": "ada"})).await;
     let mut ben = JsonClient::hello(server.addr(), json!({"nick": "ben"})).await;
@@ -276,7 +276,7 @@ async fn one_connection_is_in_many_rooms_up_to_the_limit() {
 }
 
 #[actix_web::test]
-async fn who_comes_back_is_told_what_it_missed_or_that_it_cannot_be() {
+async fn resuming_returns_missed_messages_or_reports_a_gap() {
     let server = TestServer::start_with(Config { resume_buffer: 60, ..config() }).await;
     let mut ben = JsonClient::hello(server.addr(), json!({"nick": "ben"})).await;
     ben.send(&[join("a")]).await;
@@ -315,7 +315,7 @@ async fn who_comes_back_is_told_what_it_missed_or_that_it_cannot_be() {
 }
 
 #[actix_web::test]
-async fn pages_go_back_to_what_the_room_remembers_without_gap_or_repeat() {
+async fn history_pages_cover_the_room_without_gap_or_repeat() {
     let server = TestServer::start().await;
     let mut ada = JsonClient::hello(server.addr(), json!({})).await;
     ada.send(&[join("a")]).await;
@@ -343,7 +343,7 @@ async fn pages_go_back_to_what_the_room_remembers_without_gap_or_repeat() {
 }
 
 #[actix_web::test]
-async fn what_the_same_identity_says_twice_is_one_message() {
+async fn message_sent_twice_by_one_identity_is_stored_once() {
     let server = TestServer::start().await;
     let key = json!({"nick": "ada", "key": "a secret of ada's own"});
     let mut first = JsonClient::hello(server.addr(), key.clone()).await;
@@ -370,7 +370,7 @@ async fn what_the_same_identity_says_twice_is_one_message() {
 }
 
 #[actix_web::test]
-async fn a_burst_is_answered_in_order_and_evicts_nobody() {
+async fn burst_is_answered_in_order_and_evicts_nobody() {
     let server = TestServer::start().await;
     let mut ada = JsonClient::hello(server.addr(), json!({})).await;
     ada.send(&[join("a")]).await;
@@ -392,7 +392,7 @@ async fn a_burst_is_answered_in_order_and_evicts_nobody() {
 
 /// An answer may be as long as the queue. It must leave room in it.
 #[actix_web::test]
-async fn who_takes_its_time_with_a_long_answer_is_not_evicted_by_what_is_said_meanwhile() {
+async fn slow_reader_of_a_long_answer_is_not_evicted_by_new_messages() {
     let server = TestServer::start().await;
     let mut ada = JsonClient::hello(server.addr(), json!({})).await;
     ada.send(&[join("a")]).await;
@@ -418,7 +418,7 @@ async fn who_takes_its_time_with_a_long_answer_is_not_evicted_by_what_is_said_me
 }
 
 #[actix_web::test]
-async fn binary_ends_in_1003() {
+async fn binary_message_closes_the_connection_with_1003() {
     let server = TestServer::start().await;
     let mut client = JsonClient::hello(server.addr(), json!({})).await;
     client.stream.send(Message::binary(vec![0])).await.unwrap();

@@ -17,14 +17,14 @@ use tokio_tungstenite::tungstenite::http::HeaderName;
 
 use crate::browser::Browser;
 use crate::harness::{
-    Client, TestServer, also_on_the_plain_road, config, eventually, frame, raw_handshake, raw_http,
+    Client, TestServer, also_with_http_server, config, eventually, frame, raw_handshake, raw_http,
     raw_socket, within,
 };
 use crate::json::JsonClient;
 
-also_on_the_plain_road! {
+also_with_http_server! {
     long_answers_count_as_several_commands,
-    frames_without_a_command_are_read_no_faster_than_commands,
+    blank_frames_count_as_commands,
 }
 
 fn join(room: &str) -> Value {
@@ -36,7 +36,7 @@ fn leave(room: &str) -> Value {
 }
 
 #[actix_web::test]
-async fn there_are_as_many_rooms_as_allowed_and_not_one_more() {
+async fn room_over_max_rooms_is_refused() {
     let server = TestServer::start_with(Config { max_rooms: Some(2), ..config() }).await;
     let mut ada = JsonClient::hello(server.addr(), json!({"nick": "Ada"})).await;
     ada.send(&[join("a"), join("b"), join("c"), join("a"), leave("b"), join("c")]).await;
@@ -59,7 +59,7 @@ async fn there_are_as_many_rooms_as_allowed_and_not_one_more() {
 /// However many connections an address has, others still open rooms; and the default room is there
 /// for everybody.
 #[actix_web::test]
-async fn one_address_opens_as_many_rooms_as_allowed_and_the_default_room_is_never_refused() {
+async fn address_over_max_rooms_per_address_may_still_join_the_default_room() {
     let limited = Config {
         max_rooms: Some(4),
         max_rooms_per_address: Some(2),
@@ -97,7 +97,7 @@ async fn one_address_opens_as_many_rooms_as_allowed_and_the_default_room_is_neve
 }
 
 #[actix_web::test]
-async fn a_room_takes_as_many_members_as_allowed_and_not_one_more() {
+async fn member_over_max_members_per_room_is_refused() {
     let limited = Config { max_members_per_room: Some(2), ..config() };
     let server = TestServer::start_with(limited).await;
     let mut ada = JsonClient::hello(server.addr(), json!({"nick": "Ada"})).await;
@@ -123,7 +123,7 @@ async fn a_room_takes_as_many_members_as_allowed_and_not_one_more() {
 /// Old messages make way for new ones long before the file is as large as it may be.
 #[cfg(feature = "journal")]
 #[actix_web::test]
-async fn talking_goes_on_whatever_is_said_in_a_journal_of_limited_size() {
+async fn old_messages_make_space_in_a_journal_of_limited_size() {
     const LIMIT: u64 = 1024 * 1024;
     let folder = tempfile::tempdir().unwrap();
     let db = folder.path().join("log.db");
@@ -161,7 +161,7 @@ async fn talking_goes_on_whatever_is_said_in_a_journal_of_limited_size() {
 
 #[cfg(feature = "journal")]
 #[actix_web::test]
-async fn a_journal_grows_to_its_limit_and_no_further() {
+async fn journal_at_max_db_bytes_rejects_messages() {
     const LIMIT: u64 = 1024 * 1024;
     let folder = tempfile::tempdir().unwrap();
     let db = Some(folder.path().join("log.db"));
@@ -200,7 +200,7 @@ async fn a_journal_grows_to_its_limit_and_no_further() {
 }
 
 #[actix_web::test]
-async fn a_client_that_asks_more_than_it_may_is_answered_later_and_nobody_else_is() {
+async fn commands_over_command_rate_delay_only_their_sender() {
     let server = TestServer::start_with(Config { command_rate: rate(4, 3), ..config() }).await;
     let began = Instant::now();
     // The hello is the first of 9 commands.
@@ -230,7 +230,7 @@ async fn a_client_that_asks_more_than_it_may_is_answered_later_and_nobody_else_i
 }
 
 #[actix_web::test]
-async fn from_one_address_as_much_is_asked_as_allowed_by_however_many_clients() {
+async fn clients_of_one_address_share_command_rate_per_address() {
     let limited = Config { command_rate_per_address: rate(4, 3), ..config() };
     let server = TestServer::start_with(limited).await;
     let began = Instant::now();
@@ -244,7 +244,7 @@ async fn from_one_address_as_much_is_asked_as_allowed_by_however_many_clients() 
 
 /// Mistakes and refusals are answers too: who makes nothing else is read no faster for it.
 #[actix_web::test]
-async fn a_client_that_does_nothing_right_is_told_so_no_faster_than_it_may_ask() {
+async fn invalid_and_rejected_commands_count_toward_command_rate() {
     let limited = Config { command_rate: rate(4, 3), publish_rate: rate(1, 1), ..config() };
     let server = TestServer::start_with(limited).await;
     let began = Instant::now();
@@ -289,7 +289,7 @@ async fn attempt(server: &TestServer, headers: &str) -> (u16, Option<u64>) {
 }
 
 #[actix_web::test]
-async fn there_are_as_many_connections_as_allowed_and_not_one_more() {
+async fn connection_over_max_connections_is_refused() {
     let server = TestServer::start_with(Config { max_connections: Some(2), ..config() }).await;
     let mut first = server.join("").await;
     let second = server.join("").await;
@@ -314,7 +314,7 @@ async fn closed_client_frees_its_slot_before_its_socket_is_gone() {
 }
 
 #[actix_web::test]
-async fn an_address_has_as_many_connections_as_allowed_and_a_trusted_proxy_tells_whose_it_is() {
+async fn max_connections_per_address_applies_to_the_forwarded_address() {
     let limited = Config {
         max_connections_per_address: Some(1),
         trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
@@ -338,7 +338,7 @@ async fn an_address_has_as_many_connections_as_allowed_and_a_trusted_proxy_tells
 
 /// Sockets that ask for nothing, or so slowly that it is never known what, take places too.
 #[actix_web::test]
-async fn an_address_has_no_more_sockets_than_it_can_use_whatever_they_carry() {
+async fn idle_sockets_of_one_address_are_limited() {
     let limited = Config { max_connections_per_address: Some(1), ..config() };
     let metrics = limited.metrics.clone();
     let server = TestServer::start_with(limited).await;
@@ -372,7 +372,7 @@ async fn an_address_has_no_more_sockets_than_it_can_use_whatever_they_carry() {
 }
 
 #[actix_web::test]
-async fn who_is_no_trusted_proxy_does_not_speak_for_others() {
+async fn forwarded_address_from_an_untrusted_peer_is_ignored() {
     let limited = Config { max_connections_per_address: Some(1), ..config() };
     let server = TestServer::start_with(limited).await;
     let _kept = upgraded(&server, "X-Forwarded-For: 198.51.100.7\r\n").await;
@@ -404,7 +404,7 @@ async fn upgraded_at(server: &TestServer, query: &str, headers: &str) -> Client 
 }
 
 #[actix_web::test]
-async fn an_address_tries_to_connect_as_often_as_allowed_and_not_once_more() {
+async fn connection_attempts_over_connect_rate_are_refused() {
     let server =
         TestServer::start_with(Config { connect_rate: NonZeroU32::new(1), ..config() }).await;
     let began = Instant::now();
@@ -438,7 +438,7 @@ fn say(text: &str) -> Value {
 }
 
 #[actix_web::test]
-async fn a_person_says_as_much_as_allowed_and_is_told_when_it_may_go_on() {
+async fn messages_over_publish_rate_are_rejected_with_a_retry_time() {
     let server = TestServer::start_with(Config { publish_rate: rate(1, 2), ..config() }).await;
     let hello = json!({"nick": "Ada", "key": "the secret of Ada's windows"});
     let mut ada = JsonClient::hello(server.addr(), hello.clone()).await;
@@ -469,7 +469,7 @@ async fn a_person_says_as_much_as_allowed_and_is_told_when_it_may_go_on() {
 
 /// Somebody else each time, on one connection, with a secret nobody has used.
 #[actix_web::test]
-async fn a_connection_says_no_more_under_ever_new_identities() {
+async fn changing_identity_does_not_raise_the_publish_rate() {
     let server = TestServer::start_with(Config { publish_rate: rate(1, 2), ..config() }).await;
     let began = Instant::now();
     let mut eve = JsonClient::hello(server.addr(), json!({})).await;
@@ -490,7 +490,7 @@ async fn a_connection_says_no_more_under_ever_new_identities() {
 
 /// Frames of nothing but line breaks make work, too.
 #[actix_web::test]
-async fn frames_without_a_command_are_read_no_faster_than_commands() {
+async fn blank_frames_count_as_commands() {
     let limited = Config { command_rate: rate(4, 3), ..config() };
     let server = TestServer::start_with(limited).await;
     let began = Instant::now();
@@ -550,7 +550,7 @@ async fn fragments_of_a_compressed_message_count_as_commands() {
 
 /// The account of a room passes to an address that is still there.
 #[actix_web::test]
-async fn rooms_that_others_stay_in_do_not_count_for_the_address_that_opened_them() {
+async fn rooms_are_charged_to_remaining_members_when_their_opener_leaves() {
     let limited = Config {
         max_rooms_per_address: Some(2),
         trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
@@ -580,7 +580,7 @@ async fn rooms_that_others_stay_in_do_not_count_for_the_address_that_opened_them
 
 /// Only the hub knows in which rooms the other connections of an identity are.
 #[actix_web::test]
-async fn a_change_of_name_counts_for_the_rooms_of_all_connections_of_the_identity() {
+async fn name_change_cost_includes_rooms_of_all_connections_of_the_identity() {
     let server = TestServer::start_with(Config { command_rate: rate(20, 130), ..config() }).await;
     let key = json!({"key": "the key of one with two connections"});
     let mut member = JsonClient::hello(server.addr(), key.clone()).await;
@@ -601,7 +601,7 @@ async fn a_change_of_name_counts_for_the_rooms_of_all_connections_of_the_identit
 
 /// A change of name in many rooms costs more than one in few.
 #[actix_web::test]
-async fn a_change_of_name_in_a_hundred_rooms_counts_as_ten_commands() {
+async fn name_change_in_a_hundred_rooms_counts_as_eleven_commands() {
     let server = TestServer::start_with(Config { command_rate: rate(20, 130), ..config() }).await;
     let mut eve = JsonClient::hello(server.addr(), json!({})).await;
     let rooms: Vec<_> = (0..100).map(|n| join(&format!("r{n}"))).collect();
@@ -621,7 +621,7 @@ async fn a_change_of_name_in_a_hundred_rooms_counts_as_ten_commands() {
 
 /// What one address can fill the disk with is bounded, however slowly it does.
 #[actix_web::test]
-async fn from_one_address_as_many_bytes_are_said_as_allowed() {
+async fn publish_bytes_per_address_are_limited_per_hour_and_per_day() {
     for limit in ["hour", "day"] {
         let most = NonZeroU32::new(10_000);
         let mut limited = config();
@@ -683,7 +683,7 @@ async fn long_answers_count_as_several_commands() {
 }
 
 #[actix_web::test]
-async fn from_one_address_as_much_is_said_as_allowed_under_however_many_names() {
+async fn clients_of_one_address_share_publish_rate_per_address() {
     let limited = Config { publish_rate_per_address: rate(1, 2), ..config() };
     let server = TestServer::start_with(limited).await;
     let mut first = JsonClient::hello(server.addr(), json!({})).await;
@@ -697,7 +697,7 @@ async fn from_one_address_as_much_is_said_as_allowed_under_however_many_names() 
 }
 
 #[actix_web::test]
-async fn a_plain_client_that_says_too_much_is_read_later_and_nothing_is_lost() {
+async fn text_client_over_publish_rate_is_delayed_without_loss() {
     let server = TestServer::start_with(Config { publish_rate: rate(20, 2), ..config() }).await;
     let mut ada = server.join("").await;
     let started = Instant::now();
@@ -714,7 +714,7 @@ async fn a_plain_client_that_says_too_much_is_read_later_and_nothing_is_lost() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn the_page_sends_what_was_too_much_at_once_again_by_itself() {
+async fn page_resends_rate_limited_messages_automatically() {
     let server = TestServer::start_with(Config { publish_rate: rate(1, 1), ..config() }).await;
     let mut ben = server.join("").await;
     let page = Browser::open(&format!("http://localhost:{}/", server.addr().port())).await;

@@ -34,12 +34,12 @@ async fn warm(flags: &[&str]) -> (Program, tempfile::TempDir) {
         }
         client.leave().await;
     }
-    program.forget_peak();
+    program.reset_peak_memory();
     (program, folder)
 }
 
 #[actix_web::test]
-async fn a_giant_frame_costs_less_than_a_megabyte() {
+async fn giant_frame_costs_less_than_1_mb() {
     let (program, _folder) = warm(&[]).await;
     let before = program.memory();
     let mut tcp = raw_socket(program.addr, "/ws").await;
@@ -64,7 +64,7 @@ async fn a_giant_frame_costs_less_than_a_megabyte() {
 }
 
 #[actix_web::test]
-async fn compressed_bombs_cost_less_than_a_megabyte() {
+async fn compression_bombs_cost_less_than_1_mb() {
     let (program, _folder) = warm(&[]).await;
     let mut bomb = Vec::with_capacity(200_000);
     let mut deflate = flate2::Compress::new(flate2::Compression::best(), false);
@@ -90,7 +90,7 @@ async fn compressed_bombs_cost_less_than_a_megabyte() {
 }
 
 #[actix_web::test]
-async fn a_flood_by_a_client_that_reads_its_echoes_costs_less_than_four_megabytes() {
+async fn flood_whose_echoes_are_read_costs_less_than_4_mb() {
     // What rooms remember is bounded by itself.
     let (program, _folder) = warm(&["--resume-buffer", "10"]).await;
     let before = program.memory();
@@ -118,7 +118,7 @@ async fn a_flood_by_a_client_that_reads_its_echoes_costs_less_than_four_megabyte
 
 /// Once each of them cost all that it was to be told.
 #[actix_web::test]
-async fn who_asks_for_a_long_replay_and_does_not_read_it_costs_little() {
+async fn unread_long_replay_costs_less_than_250_kb() {
     const STALLED: u64 = 60;
     let (program, _folder) = warm(&[]).await;
     let mut talker = Client::connect(program.addr, "room=long&nick=t").await;
@@ -208,7 +208,7 @@ impl Handler<Deliver> for Hand {
 
 /// Rings hold 64 MiB, and what was read and waits for clients that take their time, half as much.
 #[actix_web::test]
-async fn answers_that_nobody_takes_are_bounded_together_and_those_of_others_get_short() {
+async fn unread_answers_are_bounded_in_total_and_later_answers_get_shorter() {
     const MIB: usize = 1024 * 1024;
     let full = Full.start();
     let log = Log {
@@ -254,7 +254,7 @@ async fn answers_that_nobody_takes_are_bounded_together_and_those_of_others_get_
 }
 
 #[actix_web::test]
-async fn a_client_that_stops_reading_costs_no_more_than_its_queue() {
+async fn stalled_client_costs_less_than_3_mb() {
     const STALLED: u64 = 10;
     // What rooms remember is bounded by itself.
     let (program, _folder) = warm(&["--resume-buffer", "10"]).await;
@@ -282,7 +282,7 @@ async fn a_client_that_stops_reading_costs_no_more_than_its_queue() {
 }
 
 #[actix_web::test]
-async fn a_connection_has_one_descriptor() {
+async fn each_connection_uses_one_file_descriptor() {
     let (program, _folder) = warm(&[]).await;
     let before = program.descriptors();
     let mut clients = Vec::new();

@@ -34,7 +34,7 @@ pub async fn metric(server: &TestServer, name: &str) -> f64 {
 
 #[cfg(feature = "metrics")]
 #[actix_web::test]
-async fn what_happens_is_counted() {
+async fn metrics_count_handshakes_messages_and_errors() {
     let server = TestServer::start().await;
     let mut ada = JsonClient::hello(server.addr(), json!({"nick": "Ada"})).await;
     ada.send(&[json!({"type": "join", "room": "lobby"})]).await;
@@ -81,7 +81,7 @@ async fn what_happens_is_counted() {
 /// Who holds the lines against the format that Prometheus reads would not find a mistake.
 #[cfg(feature = "metrics")]
 #[actix_web::test]
-async fn metrics_are_told_as_prometheus_reads_them() {
+async fn metrics_follow_the_openmetrics_format() {
     let server = TestServer::start().await;
     let (_, text) = get(server.addr(), "/metrics", "").await;
     let text = text.strip_suffix("# EOF\n").expect("it says where it ends");
@@ -108,7 +108,7 @@ async fn metrics_are_told_as_prometheus_reads_them() {
 
 #[cfg(feature = "metrics")]
 #[actix_web::test]
-async fn metrics_are_for_this_machine_unless_they_have_an_address_of_their_own() {
+async fn metrics_are_local_only_unless_they_have_their_own_address() {
     let server = TestServer::start().await;
     let chat = server.addr();
     assert_eq!(get(chat, "/metrics", "").await.0, 200);
@@ -148,7 +148,7 @@ async fn metrics_are_for_this_machine_unless_they_have_an_address_of_their_own()
 }
 
 #[actix_web::test]
-async fn a_server_is_not_ready_while_it_drains() {
+async fn server_is_not_ready_while_it_drains() {
     let server = TestServer::start().await;
     assert_eq!(get(server.addr(), "/readyz", "").await, (200, "ready\n".to_owned()));
     drop(server.hub().send(Drain { wait: false }).await.unwrap());
@@ -161,7 +161,7 @@ async fn a_server_is_not_ready_while_it_drains() {
 
 #[cfg(feature = "journal")]
 #[actix_web::test]
-async fn a_server_is_ready_only_while_its_journal_commits() {
+async fn server_is_ready_only_while_its_journal_commits() {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start_with(crate::journal::stored(folder.path())).await;
     let ready = async || get(server.addr(), "/readyz", "").await.0 == 200;
@@ -216,7 +216,7 @@ impl Handler<Asked> for SilentLog {
 
 /// However many ask, and however long, a log that stands still is asked once.
 #[actix_web::test]
-async fn questions_whether_the_server_is_ready_do_not_queue() {
+async fn concurrent_readiness_requests_share_one_probe() {
     let silent = SilentLog(0).start();
     let log = Log {
         epoch: Epoch::random(),
@@ -237,7 +237,7 @@ async fn questions_whether_the_server_is_ready_do_not_queue() {
 }
 
 #[actix_web::test]
-async fn the_log_is_told_to_programs_as_json() {
+async fn json_log_format_writes_one_object_per_line() {
     let mut program = Command::new(PROGRAM)
         .args(["--listen", "127.0.0.1:0", "--db", "none", "--log-format", "json"])
         .stderr(std::process::Stdio::piped())

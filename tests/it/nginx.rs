@@ -82,7 +82,7 @@ fn binary() -> String {
 
 #[ignore = "needs nginx; scripts/test runs it"]
 #[actix_web::test]
-async fn behind_nginx_clients_are_told_apart_and_their_host_is_known() {
+async fn clients_behind_nginx_keep_their_own_address_and_host() {
     let proxied = Config {
         trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
         public_hosts: vec!["chat.example".parse().unwrap()],
@@ -106,7 +106,7 @@ async fn behind_nginx_clients_are_told_apart_and_their_host_is_known() {
 
 #[ignore = "needs nginx and Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn the_page_works_below_a_path() {
+async fn page_works_below_a_path() {
     let proxied = Config { trusted_proxies: vec!["127.0.0.1".parse().unwrap()], ..config() };
     let server = TestServer::start_with(proxied).await;
     let nginx = Nginx::before(&server).await;

@@ -83,7 +83,7 @@ async fn flood(server: &TestServer, room: &str, members: usize, messages: usize)
 }
 
 #[actix_web::test]
-async fn a_busy_room_is_flushed_in_batches_and_its_first_message_at_once() {
+async fn busy_room_is_flushed_in_batches_after_an_immediate_first_message() {
     let server = TestServer::start().await;
     let flood = flood(&server, "busy", 200, 2000).await;
     flood.was_paced_by(Duration::from_millis(10));
@@ -91,14 +91,14 @@ async fn a_busy_room_is_flushed_in_batches_and_its_first_message_at_once() {
 }
 
 #[actix_web::test]
-async fn without_a_window_every_message_is_flushed_at_once() {
+async fn every_message_is_flushed_immediately_without_a_batch_window() {
     let config = Config { batch_window: Duration::ZERO, ..config() };
     let server = TestServer::start_with(config).await;
     assert_eq!(flood(&server, "busy", 200, 200).await.batches.len(), 200);
 }
 
 #[actix_web::test]
-async fn several_busy_rooms_are_paced_each_by_its_own_size() {
+async fn each_busy_room_is_paced_by_its_own_size() {
     let server = TestServer::start().await;
     let rooms = [("small", 20), ("larger", 100), ("large", 200)];
     let floods = rooms.map(|(room, members)| flood(&server, room, members, 500));

@@ -22,14 +22,14 @@ fn key(name: &str) -> String {
 async fn present(server: &TestServer, name: &str) -> JsonClient {
     let mut client =
         JsonClient::hello(server.addr(), json!({"nick": name, "key": key(name)})).await;
-    client.hears_presence = true;
+    client.receives_presence = true;
     client.send(&[join("a")]).await;
     client.expect("joined").await;
     client
 }
 
 #[actix_web::test]
-async fn the_others_are_told_who_comes_and_goes_and_who_comes_is_told_who_is_there() {
+async fn members_receive_presence_and_new_members_receive_the_member_list() {
     let server = TestServer::start().await;
     let mut ada = present(&server, "Ada").await;
     let mut ben = JsonClient::hello(server.addr(), json!({"nick": "Ben"})).await;
@@ -60,7 +60,7 @@ async fn the_others_are_told_who_comes_and_goes_and_who_comes_is_told_who_is_the
 
 /// "paypaI", with a capital i, has the first form of "paypai" and the second of "paypal".
 #[actix_web::test]
-async fn name_that_looks_like_another_is_refused_also_when_it_differs_from_own_in_case_only() {
+async fn confusable_name_is_refused_even_as_a_case_variant_of_the_own_name() {
     let server = TestServer::start().await;
     let mut paypal = JsonClient::hello(server.addr(), json!({"nick": "paypal"})).await;
     let mut eve = JsonClient::hello(server.addr(), json!({"nick": "paypai"})).await;
@@ -75,7 +75,7 @@ async fn name_that_looks_like_another_is_refused_also_when_it_differs_from_own_i
 }
 
 #[actix_web::test]
-async fn the_same_identity_in_two_windows_is_one_member() {
+async fn two_connections_of_one_identity_are_one_member() {
     let server = TestServer::start().await;
     let mut ben = present(&server, "Ben").await;
     let mut first = present(&server, "Ada").await;
@@ -103,7 +103,7 @@ async fn the_same_identity_in_two_windows_is_one_member() {
 }
 
 #[actix_web::test]
-async fn a_name_that_somebody_in_the_room_has_is_refused_with_one_that_is_free() {
+async fn taken_name_is_refused_with_a_free_suggestion() {
     let server = TestServer::start().await;
     let _ada = present(&server, "Ada").await;
     let _ada_2 = present(&server, "ada-2").await;
@@ -129,7 +129,7 @@ async fn a_name_that_somebody_in_the_room_has_is_refused_with_one_that_is_free()
 }
 
 #[actix_web::test]
-async fn a_name_is_free_again_when_its_last_client_has_gone_and_its_owner_may_come_back_at_once() {
+async fn name_is_free_once_the_last_connection_of_its_owner_ends() {
     let server = TestServer::start().await;
     // Somebody stays, since a room where nobody is forgets all its names.
     let _ben = present(&server, "Ben").await;
@@ -148,7 +148,7 @@ async fn a_name_is_free_again_when_its_last_client_has_gone_and_its_owner_may_co
 }
 
 #[actix_web::test]
-async fn a_taken_name_is_refused_at_the_upgrade_of_a_plain_client() {
+async fn taken_name_is_refused_at_the_handshake_of_a_text_client() {
     let server = TestServer::start().await;
     let _ada = present(&server, "Ada").await;
     let request = |query: &str| {
@@ -168,7 +168,7 @@ async fn a_taken_name_is_refused_at_the_upgrade_of_a_plain_client() {
 
 /// Two who ask in the same moment are both let in, and then one of them is not.
 #[actix_web::test]
-async fn of_plain_clients_that_take_one_name_together_one_stays() {
+async fn one_of_many_text_clients_that_claim_a_name_at_once_stays() {
     let server = TestServer::start().await;
     let mut others = Vec::new();
     for _ in 0..50 {
@@ -189,7 +189,7 @@ async fn of_plain_clients_that_take_one_name_together_one_stays() {
 }
 
 #[actix_web::test]
-async fn the_others_are_told_that_somebody_is_typing_but_not_more_than_once_in_three_seconds() {
+async fn typing_is_announced_at_most_once_in_three_seconds() {
     let server = TestServer::start().await;
     let mut ada = present(&server, "Ada").await;
     let mut ben = present(&server, "Ben").await;
@@ -205,7 +205,7 @@ async fn the_others_are_told_that_somebody_is_typing_but_not_more_than_once_in_t
 
 /// What one event tells one client travels together: it is in more rooms than its queue has places.
 #[actix_web::test]
-async fn who_shares_hundreds_of_rooms_with_somebody_who_renames_or_leaves_is_not_evicted() {
+async fn events_from_hundreds_of_shared_rooms_do_not_evict_a_client() {
     const ROOMS: usize = 600;
     let server = TestServer::start().await;
     let mut pair = [present(&server, "Ada").await, present(&server, "Ben").await];
@@ -231,7 +231,7 @@ async fn who_shares_hundreds_of_rooms_with_somebody_who_renames_or_leaves_is_not
 }
 
 #[actix_web::test]
-async fn a_large_room_is_told_of_many_at_once() {
+async fn presence_in_a_large_room_is_batched() {
     let server = TestServer::start_with(Config { workers: 1, ..config() }).await;
     let mut watcher = present(&server, "watcher").await;
     let began = Instant::now();

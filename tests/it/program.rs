@@ -83,7 +83,7 @@ impl Program {
         self.status("VmRSS:")
     }
 
-    /// The most memory that was resident since [`Program::forget_peak`].
+    /// The most memory that was resident since [`Program::reset_peak_memory`].
     pub fn peak_memory(&self) -> u64 {
         self.status("VmHWM:")
     }
@@ -94,7 +94,7 @@ impl Program {
         std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
     }
 
-    pub fn forget_peak(&self) {
+    pub fn reset_peak_memory(&self) {
         let pid = self.child.id().unwrap();
         std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
     }

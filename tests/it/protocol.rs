@@ -40,7 +40,7 @@ fn is_as_told(told: &Value, found: &Value) -> bool {
 }
 
 #[actix_web::test]
-async fn every_example_in_the_protocols_document_plays_against_a_real_server() {
+async fn every_example_in_the_protocol_document_matches_a_real_server() {
     let document = document();
     let mut types = Vec::new();
     for example in document.split("```json\n").skip(1) {
@@ -48,7 +48,7 @@ async fn every_example_in_the_protocols_document_plays_against_a_real_server() {
         let mut clients = Vec::new();
         for _ in 0..2 {
             clients.push(JsonClient::connect(server.addr()).await);
-            clients.last_mut().unwrap().hears_presence = true;
+            clients.last_mut().unwrap().receives_presence = true;
         }
         for line in example.split("\n```").next().unwrap().lines() {
             let (who, line) = line.split_once(' ').unwrap();
@@ -75,7 +75,7 @@ async fn every_example_in_the_protocols_document_plays_against_a_real_server() {
 }
 
 #[test]
-fn every_error_code_is_in_the_protocols_document() {
+fn every_error_code_is_in_the_protocol_document() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wire/event.rs");
     let source = std::fs::read_to_string(source).unwrap();
     let (_, codes) = source.split_once("pub enum ErrorCode {").unwrap();

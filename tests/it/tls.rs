@@ -88,7 +88,7 @@ fn certificate() -> (Certificate, TempDir) {
 
 /// A server that also negotiates the protocol of ACME challenges (RFC 8737), which is not HTTP.
 #[actix_web::test]
-async fn connection_that_negotiated_another_protocol_is_closed_after_the_handshake() {
+async fn connection_with_another_alpn_protocol_is_closed_after_the_handshake() {
     let (files, _folder) = certificate();
     let cert = CertificateDer::from_pem_file(&files.cert).unwrap();
     let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
@@ -249,7 +249,7 @@ async fn http_requests_are_redirected_to_https() {
 }
 
 #[actix_web::test]
-async fn bad_certificate_or_key_is_a_one_line_error() {
+async fn invalid_certificate_or_key_is_a_one_line_error() {
     let (good, folder) = certificate();
     let other = tempfile::tempdir().unwrap();
     let expired = Certificate::write(other.path(), 2020);
@@ -277,7 +277,7 @@ async fn bad_certificate_or_key_is_a_one_line_error() {
 }
 
 #[actix_web::test]
-async fn renewed_certificate_is_served_and_open_connections_stay() {
+async fn replaced_certificate_is_served_and_connections_stay_open() {
     let (first, folder) = certificate();
     let server = chinwag::server::start(first.config()).await.unwrap();
     let addr = server.addrs()[0];
@@ -324,7 +324,7 @@ async fn unfinished_handshakes_time_out() {
 
 /// They are ended by the limit on a first request, which is 5 seconds.
 #[actix_web::test]
-async fn thousand_connections_that_say_nothing_after_the_handshake_are_ended_and_harm_nobody() {
+async fn silent_tls_connections_time_out_and_do_not_affect_others() {
     let (certificate, _folder) = certificate();
     let server = chinwag::server::start(certificate.config()).await.unwrap();
     let addr = server.addrs()[0];
@@ -417,7 +417,7 @@ async fn one_byte_tls_records_are_accepted() {
 }
 
 #[actix_web::test]
-async fn plain_http_on_the_tls_port_is_closed_at_once() {
+async fn plain_http_on_the_tls_port_is_closed_immediately() {
     let (certificate, _folder) = certificate();
     let server = chinwag::server::start(certificate.config()).await.unwrap();
     let mut tcp = TcpStream::connect(server.addrs()[0]).await.unwrap();
@@ -430,7 +430,7 @@ async fn plain_http_on_the_tls_port_is_closed_at_once() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn two_browser_windows_talk_over_wss() {
+async fn two_browsers_exchange_messages_over_wss() {
     let (certificate, _folder) = certificate();
     let server = chinwag::server::start(certificate.config()).await.unwrap();
     let url = format!("https://localhost:{}/", server.addrs()[0].port());
@@ -449,7 +449,7 @@ async fn two_browser_windows_talk_over_wss() {
 }
 
 #[test]
-fn servers_of_tests_over_tls_speak_tls() {
+fn test_servers_started_over_tls_speak_tls() {
     crate::harness::over_tls(|| {
         actix_web::rt::System::new().block_on(async {
             let server = TestServer::start().await;

@@ -13,7 +13,7 @@ use crate::reading::{talk, talker};
 /// may take long.
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn ten_thousand_messages_scroll_with_little_work_in_each_frame() {
+async fn scrolling_ten_thousand_messages_changes_few_elements_per_frame() {
     let server = TestServer::start_with(Config { resume_buffer: 11_000, ..config() }).await;
     let mut ben = talker(server.addr()).await;
     let ada = Browser::open(&url(&server, "/")).await;

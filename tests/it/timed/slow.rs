@@ -14,21 +14,21 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::harness::{
-    DEADLINE, TestServer, also_on_the_plain_road, also_over_tls, config, eventually, frame,
+    DEADLINE, TestServer, also_over_tls, also_with_http_server, config, eventually, frame,
     raw_upgrade, within,
 };
 
-also_on_the_plain_road! {
-    readers_of_any_speed_that_a_room_outruns_are_gone_within_twice_the_write_timeout,
-    a_client_that_stops_reading_is_gone_within_twice_the_write_timeout_in_a_silent_room_too,
-    a_slow_reader_that_keeps_up_with_a_quiet_room_stays,
-    a_reader_of_plain_http_that_stops_is_cut_off,
+also_with_http_server! {
+    slow_client_is_evicted_within_twice_the_write_timeout,
+    stalled_client_in_a_silent_room_is_closed_within_twice_write_timeout,
+    slow_reader_that_keeps_up_with_a_quiet_room_stays_connected,
+    stalled_http_download_is_closed,
 }
 
 also_over_tls! {
-    a_client_that_stops_reading_is_gone_within_twice_the_write_timeout_in_a_silent_room_too,
-    a_slow_reader_that_keeps_up_with_a_quiet_room_stays,
-    a_reader_of_plain_http_that_stops_is_cut_off,
+    stalled_client_in_a_silent_room_is_closed_within_twice_write_timeout,
+    slow_reader_that_keeps_up_with_a_quiet_room_stays_connected,
+    stalled_http_download_is_closed,
     slow_reader_that_keeps_sending_receives_the_close_frame,
     slow_reader_receives_everything_queued_before_shutdown,
 }
@@ -88,7 +88,7 @@ async fn read_slowly(mut tcp: TcpStream, bytes_per_second: usize) {
 }
 
 #[actix_web::test]
-async fn readers_of_any_speed_that_a_room_outruns_are_gone_within_twice_the_write_timeout() {
+async fn slow_client_is_evicted_within_twice_the_write_timeout() {
     const SPEEDS: [usize; 6] = [0, 1, 5_000, 20_000, 50_000, 100_000];
     const WRITE_TIMEOUT: Duration = Duration::from_secs(4);
     let server = TestServer::start_with(Config { write_timeout: WRITE_TIMEOUT, ..config() }).await;
@@ -136,7 +136,7 @@ async fn readers_of_any_speed_that_a_room_outruns_are_gone_within_twice_the_writ
 }
 
 #[actix_web::test]
-async fn a_client_that_stops_reading_is_gone_within_twice_the_write_timeout_in_a_silent_room_too() {
+async fn stalled_client_in_a_silent_room_is_closed_within_twice_write_timeout() {
     const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
     let server = TestServer::start_with(Config { write_timeout: WRITE_TIMEOUT, ..config() }).await;
     let mut stalled = slow_client(&server, 16 * 1024).await;
@@ -157,7 +157,7 @@ async fn a_client_that_stops_reading_is_gone_within_twice_the_write_timeout_in_a
 }
 
 #[actix_web::test]
-async fn a_slow_reader_that_keeps_up_with_a_quiet_room_stays() {
+async fn slow_reader_that_keeps_up_with_a_quiet_room_stays_connected() {
     let server =
         TestServer::start_with(Config { write_timeout: Duration::from_secs(1), ..config() }).await;
     let slow = slow_client(&server, 16 * 1024).await;
@@ -179,7 +179,7 @@ async fn a_slow_reader_that_keeps_up_with_a_quiet_room_stays() {
 /// A file is much longer than what the system holds for a connection.
 #[cfg(feature = "page")]
 #[actix_web::test]
-async fn a_reader_of_plain_http_that_stops_is_cut_off() {
+async fn stalled_http_download_is_closed() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("index.html"), "").unwrap();
     std::fs::write(folder.path().join("long"), vec![b'x'; 50_000_000]).unwrap();
@@ -232,7 +232,7 @@ async fn a_client_that_reads_on_after_a_while_is_not_taken_for_dead() {
 /// network of our own to switch off.
 #[ignore = "needs to make a network namespace; scripts/test runs it"]
 #[actix_web::test]
-async fn a_client_behind_a_dead_network_is_gone_within_pong_timeout_plus_one_ping_interval() {
+async fn client_behind_a_dead_network_is_closed_after_the_pong_timeout() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/timed/half_open.sh");
     let output = tokio::process::Command::new("unshare")
         .args(["--user", "--map-root-user", "--net", "bash", script])
@@ -316,7 +316,7 @@ async fn slow_reader_receives_everything_queued_before_shutdown() {
 
 /// Input without end must not starve the timers that end the connection.
 #[actix_web::test]
-async fn flooding_client_is_cut_off_after_the_write_timeout() {
+async fn flooding_client_is_closed_after_the_write_timeout() {
     const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
     let shutdown_timeout = Duration::from_secs(3600);
     let config = Config { write_timeout: WRITE_TIMEOUT, shutdown_timeout, ..config() };

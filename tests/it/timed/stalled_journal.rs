@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{DEADLINE, within};
-use crate::journal::{join_line, stored};
+use crate::journal::{join_command, stored};
 use crate::json::JsonClient;
 
 const FLOODERS: usize = 100;
@@ -47,7 +47,7 @@ async fn server(folder: &Path) -> (Server, Vec<JsonClient>) {
     // Together, since one that is not read meanwhile answers no pings.
     let clients = join_all((0..FLOODERS).map(async |n| {
         let mut client = JsonClient::hello(addr, json!({})).await;
-        client.send(&[join_line(&format!("r{}", n / 2))]).await;
+        client.send(&[join_command(&format!("r{}", n / 2))]).await;
         client.expect("joined").await;
         client
     }))
@@ -62,7 +62,7 @@ fn long_say(client: usize, number: usize) -> Message {
 }
 
 #[actix_web::test]
-async fn a_journal_that_stalls_under_a_hundred_flooders_costs_no_client_and_no_message() {
+async fn stalled_journal_loses_no_client_and_no_message() {
     const MESSAGES: usize = 25;
     let folder = tempfile::tempdir().unwrap();
     let (server, clients) = server(folder.path()).await;

@@ -294,7 +294,7 @@ async fn play(kept: bool, steps: Vec<Step>) {
 }
 
 #[test]
-fn what_is_told_is_what_a_plain_list_would_tell_whatever_is_said_and_whenever_it_crashes() {
+fn history_matches_the_model_across_crashes() {
     let cases = Cases { cases: 40, failure_persistence: None, ..Cases::default() };
     let steps = proptest::collection::vec(step(), 1..40);
     proptest!(cases, |(kept in any::<bool>(), steps in steps)| {

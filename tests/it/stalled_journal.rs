@@ -12,7 +12,7 @@ use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use crate::harness::{TestServer, frame, raw_upgrade, within};
-use crate::journal::{history, join_line, stored};
+use crate::journal::{history, join_command, stored};
 use crate::json::JsonClient;
 use crate::program::{PROGRAM, Program};
 
@@ -21,7 +21,7 @@ const FLOODERS: usize = 100;
 /// They have 2 GB to say, and are made to wait.
 #[cfg(target_os = "linux")]
 #[actix_web::test]
-async fn a_journal_that_stalls_makes_a_hundred_flooders_wait_and_memory_stay() {
+async fn stalled_journal_applies_backpressure_and_memory_stays_bounded() {
     const MB: usize = 1024 * 1024;
     let folder = tempfile::tempdir().unwrap();
     let program = Program::start(PROGRAM, folder.path(), &[]).await;
@@ -56,13 +56,13 @@ async fn a_journal_that_stalls_makes_a_hundred_flooders_wait_and_memory_stay() {
 
 /// Once everybody who was in more rooms of one commit than its queue holds was dropped for it.
 #[actix_web::test]
-async fn who_is_in_many_rooms_takes_what_one_commit_holds_of_all_of_them() {
+async fn member_of_600_rooms_receives_one_commit_for_all_of_them() {
     const ROOMS: usize = 600;
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start_with(stored(folder.path())).await;
     let mut ada = JsonClient::hello(server.addr(), json!({})).await;
     for n in 0..ROOMS {
-        ada.send(&[join_line(&format!("r{n}"))]).await;
+        ada.send(&[join_command(&format!("r{n}"))]).await;
         ada.expect("joined").await;
     }
     let lock = Connection::open(folder.path().join("chat.db")).unwrap();
@@ -89,11 +89,11 @@ async fn who_is_in_many_rooms_takes_what_one_commit_holds_of_all_of_them() {
 
 /// What the hub has been told is on disk before the server ends, and everybody has been told.
 #[actix_web::test]
-async fn the_last_words_before_a_shutdown_are_kept() {
+async fn messages_sent_before_shutdown_are_stored_and_delivered() {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
     let mut ada = JsonClient::hello(program.addr, json!({})).await;
-    ada.send(&[join_line("a"), join_line("b")]).await;
+    ada.send(&[join_command("a"), join_command("b")]).await;
     ada.expect("joined").await;
     ada.expect("joined").await;
     let lock = Connection::open(folder.path().join("chinwag.db")).unwrap();
@@ -127,11 +127,11 @@ async fn the_last_words_before_a_shutdown_are_kept() {
 
 /// What comes after the server has begun to shut down is not lost without a word.
 #[actix_web::test]
-async fn what_is_said_while_the_server_shuts_down_is_refused_in_words() {
+async fn message_sent_during_shutdown_is_rejected_with_shutting_down() {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start_with(stored(folder.path())).await;
     let mut ada = JsonClient::hello(server.addr(), json!({})).await;
-    ada.send(&[join_line("a")]).await;
+    ada.send(&[join_command("a")]).await;
     ada.expect("joined").await;
     let lock = Connection::open(folder.path().join("chat.db")).unwrap();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();

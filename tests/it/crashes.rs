@@ -97,7 +97,7 @@ async fn torment(
 }
 
 #[actix_web::test]
-async fn killed_ten_times_under_fifty_writers_it_has_lost_and_repeated_nothing() {
+async fn ten_kills_under_fifty_writers_lose_and_repeat_nothing() {
     const ROOMS: usize = 5;
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(PROGRAM, folder.path(), &[]).await;

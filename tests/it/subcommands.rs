@@ -44,7 +44,7 @@ async fn server(folder: &Path) -> (Program, Value, Vec<Value>) {
 }
 
 #[actix_web::test]
-async fn a_backup_of_a_running_server_is_a_journal_that_another_one_serves() {
+async fn backup_of_a_running_server_can_be_served_by_another() {
     let folder = tempfile::tempdir().unwrap();
     let (program, epoch, said) = server(folder.path()).await;
     let made = run(folder.path(), &["backup", "copy.db"]).await;
@@ -61,7 +61,7 @@ async fn a_backup_of_a_running_server_is_a_journal_that_another_one_serves() {
 }
 
 #[actix_web::test]
-async fn an_export_of_a_running_server_tells_each_message_on_a_line() {
+async fn export_of_a_running_server_writes_each_message_on_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let (_program, _, mut said) = server(folder.path()).await;
     // By the names of the rooms.
@@ -78,7 +78,7 @@ async fn an_export_of_a_running_server_tells_each_message_on_a_line() {
 }
 
 #[actix_web::test]
-async fn who_has_read_enough_of_an_export_may_go() {
+async fn export_succeeds_when_its_reader_closes_the_pipe() {
     let folder = tempfile::tempdir().unwrap();
     server(folder.path()).await.0.kill().await;
     // More than a pipe holds, and nobody there to read it.
@@ -92,7 +92,7 @@ async fn who_has_read_enough_of_an_export_may_go() {
 }
 
 #[actix_web::test]
-async fn what_cannot_be_done_is_one_line_that_says_why() {
+async fn errors_are_one_line_that_states_the_cause() {
     let folder = tempfile::tempdir().unwrap();
     Program::start(PROGRAM, folder.path(), &[]).await.kill().await;
     std::fs::write(folder.path().join("letter"), "Dear Ada, this is no database.").unwrap();
@@ -119,7 +119,7 @@ async fn what_cannot_be_done_is_one_line_that_says_why() {
 
 #[cfg(target_os = "linux")]
 #[actix_web::test]
-async fn progress_is_shown_on_a_terminal_in_one_line() {
+async fn progress_is_shown_on_one_line_of_a_terminal() {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     use std::io::Read;
 
