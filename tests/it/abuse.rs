@@ -92,7 +92,7 @@ async fn rapid_joins_and_leaves_do_not_disturb_others() {
 #[actix_web::test]
 async fn mass_resume_does_not_disturb_others() {
     let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start_with(crate::journal::stored(folder.path())).await;
+    let server = TestServer::start_with(crate::journal::config_with_journal(folder.path())).await;
     let mut first = connect_as(&server, "first").await;
     first.send(&[room_command("join", "busy")]).await;
     let epoch = first.expect("joined").await["epoch"].clone();
@@ -154,7 +154,7 @@ async fn presence_in_a_large_room_is_paced_despite_rapid_changes() {
 #[actix_web::test]
 async fn history_scraping_does_not_disturb_others() {
     let folder = tempfile::tempdir().unwrap();
-    let stored = Config { resume_buffer: 10, ..crate::journal::stored(folder.path()) };
+    let stored = Config { resume_buffer: 10, ..crate::journal::config_with_journal(folder.path()) };
     let server = TestServer::start_with(stored).await;
     let mut first = connect_as(&server, "first").await;
     first.send(&[room_command("join", "busy")]).await;
@@ -185,7 +185,7 @@ async fn history_scraping_does_not_disturb_others() {
 #[actix_web::test]
 async fn room_flood_does_not_disturb_others_and_leaves_no_rooms() {
     let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start_with(crate::journal::stored(folder.path())).await;
+    let server = TestServer::start_with(crate::journal::config_with_journal(folder.path())).await;
     let attackers = (0..10).map(async |n| {
         for round in 0.. {
             let mut client = connect_as(&server, &format!("eve-{n}")).await;

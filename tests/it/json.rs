@@ -1,4 +1,4 @@
-//! The JSON protocol, `chinwag.v1`: what is answered, and in which order things take effect.
+//! The JSON protocol, `chinwag.v1`: commands, answers and their order.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -26,12 +26,12 @@ pub struct JsonClient {
     pub stream: WebSocketStream<TcpStream>,
     lines: VecDeque<Value>,
     pub close_code: Option<u16>,
-    /// Whether it is told who comes and goes, which most tests do not want to know.
+    /// Whether [`JsonClient::next`] returns `presence`. Most tests ignore it.
     pub receives_presence: bool,
 }
 
 impl JsonClient {
-    /// Connects, or says why not: a server may be on its way up or down.
+    /// Connects, or returns why it failed: the server may be starting or stopping.
     pub async fn try_connect(addr: SocketAddr) -> Result<Self, String> {
         let mut request = format!("ws://{addr}/ws").into_client_request().unwrap();
         request.headers_mut().insert("Sec-WebSocket-Protocol", "chinwag.v1".parse().unwrap());
@@ -47,7 +47,7 @@ impl JsonClient {
         within("a connection", Self::try_connect(addr)).await.unwrap()
     }
 
-    /// Connects and says hello.
+    /// Connects, and sends a `hello` with these fields.
     pub async fn hello(addr: SocketAddr, hello: Value) -> Self {
         let mut client = Self::connect(addr).await;
         let mut line = json!({"type": "hello"});
@@ -67,14 +67,15 @@ impl JsonClient {
         within("a frame to be sent", self.stream.send(Message::text(text))).await.unwrap();
     }
 
-    /// The next line, or nothing at the end of the connection.
+    /// Returns the next line, or `None` at the end of the connection.
     pub async fn next(&mut self) -> Option<Value> {
         while self.lines.is_empty() {
             match self.stream.next().await? {
                 Ok(Message::Text(text)) => {
                     let lines = text.split('\n').map(|line| serde_json::from_str(line).unwrap());
-                    let heard = |line: &Value| self.receives_presence || line["type"] != "presence";
-                    self.lines.extend(lines.filter(heard));
+                    let is_wanted =
+                        |line: &Value| self.receives_presence || line["type"] != "presence";
+                    self.lines.extend(lines.filter(is_wanted));
                 }
                 Ok(Message::Close(frame)) => {
                     self.close_code = frame.map(|frame| frame.code.into());
@@ -87,19 +88,21 @@ impl JsonClient {
         self.lines.pop_front()
     }
 
-    /// The next line, which is of this type.
+    /// Returns the next line, which must be of this type.
     #[track_caller]
     pub fn expect(&mut self, kind: &str) -> impl Future<Output = Value> {
         let caller = Location::caller();
         let read = within(format!("a line of type {kind}"), self.next());
         async move {
-            let line = read.await.unwrap_or_else(|| panic!("{caller}: the end, not {kind}"));
+            let line = read
+                .await
+                .unwrap_or_else(|| panic!("{caller}: the connection ended before {kind}"));
             assert_eq!(line["type"], kind, "at {caller}: {line}");
             line
         }
     }
 
-    /// The next line of this type, over what comes before it.
+    /// Returns the next line of this type, and skips all others before it.
     #[track_caller]
     pub fn until(&mut self, kind: &str) -> impl Future<Output = Value> {
         let caller = Location::caller();
@@ -111,10 +114,12 @@ impl JsonClient {
                 }
             }
         });
-        async move { read.await.unwrap_or_else(|| panic!("{caller}: the end, not {kind}")) }
+        async move {
+            read.await.unwrap_or_else(|| panic!("{caller}: the connection ended before {kind}"))
+        }
     }
 
-    /// The next line is this error.
+    /// Returns the next line, which must be an error with this code.
     #[track_caller]
     pub fn expect_error(&mut self, code: &str) -> impl Future<Output = Value> {
         let caller = Location::caller();
@@ -193,7 +198,7 @@ async fn invalid_command_returns_an_error_and_keeps_the_connection() {
     let mut client = JsonClient::hello(server.addr(), json!({})).await;
     let bomb = format!("{{\"type\":\"say\",\"room\":{}", "[".repeat(5000));
     let ignored_bomb = format!("{{\"type\":\"nope\",\"x\":{}1{}}}", "[".repeat(99), "]".repeat(99));
-    let bad: [(&str, &str); 22] = [
+    let invalid: [(&str, &str); 22] = [
         ("hello", "bad_json"),
         ("[\"hello\"]", "bad_json"),
         ("1", "bad_json"),
@@ -217,8 +222,8 @@ async fn invalid_command_returns_an_error_and_keeps_the_connection() {
         ("{\"type\":\"say\",\"room\":\"a\",\"text\":\"x\"}", "not_joined"),
         ("{\"type\":\"leave\",\"room\":\"a\"}", "not_joined"),
     ];
-    for (line, code) in bad {
-        // A blank line is nothing.
+    for (line, code) in invalid {
+        // Blank lines are ignored.
         client.send_text(&format!("\n  \r\n{line}\n")).await;
         let error = client.expect_error(code).await;
         assert!(!error["message"].as_str().unwrap().is_empty(), "{error}");
@@ -228,8 +233,9 @@ async fn invalid_command_returns_an_error_and_keeps_the_connection() {
     client.send(&[long, json!({"type": "nope", "ref": 8})]).await;
     assert_eq!(client.expect_error("too_long").await["ref"], 7);
     assert_eq!(client.expect_error("unknown_type").await["ref"], 8);
-    let more = json!({"type": "join", "room": "a", "new": {"field": [1, 2]}, "after": null});
-    client.send(&[more]).await;
+    let with_unknown_field =
+        json!({"type": "join", "room": "a", "new": {"field": [1, 2]}, "after": null});
+    client.send(&[with_unknown_field]).await;
     client.expect("joined").await;
 }
 
@@ -237,16 +243,16 @@ async fn invalid_command_returns_an_error_and_keeps_the_connection() {
 async fn command_before_hello_closes_the_connection_with_4000() {
     let hello_timeout = Duration::from_secs(3);
     let server = TestServer::start_with(Config { hello_timeout, ..config() }).await;
-    let mut polite = JsonClient::hello(server.addr(), json!({})).await;
+    let mut other = JsonClient::hello(server.addr(), json!({})).await;
     let mut client = JsonClient::connect(server.addr()).await;
     client.send(&[join("a")]).await;
     client.expect_error("hello_first").await;
     assert_eq!(within("the end", client.next()).await, None);
     assert_eq!(client.close_code, Some(4000));
     server.expect_disconnect(Reason::NoHello).await;
-    // Who came before it and said hello is still there.
-    polite.send(&[join("a")]).await;
-    polite.expect("joined").await;
+    // A client that has sent hello stays connected.
+    other.send(&[join("a")]).await;
+    other.expect("joined").await;
 }
 
 #[actix_web::test]
@@ -293,22 +299,22 @@ async fn resuming_returns_missed_messages_or_reports_a_gap() {
         ben.expect("said").await;
     }
     let mut ada = JsonClient::hello(server.addr(), json!({"nick": "ada"})).await;
-    let other = json!("another");
-    let head = seqs[69];
+    let unknown_epoch = json!("another");
+    let last = seqs[69];
     for (epoch, after, recovered, first) in [
         (&epoch, seqs[9], true, 10),
         (&epoch, seqs[40], true, 41),
-        (&epoch, head, true, 70),
+        (&epoch, last, true, 70),
         (&epoch, seqs[8], false, 20),
         (&epoch, start, false, 20),
-        (&epoch, head + 1, false, 20),
-        (&other, seqs[40], false, 20),
+        (&epoch, last + 1, false, 20),
+        (&unknown_epoch, seqs[40], false, 20),
     ] {
         let after = json!({"epoch": epoch, "seq": after});
         ada.send(&[json!({"type": "join", "room": "a", "after": after})]).await;
         let joined = ada.expect("joined").await;
         assert_eq!(joined["recovered"], recovered, "{after}");
-        assert_eq!(joined["seq"], head);
+        assert_eq!(joined["seq"], last);
         let expected: Vec<_> = (first..70).map(|n| n.to_string()).collect();
         assert_eq!(texts(&joined), expected, "{after}");
     }
@@ -325,7 +331,7 @@ async fn history_pages_cover_the_room_without_gap_or_repeat() {
         ada.expect("message").await;
         ada.expect("said").await;
     }
-    let (mut found, mut before) = (Vec::new(), Value::Null);
+    let (mut numbers, mut before) = (Vec::new(), Value::Null);
     for pages in 1.. {
         let limit = 10;
         let page = json!({"type": "history", "room": "a", "before": before, "limit": limit});
@@ -333,13 +339,13 @@ async fn history_pages_cover_the_room_without_gap_or_repeat() {
         let page = ada.expect("history").await;
         before = page["messages"][0]["seq"].clone();
         let texts = texts(&page);
-        found.splice(0..0, texts.iter().map(|text| text.parse::<usize>().unwrap()));
+        numbers.splice(0..0, texts.iter().map(|text| text.parse::<usize>().unwrap()));
         if page["more"] == false {
             assert_eq!(pages, 10);
             break;
         }
     }
-    assert_eq!(found, (0..95).collect::<Vec<_>>());
+    assert_eq!(numbers, (0..95).collect::<Vec<_>>());
 }
 
 #[actix_web::test]
@@ -352,21 +358,21 @@ async fn message_sent_twice_by_one_identity_is_stored_once() {
     let seq = first.expect("message").await["seq"].clone();
     let said = first.expect("said").await;
     assert_eq!((&said["seq"], &said["duplicate"]), (&seq, &json!(false)));
-    let again = first.expect("said").await;
-    assert_eq!((&again["seq"], &again["duplicate"]), (&seq, &json!(true)));
+    let repeated = first.expect("said").await;
+    assert_eq!((&repeated["seq"], &repeated["duplicate"]), (&seq, &json!(true)));
 
     let mut second = JsonClient::hello(server.addr(), key).await;
     second.send(&[join("a"), say("a", "hello", "1")]).await;
     second.expect("joined").await;
     let said = second.expect("said").await;
     assert_eq!((&said["seq"], &said["duplicate"]), (&seq, &json!(true)));
-    // Without a key every connection is somebody else.
+    // Without a key, each connection is another identity.
     let mut stranger = JsonClient::hello(server.addr(), json!({})).await;
     stranger.send(&[join("a"), say("a", "hello", "1")]).await;
     stranger.expect("joined").await;
     stranger.expect("message").await;
     assert_eq!(stranger.expect("said").await["duplicate"], false);
-    assert_ne!(first.expect("message").await["seq"], seq, "the first was not told again");
+    assert_ne!(first.expect("message").await["seq"], seq, "the duplicate was not delivered");
 }
 
 #[actix_web::test]
@@ -382,7 +388,7 @@ async fn burst_is_answered_in_order_and_evicts_nobody() {
     }
     let (mut messages, mut said) = (0, 0);
     while said < 2000 {
-        let line = within("the next line", ada.next()).await.expect("it is not evicted");
+        let line = within("the next line", ada.next()).await.expect("the client is not evicted");
         let count = if line["type"] == "said" { &mut said } else { &mut messages };
         assert_eq!(line["id"], count.to_string(), "{line}");
         *count += 1;
@@ -390,7 +396,7 @@ async fn burst_is_answered_in_order_and_evicts_nobody() {
     assert_eq!(messages, 2000);
 }
 
-/// An answer may be as long as the queue. It must leave room in it.
+/// An answer may be as long as the send queue, and must leave space in it for messages.
 #[actix_web::test]
 async fn slow_reader_of_a_long_answer_is_not_evicted_by_new_messages() {
     let server = TestServer::start().await;
@@ -398,19 +404,19 @@ async fn slow_reader_of_a_long_answer_is_not_evicted_by_new_messages() {
     ada.send(&[join("a")]).await;
     let epoch = ada.expect("joined").await["epoch"].clone();
     let long = "x".repeat(4000);
-    let mut talk = async |from: usize, to: usize| {
+    let mut send = async |from: usize, to: usize| {
         for n in from..to {
             ada.send(&[say("a", &long, &n.to_string())]).await;
             ada.until("said").await;
         }
     };
-    talk(0, 256).await;
+    send(0, 256).await;
     let mut eve = JsonClient::hello(server.addr(), json!({})).await;
     let after = json!({"epoch": epoch, "seq": 0});
     eve.send(&[json!({"type": "join", "room": "a", "after": after})]).await;
     within("the answer to begin", eve.stream.get_ref().readable()).await.unwrap();
-    talk(256, 286).await;
-    let joined = within("the answer", eve.next()).await.expect("it is not evicted");
+    send(256, 286).await;
+    let joined = within("the answer", eve.next()).await.expect("the client is not evicted");
     assert_eq!(joined["messages"].as_array().unwrap().len(), 256);
     for n in 256..286 {
         assert_eq!(eve.until("message").await["id"], n.to_string());

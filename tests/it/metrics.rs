@@ -163,7 +163,7 @@ async fn server_is_not_ready_while_it_drains() {
 #[actix_web::test]
 async fn server_is_ready_only_while_its_journal_commits() {
     let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start_with(crate::journal::stored(folder.path())).await;
+    let server = TestServer::start_with(crate::journal::config_with_journal(folder.path())).await;
     let ready = async || get(server.addr(), "/readyz", "").await.0 == 200;
     assert!(ready().await);
     let lock = rusqlite::Connection::open(folder.path().join("chat.db")).unwrap();

@@ -1,4 +1,4 @@
-//! The text protocol: who reads what.
+//! The text protocol: who receives what.
 
 use chinwag::Config;
 use tokio_tungstenite::tungstenite::Message;
@@ -32,8 +32,8 @@ async fn line_breaks_become_spaces_and_outer_spaces_are_trimmed() {
 async fn empty_message_is_ignored() {
     let server = TestServer::start().await;
     let mut client = server.join("").await;
-    for nothing in ["", "   ", "\n\n"] {
-        client.say(nothing).await;
+    for blank in ["", "   ", "\n\n"] {
+        client.say(blank).await;
     }
     client.say("something").await;
     client.expect("something").await;
@@ -98,7 +98,7 @@ async fn name_prefix_is_allowed_once_its_owner_has_left() {
     other.say("ada: not me").await;
     assert!(other.line().await.unwrap().ends_with(": ada: not me"));
     ada.leave().await;
-    eventually("her to be gone", async || server.client_count().await == 1).await;
+    eventually("her to be unregistered", async || server.client_count().await == 1).await;
     other.say("ada: was here").await;
     other.expect("ada: was here").await;
 }
@@ -146,12 +146,12 @@ async fn new_client_receives_recent_messages_if_it_requests_history() {
         early.expect(&format!("ada: {text}")).await;
     }
     let mut late = server.join("history=2").await;
-    let mut not_asking = server.join("").await;
+    let mut without_history = server.join("").await;
     early.say("four").await;
     for line in ["ada: two", "ada: three", "ada: four"] {
         late.expect(line).await;
     }
-    not_asking.expect("ada: four").await;
+    without_history.expect("ada: four").await;
 }
 
 #[actix_web::test]
@@ -167,7 +167,7 @@ async fn room_remembers_at_most_resume_buffer_messages_even_when_empty() {
     late.expect("three").await;
     early.leave().await;
     late.leave().await;
-    eventually("all to be gone", async || server.client_count().await == 0).await;
+    eventually("all clients to be unregistered", async || server.client_count().await == 0).await;
     let mut next = server.join("history=100").await;
     next.expect("two").await;
     next.expect("three").await;

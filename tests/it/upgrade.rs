@@ -1,4 +1,4 @@
-//! Which handshakes are answered, and how the others are refused.
+//! Which handshakes are accepted, and how the others are refused.
 
 use chinwag::Config;
 use futures_util::future::{join, join_all};
@@ -17,7 +17,8 @@ also_over_tls! {
     frames_sent_with_the_handshake_are_received,
 }
 
-/// A handshake with some headers in place of others; an empty one is left out.
+/// Sends a handshake and returns the response. `headers` replace the default ones, and an empty
+/// value removes a header.
 async fn handshake(server: &TestServer, line: &str, headers: &[(&str, &str)]) -> String {
     let host = server.addr().to_string();
     let mut all = vec![
@@ -54,19 +55,19 @@ async fn only_get_requests_with_upgrade_headers_are_upgraded() {
         assert_eq!(status(&answer), "405", "{answer}");
         assert!(answer.to_lowercase().contains("\r\nallow: get\r\n"), "{answer}");
     });
-    let lacking = [
+    let incomplete = [
         (("Upgrade", ""), "400"),
         (("Connection", "close"), "400"),
         (("Sec-WebSocket-Key", ""), "400"),
         (("Sec-WebSocket-Version", ""), "400"),
         (("Sec-WebSocket-Version", "12"), "426"),
     ];
-    let lacking = lacking.map(async |(header, expected)| {
+    let incomplete = incomplete.map(async |(header, expected)| {
         let answer = handshake(&server, "GET /ws", &[header]).await;
         assert_eq!(status(&answer), expected, "{header:?}: {answer}");
     });
-    // Together, since the server waits 5 s for the bodies that some of them announce.
-    join(join_all(methods), join_all(lacking)).await;
+    // They run concurrently, because the server waits 5 s for the bodies that some announce.
+    join(join_all(methods), join_all(incomplete)).await;
 }
 
 #[actix_web::test]
@@ -113,7 +114,7 @@ async fn public_hosts_and_allowed_origins_are_accepted() {
 #[actix_web::test]
 async fn invalid_query_parameter_is_refused_with_an_explanation() {
     let server = TestServer::start().await;
-    let bad = [
+    let invalid = [
         ("room=a%20b", "a room name is 1 to 64 letters"),
         ("room=..%2Fetc", "a room name is 1 to 64 letters"),
         ("nick=a%3Ab", "a name has no colon"),
@@ -124,7 +125,7 @@ async fn invalid_query_parameter_is_refused_with_an_explanation() {
         ("history=all", "history takes a whole number"),
         ("room=a&room=b", "each once"),
     ];
-    for (query, words) in bad {
+    for (query, words) in invalid {
         let answer = handshake(&server, &format!("GET /ws?{query}"), &[]).await;
         assert_eq!(status(&answer), "400", "{query}: {answer}");
         assert!(answer.contains(words), "{query}: {answer}");

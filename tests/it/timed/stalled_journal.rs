@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{DEADLINE, within};
-use crate::journal::{join_command, stored};
+use crate::journal::{config_with_journal, join_command};
 use crate::json::JsonClient;
 
 const FLOODERS: usize = 100;
@@ -40,7 +40,7 @@ async fn server(folder: &Path) -> (Server, Vec<JsonClient>) {
         ping_interval: PONG_TIMEOUT / 4,
         pong_timeout: PONG_TIMEOUT,
         resume_buffer: 10,
-        ..stored(folder)
+        ..config_with_journal(folder)
     };
     let server = chinwag::server::start(config).await.unwrap();
     let addr = server.addrs()[0];
