@@ -1,4 +1,4 @@
-//! Pings: who answers them stays, and they are spread evenly.
+//! Pings keep clients that answer them connected, and are spread over time.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ async fn client_that_answers_pings_stays_connected() {
     client.expect("still here").await;
 }
 
-/// Else a server whose clients all came back at once would stand still at each heartbeat.
+/// Otherwise each heartbeat would block a server after all its clients have reconnected at once.
 #[actix_web::test]
 async fn pings_to_clients_that_connected_together_are_spread() {
     let ping_interval = Duration::from_secs(3);
@@ -41,5 +41,5 @@ async fn pings_to_clients_that_connected_together_are_spread() {
     }));
     let pinged = pinged.await;
     let spread = *pinged.iter().max().unwrap() - *pinged.iter().min().unwrap();
-    assert!(spread > ping_interval / 2, "within {spread:?}");
+    assert!(spread > ping_interval / 2, "the pings were sent within {spread:?}");
 }
