@@ -22,7 +22,7 @@ pub(crate) const LONG_ROOM: &str = "long";
 /// A kind of attack.
 pub(crate) struct Attack {
     pub(crate) name: &'static str,
-    /// Connections from each address.
+    /// The number of connections from each address.
     pub(crate) connections: usize,
     /// How many rooms attackers and bystanders join before it starts.
     pub(crate) shared_rooms: usize,

@@ -1,4 +1,4 @@
-//! The clients: thousands of WebSockets on one thread that never sleeps, over epoll.
+//! The clients: thousands of WebSockets on one epoll thread that never sleeps.
 //!
 //! Every message is a [`record`] of the same length, with a number and the time when it was due.
 //! All members of a room receive the same messages in the same order. The first client to receive a

@@ -22,8 +22,8 @@ const HOSTILE_ONE_IN: u32 = 20;
 /// The number of clients for each room.
 const CLIENTS_PER_ROOM: u32 = 50;
 
-/// When the server is stopped and started again, as parts of the whole. Not shortly before memory
-/// is first looked at: connections that stay grow their buffers for some minutes.
+/// When the server restarts, as fractions of the duration. None is shortly before the first memory
+/// sample that is checked, because the buffers of new connections grow for some minutes.
 const RESTARTS: [f64; 4] = [0.03, 0.06, 0.1, 0.7];
 
 /// The limit of memory relative to that after the first third.

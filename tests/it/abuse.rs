@@ -58,7 +58,7 @@ async fn talk_during(server: &TestServer, attack: impl Future<Output = ()>) -> u
     };
     tokio::select! {
         other_lines = talk => other_lines,
-        () = attack => panic!("the attack ended before the talk"),
+        () = attack => panic!("the attack ended before the conversation"),
     }
 }
 
@@ -201,10 +201,10 @@ async fn room_flood_does_not_disturb_others_and_leaves_no_rooms() {
     talk_during(&server, run_all(attackers)).await;
     eventually("all rooms to be removed", async || server.rooms().await.is_empty()).await;
     let stats = server.hub().send(chinwag::hub::Survey).await.unwrap();
-    assert!(stats.ring_bytes < 50_000, "only messages of the talk are left: {stats:?}");
+    assert!(stats.ring_bytes < 50_000, "only messages of the two clients are left: {stats:?}");
 }
 
-/// A client that uses the id of connect_as else's message sends a message of its own, and does not
+/// A client that uses the id of another client's message sends a message of its own, and does not
 /// learn that the id exists.
 #[actix_web::test]
 async fn message_ids_are_scoped_to_their_author() {

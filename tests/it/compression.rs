@@ -64,7 +64,7 @@ fn inflate(compressed: &[u8]) -> String {
     String::from_utf8(text).unwrap()
 }
 
-/// A frame with a masking key.
+/// Encodes a frame with a masking key.
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
     let masked: Vec<_> =
@@ -128,7 +128,7 @@ impl Peer {
         .unwrap()
     }
 
-    /// The next message: the first bytes of its frames, and its text.
+    /// Returns the first bytes of the frames of the next message, and its text.
     async fn message(&mut self) -> (Vec<u8>, String) {
         let (mut first_bytes, mut whole) = (Vec::new(), Vec::new());
         loop {
@@ -144,8 +144,8 @@ impl Peer {
         (first_bytes, text)
     }
 
-    /// Reads up to the event of a type. Gives the first bytes of its message's frames, and the
-    /// event.
+    /// Reads up to the next event of a type. Returns the first bytes of the frames of its message,
+    /// and the event.
     async fn until(&mut self, kind: &str) -> (Vec<u8>, Value) {
         loop {
             let (first_bytes, text) = self.message().await;
@@ -255,7 +255,7 @@ async fn compressed_messages_are_received_whole_and_in_fragments() {
     let long = "é".repeat(2000);
     peer.send(COMPRESSED, &deflate(long.as_bytes())).await;
     reader.expect(&long).await;
-    // In fragments of one byte, some of them empty, with pings between.
+    // One-byte fragments, some empty ones, and pings between them.
     let compressed = deflate(b"in fragments");
     peer.send(COMPRESSED_START, &[]).await;
     for byte in &compressed {
@@ -277,7 +277,7 @@ async fn compressed_messages_are_received_whole_and_in_fragments() {
     last.push(0);
     peer.send(COMPRESSED, &last).await;
     reader.expect("final block").await;
-    // Blocks that are stored make a message longer than its text.
+    // Stored blocks make a message longer than its text.
     let stored = deflate_with(&mut Compress::new(Compression::none(), false), b"stored");
     assert!(stored.len() > 6);
     peer.send(COMPRESSED, &stored).await;
@@ -453,7 +453,7 @@ async fn decompressing_beyond_the_limit_closes_the_connection_with_1009() {
     assert_eq!(longest.message().await.1, "still here");
 }
 
-/// First bytes and payloads.
+/// The first byte and the payload of each frame.
 type Frames<'a> = Vec<(u8, &'a [u8])>;
 
 #[actix_web::test]

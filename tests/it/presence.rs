@@ -58,7 +58,7 @@ async fn members_receive_presence_and_new_members_receive_the_member_list() {
     ada.expect_error("not_joined").await;
 }
 
-/// "paypaI", with a capital i, folds to the same case as "paypai" and looks like "paypal".
+/// "paypaI", with a capital i, equals "paypai" in lower case and looks like "paypal".
 #[actix_web::test]
 async fn confusable_name_is_refused_even_as_a_case_variant_of_the_own_name() {
     let server = TestServer::start().await;
