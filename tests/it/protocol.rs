@@ -69,10 +69,10 @@ async fn every_example_in_the_protocol_document_matches_a_real_server() {
             }
         }
     }
-    let all_types = "> hello, > nick, > join, > say, > who, > typing, > history, > leave, < welcome, \
+    let kinds = "> hello, > nick, > join, > say, > who, > typing, > history, > leave, < welcome, \
                < joined, < message, < said, < presence, < renamed, < typing, < members, \
                < history, < left, < error";
-    for kind in all_types.split(", ") {
+    for kind in kinds.split(", ") {
         assert!(types.iter().any(|found| found == kind), "there is no example of {kind}");
     }
 }
