@@ -1,5 +1,5 @@
-//! The pure parts that every message goes through: `cargo bench --bench hot`. Criterion keeps the
-//! figures of the last run and says what has changed.
+//! Measures the pure functions on the path of every message: `cargo bench --bench hot`. Criterion
+//! keeps the results of the last run and compares them with the new ones.
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::wildcard_enum_match_arm)]
 
 use std::collections::VecDeque;
@@ -15,9 +15,9 @@ use actix_web_actors::ws::Message;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use chinwag::domain::{ChatMessage, Draft, MessageText, Nick, RoomName, Seq, Timestamp};
+use chinwag::websocket::{EndReason, TextFrame};
 use chinwag::hub::Batch;
 use chinwag::protocol::{Protocol, text};
-use chinwag::websocket::{EndReason, TextFrame};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use futures_core::Stream;
 use tokio_util::codec::Decoder;
@@ -25,7 +25,7 @@ use tokio_util::codec::Decoder;
 use assembly::{Assembly, Whole};
 use guard::{Gate, Guard};
 
-// They are the socket's own affair, and are built in here to be measured.
+// These modules are private to the library, so the benchmark compiles them itself.
 #[path = "../src/websocket/assembly.rs"]
 #[allow(dead_code)]
 mod assembly;
@@ -38,10 +38,10 @@ mod frame;
 #[path = "../src/websocket/guard.rs"]
 #[allow(dead_code)]
 mod guard;
-#[path = "support/words.rs"]
-mod words;
+#[path = "support/sample_text.rs"]
+mod sample_text;
 
-/// As many as a stadium's batch has.
+/// The size of a batch in the scenario `stadium` of `benches/fanout`.
 const MESSAGES: usize = 500;
 const TEXT: &str = "It is a truth universally acknowledged, that a single man in pos";
 
@@ -77,7 +77,7 @@ fn encode(c: &mut Criterion) {
     group.finish();
 }
 
-/// A payload whose chunks are all there, last first; then it is pending for ever.
+/// A payload with these chunks, last chunk first. After them it is pending forever.
 struct Chunks(Vec<Bytes>);
 
 impl Stream for Chunks {
@@ -88,7 +88,7 @@ impl Stream for Chunks {
     }
 }
 
-/// Masked, as a client sends it.
+/// Encodes a masked frame.
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
     let mut frame = vec![first, 0x80 | 126];
@@ -98,8 +98,8 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// What comes in until the payload is pending, as the stream decoder of actix-web-actors and the
-/// socket take it.
+/// Decodes everything in the chunks like the stream decoder of actix-web-actors and the socket, and
+/// returns the number of text messages.
 fn receive(chunks: Vec<Bytes>) -> Result<usize, EndReason> {
     let mut guard = Guard::new(Chunks(chunks), Gate::default(), 28 * 1024, true);
     let mut codec = Codec::new().max_size(28 * 1024);
@@ -109,7 +109,7 @@ fn receive(chunks: Vec<Bytes>) -> Result<usize, EndReason> {
         let Poll::Ready(Some(Ok(bytes))) =
             Pin::new(&mut guard).poll_next(&mut Context::from_waker(Waker::noop()))
         else {
-            // It is pending once after each frame.
+            // The guard is pending once after each frame.
             if std::mem::replace(&mut idle, true) {
                 return Ok(texts);
             }
@@ -120,7 +120,7 @@ fn receive(chunks: Vec<Bytes>) -> Result<usize, EndReason> {
         let message = match codec.decode(&mut buffer).unwrap().unwrap() {
             Frame::Text(bytes) => Message::Text(ByteString::try_from(bytes).unwrap()),
             Frame::Continuation(item) => Message::Continuation(item),
-            frame => panic!("{frame:?} was not sent"),
+            frame => panic!("unexpected frame {frame:?}"),
         };
         texts += usize::from(matches!(assembly.push(message)?, Some(Whole::Text(_))));
     }
@@ -164,14 +164,14 @@ fn decode(c: &mut Criterion) {
     group.finish();
 }
 
-/// Batches of JSON with words of 20 members, as the page takes them.
+/// Compresses batches of JSON with messages of 20 members, as the page receives them.
 fn compress(c: &mut Criterion) {
     let mut group = c.benchmark_group("compress");
     for messages in [2, 20, 80] {
         let message = |n: u64| {
             message(
                 &format!("member-{}", n * 7 % 20),
-                words::words(n, 20 + n as usize * 13 % 90).trim(),
+                sample_text::sample_text(n, 20 + n as usize * 13 % 90).trim(),
             )
         };
         let batch = Batch::new((0..messages).map(message).collect(), Instant::now());

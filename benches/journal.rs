@@ -1,7 +1,8 @@
-//! What a large journal costs the release build: 10 million messages in 10,000 rooms, said by
-//! clients and kept as any other. `cargo bench --bench journal`; Linux only. The first time takes
-//! minutes and 3 GB of disk; the journal stays in `target/tmp` for the next. After `--`:
-//! `--messages N`, and `--rooms N`, at most 10,000.
+//! Measures the release build with a large journal: `cargo bench --bench journal`. Linux only.
+//!
+//! Clients send 10 million messages to 10,000 rooms. The first run takes minutes and 3 GB of disk;
+//! the journal stays in `target/tmp` for later runs. Arguments after `--`: `--messages N`, and
+//! `--rooms N`, at most 10,000.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -21,20 +22,21 @@ use process::Process;
 #[path = "support/process.rs"]
 mod process;
 
-/// Rooms that one connection may be in.
+/// How many rooms a connection may be in.
 const ROOMS_PER_CLIENT: usize = 1000;
 
-/// Lines that fit a frame.
+/// How many lines a client sends in a frame.
 const LINES_PER_FRAME: usize = 100;
 
-/// How many messages a client says before it waits for an answer.
+/// How many messages a client sends before it waits for an answer.
 const WINDOW: usize = 1000;
 
-/// How many rooms are opened to see how long that takes.
-const OPENED: usize = 300;
+/// How many joins are measured.
+const MEASURED_JOINS: usize = 300;
 
 type Socket = WebSocketStream<TcpStream>;
 
+/// Connects and sends `hello`.
 async fn connect(server: &Process) -> (SplitSink<Socket, Message>, SplitStream<Socket>) {
     let mut request = format!("ws://{}/ws", server.addr).into_client_request().unwrap();
     request.headers_mut().insert("Sec-WebSocket-Protocol", "chinwag.v1".parse().unwrap());
@@ -46,15 +48,16 @@ async fn connect(server: &Process) -> (SplitSink<Socket, Message>, SplitStream<S
     (sink, stream)
 }
 
-fn room(n: usize) -> String {
+fn room_name(n: usize) -> String {
     format!("room-{n}")
 }
 
-/// Fills rooms of one client's own, in turn: as many messages to each as it has rounds.
+/// Fills rooms from one client, which sends one message to each room in each round.
 async fn fill(server: &Process, rooms: std::ops::Range<usize>, rounds: usize) {
     let (mut sink, mut stream) = connect(server).await;
-    let says = rooms.len() * rounds;
-    let joins: Vec<_> = rooms.clone().map(|n| json!({"type": "join", "room": room(n)})).collect();
+    let messages = rooms.len() * rounds;
+    let joins: Vec<_> =
+        rooms.clone().map(|n| json!({"type": "join", "room": room_name(n)})).collect();
     let joins = joins.chunks(LINES_PER_FRAME).map(|lines| lines.iter().map(Value::to_string));
     for lines in joins {
         let frame: Vec<_> = lines.collect();
@@ -64,7 +67,7 @@ async fn fill(server: &Process, rooms: std::ops::Range<usize>, rounds: usize) {
     let mut lines = (0..rounds).flat_map(|round| {
         rooms.clone().map(move |n| {
             let id = format!("{round}-{n}");
-            json!({"type": "say", "room": room(n), "text": text, "id": id}).to_string()
+            json!({"type": "say", "room": room_name(n), "text": text, "id": id}).to_string()
         })
     });
     let window = Semaphore::new(WINDOW);
@@ -80,7 +83,7 @@ async fn fill(server: &Process, rooms: std::ops::Range<usize>, rounds: usize) {
     };
     let receive = async {
         let mut said = 0;
-        while said < says {
+        while said < messages {
             let Message::Text(text) = stream.next().await.unwrap().unwrap() else { continue };
             let answers =
                 |kind: &str| text.split('\n').filter(|line| line.starts_with(kind)).count();
@@ -93,14 +96,14 @@ async fn fill(server: &Process, rooms: std::ops::Range<usize>, rounds: usize) {
     tokio::join!(send, receive);
 }
 
-/// A server on this journal, and how long it took to listen.
+/// Starts a server on this journal, and returns it and how long it took until it listened.
 fn start(db: &Path) -> (Process, Duration) {
     let start = Instant::now();
     let server = Process::chinwag(&["--db", db.to_str().unwrap()]);
     (server, start.elapsed())
 }
 
-/// The journal, made if it is not there.
+/// Returns the path of a journal of this size, which is created if it does not exist.
 async fn journal(messages: usize, rooms: usize) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let name = format!("journal-{messages}-{rooms}");
@@ -108,34 +111,33 @@ async fn journal(messages: usize, rooms: usize) -> PathBuf {
     if db.exists() {
         return db;
     }
-    let part = tempfile::tempdir_in(folder).unwrap();
-    let server = start(&part.path().join("chinwag.db")).0;
+    let temporary = tempfile::tempdir_in(folder).unwrap();
+    let server = start(&temporary.path().join("chinwag.db")).0;
     let began = Instant::now();
     let clients = (0..rooms).step_by(ROOMS_PER_CLIENT).map(|first| {
-        let its = first..rooms.min(first + ROOMS_PER_CLIENT);
-        fill(&server, its, messages / rooms)
+        let range = first..rooms.min(first + ROOMS_PER_CLIENT);
+        fill(&server, range, messages / rooms)
     });
     futures_util::future::join_all(clients).await;
     let seconds = began.elapsed().as_secs_f64();
     println!(
-        "{messages} messages said in {seconds:.0} s: {:.0} a second",
+        "{messages} messages sent in {seconds:.0} s: {:.0} a second",
         messages as f64 / seconds
     );
-    println!("peak memory meanwhile {:.1} MB", server.peak() as f64 / 1e6);
+    println!("peak memory {:.1} MB", server.peak_memory() as f64 / 1e6);
     server.stop();
-    std::fs::rename(part.keep(), folder.join(&name)).unwrap();
+    std::fs::rename(temporary.keep(), folder.join(&name)).unwrap();
     db
 }
 
-/// Opens rooms here and there, and gives how long each took to show its latest messages, in
-/// milliseconds, shortest first.
-async fn open_rooms(server: &Process, rooms: usize) -> Vec<f64> {
+/// Joins some rooms, and returns how long each join took in milliseconds, sorted.
+async fn join_rooms(server: &Process, rooms: usize) -> Vec<f64> {
     let (mut sink, mut stream) = connect(server).await;
     stream.next().await.unwrap().unwrap();
     let mut took = Vec::new();
-    for n in 0..OPENED.min(rooms) {
-        // Spread over all of them, in no order of theirs.
-        let room = room(n * 7919 % rooms);
+    for n in 0..MEASURED_JOINS.min(rooms) {
+        // The rooms are spread over the file.
+        let room = room_name(n * 7919 % rooms);
         let start = Instant::now();
         sink.send(Message::text(json!({"type": "join", "room": room}).to_string())).await.unwrap();
         let joined = stream.next().await.unwrap().unwrap().into_text().unwrap();
@@ -147,21 +149,21 @@ async fn open_rooms(server: &Process, rooms: usize) -> Vec<f64> {
     took
 }
 
-/// Takes a file out of the system's cache.
-fn forget(db: &Path) {
+/// Removes a file from the page cache.
+fn evict_from_cache(db: &Path) {
     let file = std::fs::File::open(db).unwrap();
     file.sync_all().unwrap();
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
 }
 
-/// Prints a figure beside what it should be.
-fn figure(what: &str, seen: f64, limit: f64) {
-    let verdict = if seen <= limit { "met" } else { "NOT MET" };
-    println!("{what:<44} {seen:>9.2}  at most {limit:<8.2} {verdict}");
+/// Prints a result and its limit.
+fn print_result(what: &str, measured: f64, limit: f64) {
+    let verdict = if measured <= limit { "met" } else { "NOT MET" };
+    println!("{what:<44} {measured:>9.2}  at most {limit:<8.2} {verdict}");
 }
 
 async fn measure(messages: usize, rooms: usize) {
-    // Of the same rooms, so that only the length of the history differs.
+    // The small journal has the same rooms, so that only the length of the history differs.
     let small = journal(rooms * 60, rooms).await;
     let large = journal(messages, rooms).await;
     let bytes = std::fs::metadata(&large).unwrap().len();
@@ -171,21 +173,21 @@ async fn measure(messages: usize, rooms: usize) {
     server.stop();
     for cache in ["cold", "warm"] {
         if cache == "cold" {
-            forget(&large);
+            evict_from_cache(&large);
         }
         let (server, took) = start(&large);
-        figure(&format!("start-up, {cache}, s"), took.as_secs_f64(), 1.0);
+        print_result(&format!("start-up, {cache}, s"), took.as_secs_f64(), 1.0);
         if cache == "warm" {
             let ratio = server.memory() as f64 / idle_small as f64;
-            figure("memory after it, x that of 60 a room", ratio, 1.05);
+            print_result("memory after it, x that of 60 a room", ratio, 1.05);
         }
-        let took = open_rooms(&server, rooms).await;
+        let took = join_rooms(&server, rooms).await;
         let [p50, p99] = [0.5, 0.99].map(|part| took[(took.len() as f64 * part) as usize]);
-        figure(&format!("first page of a room, {cache}, p50, ms"), p50, 5.0);
-        figure(&format!("first page of a room, {cache}, p99, ms"), p99, 5.0);
-        println!("  and the longest of {} {:.2}", took.len(), took[took.len() - 1]);
-        // The rings of the rooms are 64 MiB in all, whatever the journal.
-        figure("memory then, MB", server.peak() as f64 / 1e6, 128.0);
+        print_result(&format!("first page of a room, {cache}, p50, ms"), p50, 5.0);
+        print_result(&format!("first page of a room, {cache}, p99, ms"), p99, 5.0);
+        println!("  longest of {}: {:.2}", took.len(), took[took.len() - 1]);
+        // The rings of all rooms take at most 64 MiB.
+        print_result("memory then, MB", server.peak_memory() as f64 / 1e6, 128.0);
         server.stop();
     }
 }
@@ -197,11 +199,11 @@ fn main() {
         let mut number =
             || arguments.next().and_then(|value| value.parse().ok()).expect("a number");
         match argument.as_str() {
-            // Cargo says so to every benchmark.
+            // Cargo passes this to every benchmark.
             "--bench" => {}
             "--messages" => messages = number(),
             "--rooms" => rooms = number(),
-            _ => panic!("there is no argument {argument}"),
+            _ => panic!("unknown argument {argument}"),
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -1,5 +1,5 @@
-//! What clients cost the release build in memory, idle ones and hostile ones: each line is a
-//! figure of `/proc` beside the limit that it must keep. `cargo bench --bench memory`; Linux only.
+//! Measures how much memory idle and hostile clients cost the release build:
+//! `cargo bench --bench memory`. Linux only. It fails if a result exceeds its limit.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::net::SocketAddr;
@@ -22,6 +22,7 @@ const PONGS: usize = 2_000;
 const FLOOD: Duration = Duration::from_secs(20);
 const STALLED: u64 = 20;
 
+/// Connects a WebSocket with this query string.
 async fn connect(server: &Process, query: &str) -> TcpStream {
     let mut tcp = TcpStream::connect(server.addr).await.unwrap();
     let request = format!(
@@ -39,7 +40,7 @@ async fn connect(server: &Process, query: &str) -> TcpStream {
     tcp
 }
 
-/// A masked frame with a mask of zeros.
+/// Encodes a frame with a mask of zeros.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(payload.len()).unwrap();
     let mut frame = if length < 126 { vec![first, 0x80 | length as u8] } else { vec![first, 0xFE] };
@@ -51,8 +52,8 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Prints a figure beside its limit; says whether it keeps it.
-fn figure(what: &str, bytes: u64, limit: u64) -> bool {
+/// Prints a result and its limit, and returns whether it is within the limit.
+fn check(what: &str, bytes: u64, limit: u64) -> bool {
     let verdict = if bytes <= limit { "" } else { "  OVER" };
     println!("{what:<62} {:>9.1} kB of {:>6} kB{verdict}", bytes as f64 / 1024.0, limit / KB);
     bytes <= limit
@@ -67,8 +68,8 @@ async fn idle() -> bool {
     for n in 0..clients {
         all.push(connect(&server, &format!("room=r{}", n % 100)).await);
     }
-    let fresh = (server.memory() - before) / clients;
-    // A few at a time, as they would come over a day.
+    let just_connected = (server.memory() - before) / clients;
+    // Each client sends a few at a time, as it would over a day.
     let pongs = frame(0x8A, b"").repeat(PONGS / 100);
     for _ in 0..100 {
         for tcp in &mut all {
@@ -80,13 +81,14 @@ async fn idle() -> bool {
         tcp.write_all(&ping).await.unwrap();
     }
     for tcp in &mut all {
-        // The answer to the ping tells that all the pongs have been read.
+        // After the pong, the server has read all frames before the ping.
         let mut answer = [0; 2];
         tcp.read_exact(&mut answer).await.unwrap();
     }
-    let worn = (server.memory() - before) / clients;
-    let kept = figure(&format!("{clients} idle clients, each, fresh"), fresh, 4 * KB);
-    figure(&format!("the same after {PONGS} pongs"), worn, 4 * KB) && kept
+    let after_pongs = (server.memory() - before) / clients;
+    let is_ok =
+        check(&format!("{clients} idle clients, each, just connected"), just_connected, 4 * KB);
+    check(&format!("the same after {PONGS} pongs"), after_pongs, 4 * KB) && is_ok
 }
 
 async fn giant_frame() -> bool {
@@ -100,7 +102,7 @@ async fn giant_frame() -> bool {
     while sent < 300 && tcp.write_all(&chunk).await.is_ok() {
         sent += 1;
     }
-    figure(&format!("one giant frame, {sent} MB of it sent"), server.peak() - before, MB)
+    check(&format!("one giant frame, {sent} MB of it sent"), server.peak_memory() - before, MB)
 }
 
 async fn flood() -> bool {
@@ -123,13 +125,13 @@ async fn flood() -> bool {
         writer.write_all(&message).await.unwrap();
         sent += message.len() as u64;
     }
-    let grown = server.peak().saturating_sub(before);
+    let grown = server.peak_memory().saturating_sub(before);
     drop(writer);
     drop(server);
     let read = echoes.await.unwrap();
     let (sent, read) = (sent / 1_000_000, read / 1_000_000);
     let what = format!("a flood of {sent} MB in 20 s, {read} MB of echoes");
-    figure(&what, grown, 4 * MB)
+    check(&what, grown, 4 * MB)
 }
 
 async fn stalled() -> bool {
@@ -141,23 +143,23 @@ async fn stalled() -> bool {
     let mut kernel_max = 0;
     let mut all = Vec::new();
     for n in 0..STALLED {
-        // Each in a room of its own, so that no batch is shared: the worst case.
+        // The worst case: each client is in its own room, so that clients share no batch.
         let query = format!("room=r{n}");
         all.push(connect(&server, &query).await);
-        let mut talker = connect(&server, &query).await;
+        let mut sender = connect(&server, &query).await;
         let mut echo = vec![0; 4004];
         for _ in 0..1000 {
-            talker.write_all(&message).await.unwrap();
-            talker.read_exact(&mut echo).await.unwrap();
+            sender.write_all(&message).await.unwrap();
+            sender.read_exact(&mut echo).await.unwrap();
         }
         kernel_max = kernel_max.max(send_queue_max(server.addr));
     }
-    let each = server.peak().saturating_sub(before) / STALLED;
-    let kept = figure("a client that stops reading, each, until it is cut off", each, 3 * MB);
-    figure("the same in the kernel, not counting its overhead", kernel_max, 256 * KB) && kept
+    let each = server.peak_memory().saturating_sub(before) / STALLED;
+    let is_ok = check("a client that stops reading, each, until it is evicted", each, 3 * MB);
+    check("the same in the kernel, not counting its overhead", kernel_max, 256 * KB) && is_ok
 }
 
-/// The longest send queue of the server's sockets, from the kernel's table.
+/// Returns the longest send queue of the server's sockets from the kernel's table.
 fn send_queue_max(server: SocketAddr) -> u64 {
     let port = format!(":{:04X}", server.port());
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
@@ -171,7 +173,7 @@ fn send_queue_max(server: SocketAddr) -> u64 {
 
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let kept = runtime
+    let results = runtime
         .block_on(async { [idle().await, giant_frame().await, flood().await, stalled().await] });
-    if kept.iter().all(|&kept| kept) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if results.iter().all(|&is_ok| is_ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,8 +1,9 @@
-//! A bot that rolls dice, as another crate would write it: run it, open the page, say `!roll 2d6`.
+//! A bot that rolls dice. Run the example, open the page and send `!roll 2d6`.
 //!
-//! Two things are ours here. `Roll` is an actor message that the hub did not know: we write its
-//! handler, and the hub's public methods do the work. `DiceBot` is an actor registered as a
-//! client: it reads what is said in its room as data, like a session does as bytes.
+//! It shows the two ways to extend chinwag from another crate:
+//!
+//! * `Roll` is a new actor message for the hub. Its handler calls the hub's public methods.
+//! * `DiceBot` is an actor that is registered as a client. It receives the messages of its room.
 
 use actix::prelude::*;
 use chinwag::domain::{BadNick, ClientId, MessageText, Nick, RoomName};
@@ -12,7 +13,7 @@ use chinwag::{Config, Hub};
 const MAX_DICE: u32 = 20;
 const MAX_SIDES: u32 = 1000;
 
-/// Rolls dice for somebody, and tells the room.
+/// Rolls dice for a member, and publishes the result in the room.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Roll {
@@ -38,7 +39,7 @@ impl Handler<Roll> for Hub {
     }
 }
 
-/// A client that answers `!roll NdS`.
+/// A client that answers `!roll NdS` with a roll of N dice that have S sides.
 pub struct DiceBot {
     hub: Addr<Hub>,
     nick: Nick,
@@ -46,7 +47,7 @@ pub struct DiceBot {
 }
 
 impl DiceBot {
-    /// Starts the bot and registers it in a room.
+    /// Starts the bot, registers it and joins a room.
     pub fn join(hub: Addr<Hub>, room: RoomName) -> Result<Addr<Self>, BadNick> {
         Ok(Self { hub, nick: Nick::parse("dice")?, room }.start())
     }
@@ -71,7 +72,7 @@ impl Handler<Deliver> for DiceBot {
             return ctx.stop();
         }
         for message in deliver.batches().iter().flat_map(|batch| batch.messages()) {
-            if let Some((dice, sides)) = asked_for(message.text.as_str()) {
+            if let Some((dice, sides)) = parse_roll(message.text.as_str()) {
                 self.hub.do_send(Roll {
                     room: message.room.clone(),
                     roller: message.nick.clone(),
@@ -84,12 +85,12 @@ impl Handler<Deliver> for DiceBot {
     }
 }
 
-/// Reads `!roll 2d6` as 2 dice of 6 sides.
-fn asked_for(text: &str) -> Option<(u32, u32)> {
+/// Parses `!roll 2d6` as 2 dice with 6 sides.
+fn parse_roll(text: &str) -> Option<(u32, u32)> {
     let (dice, sides) = text.strip_prefix("!roll ")?.split_once('d')?;
     let (dice, sides) = (dice.trim().parse().ok()?, sides.trim().parse().ok()?);
-    let fair = (1..=MAX_DICE).contains(&dice) && (1..=MAX_SIDES).contains(&sides);
-    fair.then_some((dice, sides))
+    let is_valid = (1..=MAX_DICE).contains(&dice) && (1..=MAX_SIDES).contains(&sides);
+    is_valid.then_some((dice, sides))
 }
 
 #[actix_web::main]

@@ -1,5 +1,5 @@
-//! An echo server on the hardened WebSocket, with nothing of chat: what comes in at `/ws`, text or
-//! binary, goes back. The conformance suite runs against it (`scripts/autobahn`).
+//! An echo server on chinwag's WebSocket, without the chat. It returns every text or binary message
+//! that it receives at `/ws`. The Autobahn test suite runs against it (`scripts/autobahn`).
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
@@ -10,16 +10,16 @@ use actix_web_actors::ws::{Message, ProtocolError, WebsocketContext};
 use chinwag::websocket::{self, Close, Connections, Incoming, Options, Socket};
 use clap::Parser;
 
-/// Sends back what it is sent.
+/// Returns every WebSocket message to its sender.
 #[derive(Clone, Debug, Parser)]
 pub struct Args {
     /// Address and port to listen on.
     #[arg(long, default_value = "127.0.0.1:9001")]
     pub listen: SocketAddr,
-    /// Longest WebSocket message, in bytes.
+    /// Maximum size of a WebSocket message, in bytes.
     #[arg(long, default_value_t = 16 * 1024 * 1024)]
     pub max_frame_bytes: usize,
-    /// Let actix-http keep the connections, as in an HttpServer of your own.
+    /// Run an actix-web HttpServer instead of chinwag's own server.
     #[arg(long)]
     pub plain: bool,
 }
@@ -60,7 +60,7 @@ impl StreamHandler<Result<Message, ProtocolError>> for Echo {
     }
 }
 
-/// Upgrades to a WebSocket that echoes.
+/// Upgrades a request to a WebSocket that echoes.
 pub async fn echo(
     req: HttpRequest,
     payload: web::Payload,

@@ -1,5 +1,5 @@
-//! The chat in an actix-web program of your own, as safe as in ours: slow and silent clients lose
-//! their sockets, and on SIGINT, SIGTERM or SIGHUP every client is told before the program ends.
+//! Mounts the chat in an actix-web program, with the same protection as in the chinwag program:
+//! slow and silent clients are closed, and SIGINT, SIGTERM and SIGHUP shut it down gracefully.
 
 use std::future::Future;
 use std::net::TcpListener;
@@ -17,7 +17,7 @@ async fn main() -> std::io::Result<()> {
     serve(TcpListener::bind("127.0.0.1:8080")?, Config::default(), server::stop_signal()?).await
 }
 
-/// Serves until `stop` is ready, and then ends in order.
+/// Serves until `stop` is ready, and then shuts down gracefully.
 pub async fn serve(
     listener: TcpListener,
     config: Config,
@@ -30,17 +30,17 @@ pub async fn serve(
     let mounted = chat.clone();
     let running = HttpServer::new(move || {
         App::new()
-            // Gives a request an end, and reads bodies that nobody wants.
+            // Limits the time of a request, and reads unexpected bodies.
             .wrap(from_fn(http::bound_requests))
             .route("/about", web::get().to(|| async { "A chat of our own." }))
             .configure(|app| mounted.configure(app))
     })
-    // We stop it ourselves, once the clients have been told.
+    // `serve` stops the server itself, after it has closed all WebSockets.
     .disable_signals()
     .tcp_nodelay(true)
-    // A WebSocket that was closed in order ends at once.
+    // Closes the TCP connection immediately after the close handshake.
     .client_disconnect_timeout(Duration::ZERO)
-    // Bounds the kernel's buffers, and ends sockets whose peers do not read.
+    // Limits the kernel's buffers, and closes sockets whose peers do not read.
     .on_connect(chat.on_connect(&connections))
     .listen(listener)?
     .run();
@@ -49,13 +49,13 @@ pub async fn serve(
 
     stop.await;
     http.pause().await;
-    let told = rt::time::timeout(shutdown_timeout, async {
+    let clients_closed = rt::time::timeout(shutdown_timeout, async {
         if let Ok(drained) = hub.send(Drain { wait: true }).await {
             let _ = drained.await;
         }
         connections.all_closed().await;
     });
-    let _ = told.await;
+    let _ = clients_closed.await;
     http.stop(false).await;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The attackers: each connects, prepares, and then sends the same kind of thing as fast as its
-//! socket takes it.
+//! The attackers. Each connects, prepares, and then sends the same kind of frame as fast as its
+//! socket accepts it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::LazyLock;
@@ -11,25 +11,26 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
-use crate::words::words;
+use crate::sample_text::sample_text;
 
-/// The rooms that bystanders are in too, where an attack is on members of many rooms.
+/// How many rooms attackers and bystanders share in attacks on members of many rooms.
 pub(crate) const SHARED_ROOMS: usize = 300;
 
-/// A room with as much in memory as a room may have.
+/// A room with as many bytes in memory as a room may have.
 pub(crate) const LONG_ROOM: &str = "long";
 
 /// A kind of attack.
 pub(crate) struct Attack {
     pub(crate) name: &'static str,
-    /// Connections from each address.
+    /// The number of connections from each address.
     pub(crate) connections: usize,
-    /// Rooms that everybody is in before it begins.
+    /// How many rooms attackers and bystanders join before it starts.
     pub(crate) shared_rooms: usize,
-    /// What each says first, beside `hello` and `join`.
+    /// Commands that each attacker sends first, after `hello` and `join`.
     prepare: fn(&Attacker) -> Vec<Value>,
-    /// One frame of what it says over and over; nothing ends that.
+    /// The frame with this number. An attacker that returns an empty frame sends no more.
     payload: fn(&Attacker, u64) -> Vec<u8>,
+    /// Whether the attackers read answers.
     reads: bool,
 }
 
@@ -38,7 +39,7 @@ pub(crate) const ATTACKS: [Attack; 17] = [
         name: "says 4 KiB as fast as it may, ten of them",
         connections: 10,
         payload: |_, _| lines(&[say("lobby", &"x".repeat(4000))]),
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "says short things under a fresh key each",
@@ -47,33 +48,33 @@ pub(crate) const ATTACKS: [Attack; 17] = [
             let key = format!("a key of {} and {n}", attacker.number);
             lines(&[json!({"type": "hello", "key": key}), say("lobby", "x"), say("lobby", "y")])
         },
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "opens rooms",
         connections: 10,
         payload: |attacker, n| lines(&[join(&format!("flood-{}-{n}", attacker.number))]),
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "joins and leaves",
         connections: 100,
         payload: |_, _| lines(&[json!({"type": "leave", "room": "lobby"}), join("lobby")]),
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "changes its name in 300 rooms",
         connections: 4,
         shared_rooms: SHARED_ROOMS,
         payload: |attacker, n| lines(&[nick(&format!("eve {} {n}", attacker.number))]),
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "asks for a name that is taken in 300 rooms",
         connections: 4,
         shared_rooms: SHARED_ROOMS,
         payload: |_, _| lines(&vec![nick("bystander 1"); 50]),
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "takes identities with names that are taken",
@@ -83,27 +84,27 @@ pub(crate) const ATTACKS: [Attack; 17] = [
             let key = key(attacker.number + (n % 2) as u32);
             lines(&[json!({"type": "hello", "key": key, "nick": "bystander 1"})])
         },
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "resumes a megabyte again and again",
         connections: 10,
         payload: |attacker, _| lines(&[attacker.resume()]),
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "resumes a megabyte once and reads nothing",
         connections: 100,
         payload: |attacker, n| if n == 0 { lines(&[attacker.resume()]) } else { Vec::new() },
         reads: false,
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "resumes a megabyte again and again and reads nothing",
         connections: 100,
         payload: |attacker, _| lines(&[attacker.resume()]),
         reads: false,
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "asks for history and reads nothing",
@@ -114,47 +115,47 @@ pub(crate) const ATTACKS: [Attack; 17] = [
             lines(&[json!({"type": "history", "room": room, "limit": 100, "before": before})])
         },
         reads: false,
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "sends frames of blank lines",
         connections: 10,
         payload: |_, _| frame(0x81, &[b'\n'; 28_000]),
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "sends mistakes",
         connections: 20,
         payload: |_, _| frame(0x81, "{\"type\":\n".repeat(3_000).as_bytes()),
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "sends pings",
         connections: 20,
         payload: |_, _| frame(0x89, &[b'x'; 125]).repeat(100),
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "sends compressed frames of blank lines",
         connections: 10,
         payload: |_, _| BLANK_LINES.clone(),
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "sends compressed messages in fragments of one byte",
         connections: 10,
         payload: |_, _| FRAGMENTS.clone(),
-        ..NOTHING
+        ..NO_ATTACK
     },
     Attack {
         name: "sends compressed bombs",
         connections: 10,
         payload: |_, _| BOMB.clone(),
-        ..NOTHING
+        ..NO_ATTACK
     },
 ];
 
-const NOTHING: Attack = Attack {
+const NO_ATTACK: Attack = Attack {
     name: "does nothing",
     connections: 0,
     shared_rooms: 0,
@@ -173,7 +174,7 @@ pub(crate) struct Attacker {
 }
 
 impl Attacker {
-    /// Attacks until it is dropped, and comes back when it is thrown out.
+    /// Attacks until it is dropped. Reconnects when the server closes its connection.
     pub(crate) async fn attack(self) {
         loop {
             let _ = self.attack_once().await;
@@ -183,10 +184,10 @@ impl Attacker {
 
     async fn attack_once(&self) -> std::io::Result<()> {
         let mut tcp = connect(self.server, self.from, COMPRESSION).await?;
-        let mut said = vec![json!({"type": "hello"}), join("lobby"), join(LONG_ROOM)];
-        said.extend(shared_rooms(self.attack.shared_rooms));
-        said.extend((self.attack.prepare)(self));
-        tcp.write_all(&lines(&said)).await?;
+        let mut commands = vec![json!({"type": "hello"}), join("lobby"), join(LONG_ROOM)];
+        commands.extend(shared_rooms(self.attack.shared_rooms));
+        commands.extend((self.attack.prepare)(self));
+        tcp.write_all(&lines(&commands)).await?;
         let (mut reader, mut writer) = tcp.into_split();
         let read = async move {
             let mut chunk = vec![0; 64 * 1024];
@@ -217,10 +218,11 @@ impl Attacker {
     }
 }
 
-/// Offers compression.
+/// A header that offers compression.
 const COMPRESSION: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
 
-/// Upgrades a connection from this address, to speak JSON. `headers` have their line breaks.
+/// Connects a client of the JSON protocol from this address. Each of `headers` ends with a line
+/// break.
 pub(crate) async fn connect(
     server: SocketAddr,
     from: Ipv4Addr,
@@ -240,7 +242,11 @@ pub(crate) async fn connect(
     while !head.ends_with(b"\r\n\r\n") {
         head.push(tcp.read_u8().await?);
     }
-    if head.starts_with(b"HTTP/1.1 101 ") { Ok(tcp) } else { Err(std::io::Error::other("no")) }
+    if head.starts_with(b"HTTP/1.1 101 ") {
+        Ok(tcp)
+    } else {
+        Err(std::io::Error::other("the server refused the WebSocket"))
+    }
 }
 
 pub(crate) fn shared_rooms(count: usize) -> impl Iterator<Item = Value> {
@@ -263,14 +269,14 @@ fn key(number: u32) -> String {
     format!("the key of attacker {number}")
 }
 
-// Made once, since compressing costs the attacker more than the server.
+// These are compressed once, because compressing costs more than decompressing.
 
 static BLANK_LINES: LazyLock<Vec<u8>> = LazyLock::new(|| frame(0xC1, &deflate(&[b'\n'; 28_000])));
 
 static BOMB: LazyLock<Vec<u8>> = LazyLock::new(|| frame(0xC1, &deflate(&vec![b' '; 20_000_000])));
 
 static FRAGMENTS: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let compressed = deflate(words(1, 28_000).as_bytes());
+    let compressed = deflate(sample_text(1, 28_000).as_bytes());
     let fragments = compressed.iter().flat_map(|byte| frame(0x00, &[*byte]));
     [frame(0x41, &[]), fragments.collect(), frame(0x80, &[])].concat()
 });
@@ -284,13 +290,13 @@ fn deflate(text: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Lines in one frame.
+/// Encodes commands as lines of one frame.
 pub(crate) fn lines(lines: &[Value]) -> Vec<u8> {
     let lines: Vec<_> = lines.iter().map(Value::to_string).collect();
     frame(0x81, lines.join("\n").as_bytes())
 }
 
-/// A masked frame with a mask of zeros.
+/// Encodes a frame with a mask of zeros.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(payload.len()).unwrap();
     let mut frame = if length < 126 { vec![first, 0x80 | length as u8] } else { vec![first, 0xFE] };

@@ -1,4 +1,4 @@
-//! Those who are only there: they talk, and note how long it takes until they hear themselves.
+//! Bystanders: clients that send messages and measure how long it takes until they receive them.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -17,75 +17,78 @@ use super::attacks::{LONG_ROOM, connect, join, nick, say, shared_rooms};
 
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Longer is as bad as never.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A bystander fails if an answer takes longer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Bystander {
     stream: WebSocketStream<TcpStream>,
     lines: VecDeque<Value>,
     number: u8,
-    said: u64,
+    messages: u64,
 }
 
 impl Bystander {
-    /// Comes from an address of its own, into all the rooms.
-    pub(crate) async fn come(server: SocketAddr, number: u8, rooms: usize) -> Self {
+    /// Connects from its own address and joins the rooms.
+    pub(crate) async fn connect(server: SocketAddr, number: u8, rooms: usize) -> Self {
         let tcp = connect(server, Ipv4Addr::new(127, 99, 0, number), "").await.unwrap();
         let stream = WebSocketStream::from_raw_socket(tcp, Role::Client, None).await;
-        let mut this = Self { stream, lines: VecDeque::new(), number, said: 0 };
+        let mut this = Self { stream, lines: VecDeque::new(), number, messages: 0 };
         this.send(&[json!({"type": "hello", "nick": format!("bystander {number}")})]).await;
         let mut joins = vec![join("lobby"), join(LONG_ROOM)];
         joins.extend(shared_rooms(rooms));
         let count = joins.len();
         this.send(&joins).await;
         for _ in 0..count {
-            // A connection may ask for 200 things at once, and 20 in each second after that.
+            // A connection may send 200 commands immediately, and then 20 a second.
             let joined = |line: &Value| line["type"] == "joined";
-            assert!(this.until(Duration::from_secs(60), joined).await.is_ok(), "it joins");
+            assert!(
+                this.until(Duration::from_secs(60), joined).await.is_ok(),
+                "the bystander joins"
+            );
         }
         this
     }
 
-    /// The epoch of the log.
+    /// Returns the epoch of the log.
     pub(crate) async fn epoch(&mut self) -> String {
         self.send(&[join("lobby")]).await;
-        let joined = self.until(PATIENCE, |line| line["type"] == "joined").await.unwrap();
+        let joined = self.until(ANSWER_TIMEOUT, |line| line["type"] == "joined").await.unwrap();
         joined["epoch"].as_str().unwrap().to_owned()
     }
 
-    /// Says as much as it may at once, 4 KiB each time.
+    /// Sends as many messages of 4 KiB as the rate limit allows in a burst.
     pub(crate) async fn fill(mut self, room: &str) {
         let text = "x".repeat(4000);
         for _ in 0..45 {
             self.send(&[say(room, &text)]).await;
             assert!(
-                self.until(PATIENCE, |line| line["type"] == "said").await.is_ok(),
-                "it is said"
+                self.until(ANSWER_TIMEOUT, |line| line["type"] == "said").await.is_ok(),
+                "the message is accepted"
             );
         }
     }
 
-    /// Talks until it is over; gives how long each message took, or what went wrong.
+    /// Sends messages until the attack is over. Returns the latency of each, or what went wrong.
     pub(crate) async fn talk(mut self, over: &Cell<bool>) -> Result<Vec<Duration>, String> {
-        let mut took = Vec::new();
+        let mut latencies = Vec::new();
         while !over.get() {
-            // Somebody who reads, all the time.
+            // A bystander reads between its messages, too.
             self.read(PAUSE + Duration::from_millis(fastrand::u64(..20)), |_| false).await?;
-            self.said += 1;
-            let room = if self.said.is_multiple_of(2) { "lobby" } else { LONG_ROOM };
-            let text = format!("{} of bystander {}", self.said, self.number);
+            self.messages += 1;
+            let room = if self.messages.is_multiple_of(2) { "lobby" } else { LONG_ROOM };
+            let text = format!("{} of bystander {}", self.messages, self.number);
             let began = Instant::now();
             self.send(&[say(room, &text)]).await;
-            let heard = |line: &Value| line["text"] == text.as_str();
-            self.until(PATIENCE, heard).await?;
-            took.push(began.elapsed());
+            let is_own_message = |line: &Value| line["text"] == text.as_str();
+            self.until(ANSWER_TIMEOUT, is_own_message).await?;
+            latencies.push(began.elapsed());
         }
-        // It is still who it was, and as many rooms take it.
+        // It still has its name and can join another room.
         self.send(&[nick(&format!("bystander {}", self.number))]).await;
-        self.until(PATIENCE, |line| line["type"] == "welcome").await?;
+        self.until(ANSWER_TIMEOUT, |line| line["type"] == "welcome").await?;
         self.send(&[join(&format!("room of {}", self.number).replace(' ', "-"))]).await;
-        self.until(PATIENCE, |line| line["type"] == "joined").await?;
-        Ok(took)
+        self.until(ANSWER_TIMEOUT, |line| line["type"] == "joined").await?;
+        Ok(latencies)
     }
 
     async fn send(&mut self, lines: &[Value]) {
@@ -93,17 +96,17 @@ impl Bystander {
         let _ = self.stream.send(Message::text(lines.join("\n"))).await;
     }
 
-    /// Reads to a line of its choice, which must come in time.
+    /// Returns the next line that matches. Fails if it does not arrive in time.
     async fn until(
         &mut self,
-        patience: Duration,
+        time_limit: Duration,
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Value, String> {
-        let line = self.read(patience, wanted).await?;
-        line.ok_or_else(|| format!("nothing in {patience:?}"))
+        let line = self.read(time_limit, wanted).await?;
+        line.ok_or_else(|| format!("no answer within {time_limit:?}"))
     }
 
-    /// Reads to a line of its choice, or for so long. To be refused or closed is a fault.
+    /// Reads until a line matches or the time is over. An error or a close is a failure.
     async fn read(
         &mut self,
         time: Duration,
@@ -113,7 +116,7 @@ impl Bystander {
             loop {
                 while let Some(line) = self.lines.pop_front() {
                     if line["type"] == "error" {
-                        return Err(format!("refused: {line}"));
+                        return Err(format!("received an error: {line}"));
                     }
                     if wanted(&line) {
                         return Ok(Some(line));
@@ -127,8 +130,8 @@ impl Bystander {
                     }
                     Some(Ok(Message::Close(frame))) => return Err(format!("closed: {frame:?}")),
                     Some(Ok(_)) => {}
-                    Some(Err(error)) => return Err(format!("cut off: {error}")),
-                    None => return Err("cut off".into()),
+                    Some(Err(error)) => return Err(format!("connection lost: {error}")),
+                    None => return Err("connection lost".into()),
                 }
             }
         });

@@ -1,5 +1,5 @@
-//! What no server can go below: a bare epoll loop that writes the same batches, already encoded,
-//! to the same number of sockets, and does nothing else. What it is told, it reads and forgets.
+//! The floor, a lower bound for any server: a bare epoll loop that writes the same batches, already
+//! encoded, to the same number of sockets. It discards what it receives.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,23 +12,24 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use crate::load::{STRIDE, record};
 use crate::process::Process;
 
-/// The argument that makes the benchmark's own binary a floor.
+/// The argument with which the benchmark's own binary runs as a floor.
 pub(crate) const ARGUMENT: &str = "--floor";
 
-/// As much as the hardened socket gives the kernel, in bytes.
+/// The size of the kernel's send buffer, as chinwag sets it.
 const SEND_BUFFER_BYTES: usize = 96 * 1024;
 
-/// What is written.
+/// The batches that a floor writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Batches {
     pub(crate) clients: usize,
     pub(crate) rooms: usize,
-    /// Batches a second, of all rooms.
+    /// Batches a second, in all rooms together.
     pub(crate) per_second: f64,
     pub(crate) messages: usize,
 }
 
 impl Batches {
+    /// Starts a floor as a child process.
     pub(crate) fn start(self) -> Process {
         let mut command = Command::new(std::env::current_exe().unwrap());
         let Self { clients, rooms, per_second, messages } = self;
@@ -46,7 +47,7 @@ impl Batches {
         }
     }
 
-    /// The frames of a batch, cut as the server cuts them.
+    /// Encodes a batch as the frames that the server would send.
     fn encoded(self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let messages: Vec<String> = (0..self.messages).map(|_| record(0, 0)).collect();
@@ -83,12 +84,12 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> ! {
             tcp
         })
         .collect();
-    // What did not find room in a socket, from this byte of the batch on.
+    // The byte of the batch from which on a socket's buffer was full.
     let mut unwritten: Vec<usize> = vec![batch.len(); clients.len()];
     let pause = Duration::from_secs_f64(1.0 / batches.per_second);
     let mut next = Instant::now();
     let mut events = Vec::with_capacity(64);
-    let mut told = [0; 4096];
+    let mut discarded = [0; 4096];
     for room in (0..batches.rooms).cycle() {
         for id in (room..clients.len()).step_by(batches.rooms) {
             let written = if unwritten[id] == batch.len() { 0 } else { unwritten[id] };
@@ -113,12 +114,12 @@ pub(crate) fn run(arguments: impl Iterator<Item = String>) -> ! {
             epoll::wait(&poller, buffer, Some(&wait)).unwrap();
             for event in &events {
                 let mut client = &clients[event.data.u64() as usize];
-                if !client.read(&mut told).is_ok_and(|bytes| bytes > 0) {
-                    // The clients have been cut.
+                if !client.read(&mut discarded).is_ok_and(|bytes| bytes > 0) {
+                    // The clients have disconnected.
                     std::process::exit(0);
                 }
             }
         }
     }
-    unreachable!("a cycle has no end")
+    unreachable!("the cycle is endless")
 }

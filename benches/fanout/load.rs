@@ -1,10 +1,10 @@
-//! The clients: thousands of WebSockets on one thread that never sleeps, over epoll.
+//! The clients: thousands of WebSockets on one epoll thread that never sleeps.
 //!
-//! Every message is one [`record`] of the same length, with a number and the time it was due. All
-//! members of a room read the same messages in the same order, so what one reads first is put
-//! into the room's log, and what the others read is compared with it byte by byte: every message
-//! to every client is checked, at the price of a `memcmp`. A compressed frame is decompressed for
-//! the first client that reads it, and compared for the others.
+//! Every message is a [`record`] of the same length, with a number and the time when it was due.
+//! All members of a room receive the same messages in the same order. The first client to receive a
+//! message appends it to the room's log, and the bytes that the others receive are compared with
+//! the log: so every message to every client is checked, at the cost of a `memcmp`. A compressed
+//! frame is decompressed for the first client that receives it, and compared for the others.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -18,53 +18,53 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
-use crate::words::words;
+use crate::sample_text::sample_text;
 
-/// The length of a message, and of the same with what separates it from the next.
+/// The length of a message, without and with its separator.
 pub(crate) const RECORD: usize = 64;
 pub(crate) const STRIDE: usize = RECORD + 1;
 
-/// At most so many connections are being made at once, where it is not meant to be a storm.
+/// How many handshakes take place at the same time, except in a storm.
 const CONNECTING_MAX: usize = 100;
 
-/// How many sockets are read before it is looked whether something is to be said.
+/// How many sockets are read before the load checks whether a message is due.
 const EVENTS_MAX: usize = 64;
 const READ_BUFFER: usize = 256 * 1024;
 
-/// No answer for so long ends the benchmark.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The benchmark fails if connecting takes longer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A message: its number, the nanoseconds when it was due, and filling.
+/// Returns a message: its number, when it was due in nanoseconds, and padding.
 pub(crate) fn record(number: u32, due: u64) -> String {
     format!("{number:010} {due:016} {:x<width$}", "", width = RECORD - 28)
 }
 
-/// Returns a record that is filled with words.
+/// Returns a message that is padded with words.
 fn record_of_words(number: u32, due: u64) -> String {
-    let words = words(u64::from(number), RECORD - 29);
+    let words = sample_text(u64::from(number), RECORD - 29);
     format!("{number:010} {due:016} {words}.")
 }
 
-/// How a connection begins.
+/// What a client sends at the start and in its messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Speaks {
-    /// A WebSocket handshake first.
+pub(crate) enum ClientKind {
+    /// A WebSocket client.
     WebSocket,
-    /// A WebSocket handshake; messages contain words.
+    /// A WebSocket client whose messages contain words.
     Words,
-    /// The same with an offer to compress.
+    /// A WebSocket client that offers compression, and whose messages contain words.
     CompressedWords,
-    /// Frames at once: what the floor writes.
+    /// A client of the floor, which needs no handshake.
     Frames,
 }
 
-/// How much is said, over all rooms.
+/// How many messages clients send, in all rooms together.
 #[derive(Clone, Copy)]
 pub(crate) enum Rate {
     Silent,
-    /// So many messages a second, every member of every room in turn.
+    /// This many messages a second, from all clients in turn.
     PerSecond(u32),
-    /// One member of each room says something as soon as it has read what it said last.
+    /// One member of each room sends a message as soon as it has received its last one.
     ClosedLoop,
 }
 
@@ -73,7 +73,7 @@ enum State {
     Connecting,
     Upgrading,
     Open,
-    /// Open, and never read again.
+    /// Open, and never read.
     Stalled,
     Gone,
 }
@@ -82,29 +82,28 @@ struct Client {
     tcp: TcpStream,
     room: usize,
     state: State,
-    /// A frame of which the rest has not come yet.
+    /// The start of an incomplete frame.
     partial: Vec<u8>,
-    /// How much of the room's log it has read, in messages.
+    /// How many messages of the room's log it has received.
     read: usize,
-    /// What it said last and has not read yet.
+    /// The number of its last message, if it waits for it.
     awaits: Option<u32>,
 }
 
-/// What was said in a room, in the order in which it was heard.
+/// The messages of a room in the order in which clients received them.
 #[derive(Default)]
 struct Log {
     bytes: Vec<u8>,
     due: Vec<u64>,
-    /// The last compressed frames, each with its text.
+    /// The latest compressed frames with their texts.
     inflated: VecDeque<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Log {
-    /// How many compressed frames the slowest client may be behind before they are decompressed
-    /// again.
+    /// How many frames are kept. A frame for a client that is further behind is decompressed again.
     const INFLATED_MAX: usize = 100;
 
-    /// Takes the text of a compressed frame, to be given back by [`Log::put_back`].
+    /// Takes the text of a compressed frame. The caller returns it with [`Log::put_back`].
     fn take(&mut self, compressed: &[u8]) -> Vec<u8> {
         let known = self.inflated.iter_mut().rev().find(|(known, _)| known == compressed);
         known.map_or_else(|| inflate(compressed), |(_, text)| std::mem::take(text))
@@ -128,11 +127,11 @@ fn inflate(compressed: &[u8]) -> Vec<u8> {
     let whole = [compressed, &[0, 0, 0xFF, 0xFF]].concat();
     let mut inflate = Decompress::new(false);
     inflate.decompress_vec(&whole, &mut text, FlushDecompress::Sync).unwrap();
-    assert_eq!(inflate.total_in(), whole.len() as u64, "it fits");
+    assert_eq!(inflate.total_in(), whole.len() as u64, "all input is decompressed");
     text
 }
 
-/// What has been counted since [`Load::reset`].
+/// Counts since [`Load::reset`].
 #[derive(Clone)]
 pub(crate) struct Counts {
     pub(crate) deliveries: u64,
@@ -159,7 +158,7 @@ impl Counts {
     }
 }
 
-/// What should not be: messages that a client did not read, or read again, and clients that were
+/// Failures: messages that a client did not receive or received twice, and clients that were
 /// closed.
 #[derive(Default, Debug, PartialEq, Eq)]
 pub(crate) struct Faults {
@@ -170,14 +169,15 @@ pub(crate) struct Faults {
 
 pub(crate) struct Load {
     epoll: OwnedFd,
-    speaks: Speaks,
+    kind: ClientKind,
     clients: Vec<Client>,
     /// How many clients are not open yet.
-    coming: usize,
+    connecting: usize,
     logs: Vec<Log>,
-    /// For each message its place in its room's log, once it is there.
-    places: Vec<Option<u32>>,
+    /// The index of each message in its room's log, once a client has received it.
+    indices: Vec<Option<u32>>,
     clock: Instant,
+    /// When the next message is due, and which client sends it.
     next: (Instant, usize),
     faults: Faults,
     pub(crate) counts: Counts,
@@ -185,15 +185,15 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn new(speaks: Speaks, rooms: usize) -> Self {
+    pub(crate) fn new(kind: ClientKind, rooms: usize) -> Self {
         let clock = Instant::now();
         Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(),
-            speaks,
+            kind,
             clients: Vec::new(),
-            coming: 0,
+            connecting: 0,
             logs: (0..rooms).map(|_| Log::default()).collect(),
-            places: Vec::new(),
+            indices: Vec::new(),
             clock,
             next: (clock, 0),
             faults: Faults::default(),
@@ -202,41 +202,41 @@ impl Load {
         }
     }
 
-    /// Connects so many clients more, spread over the rooms, and waits until they are in.
+    /// Connects more clients, spread over the rooms, and waits until all are open.
     pub(crate) fn connect(&mut self, server: SocketAddr, clients: usize) {
-        self.come(server, clients, CONNECTING_MAX);
+        self.connect_with(server, clients, CONNECTING_MAX);
     }
 
-    /// The same, all at once.
+    /// Connects more clients, all at the same time.
     pub(crate) fn storm(&mut self, server: SocketAddr, clients: usize) {
-        self.come(server, clients, clients);
+        self.connect_with(server, clients, clients);
     }
 
-    fn come(&mut self, server: SocketAddr, clients: usize, at_once: usize) {
-        let deadline = Instant::now() + PATIENCE;
+    fn connect_with(&mut self, server: SocketAddr, clients: usize, concurrent: usize) {
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
         let goal = self.clients.len() + clients;
-        while self.clients.len() < goal || self.coming > 0 {
-            while self.clients.len() < goal && self.coming < at_once {
-                self.begin(server);
+        while self.clients.len() < goal || self.connecting > 0 {
+            while self.clients.len() < goal && self.connecting < concurrent {
+                self.start_connecting(server);
             }
             self.poll();
-            assert!(Instant::now() < deadline, "{} clients are not in yet", self.coming);
+            assert!(Instant::now() < deadline, "{} clients are not connected", self.connecting);
         }
-        assert_eq!(self.faults, Faults::default(), "while they came");
+        assert_eq!(self.faults, Faults::default(), "no failure while clients connect");
     }
 
-    fn begin(&mut self, server: SocketAddr) {
+    fn start_connecting(&mut self, server: SocketAddr) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        // Each from an address of its own, as they would come: on Linux all of 127/8 is loopback.
+        // Each client has its own address. On Linux all of 127/8 is loopback.
         let address = Ipv4Addr::from_bits(0x7F40_0000 + self.clients.len() as u32);
         socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
         socket.set_nonblocking(true).unwrap();
         socket.set_tcp_nodelay(true).unwrap();
-        // They are cut, so that no port is kept for those who might still answer.
+        // Closing resets the connection, so that no port stays in TIME-WAIT.
         socket.set_linger(Some(Duration::ZERO)).unwrap();
         match socket.connect(&server.into()) {
             Ok(()) => {}
-            // The rest of it is told by epoll.
+            // epoll reports when it is connected.
             Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
             Err(error) => panic!("connecting: {error}"),
         }
@@ -250,10 +250,10 @@ impl Load {
             read: 0,
             awaits: None,
         });
-        self.coming += 1;
+        self.connecting += 1;
     }
 
-    /// Makes the first `clients` never read again.
+    /// Stops reading from the first `clients`.
     pub(crate) fn stall(&mut self, clients: usize) {
         for client in &mut self.clients[..clients] {
             epoll::delete(&self.epoll, &client.tcp).unwrap();
@@ -262,8 +262,8 @@ impl Load {
         }
     }
 
-    /// Cuts all connections.
-    pub(crate) fn cut(&mut self) {
+    /// Resets all connections.
+    pub(crate) fn disconnect(&mut self) {
         self.clients.clear();
     }
 
@@ -271,12 +271,12 @@ impl Load {
         self.counts = Counts::new();
     }
 
-    /// Talks and listens for so long.
+    /// Sends and receives messages for this long.
     pub(crate) fn run(&mut self, rate: Rate, time: Duration) {
         let start = Instant::now();
         self.next.0 = start;
         if let Rate::ClosedLoop = rate {
-            // One to a room: those who came first.
+            // The first client of each room.
             for id in 0..self.logs.len() {
                 self.say_and_await(id);
             }
@@ -300,19 +300,19 @@ impl Load {
         }
     }
 
-    /// Waits until everything that was said has been read by all, and tells what went wrong.
-    pub(crate) fn settle(&mut self, at_most: Duration) -> Faults {
-        let deadline = Instant::now() + at_most;
+    /// Waits until all clients have received everything, and returns the failures.
+    pub(crate) fn settle(&mut self, timeout: Duration) -> Faults {
+        let deadline = Instant::now() + timeout;
         while !self.has_settled() && Instant::now() < deadline {
             for _ in 0..100 {
                 self.poll();
             }
         }
         let mut faults = std::mem::take(&mut self.faults);
-        let said = self.places.len();
-        let heard: usize = self.logs.iter().map(|log| log.due.len()).sum();
-        // What nobody has read is counted once; it has no room that we know of.
-        faults.lost += (said - heard) as u64;
+        let sent = self.indices.len();
+        let received: usize = self.logs.iter().map(|log| log.due.len()).sum();
+        // A message that nobody has received counts once, because its room is not known.
+        faults.lost += (sent - received) as u64;
         for client in self.clients.iter().filter(|client| client.state == State::Open) {
             faults.lost += (self.logs[client.room].due.len() - client.read) as u64;
         }
@@ -320,87 +320,88 @@ impl Load {
     }
 
     fn has_settled(&self) -> bool {
-        let heard: usize = self.logs.iter().map(|log| log.due.len()).sum();
+        let received: usize = self.logs.iter().map(|log| log.due.len()).sum();
         let mut reading = self.clients.iter().filter(|client| client.state == State::Open);
-        heard == self.places.len()
+        received == self.indices.len()
             && reading.all(|client| client.read == self.logs[client.room].due.len())
     }
 
     fn say_and_await(&mut self, id: usize) {
-        self.clients[id].awaits = Some(u32::try_from(self.places.len()).unwrap());
+        self.clients[id].awaits = Some(u32::try_from(self.indices.len()).unwrap());
         self.say(id, Instant::now());
     }
 
     fn say(&mut self, id: usize, due: Instant) {
-        let number = u32::try_from(self.places.len()).unwrap();
+        let number = u32::try_from(self.indices.len()).unwrap();
         let due = u64::try_from((due - self.clock).as_nanos()).unwrap();
-        // A text frame, masked by zeros.
+        // A text frame with a mask of zeros.
         let mut frame = vec![0x81, 0x80 | RECORD as u8, 0, 0, 0, 0];
-        let has_words = matches!(self.speaks, Speaks::Words | Speaks::CompressedWords);
+        let has_words = matches!(self.kind, ClientKind::Words | ClientKind::CompressedWords);
         let record = if has_words { record_of_words } else { record };
         frame.extend(record(number, due).bytes());
         let client = &mut self.clients[id];
-        // So few bytes find room, but with a server that has stopped to read altogether.
+        // This fails only if the server has stopped reading.
         if client.tcp.write(&frame).is_ok_and(|written| written == frame.len()) {
-            self.places.push(None);
+            self.indices.push(None);
             self.counts.sent += 1;
         } else {
-            self.lose(id);
+            self.mark_closed(id);
         }
     }
 
-    fn lose(&mut self, id: usize) {
+    fn mark_closed(&mut self, id: usize) {
         let client = &mut self.clients[id];
         if client.state == State::Gone {
             return;
         }
         if matches!(client.state, State::Connecting | State::Upgrading) {
-            self.coming -= 1;
+            self.connecting -= 1;
         }
         self.faults.closed += 1;
         client.state = State::Gone;
         let _ = epoll::delete(&self.epoll, &client.tcp);
     }
 
-    /// Reads what there is to read, without waiting for it.
+    /// Processes pending events without waiting.
     fn poll(&mut self) {
         let start = Instant::now();
         let mut events = Vec::with_capacity(EVENTS_MAX);
         let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
         epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&now)).unwrap();
         for event in &events {
-            self.ready(usize::try_from(event.data.u64()).unwrap());
+            self.process_event(usize::try_from(event.data.u64()).unwrap());
         }
         if !events.is_empty() {
             self.counts.busy += start.elapsed();
         }
     }
 
-    fn ready(&mut self, id: usize) {
+    fn process_event(&mut self, id: usize) {
         if self.clients[id].state == State::Connecting {
-            return self.connected(id);
+            return self.upgrade(id);
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         match self.clients[id].tcp.read(&mut buffer) {
-            Ok(0) => self.lose(id),
+            Ok(0) => self.mark_closed(id),
             Ok(bytes) => self.receive(id, &buffer[..bytes]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => self.lose(id),
+            Err(_) => self.mark_closed(id),
         }
         self.buffer = buffer;
     }
 
-    fn connected(&mut self, id: usize) {
+    /// Sends the handshake on a connection that is established.
+    fn upgrade(&mut self, id: usize) {
         let client = &mut self.clients[id];
         epoll::modify(&self.epoll, &client.tcp, EventData::new_u64(id as u64), EventFlags::IN)
             .unwrap();
-        if self.speaks == Speaks::Frames {
+        if self.kind == ClientKind::Frames {
             client.state = State::Open;
-            self.coming -= 1;
+            self.connecting -= 1;
             return;
         }
         client.state = State::Upgrading;
-        let offer = if self.speaks == Speaks::CompressedWords {
+        let offer = if self.kind == ClientKind::CompressedWords {
             "Sec-WebSocket-Extensions: permessage-deflate\r\n"
         } else {
             ""
@@ -412,7 +413,7 @@ impl Load {
             client.room
         );
         if client.tcp.write_all(request.as_bytes()).is_err() {
-            self.lose(id);
+            self.mark_closed(id);
         }
     }
 
@@ -432,22 +433,22 @@ impl Load {
             assert!(rest.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(rest));
             rest = &rest[end + 4..];
             self.clients[id].state = State::Open;
-            self.coming -= 1;
+            self.connecting -= 1;
         }
         let now = u64::try_from(self.clock.elapsed().as_nanos()).unwrap();
         self.counts.bytes += chunk.len() as u64;
-        while let Some((first, payload, behind)) = split_frame(rest) {
-            rest = behind;
+        while let Some((first, payload, following)) = split_frame(rest) {
+            rest = following;
             match first {
-                0x81 => self.hear(id, payload, now),
+                0x81 => self.receive_messages(id, payload, now),
                 0xC1 => {
                     let room = self.clients[id].room;
                     let text = self.logs[room].take(payload);
-                    self.hear(id, &text, now);
+                    self.receive_messages(id, &text, now);
                     self.logs[room].put_back(payload, text);
                 }
                 0x89 => self.pong(id),
-                _ => return self.lose(id),
+                _ => return self.mark_closed(id),
             }
         }
         self.clients[id].partial = rest.to_owned();
@@ -456,17 +457,17 @@ impl Load {
     fn pong(&mut self, id: usize) {
         self.counts.pongs += 1;
         if self.clients[id].tcp.write_all(&[0x8A, 0x80, 0, 0, 0, 0]).is_err() {
-            self.lose(id);
+            self.mark_closed(id);
         }
     }
 
-    /// Takes a frame of messages.
-    fn hear(&mut self, id: usize, payload: &[u8], now: u64) {
+    /// Checks the messages of a frame.
+    fn receive_messages(&mut self, id: usize, payload: &[u8], now: u64) {
         let messages = (payload.len() + 1) / STRIDE;
-        assert_eq!(messages * STRIDE, payload.len() + 1, "a frame is of whole messages");
+        assert_eq!(messages * STRIDE, payload.len() + 1, "a frame has complete messages");
         self.counts.frames += 1;
         self.counts.deliveries += messages as u64;
-        if self.speaks == Speaks::Frames {
+        if self.kind == ClientKind::Frames {
             return;
         }
         let client = &mut self.clients[id];
@@ -479,37 +480,40 @@ impl Load {
             }
         } else {
             for message in payload.chunks(STRIDE) {
-                let number = digits(&message[..10]);
-                let due = digits(&message[11..27]);
+                let number = parse_digits(&message[..10]);
+                let due = parse_digits(&message[11..27]);
                 self.counts.latency_us.saturating_record(now.saturating_sub(due) / 1000);
-                let place = &mut self.places[usize::try_from(number).unwrap()];
-                let at = *place.get_or_insert_with(|| {
+                let index = &mut self.indices[usize::try_from(number).unwrap()];
+                let index = *index.get_or_insert_with(|| {
                     log.bytes.extend_from_slice(&message[..RECORD]);
                     log.bytes.push(b'\n');
                     log.due.push(due);
                     u32::try_from(log.due.len() - 1).unwrap()
                 }) as usize;
-                if at < client.read {
+                if index < client.read {
                     self.faults.repeated += 1;
                 } else {
-                    self.faults.lost += (at - client.read) as u64;
-                    client.read = at + 1;
+                    self.faults.lost += (index - client.read) as u64;
+                    client.read = index + 1;
                 }
             }
         }
         let read = client.read;
-        let has_read = |number| self.places[number as usize].is_some_and(|at| (at as usize) < read);
+        let has_read =
+            |number| self.indices[number as usize].is_some_and(|index| (index as usize) < read);
         if client.awaits.is_some_and(has_read) {
             self.say_and_await(id);
         }
     }
 }
 
-fn digits(text: &[u8]) -> u64 {
+/// Parses a decimal number.
+fn parse_digits(text: &[u8]) -> u64 {
     text.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
 }
 
-/// The first frame of what was received: its first byte, its payload, and what is behind it.
+/// Splits off the first frame, and returns its first byte, its payload and the bytes after it.
+/// Returns `None` if it is incomplete.
 fn split_frame(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&[first, short], rest) = bytes.split_first_chunk()?;
     let (length, rest) = match short {

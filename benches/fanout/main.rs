@@ -1,14 +1,15 @@
-//! What it costs to bring messages to many: `cargo bench --bench fanout`. Linux only.
+//! Measures the cost of delivering messages to many clients: `cargo bench --bench fanout`. Linux
+//! only.
 //!
-//! The release binary runs as a child process on one core; clients on the other load it over
-//! loopback. Beside each figure stands what a bare loop needs that only writes the same bytes,
-//! measured right after it, since machines vary. Arguments after `--`:
+//! The release binary runs as a child process on one core, and clients on another core load it over
+//! loopback. After each scenario the benchmark measures the floor, a bare loop that only writes the
+//! same bytes, and compares. Arguments after `--`:
 //!
-//! * names of scenarios, or parts of them: only these;
-//! * `--talk CLIENTS,ROOMS,RATE`: a scenario of your own, with so many messages a second in all;
-//! * `--runs N`: the median of so many; defaults to 5;
-//! * `--save-baseline NAME`: keep the figures in `target/fanout`;
-//! * `--baseline NAME`: show the figures as multiples of those that were kept.
+//! * names of scenarios, or parts of names: runs only these;
+//! * `--talk CLIENTS,ROOMS,RATE`: runs this scenario, with RATE messages a second in all rooms;
+//! * `--runs N`: shows the median of N runs; defaults to 5;
+//! * `--save-baseline NAME`: saves the results in `target/fanout`;
+//! * `--baseline NAME`: shows the results as multiples of saved ones.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 #[cfg(target_os = "linux")]
@@ -19,12 +20,12 @@ mod load;
 #[path = "../support/process.rs"]
 mod process;
 #[cfg(target_os = "linux")]
+#[path = "../support/sample_text.rs"]
+mod sample_text;
+#[cfg(target_os = "linux")]
 mod scenarios;
 #[cfg(target_os = "linux")]
 mod table;
-#[cfg(target_os = "linux")]
-#[path = "../support/words.rs"]
-mod words;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
@@ -33,26 +34,27 @@ fn main() -> std::process::ExitCode {
         floor::run(arguments);
     }
     let (mut runs, mut save, mut baseline) = (5, None, None);
-    let (mut names, mut own) = (Vec::new(), Vec::new());
+    let (mut names, mut custom) = (Vec::new(), Vec::new());
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().expect("the option takes a value");
         match argument.as_str() {
-            // Cargo says so to every benchmark.
+            // Cargo passes this to every benchmark.
             "--bench" => {}
             "--runs" => runs = value().parse().expect("--runs takes a number"),
-            "--talk" => own.push(scenarios::Scenario::parse(&value())),
+            "--talk" => custom.push(scenarios::Scenario::parse(&value())),
             "--save-baseline" => save = Some(value()),
             "--baseline" => baseline = Some(table::load(&value())),
-            option if option.starts_with("--") => panic!("there is no option {option}"),
+            option if option.starts_with("--") => panic!("unknown option {option}"),
             name => names.push(name.to_owned()),
         }
     }
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
     let wanted = |scenario: &scenarios::Scenario| {
-        names.is_empty() && own.is_empty() || names.iter().any(|name| scenario.name.contains(name))
+        names.is_empty() && custom.is_empty()
+            || names.iter().any(|name| scenario.name.contains(name))
     };
     let mut all: Vec<_> = scenarios::all().into_iter().filter(wanted).collect();
-    all.extend(own);
+    all.extend(custom);
     table::print_heading();
     let mut medians = table::Table::new();
     for scenario in all {
@@ -77,5 +79,5 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(not(target_os = "linux"))]
 fn main() {
-    println!("this benchmark stands on epoll and /proc: Linux only");
+    println!("this benchmark needs Linux: epoll and /proc");
 }

@@ -1,4 +1,4 @@
-//! What is measured.
+//! The scenarios of the benchmark.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::floor::Batches;
-use crate::load::{Faults, Load, Rate, Speaks};
+use crate::load::{ClientKind, Faults, Load, Rate};
 use crate::process::Process;
 use crate::table::Figures;
 
@@ -25,18 +25,18 @@ enum Kind {
     Talk,
     /// One in twenty clients never reads.
     Stalled,
-    /// All connect at once, are cut, and come back.
+    /// All clients connect at the same time, are disconnected, and reconnect.
     Storm,
-    /// Every message is on disk before it is sent.
-    Kept,
-    /// All limits are as they are by default.
+    /// The server stores messages in a journal.
+    Journal,
+    /// The server has the default limits.
     Limited,
-    /// The clients take compressed messages.
+    /// The clients negotiate compression.
     Compressed,
 }
 
-/// As many as 20,000 open files allowed when the server needed two for each: so that figures can be
-/// compared.
+/// The maximum with 20,000 open files when the server needed two files per client. It stays so that
+/// results can be compared.
 const ARENA_CLIENTS: usize = 9_900;
 
 fn talk(name: &str, clients: usize, rooms: usize, rate: Rate) -> Scenario {
@@ -45,22 +45,22 @@ fn talk(name: &str, clients: usize, rooms: usize, rate: Rate) -> Scenario {
     Scenario { name, clients, rooms, rate, time, flags: &[], kind: Kind::Talk }
 }
 
-/// The same with a journal, compared with how it is without.
-fn kept(name: &str, clients: usize, rate: Rate) -> Scenario {
-    Scenario { kind: Kind::Kept, ..talk(name, clients, 1, rate) }
+/// A scenario with a journal, which is compared with the same scenario without one.
+fn with_journal(name: &str, clients: usize, rate: Rate) -> Scenario {
+    Scenario { kind: Kind::Journal, ..talk(name, clients, 1, rate) }
 }
 
-/// The same with all limits, compared with how it is without.
+/// A scenario with the default limits, which is compared with the same scenario without limits.
 fn limited(name: &str, rate: Rate) -> Scenario {
     Scenario { kind: Kind::Limited, ..talk(name, 1_000, 1, rate) }
 }
 
-/// The same with words, compressed, compared with how it is when clients do not offer that.
+/// A scenario with compression, which is compared with the same scenario without compression.
 fn compressed(name: &str, rate: Rate) -> Scenario {
     Scenario { kind: Kind::Compressed, ..talk(name, 1_000, 1, rate) }
 }
 
-/// All that have a name.
+/// Returns all scenarios.
 pub(crate) fn all() -> Vec<Scenario> {
     vec![
         talk("light", 100, 1, Rate::PerSecond(20)),
@@ -76,7 +76,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         },
         talk("rooms", 1_000, 100, Rate::PerSecond(1_000)),
         talk("rooms full", 1_000, 100, Rate::ClosedLoop),
-        // Two heartbeats of every client.
+        // Long enough for two heartbeats of every client.
         Scenario { time: Duration::from_secs(50), ..talk("idle", 9_000, 100, Rate::Silent) },
         Scenario {
             time: Duration::from_secs(15),
@@ -84,28 +84,29 @@ pub(crate) fn all() -> Vec<Scenario> {
             ..talk("stalled", 1_000, 1, Rate::PerSecond(400))
         },
         Scenario { kind: Kind::Storm, ..talk("storm", 5_000, 50, Rate::Silent) },
-        kept("light kept", 100, Rate::PerSecond(20)),
-        kept("town kept", 1_000, Rate::PerSecond(400)),
-        kept("stadium kept", 1_000, Rate::PerSecond(10_000)),
+        with_journal("light kept", 100, Rate::PerSecond(20)),
+        with_journal("town kept", 1_000, Rate::PerSecond(400)),
+        with_journal("stadium kept", 1_000, Rate::PerSecond(10_000)),
         limited("town limited", Rate::PerSecond(400)),
-        // Everybody says as much as is allowed.
+        // Every client sends at the rate limit.
         limited("stadium limited", Rate::PerSecond(10_000)),
         compressed("town deflate", Rate::PerSecond(400)),
         compressed("stadium deflate", Rate::PerSecond(10_000)),
     ]
 }
 
-/// The server's core, and that of the clients.
+/// The core of the server.
 const SERVER_CORE: usize = 0;
+/// The core of the clients.
 const LOAD_CORE: usize = 1;
 
-/// Whether there is a core for each. Asked before anything is pinned.
-static CORES_SUFFICE: LazyLock<bool> =
+/// Whether there are two cores. It must be initialized before anything is pinned.
+static HAS_TWO_CORES: LazyLock<bool> =
     LazyLock::new(|| std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
 
-/// Runs on one core from here on, with all processes started from here on.
+/// Pins this thread, and all processes that it starts from now on, to a core.
 fn pin(core: usize) {
-    if *CORES_SUFFICE {
+    if *HAS_TWO_CORES {
         let mut cores = CpuSet::new();
         cores.set(core);
         sched_setaffinity(None, &cores).unwrap();
@@ -120,7 +121,7 @@ fn start_pinned(start: impl FnOnce() -> Process) -> Process {
 }
 
 impl Scenario {
-    /// `CLIENTS,ROOMS,RATE`.
+    /// Parses `CLIENTS,ROOMS,RATE`.
     pub(crate) fn parse(text: &str) -> Self {
         let numbers: Vec<u32> = text
             .split(',')
@@ -130,23 +131,24 @@ impl Scenario {
         talk(text, clients as usize, rooms as usize, Rate::PerSecond(rate))
     }
 
-    /// Runs once, with what it is compared with.
+    /// Runs the scenario once, together with what it is compared with.
     pub(crate) fn run(&self) -> Figures {
         match self.kind {
-            Kind::Talk | Kind::Stalled => self.beside_its_floor(),
-            Kind::Kept => self.beside_no_journal(),
-            Kind::Limited => self.beside_no_limits(),
-            Kind::Compressed => self.beside_no_compression(),
+            Kind::Talk | Kind::Stalled => self.compare_floor(),
+            Kind::Journal => self.compare_journal(),
+            Kind::Limited => self.compare_limits(),
+            Kind::Compressed => self.compare_compression(),
             Kind::Storm => self.storm(),
         }
     }
 
-    fn beside_its_floor(&self) -> Figures {
-        let (mut figures, batches) = self.talk(|| Process::chinwag(self.flags), Speaks::WebSocket);
+    fn compare_floor(&self) -> Figures {
+        let (mut figures, batches) =
+            self.run_on(|| Process::chinwag(self.flags), ClientKind::WebSocket);
         if let Some(batches) = batches {
             let ours = figures["us/delivery"];
             figures.insert("x floor", ours / self.floor(batches, Rate::Silent));
-            // The same, with a floor that is also told what the clients say.
+            // A floor that also receives the messages of the clients.
             if let Rate::PerSecond(_) = self.rate {
                 figures.insert("x in+out", ours / self.floor(batches, self.rate));
             }
@@ -154,48 +156,52 @@ impl Scenario {
         figures
     }
 
-    fn beside_no_journal(&self) -> Figures {
+    fn compare_journal(&self) -> Figures {
         // Not in /tmp, which may be in memory.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let db = folder.path().join("chinwag.db");
         let flags = ["--db", db.to_str().unwrap(), "--db-sync", "full"];
-        let (figures, _) = self.talk(|| Process::chinwag(&flags), Speaks::WebSocket);
-        self.beside(figures)
+        let (figures, _) = self.run_on(|| Process::chinwag(&flags), ClientKind::WebSocket);
+        self.compare_plain(figures)
     }
 
-    fn beside_no_limits(&self) -> Figures {
-        let (figures, _) = self.talk(|| Process::limited(&[]), Speaks::WebSocket);
-        self.beside(figures)
+    fn compare_limits(&self) -> Figures {
+        let (figures, _) = self.run_on(|| Process::limited(&[]), ClientKind::WebSocket);
+        self.compare_plain(figures)
     }
 
-    fn beside_no_compression(&self) -> Figures {
-        let (mut figures, _) = self.talk(|| Process::chinwag(&[]), Speaks::CompressedWords);
-        let (without, _) = self.talk(|| Process::chinwag(&[]), Speaks::Words);
+    fn compare_compression(&self) -> Figures {
+        let (mut figures, _) = self.run_on(|| Process::chinwag(&[]), ClientKind::CompressedWords);
+        let (without, _) = self.run_on(|| Process::chinwag(&[]), ClientKind::Words);
         for (ratio, column) in [("x none", "us/delivery"), ("x bytes", "B/delivery")] {
             figures.insert(ratio, figures[column] / without[column]);
         }
         figures
     }
 
-    /// Adds how it compares with a server that has neither journal nor limits.
-    fn beside(&self, mut figures: Figures) -> Figures {
-        let (without, _) = self.talk(|| Process::chinwag(&[]), Speaks::WebSocket);
+    /// Adds a comparison with a server that has neither journal nor limits.
+    fn compare_plain(&self, mut figures: Figures) -> Figures {
+        let (without, _) = self.run_on(|| Process::chinwag(&[]), ClientKind::WebSocket);
         figures.insert("x none", figures["us/delivery"] / without["us/delivery"]);
         figures
     }
 
-    /// Lets them talk to a server of their own; tells also what batches went out.
-    fn talk(&self, start: impl FnOnce() -> Process, speaks: Speaks) -> (Figures, Option<Batches>) {
+    /// Runs the scenario on a new server. Also returns the batches that the server sent.
+    fn run_on(
+        &self,
+        start: impl FnOnce() -> Process,
+        client_kind: ClientKind,
+    ) -> (Figures, Option<Batches>) {
         let server = start_pinned(start);
-        Load::new(Speaks::WebSocket, 1).connect(server.addr, 1);
+        Load::new(ClientKind::WebSocket, 1).connect(server.addr, 1);
         let before = server.memory();
-        let mut load = Load::new(speaks, self.rooms);
+        let mut load = Load::new(client_kind, self.rooms);
         load.connect(server.addr, self.clients);
         if self.kind == Kind::Stalled {
             load.stall(self.clients / 20);
         }
-        let quiet = matches!(self.rate, Rate::Silent);
-        if !quiet {
+        let is_silent = matches!(self.rate, Rate::Silent);
+        if !is_silent {
             load.run(self.rate, Duration::from_secs(1));
         }
         let warm = server.memory();
@@ -209,7 +215,7 @@ impl Scenario {
         (figures, batches)
     }
 
-    /// Lets them talk, and counts; tells also what batches went out.
+    /// Runs the load and measures it. Also returns the batches that the server sent.
     fn measure(
         &self,
         server: &Process,
@@ -252,10 +258,11 @@ impl Scenario {
         (figures, Some(batches))
     }
 
-    /// The CPU time that the floor needs for a delivery, in microseconds, while it is told so much.
+    /// Measures the CPU time of a delivery by the floor, in microseconds, while clients send at
+    /// this rate.
     fn floor(&self, batches: Batches, rate: Rate) -> f64 {
         let floor = start_pinned(|| batches.start());
-        let mut load = Load::new(Speaks::Frames, self.rooms);
+        let mut load = Load::new(ClientKind::Frames, self.rooms);
         load.connect(floor.addr, self.clients);
         load.run(rate, Duration::from_millis(500));
         let time = self.time.min(Duration::from_secs(5));
@@ -265,21 +272,21 @@ impl Scenario {
 
     fn storm(&self) -> Figures {
         let server = start_pinned(|| Process::chinwag(self.flags));
-        let mut load = Load::new(Speaks::WebSocket, self.rooms);
+        let mut load = Load::new(ClientKind::WebSocket, self.rooms);
         let mut seconds = [0.0; 2];
         let mut memory = [0; 2];
         for round in 0..2 {
             let start = Instant::now();
             load.storm(server.addr, self.clients);
             seconds[round] = start.elapsed().as_secs_f64();
-            // They are all heard of and counted in, and those before are counted out.
+            // The server registers these clients and unregisters those of the first round.
             load.run(Rate::Silent, Duration::from_secs(1));
             memory[round] = server.memory();
             if round == 0 {
-                load.cut();
+                load.disconnect();
             }
         }
-        // Proof that they are in: everybody in a room reads what one of them says.
+        // Checks that all clients are registered: each receives the messages of its room.
         load.run(Rate::PerSecond(100), Duration::from_secs(1));
         let faults = load.settle(Duration::from_secs(5));
         let mut figures = Figures::from([
@@ -299,7 +306,7 @@ fn insert_faults(figures: &mut Figures, faults: &Faults) {
     figures.insert("closed", faults.closed as f64);
 }
 
-/// The segments with data that this system has sent so far, to itself or others.
+/// Returns how many TCP segments with data this system has sent.
 fn data_segments() -> u64 {
     let table = std::fs::read_to_string("/proc/net/netstat").unwrap();
     let mut rows = table.lines().filter(|line| line.starts_with("TcpExt:"));

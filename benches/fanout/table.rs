@@ -1,19 +1,19 @@
-//! The figures: their median, their table, those kept from earlier, and what they should be.
+//! Results: medians, the table, baselines and targets.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// The figures of a scenario by their columns.
+/// The results of a scenario by column.
 pub(crate) type Figures = BTreeMap<&'static str, f64>;
 
-/// The figures of all scenarios.
+/// The results of all scenarios.
 pub(crate) type Table = BTreeMap<String, Figures>;
 
-/// Figures of an earlier time, whose columns need not be those of today.
+/// Saved results. They may have other columns.
 pub(crate) type Baseline = BTreeMap<String, BTreeMap<String, f64>>;
 
-/// The columns, and how many places each has behind the point.
+/// The columns and their numbers of decimal places.
 const COLUMNS: [(&str, usize); 23] = [
     ("deliveries/s", 0),
     ("writes/s", 0),
@@ -41,55 +41,56 @@ const COLUMNS: [(&str, usize); 23] = [
 ];
 
 enum Bound {
-    Most(f64),
-    Least(f64),
-    /// At most so many times the figure of another scenario.
-    MostTimes(f64, &'static str),
+    Max(f64),
+    Min(f64),
+    /// At most this multiple of the result of another scenario.
+    MaxTimes(f64, &'static str),
 }
-use Bound::{Least, Most, MostTimes};
+use Bound::{Max, MaxTimes, Min};
 
-/// What the figures should be, on a quiet machine with two cores.
+/// The targets for the results on a quiet machine with two cores.
 const TARGETS: [(&str, &str, Bound); 34] = [
-    ("light", "p50 ms", Most(1.0)),
-    ("light", "p99 ms", Most(5.0)),
-    ("town hall", "us/delivery", Most(0.7)),
-    ("town hall", "x floor", Most(1.5)),
-    ("town hall", "p99 ms", Most(70.0)),
-    ("at once", "us/delivery", Most(3.0)),
-    ("stadium", "deliveries/s", Least(9_990_000.0)),
-    ("stadium", "us/delivery", Most(0.08)),
-    ("stadium", "x floor", Most(1.5)),
-    ("stadium", "p99 ms", Most(100.0)),
-    ("stadium", "lost", Most(0.0)),
-    ("arena", "closed", Most(0.0)),
-    ("arena", "lost", Most(0.0)),
-    ("arena", "grown", Most(1.05)),
-    ("rooms", "us/delivery", Most(12.0)),
-    ("rooms", "p50 ms", Most(0.5)),
-    ("rooms full", "deliveries/s", Least(130_000.0)),
-    ("idle", "kB/conn", Most(4.0)),
-    ("idle", "core %", Most(1.0)),
-    ("stalled", "us/delivery", MostTimes(1.2, "town hall")),
-    ("stalled", "p99 ms", MostTimes(1.2, "town hall")),
-    ("stalled", "lost", Most(0.0)),
-    ("storm", "back s", Most(5.0)),
-    ("storm", "grown", Most(1.1)),
-    ("storm", "lost", Most(0.0)),
-    ("light kept", "p50 ms", Most(1.5)),
-    ("light kept", "lost", Most(0.0)),
-    ("town kept", "x none", Most(1.15)),
-    ("town kept", "lost", Most(0.0)),
-    ("stadium kept", "deliveries/s", Least(9_990_000.0)),
-    ("stadium kept", "lost", Most(0.0)),
-    ("town limited", "x none", Most(1.05)),
-    ("stadium limited", "x none", Most(1.05)),
-    ("stadium limited", "deliveries/s", Least(9_990_000.0)),
+    ("light", "p50 ms", Max(1.0)),
+    ("light", "p99 ms", Max(5.0)),
+    ("town hall", "us/delivery", Max(0.7)),
+    ("town hall", "x floor", Max(1.5)),
+    ("town hall", "p99 ms", Max(70.0)),
+    ("at once", "us/delivery", Max(3.0)),
+    ("stadium", "deliveries/s", Min(9_990_000.0)),
+    ("stadium", "us/delivery", Max(0.08)),
+    ("stadium", "x floor", Max(1.5)),
+    ("stadium", "p99 ms", Max(100.0)),
+    ("stadium", "lost", Max(0.0)),
+    ("arena", "closed", Max(0.0)),
+    ("arena", "lost", Max(0.0)),
+    ("arena", "grown", Max(1.05)),
+    ("rooms", "us/delivery", Max(12.0)),
+    ("rooms", "p50 ms", Max(0.5)),
+    ("rooms full", "deliveries/s", Min(130_000.0)),
+    ("idle", "kB/conn", Max(4.0)),
+    ("idle", "core %", Max(1.0)),
+    ("stalled", "us/delivery", MaxTimes(1.2, "town hall")),
+    ("stalled", "p99 ms", MaxTimes(1.2, "town hall")),
+    ("stalled", "lost", Max(0.0)),
+    ("storm", "back s", Max(5.0)),
+    ("storm", "grown", Max(1.1)),
+    ("storm", "lost", Max(0.0)),
+    ("light kept", "p50 ms", Max(1.5)),
+    ("light kept", "lost", Max(0.0)),
+    ("town kept", "x none", Max(1.15)),
+    ("town kept", "lost", Max(0.0)),
+    ("stadium kept", "deliveries/s", Min(9_990_000.0)),
+    ("stadium kept", "lost", Max(0.0)),
+    ("town limited", "x none", Max(1.05)),
+    ("stadium limited", "x none", Max(1.05)),
+    ("stadium limited", "deliveries/s", Min(9_990_000.0)),
 ];
 
-/// What must not be in any run, whatever the machine.
+/// The columns that must be 0 in every run, on any machine.
 const FAULTS: [&str; 3] = ["lost", "repeated", "closed"];
 
-/// The median of each column; of faults the most, since a median would hide those of a few runs.
+/// Returns the median of each column. For faults it is the maximum, because a median would hide
+/// faults of single runs.
 pub(crate) fn median(runs: &[Figures]) -> Figures {
     let columns = runs.first().into_iter().flat_map(BTreeMap::keys);
     columns
@@ -102,7 +103,7 @@ pub(crate) fn median(runs: &[Figures]) -> Figures {
         .collect()
 }
 
-/// The figures as multiples of earlier ones.
+/// Returns the results as multiples of saved ones.
 pub(crate) fn ratios(figures: &Figures, before: &BTreeMap<String, f64>) -> Figures {
     let known = |(&column, figure): (&&'static str, &f64)| {
         let before = before.get(column).filter(|before| **before != 0.0)?;
@@ -128,23 +129,23 @@ pub(crate) fn print_row(name: &str, figures: &Figures) {
     println!();
 }
 
-/// Says of each target whether it is met. Fails when a message was lost or repeated, or a client
-/// closed: that is no matter of the machine.
+/// Prints for each target whether it is met. Fails only if a message was lost or repeated or a
+/// client was closed, because the other results depend on the machine.
 pub(crate) fn verdict(table: &Table) -> ExitCode {
     println!();
     for (scenario, column, bound) in TARGETS {
         let figure = |scenario: &str| table.get(scenario)?.get(column).copied();
-        let Some(seen) = figure(scenario) else { continue };
+        let Some(measured) = figure(scenario) else { continue };
         let (met, words) = match bound {
-            Most(limit) => (seen <= limit, format!("at most {limit}")),
-            Least(limit) => (seen >= limit, format!("at least {limit}")),
-            MostTimes(times, other) => {
-                let Some(other_seen) = figure(other) else { continue };
-                (seen <= times * other_seen, format!("at most {times} times {other}"))
+            Max(limit) => (measured <= limit, format!("at most {limit}")),
+            Min(limit) => (measured >= limit, format!("at least {limit}")),
+            MaxTimes(times, other) => {
+                let Some(other_measured) = figure(other) else { continue };
+                (measured <= times * other_measured, format!("at most {times} times {other}"))
             }
         };
         let verdict = if met { "met" } else { "NOT MET" };
-        println!("{scenario:<12} {column:<12} {seen:>12.3}  {words:<28} {verdict}");
+        println!("{scenario:<12} {column:<12} {measured:>12.3}  {words:<28} {verdict}");
     }
     let faults =
         |figures: &Figures| FAULTS.iter().any(|fault| figures.get(fault).is_some_and(|&n| n > 0.0));
@@ -165,6 +166,6 @@ pub(crate) fn save(name: &str, table: &Table) {
 }
 
 pub(crate) fn load(name: &str) -> Baseline {
-    let text = std::fs::read_to_string(path(name)).expect("a baseline of that name was saved");
+    let text = std::fs::read_to_string(path(name)).expect("a baseline with this name exists");
     serde_json::from_str(&text).unwrap()
 }

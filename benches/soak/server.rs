@@ -1,4 +1,4 @@
-//! The server under test: one file, one port, started again and again.
+//! The server under test, which can be restarted with the same file and port.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -10,14 +10,14 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-const END_TIME_MAX: Duration = Duration::from_secs(20);
+const START_STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     folder: TempDir,
     child: Option<Child>,
-    /// What the processes before this one have taken of the processor.
-    spent: Duration,
+    /// The CPU time of the processes before this one.
+    earlier_cpu: Duration,
 }
 
 impl Server {
@@ -27,41 +27,41 @@ impl Server {
         drop(free);
         // Not in /tmp, which may be in memory.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let mut server = Self { addr, folder, child: None, spent: Duration::ZERO };
+        let mut server = Self { addr, folder, child: None, earlier_cpu: Duration::ZERO };
         server.up().await;
         server
     }
 
     pub(crate) async fn up(&mut self) {
-        let log = File::options().create(true).append(true).open(self.log()).unwrap();
+        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_chinwag"));
         command.args(["--listen", &self.addr.to_string(), "--db"]).arg(self.db()).stderr(log);
         self.child = Some(command.spawn().unwrap());
-        let deadline = Instant::now() + END_TIME_MAX;
+        let deadline = Instant::now() + START_STOP_TIMEOUT;
         while TcpStream::connect(self.addr).await.is_err() {
-            assert!(Instant::now() < deadline, "it does not start:\n{}", self.said());
+            assert!(Instant::now() < deadline, "the server does not start:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Tells it to stop, and waits until it has, in order.
+    /// Stops it with SIGTERM, and waits until it has exited.
     pub(crate) async fn down(&mut self) {
-        self.spent = self.cpu();
+        self.earlier_cpu = self.cpu();
         let mut child = self.child.take().unwrap();
         let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
         assert!(killed.unwrap().success());
-        let deadline = Instant::now() + END_TIME_MAX;
+        let deadline = Instant::now() + START_STOP_TIMEOUT;
         let status = loop {
             if let Some(status) = child.try_wait().unwrap() {
                 break status;
             }
-            assert!(Instant::now() < deadline, "it does not end");
+            assert!(Instant::now() < deadline, "the server does not stop");
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        assert!(status.success(), "it ends with {status}:\n{}", self.said());
+        assert!(status.success(), "the server exited with {status}:\n{}", self.log());
     }
 
-    /// All that it keeps, a message to a line.
+    /// Exports all messages, one per line.
     pub(crate) fn export(&self) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_chinwag"));
         let output = command.arg("export").arg("--db").arg(self.db()).output().unwrap();
@@ -69,12 +69,12 @@ impl Server {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// What it has logged.
-    pub(crate) fn said(&self) -> String {
-        std::fs::read_to_string(self.log()).unwrap()
+    /// Returns its log.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap()
     }
 
-    /// Resident memory, in bytes.
+    /// Returns its resident memory, in bytes.
     pub(crate) fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(self.proc("status")).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -85,22 +85,22 @@ impl Server {
         std::fs::read_dir(self.proc("fd")).unwrap().count()
     }
 
-    /// What all its processes have taken of the processor.
+    /// Returns the CPU time of all its processes.
     pub(crate) fn cpu(&self) -> Duration {
         let threads = std::fs::read_dir(self.proc("task")).unwrap();
         let nanos = threads.filter_map(|thread| {
             let stat = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
             stat.split(' ').next()?.parse::<u64>().ok()
         });
-        self.spent + Duration::from_nanos(nanos.sum())
+        self.earlier_cpu + Duration::from_nanos(nanos.sum())
     }
 
-    /// What it counts, by name and labels.
+    /// Returns its metrics: name with labels, and value.
     pub(crate) async fn metrics(&self) -> Vec<(String, f64)> {
         let mut tcp = TcpStream::connect(self.addr).await.unwrap();
         let host = self.addr;
-        let ask = format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        tcp.write_all(ask.as_bytes()).await.unwrap();
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        tcp.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         tcp.read_to_string(&mut answer).await.unwrap();
         let lines = answer.lines().filter_map(|line| line.rsplit_once(' '));
@@ -115,7 +115,7 @@ impl Server {
         self.folder.path().join("chinwag.db")
     }
 
-    fn log(&self) -> PathBuf {
+    fn log_path(&self) -> PathBuf {
         self.folder.path().join("log")
     }
 }
@@ -129,7 +129,7 @@ impl Drop for Server {
     }
 }
 
-/// A connection from an address of its own: on Linux all of 127/8 is loopback.
+/// Connects from an own address for each number. On Linux all of 127/8 is loopback.
 pub(crate) async fn connect(server: SocketAddr, number: u32) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((Ipv4Addr::from_bits(0x7F40_0000 + number), 0).into())?;

@@ -1,19 +1,20 @@
-//! A server as a child process, and what `/proc` says of it.
-#![allow(dead_code, reason = "each bench uses its part")]
+//! A server as a child process, and its memory and CPU time from `/proc`.
+#![allow(dead_code, reason = "each benchmark uses a part")]
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// A server that listens on a port of its own choice. It ends when this is dropped.
+/// A server on a free port. It is killed when this is dropped.
 pub(crate) struct Process {
     child: Child,
     pub(crate) addr: SocketAddr,
 }
 
 impl Process {
-    /// The release binary without limits on clients. It keeps no history unless a flag says so.
+    /// Starts the release binary without limits on clients. It stores no history unless a flag says
+    /// so.
     pub(crate) fn chinwag(flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_chinwag"));
         let unlimited = [
@@ -32,7 +33,7 @@ impl Process {
         Self::on_a_free_port(&mut command, flags)
     }
 
-    /// The release binary with all limits as they are by default.
+    /// Starts the release binary with the default limits.
     pub(crate) fn limited(flags: &[&str]) -> Self {
         Self::on_a_free_port(&mut Command::new(env!("CARGO_BIN_EXE_chinwag")), flags)
     }
@@ -42,31 +43,31 @@ impl Process {
         Self::spawn(command)
     }
 
-    /// Any program that says `http://localhost:PORT` on its standard error once it listens.
+    /// Starts a program that writes `http://localhost:PORT` to its standard error once it listens.
     pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let port = lines
             .map_while(Result::ok)
             .find_map(|line| line.split_once("http://localhost:")?.1.parse::<u16>().ok())
-            .expect("the server says its port");
+            .expect("the server logs its port");
         Self { child, addr: ([127, 0, 0, 1], port).into() }
     }
 
-    /// Ends it in order.
+    /// Stops it with SIGTERM.
     pub(crate) fn stop(mut self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         assert!(self.child.wait().unwrap().success());
     }
 
-    /// What it has in memory now, in bytes.
+    /// Returns its resident memory, in bytes.
     pub(crate) fn memory(&self) -> u64 {
         self.status("VmRSS:")
     }
 
-    /// The most it has had in memory, in bytes.
-    pub(crate) fn peak(&self) -> u64 {
+    /// Returns its peak resident memory, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
         self.status("VmHWM:")
     }
 
@@ -76,7 +77,7 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
-    /// The time its threads have run so far.
+    /// Returns the CPU time of its threads.
     pub(crate) fn cpu(&self) -> Duration {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
         let nanos = threads.map(|thread| {

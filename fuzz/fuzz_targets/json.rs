@@ -1,5 +1,5 @@
-//! The JSON protocol: whatever a line holds, it is a command that keeps its promises, or it is
-//! answered by an error that is itself a line of JSON; and nothing depends on how often it is read.
+//! The JSON protocol. Every line is decoded to a valid command or answered with an error in one
+//! line of JSON, and decoding it again gives the same command.
 #![no_main]
 
 use chinwag::domain::{Nick, RoomName};
@@ -15,41 +15,41 @@ fuzz_target!(|input: &str| {
         Ok(Some(request)) => {
             let again = json::decode(line, MAX_BYTES);
             assert!(again.is_ok_and(|again| again.as_ref() == Some(&request)));
-            keeps_its_promises(&request.command);
+            assert_valid(&request.command);
         }
         Err(reply) => {
-            let told = json::reply(&reply);
-            assert!(!told.contains('\n') && told.len() < 2000, "{told}");
-            let told: serde_json::Value = serde_json::from_str(&told).expect("a line of JSON");
-            assert_eq!(told["type"], "error");
+            let line = json::reply(&reply);
+            assert!(!line.contains('\n') && line.len() < 2000, "{line}");
+            let error: serde_json::Value = serde_json::from_str(&line).expect("the line is JSON");
+            assert_eq!(error["type"], "error");
         }
     }
 });
 
-fn keeps_its_promises(command: &Command) {
+fn assert_valid(command: &Command) {
     match command {
         Command::Say { room, text, id } => {
-            is_a_room(room);
+            assert_valid_room(room);
             assert!((1..=MAX_BYTES).contains(&text.as_str().len()));
             assert!(id.as_ref().is_none_or(|id| id.as_str().chars().count() <= 64));
         }
-        Command::Hello { nick, .. } => nick.iter().for_each(is_a_nick),
-        Command::Nick { nick } => is_a_nick(nick),
+        Command::Hello { nick, .. } => nick.iter().for_each(assert_valid_nick),
+        Command::Nick { nick } => assert_valid_nick(nick),
         Command::History { room, limit, .. } => {
-            is_a_room(room);
+            assert_valid_room(room);
             assert!((1..=json::HISTORY_MAX).contains(limit));
         }
         Command::Join { room, .. }
         | Command::Leave { room }
         | Command::Who { room }
-        | Command::Typing { room } => is_a_room(room),
+        | Command::Typing { room } => assert_valid_room(room),
     }
 }
 
-fn is_a_room(room: &RoomName) {
+fn assert_valid_room(room: &RoomName) {
     assert_eq!(RoomName::parse(room.as_str()).as_ref(), Ok(room));
 }
 
-fn is_a_nick(nick: &Nick) {
+fn assert_valid_nick(nick: &Nick) {
     assert_eq!(Nick::parse(nick.as_str()).as_ref(), Ok(nick));
 }

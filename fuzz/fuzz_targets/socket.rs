@@ -1,4 +1,4 @@
-//! Guard and assembly against the plain parser, whatever comes and however it is cut.
+//! Compares guard and assembly with the reference parser, for any input in any chunks.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

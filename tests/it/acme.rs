@@ -1,4 +1,4 @@
-//! Certificates from a certificate authority: pebble, which validates for real.
+//! Certificates from pebble, a certificate authority for tests that validates domains.
 #![cfg(all(feature = "tls", unix))]
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -34,22 +34,23 @@ use crate::tls::{Certificate, authority_pem, trusting};
 
 const DOMAIN: &str = "chat.example";
 
-/// How long a test of a few seconds may take on a busy machine.
-const LONG: Duration = Duration::from_secs(90);
+/// The deadline for a line of the log. It is long because the machine may be busy.
+const LOG_DEADLINE: Duration = Duration::from_secs(90);
 
-/// An address that is free now.
-fn free() -> SocketAddr {
+/// Returns an address with a free port.
+fn free_addr() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// A name server that knows one address for all names: this machine's.
+/// Starts a name server that resolves every name to this machine.
 async fn name_server() -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let addr = socket.local_addr().unwrap();
     actix_web::rt::spawn(async move {
         let mut query = [0; 512];
         while let Ok((length, client)) = socket.recv_from(&mut query).await {
-            // The header is 12 bytes; a name ends with an empty label, then type and class follow.
+            // The header has 12 bytes. A name ends with an empty label, and its type and class
+            // follow.
             let mut end = 12;
             while query[end] != 0 {
                 end += 1 + usize::from(query[end]);
@@ -68,61 +69,61 @@ async fn name_server() -> SocketAddr {
     addr
 }
 
-/// Where an authority listens, and the port at which it validates domains.
+/// The addresses of a pebble, and the address to which it connects to validate a domain.
 #[derive(Clone, Copy)]
-struct Ports {
+struct PebbleAddrs {
     directory: SocketAddr,
     management: SocketAddr,
-    validated: SocketAddr,
+    validation: SocketAddr,
 }
 
-impl Ports {
+impl PebbleAddrs {
     fn free() -> Self {
-        Self { directory: free(), management: free(), validated: free() }
+        Self { directory: free_addr(), management: free_addr(), validation: free_addr() }
     }
 
-    fn url(&self) -> String {
+    fn directory_url(&self) -> String {
         format!("https://{}/dir", self.directory)
     }
 }
 
-/// A certificate authority that is running.
+/// A running certificate authority.
 struct Pebble {
     process: Child,
-    ports: Ports,
+    addrs: PebbleAddrs,
     _folder: TempDir,
 }
 
-/// That of the system, or the one that `scripts/test` fetches.
-fn binary() -> String {
-    let fetched = concat!(env!("CARGO_MANIFEST_DIR"), "/target/pebble/usr/bin/pebble");
-    let all = [fetched, "/usr/bin/pebble", "/usr/local/bin/pebble"];
+/// Returns the path of pebble: the one that `scripts/test` downloads, or that of the system.
+fn pebble_binary() -> String {
+    let downloaded = concat!(env!("CARGO_MANIFEST_DIR"), "/target/pebble/usr/bin/pebble");
+    let all = [downloaded, "/usr/bin/pebble", "/usr/local/bin/pebble"];
     let found = all.into_iter().find(|path| Path::new(path).exists());
-    found.expect("scripts/test fetches pebble").to_owned()
+    found.expect("pebble is installed; scripts/test downloads it").to_owned()
 }
 
 impl Pebble {
-    /// Starts one whose certificates are valid for this many seconds.
-    async fn start(ports: Ports, validity: u64) -> Self {
+    /// Starts a pebble whose certificates are valid for this many seconds.
+    async fn start(addrs: PebbleAddrs, validity: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let own = Certificate::write(folder.path(), 4000);
         let settings = json!({ "pebble": {
-            "listenAddress": ports.directory,
-            "managementListenAddress": ports.management,
+            "listenAddress": addrs.directory,
+            "managementListenAddress": addrs.management,
             "certificate": own.cert,
             "privateKey": own.key,
             "httpPort": 1,
-            "tlsPort": ports.validated.port(),
+            "tlsPort": addrs.validation.port(),
             "certificateValidityPeriod": validity,
         }});
         let file = folder.path().join("pebble.json");
         std::fs::write(&file, settings.to_string()).unwrap();
-        let process = Command::new(binary())
+        let process = Command::new(pebble_binary())
             .arg("-config")
             .arg(&file)
             .args(["-strict", "-dnsserver", &name_server().await.to_string()])
             .env("PEBBLE_VA_NOSLEEP", "1")
-            // By default it refuses some requests, so that clients learn to repeat them.
+            // By default pebble rejects some requests at random.
             .env("PEBBLE_WFE_NONCEREJECT", "0")
             .env("PEBBLE_AUTHZREUSE", "0")
             .stdout(Stdio::null())
@@ -130,29 +131,29 @@ impl Pebble {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        for addr in [ports.directory, ports.management] {
+        for addr in [addrs.directory, addrs.management] {
             let up = async || TcpStream::connect(addr).await.is_ok();
             eventually("pebble to listen", up).await;
         }
-        Self { process, ports, _folder: folder }
+        Self { process, addrs, _folder: folder }
     }
 
-    /// The root certificate of those that it issues.
-    async fn root(&self) -> CertificateDer<'static> {
+    /// Returns the root certificate of the certificates that it issues.
+    async fn root_certificate(&self) -> CertificateDer<'static> {
         let own = trusting([CertificateDer::from_pem_slice(authority_pem().as_bytes()).unwrap()]);
-        let tls = connect(&own, self.ports.management, "localhost", &[]).await.unwrap();
+        let tls = connect(&own, self.addrs.management, "localhost", &[]).await.unwrap();
         let answer = get(tls, "localhost", "/roots/0").await;
         CertificateDer::from_pem_slice(answer.as_bytes()).unwrap()
     }
 
-    async fn end(mut self) {
+    async fn stop(mut self) {
         within("pebble to end", self.process.kill()).await.unwrap();
     }
 }
 
 type Tls = TlsStream<TcpStream>;
 
-/// Connects over TLS as a client of this name that speaks these protocols.
+/// Connects over TLS with this server name and these ALPN protocols.
 async fn connect(
     config: &ClientConfig,
     addr: SocketAddr,
@@ -169,52 +170,53 @@ async fn connect(
     within("a handshake", connecting).await
 }
 
+/// Sends a GET request and returns the whole response.
 async fn get(mut tls: Tls, host: &str, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     within("the request", tls.write_all(request.as_bytes())).await.unwrap();
     let mut answer = Vec::new();
-    // Some servers end the connection without ending TLS.
+    // Some servers close the connection without a TLS close alert.
     let _ = within("the answer", tls.read_to_end(&mut answer)).await;
     String::from_utf8(answer).unwrap()
 }
 
-fn shown(tls: &Tls) -> CertificateDer<'static> {
+fn peer_certificate(tls: &Tls) -> CertificateDer<'static> {
     tls.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
 }
 
-/// A folder for a program that gets its certificate from an authority.
+/// A folder for a program that obtains its certificate from pebble.
 struct Site {
-    ports: Ports,
+    addrs: PebbleAddrs,
     folder: TempDir,
-    authority: PathBuf,
+    authority_file: PathBuf,
 }
 
 impl Site {
-    fn new(ports: Ports) -> Self {
+    fn new(addrs: PebbleAddrs) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let authority = folder.path().join("authority.pem");
-        std::fs::write(&authority, authority_pem()).unwrap();
-        Self { ports, folder, authority }
+        let authority_file = folder.path().join("authority.pem");
+        std::fs::write(&authority_file, authority_pem()).unwrap();
+        Self { addrs, folder, authority_file }
     }
 
-    fn keys(&self) -> PathBuf {
+    fn keys_dir(&self) -> PathBuf {
         self.folder.path().join("keys")
     }
 
-    async fn program(&self, flags: &[&str]) -> Program {
+    async fn start_program(&self, flags: &[&str]) -> Program {
         let mut command = Command::new(PROGRAM);
         command
-            .args(["--listen", &self.ports.validated.to_string(), "--db", "none"])
+            .args(["--listen", &self.addrs.validation.to_string(), "--db", "none"])
             .args(["--acme", DOMAIN, "--acme-contact", "me@chat.example"])
-            .args(["--acme-url", &self.ports.url(), "--acme-dir", "keys", "--acme-ca"])
-            .arg(&self.authority)
+            .args(["--acme-url", &self.addrs.directory_url(), "--acme-dir", "keys", "--acme-ca"])
+            .arg(&self.authority_file)
             .args(flags);
         Program::spawn(command, self.folder.path(), "https").await
     }
 }
 
-/// Reads the log up to a line that contains this text.
-async fn logged(program: &mut Program, text: &str) -> String {
+/// Reads the log up to a line that contains this text, and returns the line.
+async fn wait_for_log(program: &mut Program, text: &str) -> String {
     let mut read = Vec::new();
     let line = async {
         loop {
@@ -226,18 +228,18 @@ async fn logged(program: &mut Program, text: &str) -> String {
             read.push(line);
         }
     };
-    match timeout(LONG, line).await {
+    match timeout(LOG_DEADLINE, line).await {
         Ok(line) => line,
         Err(_) => panic!("no {text:?} in {read:#?}"),
     }
 }
 
-/// A WebSocket over TLS.
-struct Talker(WebSocketStream<Tls>);
+/// A client of the text protocol over TLS.
+struct TlsClient(WebSocketStream<Tls>);
 
-impl Talker {
-    async fn connect(client: &ClientConfig, addr: SocketAddr, nick: &str) -> Self {
-        let tls = connect(client, addr, DOMAIN, &["http/1.1"]).await.unwrap();
+impl TlsClient {
+    async fn connect(tls_config: &ClientConfig, addr: SocketAddr, nick: &str) -> Self {
+        let tls = connect(tls_config, addr, DOMAIN, &["http/1.1"]).await.unwrap();
         let url = format!("wss://{DOMAIN}:{}/ws?nick={nick}", addr.port());
         let upgrade = tokio_tungstenite::client_async(url, tls);
         Self(within("an upgrade", upgrade).await.unwrap().0)
@@ -247,11 +249,11 @@ impl Talker {
         within("a message to be sent", self.0.send(Message::text(text))).await.unwrap();
     }
 
-    async fn hears(&mut self, line: &str) {
+    async fn expect(&mut self, line: &str) {
         loop {
-            let heard = within(line, self.0.next()).await.unwrap().unwrap();
-            if !heard.is_ping() {
-                break assert_eq!(heard, Message::text(line));
+            let message = within(line, self.0.next()).await.unwrap().unwrap();
+            if !message.is_ping() {
+                break assert_eq!(message, Message::text(line));
             }
         }
     }
@@ -260,122 +262,126 @@ impl Talker {
 #[ignore = "needs pebble; scripts/test runs it"]
 #[actix_web::test]
 async fn program_obtains_a_certificate_and_loads_it_after_a_restart() {
-    let ports = Ports::free();
-    let pebble = Pebble::start(ports, 90 * 86_400).await;
-    let site = Site::new(ports);
-    let two = ["--acme", "alt.example"];
-    let mut program = site.program(&two).await;
+    let addrs = PebbleAddrs::free();
+    let pebble = Pebble::start(addrs, 90 * 86_400).await;
+    let site = Site::new(addrs);
+    let second_domain = ["--acme", "alt.example"];
+    let mut program = site.start_program(&second_domain).await;
     let obtained = "obtained the certificate for chat.example, alt.example";
-    let line = logged(&mut program, obtained).await;
+    let line = wait_for_log(&mut program, obtained).await;
     assert!(line.contains("expires in 89 days"), "{line}");
-    let client = trusting([pebble.root().await]);
-    let tls = connect(&client, program.addr, DOMAIN, &[]).await.unwrap();
-    let first = shown(&tls);
-    let other = connect(&client, program.addr, "alt.example", &[]).await.unwrap();
-    assert!(shown(&other) == first, "it is for both domains");
+    let tls_config = trusting([pebble.root_certificate().await]);
+    let tls = connect(&tls_config, program.addr, DOMAIN, &[]).await.unwrap();
+    let first = peer_certificate(&tls);
+    let other = connect(&tls_config, program.addr, "alt.example", &[]).await.unwrap();
+    assert!(peer_certificate(&other) == first, "one certificate is for both domains");
     let page = get(tls, DOMAIN, "/").await;
     assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
-    let mut talker = Talker::connect(&client, program.addr, "ada").await;
-    talker.say("hello").await;
-    talker.hears("ada: hello").await;
-    // Nobody speaks the protocol of challenges while there is none, not even as one of several.
+    let mut client = TlsClient::connect(&tls_config, program.addr, "ada").await;
+    client.say("hello").await;
+    client.expect("ada: hello").await;
+    // Without a pending challenge, the protocol of challenges is never negotiated.
     for protocols in [&["acme-tls/1"][..], &["h2", "acme-tls/1"]] {
-        assert!(connect(&client, program.addr, DOMAIN, protocols).await.is_err());
+        assert!(connect(&tls_config, program.addr, DOMAIN, protocols).await.is_err());
     }
-    let both = connect(&client, program.addr, DOMAIN, &["acme-tls/1", "http/1.1"]).await.unwrap();
+    let both =
+        connect(&tls_config, program.addr, DOMAIN, &["acme-tls/1", "http/1.1"]).await.unwrap();
     assert_eq!(both.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
-    // The account's key and the certificate.
+    // The two files are the account's key and the certificate.
     let modes = || {
-        let files = std::fs::read_dir(site.keys()).unwrap().map(|entry| entry.unwrap().path());
+        let files = std::fs::read_dir(site.keys_dir()).unwrap().map(|entry| entry.unwrap().path());
         files.map(|path| path.metadata().unwrap().permissions().mode() & 0o777)
     };
-    eventually("both files", async || modes().collect::<Vec<_>>() == [0o600; 2]).await;
-    assert_eq!(site.keys().metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    eventually("both files to exist", async || modes().collect::<Vec<_>>() == [0o600; 2]).await;
+    assert_eq!(site.keys_dir().metadata().unwrap().permissions().mode() & 0o777, 0o700);
 
     program.signal("-TERM");
     assert_eq!(program.exit_code().await, Some(0));
-    pebble.end().await;
-    let mut program = site.program(&two).await;
-    logged(&mut program, "loaded the certificate for chat.example").await;
-    let tls = connect(&client, program.addr, DOMAIN, &[]).await.unwrap();
-    assert!(shown(&tls) == first, "the authority is away");
+    pebble.stop().await;
+    let mut program = site.start_program(&second_domain).await;
+    wait_for_log(&mut program, "loaded the certificate for chat.example").await;
+    let tls = connect(&tls_config, program.addr, DOMAIN, &[]).await.unwrap();
+    assert!(
+        peer_certificate(&tls) == first,
+        "the certificate was loaded while the authority is unreachable"
+    );
 }
 
 #[ignore = "needs pebble; scripts/test runs it"]
 #[actix_web::test]
-async fn certificate_is_renewed_before_it_expires_and_open_connections_stay() {
-    let ports = Ports::free();
-    let pebble = Pebble::start(ports, 30).await;
-    let site = Site::new(ports);
-    let mut program = site.program(&[]).await;
-    logged(&mut program, "obtained the certificate for chat.example").await;
-    let client = trusting([pebble.root().await]);
-    let first = shown(&connect(&client, program.addr, DOMAIN, &[]).await.unwrap());
-    let mut talker = Talker::connect(&client, program.addr, "ada").await;
-    logged(&mut program, "renewed the certificate for chat.example").await;
+async fn certificate_is_renewed_before_expiry_and_connections_stay_open() {
+    let addrs = PebbleAddrs::free();
+    let pebble = Pebble::start(addrs, 30).await;
+    let site = Site::new(addrs);
+    let mut program = site.start_program(&[]).await;
+    wait_for_log(&mut program, "obtained the certificate for chat.example").await;
+    let tls_config = trusting([pebble.root_certificate().await]);
+    let first = peer_certificate(&connect(&tls_config, program.addr, DOMAIN, &[]).await.unwrap());
+    let mut client = TlsClient::connect(&tls_config, program.addr, "ada").await;
+    wait_for_log(&mut program, "renewed the certificate for chat.example").await;
     let expiry = X509Certificate::from_der(&first).unwrap().1.validity().not_after.timestamp();
     let expiry = UNIX_EPOCH + Duration::from_secs(expiry.try_into().unwrap());
     let renewed = SystemTime::now();
     assert!(renewed < expiry, "{:?} late", renewed.duration_since(expiry));
-    let second = shown(&connect(&client, program.addr, DOMAIN, &[]).await.unwrap());
+    let second = peer_certificate(&connect(&tls_config, program.addr, DOMAIN, &[]).await.unwrap());
     assert!(first != second, "new connections get the new certificate");
-    talker.say("still here").await;
-    talker.hears("ada: still here").await;
+    client.say("still here").await;
+    client.expect("ada: still here").await;
 }
 
 #[ignore = "needs pebble; scripts/test runs it"]
 #[actix_web::test]
-async fn certificate_is_obtained_once_the_authority_can_be_reached() {
-    let ports = Ports::free();
-    let site = Site::new(ports);
-    let redirecting = free();
-    let mut program = site.program(&["--redirect-from", &redirecting.to_string()]).await;
-    let line = logged(&mut program, "cannot obtain a certificate for chat.example").await;
+async fn certificate_is_obtained_once_the_authority_is_reachable() {
+    let addrs = PebbleAddrs::free();
+    let site = Site::new(addrs);
+    let redirect_addr = free_addr();
+    let mut program = site.start_program(&["--redirect-from", &redirect_addr.to_string()]).await;
+    let line = wait_for_log(&mut program, "cannot obtain a certificate for chat.example").await;
     assert!(line.contains("trying again in 2s"), "{line}");
-    let answer = raw_http(redirecting, "GET / HTTP/1.1\r\nHost: chat.example\r\n\r\n").await;
+    let answer = raw_http(redirect_addr, "GET / HTTP/1.1\r\nHost: chat.example\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 308 "), "{answer}");
-    let pebble = Pebble::start(ports, 86_400).await;
-    logged(&mut program, "obtained the certificate for chat.example").await;
-    let client = trusting([pebble.root().await]);
-    let tls = connect(&client, program.addr, DOMAIN, &[]).await.unwrap();
+    let pebble = Pebble::start(addrs, 86_400).await;
+    wait_for_log(&mut program, "obtained the certificate for chat.example").await;
+    let tls_config = trusting([pebble.root_certificate().await]);
+    let tls = connect(&tls_config, program.addr, DOMAIN, &[]).await.unwrap();
     assert!(get(tls, DOMAIN, "/healthz").await.starts_with("HTTP/1.1 200 "));
 }
 
 #[ignore = "needs pebble; scripts/test runs it"]
 #[actix_web::test]
-async fn failed_validation_is_logged_with_its_reason_and_tried_again_after_a_minute() {
-    let ports = Ports::free();
-    // The authority connects to another port than the program's.
-    let _pebble = Pebble::start(Ports { validated: free(), ..ports }, 86_400).await;
-    let site = Site::new(ports);
-    let mut program = site.program(&[]).await;
-    let line = logged(&mut program, "cannot obtain a certificate for chat.example").await;
+async fn failed_validation_is_logged_with_its_reason_and_retried_after_a_minute() {
+    let addrs = PebbleAddrs::free();
+    // The authority connects to a port on which nothing listens.
+    let _pebble = Pebble::start(PebbleAddrs { validation: free_addr(), ..addrs }, 86_400).await;
+    let site = Site::new(addrs);
+    let mut program = site.start_program(&[]).await;
+    let line = wait_for_log(&mut program, "cannot obtain a certificate for chat.example").await;
     assert!(line.contains("cannot validate chat.example by a TLS connection"), "{line}");
     assert!(line.contains("Failed to connect") && line.contains("again in 1m"), "{line}");
 }
 
-/// Otherwise each attempt would register another account.
+/// Otherwise each attempt would register a new account.
 #[ignore = "needs pebble; scripts/test runs it"]
 #[actix_web::test]
-async fn nothing_is_ordered_while_the_account_key_cannot_be_saved() {
-    let ports = Ports::free();
-    let site = Site::new(ports);
-    let mut program = site.program(&[]).await;
-    logged(&mut program, "trying again in 2s").await;
-    std::fs::remove_dir_all(site.keys()).unwrap();
-    let _pebble = Pebble::start(ports, 86_400).await;
-    let line = logged(&mut program, "cannot save the account key").await;
+async fn no_certificate_is_ordered_while_the_account_key_cannot_be_saved() {
+    let addrs = PebbleAddrs::free();
+    let site = Site::new(addrs);
+    let mut program = site.start_program(&[]).await;
+    wait_for_log(&mut program, "trying again in 2s").await;
+    std::fs::remove_dir_all(site.keys_dir()).unwrap();
+    let _pebble = Pebble::start(addrs, 86_400).await;
+    let line = wait_for_log(&mut program, "cannot save the account key").await;
     assert!(line.contains("trying again in "), "{line}");
 }
 
 #[ignore = "needs pebble and Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn two_browser_windows_talk_over_an_obtained_certificate() {
-    let ports = Ports::free();
-    let _pebble = Pebble::start(ports, 86_400).await;
-    let site = Site::new(ports);
-    let mut program = site.program(&[]).await;
-    logged(&mut program, "obtained the certificate for chat.example").await;
+async fn two_browsers_exchange_messages_over_an_obtained_certificate() {
+    let addrs = PebbleAddrs::free();
+    let _pebble = Pebble::start(addrs, 86_400).await;
+    let site = Site::new(addrs);
+    let mut program = site.start_program(&[]).await;
+    wait_for_log(&mut program, "obtained the certificate for chat.example").await;
     let url = format!("https://{DOMAIN}:{}/", program.addr.port());
     let windows = [Browser::open(&url).await, Browser::open(&url).await];
     for (window, name) in windows.iter().zip(["Ada", "Ben"]) {
@@ -396,24 +402,24 @@ async fn two_browser_windows_talk_over_an_obtained_certificate() {
 }
 
 #[actix_web::test]
-async fn without_its_authority_the_program_serves_all_but_tls_and_says_so() {
-    let site = Site::new(Ports::free());
-    let redirecting = free();
-    let mut program = site.program(&["--redirect-from", &redirecting.to_string()]).await;
-    let line = logged(&mut program, "cannot obtain a certificate for chat.example").await;
+async fn redirects_work_and_tls_fails_while_the_authority_is_unreachable() {
+    let site = Site::new(PebbleAddrs::free());
+    let redirect_addr = free_addr();
+    let mut program = site.start_program(&["--redirect-from", &redirect_addr.to_string()]).await;
+    let line = wait_for_log(&mut program, "cannot obtain a certificate for chat.example").await;
     assert!(line.contains("trying again in 2s; TLS handshakes fail until then"), "{line}");
-    let line = logged(&mut program, "cannot obtain a certificate for chat.example").await;
+    let line = wait_for_log(&mut program, "cannot obtain a certificate for chat.example").await;
     assert!(line.contains("trying again in 4s"), "{line}");
-    let answer = raw_http(redirecting, "GET / HTTP/1.1\r\nHost: chat.example\r\n\r\n").await;
+    let answer = raw_http(redirect_addr, "GET / HTTP/1.1\r\nHost: chat.example\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 308 "), "{answer}");
     assert!(connect(&trusting([]), program.addr, DOMAIN, &[]).await.is_err());
     program.signal("-TERM");
     assert_eq!(program.exit_code().await, Some(0));
 }
 
-/// An authority that accepts connections and says nothing.
+/// The authority accepts connections and never answers.
 #[actix_web::test]
-async fn attempt_to_obtain_a_certificate_ends_with_the_server() {
+async fn stopping_the_server_ends_an_attempt_to_obtain_a_certificate() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut acme = Acme::new(vec![DOMAIN.parse().unwrap()]);
@@ -423,16 +429,19 @@ async fn attempt_to_obtain_a_certificate_ends_with_the_server() {
     let server = chinwag::server::start(Config { acme, ..config() }).await.unwrap();
     let (mut request, _) = within("a connection", silent.accept()).await.unwrap();
     within("a TLS handshake", request.read_u8()).await.unwrap();
-    assert!(CryptoProvider::get_default().is_none(), "a program that mounts the chat has its own");
+    assert!(
+        CryptoProvider::get_default().is_none(),
+        "the process-wide default belongs to the program that mounts the chat"
+    );
     within("the server to stop", server.stop()).await;
     let _ = within("the end of the attempt", request.read_to_end(&mut Vec::new())).await;
 }
 
 #[actix_web::test]
-async fn no_listen_address_with_port_443_is_a_warning() {
+async fn missing_listen_address_on_port_443_logs_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(PROGRAM);
-    let url = Ports::free().url();
+    let url = PebbleAddrs::free().directory_url();
     command.args(["--db", "none", "--acme", DOMAIN, "--acme-url", &url]);
     command.args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()).current_dir(folder.path());
     let mut child = command.kill_on_drop(true).spawn().unwrap();
@@ -445,13 +454,13 @@ async fn no_listen_address_with_port_443_is_a_warning() {
         }
         assert!(!line.contains("open https"), "the warning comes first");
     }
-    // The default folder, beside the history or, as there is none, where the program runs.
+    // The default folder is in the current directory, because there is no history file.
     let mode = folder.path().join("chinwag-acme").metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }
 
 #[actix_web::test]
-async fn mistakes_on_the_command_line_are_one_line_that_names_the_flag() {
+async fn invalid_acme_flags_print_one_line_that_names_the_flag() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (open, file, empty) = (path("open"), path("file"), path("empty.pem"));
@@ -464,7 +473,7 @@ async fn mistakes_on_the_command_line_are_one_line_that_names_the_flag() {
     let acme = ["--acme", DOMAIN];
     let with = |flags: &[&str]| [&acme[..], flags].concat().join("\n");
     let domain = |name: &str| format!("--acme\n{name}");
-    let wrong: Vec<(String, i32, &str, &str)> = vec![
+    let invalid: Vec<(String, i32, &str, &str)> = vec![
         (with(&["--tls-cert", "a", "--tls-key", "b"]), 2, "--acme", "cannot be used together"),
         (domain(""), 2, "--acme", "takes a DNS name"),
         (domain("192.0.2.1"), 2, "--acme", "takes a DNS name"),
@@ -492,16 +501,16 @@ async fn mistakes_on_the_command_line_are_one_line_that_names_the_flag() {
         (with(&["--acme-dir", &keys, "--acme-ca", &missing]), 1, "--acme-ca", "cannot read"),
         (with(&["--acme-dir", &keys, "--acme-ca", &empty]), 1, "--acme-ca", "no valid PEM"),
     ];
-    for (flags, code, flag, error) in wrong {
+    for (flags, code, flag, error) in invalid {
         let mut program = Command::new(PROGRAM);
         program.args(["--listen", "127.0.0.1:0", "--db", "none"]).args(flags.split('\n'));
         program.current_dir(folder.path()).kill_on_drop(true);
         let output = within("the program to end", program.output()).await.unwrap();
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{flags}: {told}");
-        assert_eq!(told.lines().count(), 1, "{told}");
-        assert!(told.starts_with("error: ") && told.contains(error), "{told}");
-        assert!(told.contains(flag), "{told}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{flags}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains(error), "{stderr}");
+        assert!(stderr.contains(flag), "{stderr}");
     }
-    assert!(!Path::new(&keys).exists(), "a mistake leaves no folder behind");
+    assert!(!Path::new(&keys).exists(), "an invalid command line creates no folder");
 }

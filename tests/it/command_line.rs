@@ -1,10 +1,11 @@
-//! The program: its flags, its exit codes, its signals.
+//! Flags, exit codes and signals of the program.
 
 use tokio::process::Command;
 
 use crate::harness::{Client, raw_http, within};
 use crate::program::{PROGRAM, Program};
 
+/// Runs the program to its end, and returns its exit code and its standard error.
 async fn run(flags: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(PROGRAM).args(flags).kill_on_drop(true).output();
     let output = within("the program to end", output).await.unwrap();
@@ -12,8 +13,8 @@ async fn run(flags: &[&str]) -> (Option<i32>, String) {
 }
 
 #[actix_web::test]
-async fn a_bad_value_ends_with_code_2_and_one_line_that_names_the_flag_and_what_it_takes() {
-    let bad: [(&[&str], &str); 11] = [
+async fn invalid_flag_value_exits_with_2_and_one_line_that_says_what_is_valid() {
+    let invalid: [(&[&str], &str); 11] = [
         (&["--workers", "513"], "must be a whole number from 1 to 512"),
         (&["--send-queue", "15"], "must be a whole number from 16 to 65536"),
         (&["--listen", "localhost"], "must be a port, or an address and a port"),
@@ -26,17 +27,17 @@ async fn a_bad_value_ends_with_code_2_and_one_line_that_names_the_flag_and_what_
         (&["--allowed-origin", "chat.example"], "must be an origin such as"),
         (&["--static-dir", "/nonexistent"], "must be a folder with an index.html"),
     ];
-    for (flags, takes) in bad {
+    for (flags, expected) in invalid {
         let (code, error) = run(flags).await;
         assert_eq!(code, Some(2), "{flags:?}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
         assert!(error.starts_with("error: ") && error.contains(flags[0]), "{error}");
-        assert!(error.contains(takes), "{error}");
+        assert!(error.contains(expected), "{error}");
     }
 }
 
 #[actix_web::test]
-async fn the_environment_sets_what_flags_do_and_flags_win() {
+async fn flags_override_environment_variables() {
     let workers = async |environment: &str, flags: &[&str]| {
         let program = Command::new(PROGRAM)
             .arg("check-config")
@@ -44,9 +45,9 @@ async fn the_environment_sets_what_flags_do_and_flags_win() {
             .env("CHINWAG_WORKERS", environment)
             .output();
         let program = within("the program to end", program).await.unwrap();
-        let [told, error] =
+        let [output, error] =
             [program.stdout, program.stderr].map(|text| String::from_utf8(text).unwrap());
-        let row = told.lines().find_map(|line| line.strip_prefix("--workers"));
+        let row = output.lines().find_map(|line| line.strip_prefix("--workers"));
         let row = row.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
         (program.status.code(), row, error)
     };
@@ -60,7 +61,7 @@ async fn the_environment_sets_what_flags_do_and_flags_win() {
 }
 
 #[actix_web::test]
-async fn check_config_tells_every_value_and_where_it_comes_from() {
+async fn check_config_prints_every_value_and_its_source() {
     let output = Command::new(PROGRAM)
         .args(["check-config", "--publish-rate", "5", "--listen", "[::1]:1,127.0.0.1:2"])
         .env("CHINWAG_DB", "none")
@@ -68,10 +69,10 @@ async fn check_config_tells_every_value_and_where_it_comes_from() {
         .output();
     let output = within("the program to end", output).await.unwrap();
     assert!(output.status.success());
-    let told = String::from_utf8(output.stdout).unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
     let row = |flag: &str| {
-        let row = told.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let row = row.into_iter().find(|row| row[0] == flag).unwrap_or_else(|| panic!("{told}"));
+        let row = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let row = row.into_iter().find(|row| row[0] == flag).unwrap_or_else(|| panic!("{table}"));
         row[1..].join(" ")
     };
     assert_eq!(row("--publish-rate"), "5 flag");
@@ -80,10 +81,10 @@ async fn check_config_tells_every_value_and_where_it_comes_from() {
     assert_eq!(row("--ping-interval"), "25s default");
     assert_eq!(row("--max-frame-bytes"), "28672 default");
     assert_eq!(row("--log-format"), "text default");
-    let warned = String::from_utf8(output.stderr).unwrap();
+    let warning = String::from_utf8(output.stderr).unwrap();
     let expected = "warning: unknown environment variable CHINWAG_PUBLISH_RTAE; did you mean \
         CHINWAG_PUBLISH_RATE?\n";
-    assert_eq!(warned, expected);
+    assert_eq!(warning, expected);
     let (code, error) = run(&["check-config", "--pong-timeout", "1s"]).await;
     assert_eq!((code, error.lines().count()), (Some(2), 1), "{error}");
     assert!(error.contains("--pong-timeout and --ping-interval"), "{error}");
@@ -93,8 +94,8 @@ async fn check_config_tells_every_value_and_where_it_comes_from() {
 async fn unknown_variable_that_resembles_none_is_reported_without_a_suggestion() {
     let output = Command::new(PROGRAM).arg("check-config").env("CHINWAG_COFFEE", "black").output();
     let output = within("the program to end", output).await.unwrap();
-    let warned = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(warned, "warning: unknown environment variable CHINWAG_COFFEE\n");
+    let warning = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(warning, "warning: unknown environment variable CHINWAG_COFFEE\n");
 }
 
 #[actix_web::test]
@@ -127,7 +128,7 @@ async fn completions_are_written_for_each_shell() {
 }
 
 #[actix_web::test]
-async fn an_address_in_use_is_a_clear_error() {
+async fn address_in_use_exits_with_1_and_names_the_address() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let (code, error) = run(&["--listen", &addr]).await;
@@ -138,10 +139,10 @@ async fn an_address_in_use_is_a_clear_error() {
 /// The program raises the soft limit to the hard limit, and checks that one.
 #[cfg(unix)]
 #[actix_web::test]
-async fn open_file_limit_below_max_connections_is_a_warning() {
+async fn open_file_limit_below_max_connections_logs_a_warning() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
-    let told = async |limits: &str, flags: &[&str]| {
+    let warning = async |limits: &str, flags: &[&str]| {
         let shell = format!("{limits}; exec \"$0\" \"$@\"");
         let mut program = Command::new("sh");
         program.args(["-c", &shell, PROGRAM, "--db", "none", "--listen", &addr]).args(flags);
@@ -151,19 +152,19 @@ async fn open_file_limit_below_max_connections_is_a_warning() {
         log.lines().find(|line| line.contains("open files")).map(str::to_owned)
     };
     let limits = "ulimit -Sn 300; ulimit -Hn 700";
-    assert_eq!(told(limits, &["--max-connections", "200"]).await, None);
-    let line = told(limits, &["--max-connections", "201"]).await.expect("a warning");
+    assert_eq!(warning(limits, &["--max-connections", "200"]).await, None);
+    let line = warning(limits, &["--max-connections", "201"]).await.expect("a warning");
     assert!(line.contains("the system allows 700 open files"), "{line}");
     assert!(line.contains("--max-connections 201 needs 701"), "{line}");
 }
 
 #[cfg(unix)]
 #[actix_web::test]
-async fn the_binary_alone_in_an_empty_folder_serves_the_page() {
+async fn binary_serves_the_page_without_any_other_file() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("alone");
-    // By another process: one that a test starts while this one has the copy open for writing would
-    // keep it open, and Linux runs no file that somebody may write to (ETXTBSY).
+    // `cp` makes the copy, because Linux does not run a file that is open for writing (ETXTBSY): if
+    // this process wrote the copy, child processes of other tests could inherit the descriptor.
     let copied = Command::new("cp").arg(PROGRAM).arg(&copy).status();
     assert!(within("the copy", copied).await.unwrap().success());
     let program = Program::start(copy.to_str().unwrap(), folder.path(), &[]).await;
@@ -177,7 +178,7 @@ async fn the_binary_alone_in_an_empty_folder_serves_the_page() {
 
 #[cfg(unix)]
 #[actix_web::test]
-async fn on_sigint_sigterm_and_sighup_every_client_reads_1001_and_the_exit_code_is_0() {
+async fn sigint_sigterm_and_sighup_close_clients_with_1001_and_exit_with_0() {
     let folder = tempfile::tempdir().unwrap();
     for signal in ["-INT", "-TERM", "-HUP"] {
         let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
@@ -185,7 +186,7 @@ async fn on_sigint_sigterm_and_sighup_every_client_reads_1001_and_the_exit_code_
         for n in 0..10 {
             clients.push(Client::connect(program.addr, &format!("nick=n{n}")).await);
         }
-        // Who reads its own line is registered.
+        // A client that receives its own line is registered.
         for (n, client) in clients.iter_mut().enumerate() {
             client.say("here").await;
             while within("its line", client.line()).await.unwrap() != format!("n{n}: here") {}
@@ -200,13 +201,13 @@ async fn on_sigint_sigterm_and_sighup_every_client_reads_1001_and_the_exit_code_
 
 #[cfg(unix)]
 #[actix_web::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn second_signal_exits_immediately() {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(PROGRAM, folder.path(), &["--shutdown-timeout", "1h"]).await;
-    // A client that does not answer the close frame holds the shutdown up for 2 seconds.
-    let mut deaf = Client::connect(program.addr, "nick=deaf").await;
-    deaf.say("here").await;
-    deaf.expect("deaf: here").await;
+    // A client that does not answer the close frame delays the shutdown for 2 seconds.
+    let mut stalled = Client::connect(program.addr, "nick=stalled").await;
+    stalled.say("here").await;
+    stalled.expect("stalled: here").await;
     program.signal("-TERM");
     let next = within("the log", program.log.next_line()).await.unwrap();
     assert!(next.unwrap().contains("shutting down"));
@@ -217,7 +218,7 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[actix_web::test]
-async fn nothing_is_logged_per_message() {
+async fn messages_are_not_logged() {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
     let mut client = Client::connect(program.addr, "").await;

@@ -10,22 +10,22 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::{
-    TestServer, also_on_the_plain_road, also_over_tls, config, eventually, frame, raw_handshake,
+    TestServer, also_over_tls, also_with_http_server, config, eventually, frame, raw_handshake,
     raw_http, within,
 };
 use crate::program::{PROGRAM, Program};
 
-also_on_the_plain_road! {
+also_with_http_server! {
     offers_are_accepted_or_declined_by_their_parameters,
-    long_batches_are_compressed_for_clients_that_offer_it_and_plain_for_others,
+    long_batches_are_compressed_only_for_clients_that_negotiated_it,
     compressed_messages_are_received_whole_and_in_fragments,
     only_batches_joined_and_history_are_compressed,
-    message_that_decompresses_beyond_the_limit_closes_the_connection_with_1009,
+    decompressing_beyond_the_limit_closes_the_connection_with_1009,
     invalid_compressed_messages_close_the_connection_with_1002,
 }
 
 also_over_tls! {
-    long_batches_are_compressed_for_clients_that_offer_it_and_plain_for_others,
+    long_batches_are_compressed_only_for_clients_that_negotiated_it,
     only_batches_joined_and_history_are_compressed,
 }
 
@@ -50,7 +50,7 @@ fn deflate(text: &[u8]) -> Vec<u8> {
 fn deflate_with(deflate: &mut Compress, text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len() + 100);
     deflate.compress_vec(text, &mut bytes, FlushCompress::Sync).unwrap();
-    assert!(bytes.ends_with(&[0, 0, 0xFF, 0xFF]), "all of it");
+    assert!(bytes.ends_with(&[0, 0, 0xFF, 0xFF]), "the output ends with a sync flush");
     bytes.truncate(bytes.len() - 4);
     bytes
 }
@@ -60,11 +60,11 @@ fn inflate(compressed: &[u8]) -> String {
     let mut text = Vec::with_capacity(1_000_000);
     let mut inflate = Decompress::new(false);
     inflate.decompress_vec(&whole, &mut text, FlushDecompress::Sync).unwrap();
-    assert_eq!(inflate.total_in(), whole.len() as u64, "all of it");
+    assert_eq!(inflate.total_in(), whole.len() as u64, "all input is decompressed");
     String::from_utf8(text).unwrap()
 }
 
-/// A frame with a masking key.
+/// Encodes a frame with a masking key.
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
     let masked: Vec<_> =
@@ -75,7 +75,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A client that has offered compression, or not.
+/// A client on a raw socket.
 struct Peer {
     tcp: TcpStream,
 }
@@ -87,15 +87,15 @@ impl Peer {
         (Self { tcp }, head)
     }
 
-    /// A client of the text protocol that takes compressed messages.
-    async fn offering(addr: SocketAddr, path: &str) -> Self {
+    /// Connects a client of the text protocol that negotiates compression.
+    async fn compressed(addr: SocketAddr, path: &str) -> Self {
         let (peer, head) =
             Self::connect(addr, path, &format!("Sec-WebSocket-Extensions: {OFFER}\r\n")).await;
         assert_eq!(extension(&head).as_deref(), Some(ACCEPTED));
         peer
     }
 
-    /// The same of the JSON protocol.
+    /// Connects a client of the JSON protocol that negotiates compression.
     async fn json(addr: SocketAddr) -> Self {
         let headers =
             format!("Sec-WebSocket-Protocol: chinwag.v1\r\nSec-WebSocket-Extensions: {OFFER}\r\n");
@@ -106,12 +106,12 @@ impl Peer {
         self.tcp.write_all(&masked(first, payload)).await.unwrap();
     }
 
-    /// Sends a compressed line of JSON.
-    async fn tell(&mut self, command: &Value) {
+    /// Sends a compressed command of the JSON protocol.
+    async fn send_command(&mut self, command: &Value) {
         self.send(COMPRESSED, &deflate(command.to_string().as_bytes())).await;
     }
 
-    /// The next frame: its first byte and its payload.
+    /// Returns the first byte and the payload of the next frame.
     async fn frame(&mut self) -> (u8, Vec<u8>) {
         within("a frame", async {
             let (first, short) = (self.tcp.read_u8().await?, self.tcp.read_u8().await?);
@@ -128,7 +128,7 @@ impl Peer {
         .unwrap()
     }
 
-    /// The next message: the first bytes of its frames, and its text.
+    /// Returns the first bytes of the frames of the next message, and its text.
     async fn message(&mut self) -> (Vec<u8>, String) {
         let (mut first_bytes, mut whole) = (Vec::new(), Vec::new());
         loop {
@@ -144,8 +144,8 @@ impl Peer {
         (first_bytes, text)
     }
 
-    /// Reads up to the event of a type. Gives the first bytes of its message's frames, and the
-    /// event.
+    /// Reads up to the next event of a type. Returns the first bytes of the frames of its message,
+    /// and the event.
     async fn until(&mut self, kind: &str) -> (Vec<u8>, Value) {
         loop {
             let (first_bytes, text) = self.message().await;
@@ -227,10 +227,10 @@ async fn server_without_compression_declines_every_offer() {
 }
 
 #[actix_web::test]
-async fn long_batches_are_compressed_for_clients_that_offer_it_and_plain_for_others() {
+async fn long_batches_are_compressed_only_for_clients_that_negotiated_it() {
     let server = TestServer::start().await;
     let mut other = server.join("").await;
-    let mut peer = Peer::offering(server.addr(), "/ws").await;
+    let mut peer = Peer::compressed(server.addr(), "/ws").await;
     let long = "the same words again and again ".repeat(20).trim_end().to_owned();
     other.say(&long).await;
     other.expect(&long).await;
@@ -251,11 +251,11 @@ async fn long_batches_are_compressed_for_clients_that_offer_it_and_plain_for_oth
 async fn compressed_messages_are_received_whole_and_in_fragments() {
     let server = TestServer::start().await;
     let mut reader = server.join("").await;
-    let mut peer = Peer::offering(server.addr(), "/ws").await;
+    let mut peer = Peer::compressed(server.addr(), "/ws").await;
     let long = "é".repeat(2000);
     peer.send(COMPRESSED, &deflate(long.as_bytes())).await;
     reader.expect(&long).await;
-    // In fragments of one byte, some of them empty, with pings between.
+    // One-byte fragments, some empty ones, and pings between them.
     let compressed = deflate(b"in fragments");
     peer.send(COMPRESSED_START, &[]).await;
     for byte in &compressed {
@@ -277,7 +277,7 @@ async fn compressed_messages_are_received_whole_and_in_fragments() {
     last.push(0);
     peer.send(COMPRESSED, &last).await;
     reader.expect("final block").await;
-    // Blocks that are stored make a message longer than its text.
+    // Stored blocks make a message longer than its text.
     let stored = deflate_with(&mut Compress::new(Compression::none(), false), b"stored");
     assert!(stored.len() > 6);
     peer.send(COMPRESSED, &stored).await;
@@ -291,14 +291,15 @@ async fn only_batches_joined_and_history_are_compressed() {
     let text = "the same words again and again ".repeat(20).trim_end().to_owned();
     let long_ref = "r".repeat(64);
     let nick = |n: usize| format!("a-member-with-a-long-name-{n}");
-    peer.tell(&json!({"type": "hello", "nick": nick(0), "ref": long_ref})).await;
+    peer.send_command(&json!({"type": "hello", "nick": nick(0), "ref": long_ref})).await;
     let (first_bytes, welcome) = peer.until("welcome").await;
     assert!(welcome.to_string().len() > 200, "{welcome}");
     assert_eq!(first_bytes, [TEXT]);
-    peer.tell(&json!({"type": "join", "room": "tea"})).await;
+    peer.send_command(&json!({"type": "join", "room": "tea"})).await;
     peer.until("joined").await;
     for n in 0..20 {
-        peer.tell(&json!({"type": "say", "room": "tea", "text": format!("{n} {text}")})).await;
+        peer.send_command(&json!({"type": "say", "room": "tea", "text": format!("{n} {text}")}))
+            .await;
         let (first_bytes, message) = peer.until("message").await;
         assert_eq!(message["text"], format!("{n} {text}"));
         assert_eq!(first_bytes, [COMPRESSED]);
@@ -306,28 +307,28 @@ async fn only_batches_joined_and_history_are_compressed() {
     let mut others = Vec::new();
     for n in 1..13 {
         let mut other = Peer::json(server.addr()).await;
-        other.tell(&json!({"type": "hello", "nick": nick(n)})).await;
+        other.send_command(&json!({"type": "hello", "nick": nick(n)})).await;
         other.until("welcome").await;
-        other.tell(&json!({"type": "join", "room": "tea"})).await;
+        other.send_command(&json!({"type": "join", "room": "tea"})).await;
         let (first_bytes, joined) = other.until("joined").await;
         assert_eq!(first_bytes, [COMPRESSED]);
         assert_eq!(joined["messages"].as_array().unwrap().len(), 20);
         others.push(other);
     }
-    peer.tell(&json!({"type": "who", "room": "tea"})).await;
+    peer.send_command(&json!({"type": "who", "room": "tea"})).await;
     let (first_bytes, members) = peer.until("members").await;
     assert!(members.to_string().len() > 200, "{members}");
     assert_eq!(first_bytes, [TEXT]);
-    peer.tell(&json!({"type": "history", "room": "tea", "limit": 20})).await;
+    peer.send_command(&json!({"type": "history", "room": "tea", "limit": 20})).await;
     let (first_bytes, history) = peer.until("history").await;
     assert_eq!(first_bytes, [COMPRESSED]);
     assert_eq!(history["messages"].as_array().unwrap().len(), 20);
-    peer.tell(&json!({"type": "x".repeat(300), "ref": long_ref})).await;
+    peer.send_command(&json!({"type": "x".repeat(300), "ref": long_ref})).await;
     let (first_bytes, error) = peer.until("error").await;
     assert!(error.to_string().len() > 150, "{error}");
     assert_eq!(first_bytes, [TEXT]);
     for other in &mut others {
-        other.tell(&json!({"type": "leave", "room": "tea"})).await;
+        other.send_command(&json!({"type": "leave", "room": "tea"})).await;
     }
     let mut left = 0;
     while left < others.len() {
@@ -341,21 +342,21 @@ async fn only_batches_joined_and_history_are_compressed() {
 
 /// Safari cannot read compressed fragments (nats-server#2613).
 #[actix_web::test]
-async fn answer_in_fragments_is_not_compressed() {
+async fn fragmented_answer_is_not_compressed() {
     let server = TestServer::start().await;
     let mut peer = Peer::json(server.addr()).await;
     let text = "the same words again and again ".repeat(60).trim_end().to_owned();
-    peer.tell(&json!({"type": "hello"})).await;
-    peer.tell(&json!({"type": "join", "room": "tea"})).await;
+    peer.send_command(&json!({"type": "hello"})).await;
+    peer.send_command(&json!({"type": "join", "room": "tea"})).await;
     for _ in 0..10 {
-        peer.tell(&json!({"type": "say", "room": "tea", "text": text})).await;
+        peer.send_command(&json!({"type": "say", "room": "tea", "text": text})).await;
         peer.until("said").await;
     }
-    peer.tell(&json!({"type": "history", "room": "tea", "limit": 10})).await;
+    peer.send_command(&json!({"type": "history", "room": "tea", "limit": 10})).await;
     let (first_bytes, history) = peer.until("history").await;
     assert_eq!(first_bytes, [START, LAST]);
     assert_eq!(history["messages"].as_array().unwrap().len(), 10);
-    peer.tell(&json!({"type": "history", "room": "tea", "limit": 5})).await;
+    peer.send_command(&json!({"type": "history", "room": "tea", "limit": 5})).await;
     let (first_bytes, history) = peer.until("history").await;
     assert_eq!(first_bytes, [COMPRESSED]);
     assert_eq!(history["messages"].as_array().unwrap().len(), 5);
@@ -365,7 +366,7 @@ async fn answer_in_fragments_is_not_compressed() {
 async fn stalled_client_that_negotiated_compression_is_evicted() {
     let server = TestServer::start_with(Config { send_queue_bytes: 100_000, ..config() }).await;
     let mut other = server.join("").await;
-    let peer = Peer::offering(server.addr(), "/ws").await;
+    let peer = Peer::compressed(server.addr(), "/ws").await;
     eventually("two clients", async || server.client_count().await == 2).await;
     // The queue counts decompressed bytes. The socket takes some 4 MB of compressed text.
     let mut number = 0_u32;
@@ -387,10 +388,10 @@ async fn messages_of_several_rooms_at_once_arrive_compressed_and_in_order() {
     const MESSAGES: usize = 20;
     let server = TestServer::start().await;
     let mut peer = Peer::json(server.addr()).await;
-    peer.tell(&json!({"type": "hello", "nick": "ada"})).await;
+    peer.send_command(&json!({"type": "hello", "nick": "ada"})).await;
     let rooms = ["tea", "coffee", "milk"];
     for room in rooms {
-        peer.tell(&json!({"type": "join", "room": room})).await;
+        peer.send_command(&json!({"type": "join", "room": room})).await;
         peer.until("joined").await;
     }
     let text = "the same words again and again ".repeat(10).trim_end().to_owned();
@@ -400,7 +401,7 @@ async fn messages_of_several_rooms_at_once_arrive_compressed_and_in_order() {
             json!({"type": "say", "room": rooms[n % rooms.len()], "text": text}).to_string()
         })
         .collect();
-    // All at once, so that several rooms are due together.
+    // All commands arrive at once, so that several rooms are due together.
     peer.send(COMPRESSED, &deflate(commands.join("\n").as_bytes())).await;
     let (mut numbers, mut compressed) = ([0; 3], 0);
     while numbers != [MESSAGES; 3] {
@@ -418,21 +419,21 @@ async fn messages_of_several_rooms_at_once_arrive_compressed_and_in_order() {
 }
 
 #[actix_web::test]
-async fn message_that_decompresses_beyond_the_limit_closes_the_connection_with_1009() {
+async fn decompressing_beyond_the_limit_closes_the_connection_with_1009() {
     let server = TestServer::start().await;
     let limit = Config::default().frame_limit();
     let bomb = deflate(&vec![b' '; limit + 1]);
     assert!(bomb.len() < limit / 500, "{} bytes", bomb.len());
-    let mut whole = Peer::offering(server.addr(), "/ws").await;
+    let mut whole = Peer::compressed(server.addr(), "/ws").await;
     whole.send(COMPRESSED, &bomb).await;
     whole.expect_close(1009).await;
-    let mut fragments = Peer::offering(server.addr(), "/ws").await;
+    let mut fragments = Peer::compressed(server.addr(), "/ws").await;
     let (start, end) = bomb.split_at(bomb.len() / 2);
     fragments.send(COMPRESSED_START, start).await;
     fragments.send(LAST, end).await;
     fragments.expect_close(1009).await;
-    // What is compressed is bounded too, by a little more than the limit.
-    let mut endless = Peer::offering(server.addr(), "/ws").await;
+    // The compressed size is limited, too, to slightly more than the limit.
+    let mut endless = Peer::compressed(server.addr(), "/ws").await;
     endless.send(COMPRESSED_START, &[]).await;
     for _ in 0..limit / 1000 + 10 {
         endless.send(CONTINUATION, &[0; 1000]).await;
@@ -441,8 +442,8 @@ async fn message_that_decompresses_beyond_the_limit_closes_the_connection_with_1
         endless.send(CONTINUATION, &[0; 1000]).await;
     }
     endless.expect_close(1009).await;
-    // As long as is allowed: blanks are no message, and are not answered.
-    let mut longest = Peer::offering(server.addr(), "/ws").await;
+    // A message at the limit is accepted. It is blank, so the server does not answer it.
+    let mut longest = Peer::compressed(server.addr(), "/ws").await;
     longest.send(COMPRESSED, &deflate(&vec![b' '; limit])).await;
     let mut store = Compress::new(Compression::none(), false);
     let stored = deflate_with(&mut store, &vec![b' '; limit]);
@@ -452,55 +453,55 @@ async fn message_that_decompresses_beyond_the_limit_closes_the_connection_with_1
     assert_eq!(longest.message().await.1, "still here");
 }
 
-/// First bytes and payloads.
+/// The first byte and the payload of each frame.
 type Frames<'a> = Vec<(u8, &'a [u8])>;
 
 #[actix_web::test]
 async fn invalid_compressed_messages_close_the_connection_with_1002() {
     let server = TestServer::start().await;
     let mut context = Compress::new(Compression::new(6), false);
-    let said = "words that are said twice, and then referred to";
-    deflate_with(&mut context, said.as_bytes());
-    let refers_back = deflate_with(&mut context, said.as_bytes());
-    assert!(refers_back.len() < said.len() / 2);
+    let text = "words that are said twice, and then referred to";
+    deflate_with(&mut context, text.as_bytes());
+    let refers_back = deflate_with(&mut context, text.as_bytes());
+    assert!(refers_back.len() < text.len() / 2);
     let whole = deflate("some words, and some more words than that".repeat(3).as_bytes());
     let ends_early = &whole[..whole.len() / 2];
-    let stored = deflate_with(&mut Compress::new(Compression::none(), false), said.as_bytes());
+    let stored = deflate_with(&mut Compress::new(Compression::none(), false), text.as_bytes());
     let stored_ends_early = &stored[..stored.len() / 2];
     let two_ends = [0x03, 0x00, 0x03, 0x00, 0x00];
     let frames: [(&str, Frames<'_>); 11] = [
         ("a reference to an earlier message", vec![(COMPRESSED, &refers_back)]),
         ("a block that ends early", vec![(COMPRESSED, ends_early)]),
         ("a stored block that ends early", vec![(COMPRESSED, stored_ends_early)]),
-        ("no deflate at all", vec![(COMPRESSED, b"\xFF\xFF\xFF\xFF\xFF")]),
-        ("nothing", vec![(COMPRESSED, b"")]),
+        ("invalid deflate data", vec![(COMPRESSED, b"\xFF\xFF\xFF\xFF\xFF")]),
+        ("an empty payload", vec![(COMPRESSED, b"")]),
         ("two final blocks", vec![(COMPRESSED, &two_ends)]),
         ("a compressed fragment in a plain message", vec![(0x01, b"x"), (0xC0, &whole)]),
-        ("the bit again in a fragment", vec![(COMPRESSED_START, b""), (0xC0, &whole)]),
+        ("the compression bit in a continuation", vec![(COMPRESSED_START, b""), (0xC0, &whole)]),
         ("a compressed ping", vec![(0xC9, &whole)]),
         ("another reserved bit", vec![(0xA1, b"x")]),
         ("both bits", vec![(0xE1, &whole)]),
     ];
     for (what, frames) in frames {
-        let mut peer = Peer::offering(server.addr(), "/ws").await;
+        let mut peer = Peer::compressed(server.addr(), "/ws").await;
         for (first, payload) in frames {
             peer.send(first, payload).await;
         }
         let (first, close) = peer.frame().await;
         assert_eq!((first, u16::from_be_bytes([close[0], close[1]])), (CLOSE, 1002), "{what}");
     }
-    let mut peer = Peer::offering(server.addr(), "/ws").await;
+    let mut peer = Peer::compressed(server.addr(), "/ws").await;
     peer.send(COMPRESSED, &deflate(b"not \xFF UTF-8")).await;
     peer.expect_close(1007).await;
-    let mut peer = Peer::offering(server.addr(), "/ws").await;
+    let mut peer = Peer::compressed(server.addr(), "/ws").await;
     peer.send(0xC2, &deflate(b"binary")).await;
     peer.expect_close(1003).await;
-    // Without an offer, nothing compressed is understood.
+    // Without an offer, a compressed message is invalid.
     let (mut peer, _) = Peer::connect(server.addr(), "/ws", "").await;
     peer.send(COMPRESSED, &whole).await;
     peer.expect_close(1002).await;
     // Other connections are unaffected.
-    let mut peer = Peer::offering(server.addr(), "/ws").await;
+    let mut peer = Peer::compressed(server.addr(), "/ws").await;
     peer.send(COMPRESSED, &deflate(b"hello")).await;
     assert_eq!(peer.message().await.1, "hello");
     let answer = raw_http(server.addr(), "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;

@@ -1,4 +1,4 @@
-//! The socket without the chat: the example, run on actix's test server.
+//! The WebSocket without the chat: the echo example on actix's test server.
 
 use actix_web::{App, web};
 use awc::ws::{Frame, Message};
@@ -11,7 +11,7 @@ use crate::harness::within;
 mod example;
 
 #[actix_web::test]
-async fn text_and_binary_come_back_and_a_message_over_the_limit_does_not() {
+async fn echo_example_returns_messages_and_closes_oversized_ones_with_1009() {
     let mut server = actix_test::start(|| {
         let args = example::Args {
             listen: "127.0.0.1:0".parse().unwrap(),

@@ -1,4 +1,4 @@
-//! The chat mounted in another program: actix's own test server and client.
+//! The chat mounted in another program, with actix's own test server and client.
 
 use std::time::Duration;
 
@@ -18,22 +18,22 @@ use crate::harness::{
 #[path = "../../examples/mount.rs"]
 mod mount;
 
-fn mounted() -> (actix_test::TestServer, actix::Addr<Hub>) {
+fn start_mounted() -> (actix_test::TestServer, actix::Addr<Hub>) {
     let config = Config::default();
     let hub = Hub::start_in(&Arbiter::new(), &config);
     let chat = Chat::new(hub.clone(), config);
     let server = actix_test::start(move || {
         App::new()
             .configure(|app| chat.configure(app))
-            .route("/about", web::get().to(|| async { "ours" }))
+            .route("/about", web::get().to(|| async { "about us" }))
     });
     (server, hub)
 }
 
 #[actix_web::test]
-async fn the_routes_of_both_answer() {
-    let (server, _) = mounted();
-    for (path, expected) in [("/", "chinwag"), ("/r/rust", "chinwag"), ("/about", "ours")] {
+async fn routes_of_the_chat_and_of_the_host_program_answer() {
+    let (server, _) = start_mounted();
+    for (path, expected) in [("/", "chinwag"), ("/r/rust", "chinwag"), ("/about", "about us")] {
         let mut response = server.get(path).send().await.unwrap();
         assert_eq!(response.status(), 200, "{path}");
         let body = response.body().await.unwrap();
@@ -47,11 +47,11 @@ async fn the_routes_of_both_answer() {
 }
 
 #[actix_web::test]
-async fn two_talk() {
-    let (mut server, _) = mounted();
+async fn two_clients_exchange_messages() {
+    let (mut server, _) = start_mounted();
     let mut alice = server.ws_at("/ws?nick=alice&room=tea").await.unwrap();
     let mut bob = server.ws_at("/ws?nick=bob&room=tea").await.unwrap();
-    // Bob's own line tells that he is registered.
+    // Bob receives his own line once he is registered.
     bob.send(Message::Text("tea?".into())).await.unwrap();
     let line = |frame: Option<Result<Frame, _>>| match frame {
         Some(Ok(Frame::Text(text))) => String::from_utf8_lossy(&text).into_owned(),
@@ -64,22 +64,22 @@ async fn two_talk() {
 }
 
 #[actix_web::test]
-async fn a_session_whose_task_is_dropped_is_unregistered() {
-    let (mut server, hub) = mounted();
+async fn session_is_unregistered_when_its_task_is_dropped() {
+    let (mut server, hub) = start_mounted();
     let _client = server.ws_at("/ws").await.unwrap();
     server.stop().await;
-    eventually("the hub to be told", async || {
+    eventually("the session to be unregistered", async || {
         hub.send(Disconnects(DisconnectReason::Dropped)).await.unwrap() == 1
     })
     .await;
 }
 
-/// The example of the crate's documentation, run.
+/// Runs the example from the crate's documentation.
 #[actix_web::test]
-async fn the_documented_example_cuts_off_who_does_not_read_and_ends_in_order() {
+async fn mount_example_closes_a_stalled_client_and_shuts_down_gracefully() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (stop, stop_requested) = tokio::sync::oneshot::channel::<()>();
     let limits = Config {
         write_timeout: Duration::from_secs(1),
         send_queue_bytes: 16 * 1024,
@@ -87,30 +87,30 @@ async fn the_documented_example_cuts_off_who_does_not_read_and_ends_in_order() {
         ..config()
     };
     let serving = actix_web::rt::spawn(mount::serve(listener, limits, async {
-        let _ = stopped.await;
+        let _ = stop_requested.await;
     }));
     let about = format!("GET /about HTTP/1.1\r\nHost: {addr}\r\n\r\n");
     assert!(raw_http(addr, &about).await.ends_with("A chat of our own."));
-    let mut talker = Client::connect(addr, "nick=ada").await;
-    // It reads nothing, and later all that is left for it: up to the end of the connection.
+    let mut sender = Client::connect(addr, "nick=ada").await;
+    // It reads nothing until the end of the test.
     let mut stalled = raw_socket(addr, "/ws").await;
     let long = "x".repeat(4000);
-    let ended = async {
+    let reset = async {
         let mut probe = [0];
         loop {
-            talker.say(&long).await;
-            talker.expect(&format!("ada: {long}")).await;
-            // A reset shows without reading what came before it.
+            sender.say(&long).await;
+            sender.expect(&format!("ada: {long}")).await;
+            // A write fails after a reset, even though unread data came before it.
             if let Err(error) = stalled.try_write(&frame(0x8A, b"")) {
                 break error;
             }
             let _ = stalled.peek(&mut probe).await;
         }
     };
-    within("the socket that is not read to be ended", ended).await;
+    within("the stalled socket to be reset", reset).await;
     stop.send(()).unwrap();
-    assert_eq!(talker.expect_close().await.0, 1001);
-    talker.leave().await;
+    assert_eq!(sender.expect_close().await.0, 1001);
+    sender.leave().await;
     within("the program to end", serving).await.unwrap().unwrap();
     let _ = stalled.read(&mut [0; 1]).await;
 }

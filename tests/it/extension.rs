@@ -1,4 +1,4 @@
-//! Messages and bots of another crate's: the example, run.
+//! Actor messages and bots of another crate, as in the dice example.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use crate::harness::{TestServer, eventually, within};
 mod dice;
 
 #[actix_web::test]
-async fn the_dice_bot_answers_in_the_room() {
+async fn dice_bot_answers_in_the_room() {
     let server = TestServer::start().await;
     dice::DiceBot::join(server.hub().clone(), RoomName::default()).unwrap();
     eventually("the bot to be registered", async || server.client_count().await == 1).await;
@@ -32,18 +32,18 @@ async fn the_dice_bot_answers_in_the_room() {
     assert!(dice.iter().all(|die| (1..=6).contains(die)), "{answer}");
     assert_eq!(dice.iter().sum::<u32>(), total.parse::<u32>().unwrap());
 
-    for nonsense in ["!roll", "!roll 0d6", "!roll 2d0", "!roll 99999d6", "!roll xdy"] {
-        ada.say(nonsense).await;
-        ada.expect(&format!("ada: {nonsense}")).await;
+    for invalid in ["!roll", "!roll 0d6", "!roll 2d0", "!roll 99999d6", "!roll xdy"] {
+        ada.say(invalid).await;
+        ada.expect(&format!("ada: {invalid}")).await;
     }
     ada.say("no answer to those").await;
     ada.expect("ada: no answer to those").await;
 }
 
-/// The example's own words: run it, open the page, say `!roll 2d6`.
+/// Follows the example's documentation: open the page and send `!roll 2d6`.
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn the_dice_bot_answers_in_the_page() {
+async fn dice_bot_answers_in_the_page() {
     let server = TestServer::start().await;
     dice::DiceBot::join(server.hub().clone(), RoomName::default()).unwrap();
     let page = Browser::open(&url(&server, "/")).await;
@@ -61,14 +61,14 @@ async fn the_dice_bot_answers_in_the_page() {
     page.close().await;
 }
 
-/// A client that is no session: it takes messages as data.
-struct Probe(tokio::sync::mpsc::UnboundedSender<String>);
+/// A client without a session. It records messages.
+struct RecordingClient(tokio::sync::mpsc::UnboundedSender<String>);
 
-impl Actor for Probe {
+impl Actor for RecordingClient {
     type Context = Context<Self>;
 }
 
-impl Handler<Deliver> for Probe {
+impl Handler<Deliver> for RecordingClient {
     type Result = ();
 
     fn handle(&mut self, deliver: Deliver, _: &mut Self::Context) {
@@ -84,24 +84,25 @@ fn join(client: ClientId, room: &str) -> Join {
 }
 
 #[actix_web::test]
-async fn any_actor_that_takes_deliver_can_be_a_client() {
+async fn any_actor_that_handles_deliver_can_be_a_client() {
     let server = TestServer::start().await;
-    let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
     let (client, nick) = (ClientId::next(), Nick::parse("probe").unwrap());
-    let to = Probe(sender).start().recipient().into();
+    let to = RecordingClient(sender).start().recipient().into();
     server.hub().send(Register { client, nick, events: false, to }).await.unwrap();
     server.hub().send(join(client, "lobby")).await.unwrap();
     let mut ada = server.join("nick=ada").await;
     ada.say("hello").await;
-    assert_eq!(within("the message", heard.recv()).await.unwrap(), "ada|hello");
+    assert_eq!(within("the message", received.recv()).await.unwrap(), "ada|hello");
 }
 
 #[actix_web::test]
-async fn an_id_that_registers_twice_is_one_client() {
+async fn client_id_that_registers_twice_is_one_client() {
     let server = TestServer::start().await;
     let client = ClientId::next();
     for room in ["first", "second"] {
-        let to = Probe(tokio::sync::mpsc::unbounded_channel().0).start().recipient().into();
+        let to =
+            RecordingClient(tokio::sync::mpsc::unbounded_channel().0).start().recipient().into();
         let nick = Nick::anonymous(client);
         server.hub().send(Register { client, nick, events: false, to }).await.unwrap();
         server.hub().send(join(client, room)).await.unwrap();
@@ -111,7 +112,8 @@ async fn an_id_that_registers_twice_is_one_client() {
     assert_eq!((rooms[0].name.as_str(), rooms[0].member_count), ("second", 1));
 }
 
-/// Says something to one member of a room alone: a message of our own.
+/// Delivers a text to the members of the default room with this name. The tests define this
+/// message.
 #[derive(Message)]
 #[rtype(result = "usize")]
 struct Whisper {
@@ -124,7 +126,7 @@ impl Handler<Whisper> for Hub {
 
     fn handle(&mut self, Whisper { to, text }: Whisper, _: &mut Self::Context) -> usize {
         let room = RoomName::default();
-        let ears: Vec<_> =
+        let recipients: Vec<_> =
             self.members(&room).filter(|(_, nick)| **nick == to).map(|(id, _)| id).collect();
         let draft = Draft {
             room,
@@ -133,18 +135,18 @@ impl Handler<Whisper> for Hub {
             attributed: true,
             origin: None,
         };
-        // It has no place in the log.
+        // It is not stored in the log.
         let message = draft.placed(Seq::default(), Timestamp::now());
         let batch = Arc::new(Batch::new(vec![Arc::new(message)], Instant::now()));
-        for client in &ears {
+        for client in &recipients {
             self.send_to(*client, Deliver::Batch(Arc::clone(&batch)));
         }
-        ears.len()
+        recipients.len()
     }
 }
 
 #[actix_web::test]
-async fn a_message_of_another_crates_can_speak_to_one_member_alone() {
+async fn custom_hub_message_can_deliver_to_a_single_member() {
     let server = TestServer::start().await;
     let mut ada = server.join("nick=ada").await;
     let mut ben = server.join("nick=ben").await;

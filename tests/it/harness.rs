@@ -1,5 +1,5 @@
-//! The verbs of the tests: start a server, connect a client, say, expect. Whatever is awaited has
-//! a deadline, and what fails names the line of the test that asked.
+//! Helpers that start servers, connect clients, send messages and check what arrives. Every wait
+//! has a deadline, and a failure names the line of the test that waited.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -25,22 +25,23 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// How long anything may take that should happen at once. Generous: the machine may be busy.
+/// The deadline for anything that should happen immediately. It is long because the machine may be
+/// busy.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Awaits, and fails with `what` once the deadline has passed.
+/// Awaits a future. Panics with `what` once the deadline has passed.
 #[track_caller]
 pub fn within<F: Future>(what: impl Display, future: F) -> impl Future<Output = F::Output> {
     let caller = Location::caller();
     async move {
         match tokio::time::timeout(DEADLINE, future).await {
             Ok(output) => output,
-            Err(_) => panic!("{caller}: in vain waited for {what}"),
+            Err(_) => panic!("{caller}: timed out waiting for {what}"),
         }
     }
 }
 
-/// Asks again and again until the answer is the one wanted.
+/// Polls `holds` until it returns true.
 #[track_caller]
 pub fn eventually(
     what: impl Display,
@@ -48,26 +49,27 @@ pub fn eventually(
 ) -> impl Future<Output = ()> {
     within(what, async move {
         while !holds().await {
-            // Gives the server a turn; nothing depends on how long it is.
+            // Lets the server run. The test does not depend on this duration.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
 }
 
-/// How many connections to a server in this process a test may open: as many as it wants where the
-/// hard limit of open files allows it, and fewer otherwise. Raises the soft limit, often 1024.
+/// Returns how many connections to a server in this process a test may open: `wanted`, or fewer if
+/// the hard limit of open files requires it. Raises the soft limit, which is often 1024.
 pub fn connections_up_to(wanted: usize) -> usize {
-    /// For all other tests that run at the same time.
+    /// Files that other tests have open at the same time.
     const OTHER_FILES: u64 = 400;
     let allowed = rlimit::increase_nofile_limit(u64::MAX).unwrap();
-    // One for the client and one for the server, and four such tests may run together.
-    let most = allowed.saturating_sub(OTHER_FILES) / 8;
-    wanted.min(usize::try_from(most).unwrap_or(usize::MAX))
+    // A connection takes two files, and four such tests may run at the same time.
+    let max = allowed.saturating_sub(OTHER_FILES) / 8;
+    wanted.min(usize::try_from(max).unwrap_or(usize::MAX))
 }
 
-/// A configuration for tests: a free port, as many connections and messages as a test likes,
-/// which all come from one address, no pings, whose answers would count as commands, and otherwise
-/// as the program has it.
+/// Returns the default configuration with a free port, without limits on clients and without
+/// pings.
+///
+/// All clients of a test come from one address, and pongs would count as commands.
 pub fn config() -> Config {
     Config {
         listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
@@ -88,50 +90,50 @@ pub fn config() -> Config {
     }
 }
 
-/// A server in this process.
+/// A server that runs in this process.
 pub struct TestServer {
     running: Running,
     hub: Addr<Hub>,
     addr: SocketAddr,
-    /// The server's own address; with TLS, `addr` is that of a forwarder.
+    /// The server's own address. With TLS, `addr` is the address of a forwarder.
     server_addr: SocketAddr,
     _certificate: Option<TempDir>,
 }
 
 enum Running {
-    /// The one that the program starts, which drives its connections itself.
-    Driven(Box<Server>),
-    /// An `HttpServer` that the chat is mounted in: actix-http keeps its connections.
-    Plain { http: ServerHandle, connections: Connections },
+    /// The server of the program, which drives its WebSockets itself.
+    Chinwag(Box<Server>),
+    /// An `HttpServer` with the chat mounted in it. actix-http drives its WebSockets.
+    HttpServer { http: ServerHandle, connections: Connections },
 }
 
-/// Which kind of server a test starts.
+/// The kind of server that a test starts.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Road {
-    Driven,
-    Plain,
-    Tls,
+enum ServerKind {
+    Chinwag,
+    HttpServer,
+    ChinwagOverTls,
 }
 
 thread_local! {
-    static ROAD: Cell<Road> = const { Cell::new(Road::Driven) };
+    static SERVER_KIND: Cell<ServerKind> = const { Cell::new(ServerKind::Chinwag) };
 }
 
-/// Runs a test, whose thread this is, with servers that are an `HttpServer`.
-pub fn on_the_plain_road(test: impl FnOnce()) {
-    ROAD.set(Road::Plain);
+/// Runs a test on this thread. Its servers are an `HttpServer` with the chat mounted in it.
+pub fn with_http_server(test: impl FnOnce()) {
+    SERVER_KIND.set(ServerKind::HttpServer);
     test();
-    ROAD.set(Road::Driven);
+    SERVER_KIND.set(ServerKind::Chinwag);
 }
 
-/// Runs a test on this thread with TLS servers. Its clients connect through a forwarder.
+/// Runs a test on this thread. Its servers use TLS, and its clients connect through a forwarder.
 pub fn over_tls(test: impl FnOnce()) {
-    ROAD.set(Road::Tls);
+    SERVER_KIND.set(ServerKind::ChinwagOverTls);
     test();
-    ROAD.set(Road::Driven);
+    SERVER_KIND.set(ServerKind::Chinwag);
 }
 
-/// Makes tests of a module run over TLS as well.
+/// Runs tests of a module over TLS, too.
 macro_rules! also_over_tls {
     ($($test:ident),+ $(,)?) => {
         mod over_tls {
@@ -144,18 +146,18 @@ macro_rules! also_over_tls {
 }
 pub(crate) use also_over_tls;
 
-/// Makes tests of a module run on the plain road as well.
-macro_rules! also_on_the_plain_road {
+/// Runs tests of a module against an `HttpServer`, too.
+macro_rules! also_with_http_server {
     ($($test:ident),+ $(,)?) => {
-        mod on_the_plain_road {
+        mod with_http_server {
             $(#[test]
             fn $test() {
-                crate::harness::on_the_plain_road(super::$test);
+                crate::harness::with_http_server(super::$test);
             })+
         }
     };
 }
-pub(crate) use also_on_the_plain_road;
+pub(crate) use also_with_http_server;
 
 impl TestServer {
     pub async fn start() -> Self {
@@ -163,25 +165,25 @@ impl TestServer {
     }
 
     pub async fn start_with(config: Config) -> Self {
-        let (server, addr, certificate) = match ROAD.get() {
-            Road::Plain => return Self::start_plain(config),
-            Road::Tls => {
+        let (server, addr, certificate) = match SERVER_KIND.get() {
+            ServerKind::HttpServer => return Self::start_http_server(config),
+            ServerKind::ChinwagOverTls => {
                 let (server, addr, certificate) = crate::tls::start(config).await;
                 (server, addr, Some(certificate))
             }
-            Road::Driven => {
+            ServerKind::Chinwag => {
                 let server = chinwag::server::start(config).await.unwrap();
                 let addr = server.addrs()[0];
                 (server, addr, None)
             }
         };
         let (hub, server_addr) = (server.hub().clone(), server.addrs()[0]);
-        let running = Running::Driven(Box::new(server));
+        let running = Running::Chinwag(Box::new(server));
         Self { running, hub, addr, server_addr, _certificate: certificate }
     }
 
-    /// As `examples/mount.rs` does it.
-    fn start_plain(config: Config) -> Self {
+    /// Mounts the chat as `examples/mount.rs` does.
+    fn start_http_server(config: Config) -> Self {
         let hub = Hub::start_in(&Arbiter::new(), &config);
         let connections = Connections::new(config.write_timeout);
         let (workers, listen) = (config.workers, config.listen[0]);
@@ -204,7 +206,7 @@ impl TestServer {
         let running = http.run();
         let http = running.handle();
         actix_web::rt::spawn(running);
-        let running = Running::Plain { http, connections };
+        let running = Running::HttpServer { http, connections };
         Self { running, hub, addr, server_addr: addr, _certificate: None }
     }
 
@@ -223,16 +225,16 @@ impl TestServer {
 
     pub fn into_server(self) -> Server {
         match self.running {
-            Running::Driven(server) => *server,
-            Running::Plain { .. } => panic!("an HttpServer is no chinwag::Server"),
+            Running::Chinwag(server) => *server,
+            Running::HttpServer { .. } => panic!("the test runs against an HttpServer"),
         }
     }
 
     pub async fn stop(self) {
         let stop = async {
             match self.running {
-                Running::Driven(server) => server.stop().await,
-                Running::Plain { http, connections } => {
+                Running::Chinwag(server) => server.stop().await,
+                Running::HttpServer { http, connections } => {
                     http.pause().await;
                     let _ = self.hub.send(Drain { wait: true }).await.unwrap().await;
                     connections.all_closed().await;
@@ -243,13 +245,14 @@ impl TestServer {
         within("the server to stop", stop).await;
     }
 
-    /// Connects a client; `query` is what follows `/ws?`.
+    /// Connects a client with the query string `query`.
     #[track_caller]
     pub fn connect(&self, query: &str) -> impl Future<Output = Client> + use<> {
         Client::connect(self.addr, query)
     }
 
-    /// Connects a client and waits until the hub knows it, so that it reads all that is said next.
+    /// Connects a client and waits until the hub has registered it, so that it receives every later
+    /// message.
     pub async fn join(&self, query: &str) -> Client {
         let before = self.client_count().await;
         let client = self.connect(query).await;
@@ -266,7 +269,7 @@ impl TestServer {
         self.rooms().await.iter().map(|room| room.member_count).sum()
     }
 
-    /// How many connections have ended for this reason.
+    /// Returns how many connections have ended for this reason.
     pub async fn disconnects(&self, reason: DisconnectReason) -> u64 {
         self.hub().send(Disconnects(reason)).await.unwrap()
     }
@@ -274,13 +277,14 @@ impl TestServer {
     #[track_caller]
     pub fn expect_disconnect(&self, reason: DisconnectReason) -> impl Future<Output = ()> {
         let hub = self.hub().clone();
-        eventually(format!("one disconnect as {reason:?}"), async move || {
+        eventually(format!("one disconnect with the reason {reason:?}"), async move || {
             hub.send(Disconnects(reason)).await.unwrap() == 1
         })
     }
 }
 
-/// A question to the hub that the crate does not have: another crate may bring its own.
+/// Asks the hub how many connections have ended for a reason. Like any other crate, the tests can
+/// define messages for the hub.
 #[derive(Message)]
 #[rtype(result = "u64")]
 pub struct Disconnects(pub DisconnectReason);
@@ -297,7 +301,7 @@ impl Handler<Disconnects> for Hub {
 pub struct Client {
     pub stream: WebSocketStream<TcpStream>,
     lines: VecDeque<String>,
-    /// WebSocket messages read so far, however many lines each had.
+    /// How many WebSocket messages were received. Each has one or more lines.
     pub frames: usize,
 }
 
@@ -312,17 +316,17 @@ impl Client {
         })
     }
 
-    /// Upgrades a connection that was made elsewhere.
+    /// Upgrades an existing TCP connection.
     pub async fn handshake(tcp: TcpStream, request: impl IntoClientRequest + Unpin) -> Self {
         Self::try_handshake(tcp, request).await.unwrap()
     }
 
-    /// The same, if that is not refused.
+    /// Upgrades an existing TCP connection, or returns why the server refused.
     pub async fn try_handshake(
         tcp: TcpStream,
         request: impl IntoClientRequest + Unpin,
     ) -> Result<Self, Error> {
-        // As browsers do. Else small messages wait for the acknowledgement of the one before.
+        // Browsers do so, too. Otherwise a small message waits for the previous one's ACK.
         tcp.set_nodelay(true)?;
         let (stream, _) = tokio_tungstenite::client_async(request, tcp).await?;
         Ok(Self { stream, lines: VecDeque::new(), frames: 0 })
@@ -336,7 +340,7 @@ impl Client {
         within("a message to be sent", self.stream.send(message)).await.unwrap();
     }
 
-    /// The next line, or nothing at the end of the connection.
+    /// Returns the next line, or `None` at the end of the connection.
     pub async fn line(&mut self) -> Option<String> {
         while self.lines.is_empty() {
             match self.stream.next().await? {
@@ -361,7 +365,7 @@ impl Client {
         }
     }
 
-    /// Reads to the close frame, over whatever comes before it, and gives its code and words.
+    /// Reads up to the close frame and returns its code and reason.
     #[track_caller]
     pub fn expect_close(&mut self) -> impl Future<Output = (u16, String)> {
         let caller = Location::caller();
@@ -378,12 +382,12 @@ impl Client {
         async move {
             match read.await {
                 Ok(frame) => (frame.code.into(), frame.reason.to_string()),
-                Err(found) => panic!("{caller}: in place of a close frame: {found}"),
+                Err(found) => panic!("{caller}: expected a close frame, not {found}"),
             }
         }
     }
 
-    /// Closes in order, and waits for the server to end the connection.
+    /// Sends a close frame and waits for the server to close the connection.
     #[track_caller]
     pub fn leave(mut self) -> impl Future<Output = ()> {
         within("the close handshake", async move {
@@ -393,32 +397,33 @@ impl Client {
     }
 }
 
-/// Sends a request as it stands and gives all of the answer; of an upgrade, its head.
+/// Sends a request verbatim and returns the whole response, or its head if it is an upgrade.
 #[track_caller]
 pub fn raw_http(addr: SocketAddr, request: &str) -> impl Future<Output = String> + use<> {
     let request = request.to_owned();
-    within("an answer", async move {
+    within("a response", async move {
         let mut tcp = TcpStream::connect(addr).await.unwrap();
         tcp.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        while !is_whole(&String::from_utf8_lossy(&answer)) {
-            if tcp.read_buf(&mut answer).await.unwrap_or(0) == 0 {
+        let mut response = Vec::new();
+        while !is_complete(&String::from_utf8_lossy(&response)) {
+            if tcp.read_buf(&mut response).await.unwrap_or(0) == 0 {
                 break;
             }
         }
-        String::from_utf8_lossy(&answer).into_owned()
+        String::from_utf8_lossy(&response).into_owned()
     })
 }
 
-fn is_whole(answer: &str) -> bool {
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return false };
+/// Whether a response has all of its body.
+fn is_complete(response: &str) -> bool {
+    let Some((head, body)) = response.split_once("\r\n\r\n") else { return false };
     let head = head.to_lowercase();
     let length = head.split("\r\ncontent-length: ").nth(1);
     let length = length.and_then(|rest| rest.split("\r\n").next()?.parse::<usize>().ok());
     head.starts_with("http/1.1 101") || length.is_some_and(|length| body.len() >= length)
 }
 
-/// Upgrades by hand and gives the bare connection.
+/// Connects and upgrades, and returns the raw TCP connection.
 #[track_caller]
 pub fn raw_socket(addr: SocketAddr, path: &str) -> impl Future<Output = TcpStream> + use<> {
     let path = path.to_owned();
@@ -427,13 +432,13 @@ pub fn raw_socket(addr: SocketAddr, path: &str) -> impl Future<Output = TcpStrea
     })
 }
 
-/// Upgrades a connection that was made elsewhere.
+/// Upgrades an existing TCP connection.
 pub async fn raw_upgrade(tcp: TcpStream, addr: SocketAddr, path: &str) -> TcpStream {
     raw_handshake(tcp, addr, path, "").await.0
 }
 
-/// Upgrades a connection with these headers, each with its line break. Also gives the head of the
-/// answer.
+/// Upgrades an existing TCP connection with additional headers, each of which ends with a line
+/// break. Also returns the head of the response.
 pub async fn raw_handshake(
     mut tcp: TcpStream,
     addr: SocketAddr,
@@ -454,7 +459,7 @@ pub async fn raw_handshake(
     (tcp, head)
 }
 
-/// A client's frame: first byte as given, a mask of zeros, the length in as few bytes as it takes.
+/// Encodes a client's frame with this first byte and a mask of zeros.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {

@@ -1,4 +1,4 @@
-//! History on disk: what survives, who may have the file, what happens when the disk does not.
+//! History on disk: restarts, file errors, locking and retention.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,46 +16,47 @@ use crate::harness::{TestServer, config, eventually, raw_http, within};
 use crate::json::JsonClient;
 use crate::program::{PROGRAM, Program};
 
-pub fn stored(folder: &Path) -> Config {
+/// Returns a configuration with a history file `chat.db` in a folder.
+pub fn config_with_journal(folder: &Path) -> Config {
     Config { db: Some(folder.join("chat.db")), ..config() }
 }
 
-pub fn join_line(room: &str) -> Value {
+pub fn join_command(room: &str) -> Value {
     json!({"type": "join", "room": room})
 }
 
-/// All of a room's messages, page by page, oldest first.
+/// Reads all messages of a room page by page and returns them, oldest first.
 pub async fn history(addr: SocketAddr, room: &str) -> Vec<Value> {
     let mut reader = JsonClient::hello(addr, json!({})).await;
-    reader.send(&[join_line(room)]).await;
+    reader.send(&[join_command(room)]).await;
     reader.expect("joined").await;
-    let (mut found, mut before) = (Vec::new(), Value::Null);
+    let (mut messages, mut before) = (Vec::new(), Value::Null);
     loop {
         let page = json!({"type": "history", "room": room, "before": before, "limit": 100});
         reader.send(&[page]).await;
         let page = reader.expect("history").await;
         before = page["messages"][0]["seq"].clone();
-        found.splice(0..0, page["messages"].as_array().unwrap().iter().cloned());
+        messages.splice(0..0, page["messages"].as_array().unwrap().iter().cloned());
         if page["more"] == false {
-            return found;
+            return messages;
         }
     }
 }
 
 #[actix_web::test]
-async fn a_restart_forgets_nothing_neither_messages_nor_what_was_said_twice() {
+async fn messages_and_their_ids_survive_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let hello = json!({"nick": "ada", "key": "a secret of ada's own"});
     let say = json!({"type": "say", "room": "a", "text": "hello", "id": "1"});
-    let server = TestServer::start_with(stored(folder.path())).await;
+    let server = TestServer::start_with(config_with_journal(folder.path())).await;
     let mut ada = JsonClient::hello(server.addr(), hello.clone()).await;
-    ada.send(&[join_line("a"), say.clone()]).await;
+    ada.send(&[join_command("a"), say.clone()]).await;
     let epoch = ada.expect("joined").await["epoch"].clone();
     let seq = ada.expect("message").await["seq"].clone();
     ada.expect("said").await;
     server.stop().await;
 
-    let server = TestServer::start_with(stored(folder.path())).await;
+    let server = TestServer::start_with(config_with_journal(folder.path())).await;
     let mut text = server.join("room=a&history=5").await;
     text.expect("ada: hello").await;
     let mut ada = JsonClient::hello(server.addr(), hello).await;
@@ -69,7 +70,8 @@ async fn a_restart_forgets_nothing_neither_messages_nor_what_was_said_twice() {
     server.stop().await;
 }
 
-async fn refused(folder: &Path, db: &Path) -> String {
+/// Starts the program with a history file that it cannot use, and returns its error.
+async fn startup_error(folder: &Path, db: &Path) -> String {
     let mut program = Command::new(PROGRAM);
     program.args(["--listen", "127.0.0.1:0", "--db"]).arg(db).current_dir(folder);
     let output = within("the program to end", program.kill_on_drop(true).output()).await.unwrap();
@@ -81,45 +83,45 @@ async fn refused(folder: &Path, db: &Path) -> String {
 }
 
 #[actix_web::test]
-async fn a_file_that_cannot_be_had_is_a_clear_error_that_changes_nothing() {
+async fn unusable_journal_is_a_one_line_error_and_stays_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let program = Program::start(PROGRAM, folder.path(), &[]).await;
     std::os::unix::fs::symlink(path("chinwag.db"), path("alias.db")).unwrap();
     for name in ["chinwag.db", "./alias.db"] {
-        let error = refused(folder.path(), Path::new(name)).await;
+        let error = startup_error(folder.path(), Path::new(name)).await;
         assert!(error.contains("in use by another chinwag server"), "{error}");
     }
     drop(program);
 
     std::fs::write(path("letter.db"), "Dear Ada, this is no database.".repeat(100)).unwrap();
-    let error = refused(folder.path(), Path::new("letter.db")).await;
+    let error = startup_error(folder.path(), Path::new("letter.db")).await;
     assert!(error.contains("is not a chinwag journal"), "{error}");
     assert!(std::fs::read(path("letter.db")).unwrap().starts_with(b"Dear Ada"));
 
     let other = Connection::open(path("other.db")).unwrap();
     other.execute_batch("CREATE TABLE mine (a); PRAGMA user_version = 9").unwrap();
-    let error = refused(folder.path(), Path::new("other.db")).await;
+    let error = startup_error(folder.path(), Path::new("other.db")).await;
     assert!(error.contains("is not a chinwag journal"), "{error}");
 
     Program::start(PROGRAM, folder.path(), &["--db", "new.db"]).await.kill().await;
     let new = Connection::open(path("new.db")).unwrap();
     new.execute_batch("PRAGMA user_version = 99").unwrap();
-    let error = refused(folder.path(), Path::new("new.db")).await;
+    let error = startup_error(folder.path(), Path::new("new.db")).await;
     assert!(error.contains("newer"), "{error}");
 
-    for unfit in ["nowhere/chat.db", ".", "/proc/chat.db"] {
-        let error = refused(folder.path(), Path::new(unfit)).await;
+    for path in ["nowhere/chat.db", ".", "/proc/chat.db"] {
+        let error = startup_error(folder.path(), Path::new(path)).await;
         assert!(error.contains("cannot open"), "{error}");
     }
 }
 
 #[actix_web::test]
-async fn a_locked_file_makes_senders_busy_and_all_is_well_when_it_is_free_again() {
+async fn locked_journal_rejects_messages_until_it_is_unlocked() {
     let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start_with(stored(folder.path())).await;
+    let server = TestServer::start_with(config_with_journal(folder.path())).await;
     let mut json = JsonClient::hello(server.addr(), json!({"nick": "ada"})).await;
-    json.send(&[join_line("lobby")]).await;
+    json.send(&[join_command("lobby")]).await;
     json.expect("joined").await;
     let mut text = server.join("nick=ben").await;
     let mut reader = server.join("").await;
@@ -131,9 +133,9 @@ async fn a_locked_file_makes_senders_busy_and_all_is_well_when_it_is_free_again(
     assert_eq!((&error["ref"], &error["temporary"]), (&json!(5), &json!(true)));
     text.say("me neither").await;
     assert_eq!(text.expect_close().await.0, 1013);
-    // Who only reads is served meanwhile.
+    // Reading still works.
     let mut late = JsonClient::hello(server.addr(), json!({})).await;
-    late.send(&[join_line("lobby"), json!({"type": "history", "room": "lobby"})]).await;
+    late.send(&[join_command("lobby"), json!({"type": "history", "room": "lobby"})]).await;
     late.expect("joined").await;
     late.expect("history").await;
     other.execute_batch("ROLLBACK").unwrap();
@@ -144,30 +146,30 @@ async fn a_locked_file_makes_senders_busy_and_all_is_well_when_it_is_free_again(
     server.stop().await;
 }
 
-/// Makes the writer fall.
+/// Makes the writer panic.
 #[derive(ActorMessage)]
 #[rtype(result = "()")]
-struct Stumble;
+struct Panic;
 
-impl Handler<Stumble> for Writer {
+impl Handler<Panic> for Writer {
     type Result = ();
 
-    fn handle(&mut self, _: Stumble, _: &mut actix::Context<Self>) {
+    fn handle(&mut self, _: Panic, _: &mut actix::Context<Self>) {
         panic!("the test makes the journal panic");
     }
 }
 
 #[actix_web::test]
-async fn when_the_journal_dies_every_client_reads_1011_and_the_server_fails() {
+async fn journal_panic_closes_every_client_with_1011_and_fails_the_server() {
     let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start_with(stored(folder.path())).await;
+    let server = TestServer::start_with(config_with_journal(folder.path())).await;
     let mut clients = [server.join("").await, server.join("room=other").await];
     let server = server.into_server();
     let writer = server.journal().unwrap().writer().clone();
     let running = actix_web::rt::spawn(server.run());
-    // `run` watches the hub from its first turn on.
+    // `run` watches the hub once it has been polled.
     tokio::task::yield_now().await;
-    writer.do_send(Stumble);
+    writer.do_send(Panic);
     clients[0].say("anybody?").await;
     for client in &mut clients {
         assert_eq!(client.expect_close().await.0, 1011);
@@ -176,39 +178,39 @@ async fn when_the_journal_dies_every_client_reads_1011_and_the_server_fails() {
     assert!(matches!(outcome, Err(ServerError::HubDied)), "{outcome:?}");
 }
 
-/// What becomes of the file under a running server, and whether that can be put right.
+/// Only a moved file can be put back; the server then accepts messages again.
 #[cfg(unix)]
 #[actix_web::test]
-async fn a_file_that_is_moved_deleted_replaced_or_truncated_takes_no_more_and_says_so() {
-    type Harm = fn(&Path);
-    let moved: Harm = |db| std::fs::rename(db, db.with_extension("away")).unwrap();
-    let deleted: Harm = |db| std::fs::remove_file(db).unwrap();
-    let replaced: Harm = |db| {
+async fn moved_deleted_replaced_or_truncated_journal_rejects_messages() {
+    type Change = fn(&Path);
+    let moved: Change = |db| std::fs::rename(db, db.with_extension("away")).unwrap();
+    let deleted: Change = |db| std::fs::remove_file(db).unwrap();
+    let replaced: Change = |db| {
         std::fs::copy(db, db.with_extension("copy")).unwrap();
         std::fs::rename(db.with_extension("copy"), db).unwrap();
     };
-    let truncated: Harm =
+    let truncated: Change =
         |db| std::fs::File::options().write(true).open(db).unwrap().set_len(0).unwrap();
-    let without_log: Harm = |db| std::fs::remove_file(db.with_extension("db-wal")).unwrap();
-    for (harm, words) in [
+    let log_deleted: Change = |db| std::fs::remove_file(db.with_extension("db-wal")).unwrap();
+    for (change, words) in [
         (moved, "chat.db was deleted or moved"),
         (deleted, "chat.db was deleted or moved"),
         (replaced, "chat.db was replaced"),
         (truncated, "chat.db was truncated"),
-        (without_log, "chat.db-wal was deleted"),
+        (log_deleted, "chat.db-wal was deleted"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let db = folder.path().join("chat.db");
-        let server = TestServer::start_with(stored(folder.path())).await;
+        let server = TestServer::start_with(config_with_journal(folder.path())).await;
         let mut ada = JsonClient::hello(server.addr(), json!({})).await;
         let say = json!({"type": "say", "room": "a", "text": "before"});
-        ada.send(&[join_line("a"), say.clone()]).await;
+        ada.send(&[join_command("a"), say.clone()]).await;
         ada.until("said").await;
-        harm(&db);
+        change(&db);
         let request = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n\r\n", server.addr());
         let answer = raw_http(server.addr(), &request).await;
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains(words), "{answer}");
-        eventually("messages to be refused", async || {
+        eventually("messages to be rejected", async || {
             ada.send(std::slice::from_ref(&say)).await;
             loop {
                 let line = within("an answer", ada.next()).await.unwrap();
@@ -221,7 +223,7 @@ async fn a_file_that_is_moved_deleted_replaced_or_truncated_takes_no_more_and_sa
         if std::fs::rename(db.with_extension("away"), &db).is_ok() {
             ada.send(&[say]).await;
             ada.until("said").await;
-            eventually("it to be ready again", async || {
+            eventually("the server to be ready again", async || {
                 raw_http(server.addr(), &request).await.starts_with("HTTP/1.1 200 ")
             })
             .await;
@@ -232,7 +234,7 @@ async fn a_file_that_is_moved_deleted_replaced_or_truncated_takes_no_more_and_sa
 
 #[cfg(target_os = "linux")]
 #[actix_web::test]
-async fn neither_a_hard_link_nor_a_lock_that_is_removed_lets_a_second_server_in() {
+async fn hard_link_or_deleted_lock_file_does_not_admit_a_second_server() {
     let folder = tempfile::tempdir().unwrap();
     let first = Program::start(PROGRAM, folder.path(), &[]).await;
     let second = async |db: &str| {
@@ -241,7 +243,7 @@ async fn neither_a_hard_link_nor_a_lock_that_is_removed_lets_a_second_server_in(
             .current_dir(folder.path())
             .kill_on_drop(true)
             .output();
-        let output = within("the second to end", program).await.unwrap();
+        let output = within("the second server to end", program).await.unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     std::fs::hard_link(folder.path().join("chinwag.db"), folder.path().join("link.db")).unwrap();
@@ -256,28 +258,28 @@ async fn neither_a_hard_link_nor_a_lock_that_is_removed_lets_a_second_server_in(
 }
 
 #[actix_web::test]
-async fn a_server_that_is_dropped_goes_on_with_its_journal() {
+async fn dropped_server_handle_keeps_the_journal_running() {
     let folder = tempfile::tempdir().unwrap();
-    let server = chinwag::server::start(stored(folder.path())).await.unwrap();
+    let server = chinwag::server::start(config_with_journal(folder.path())).await.unwrap();
     let addr = server.addrs()[0];
     drop(server);
     let mut ada = JsonClient::hello(addr, json!({})).await;
-    ada.send(&[join_line("a"), json!({"type": "say", "room": "a", "text": "still here"})]).await;
+    ada.send(&[join_command("a"), json!({"type": "say", "room": "a", "text": "still here"})]).await;
     ada.until("said").await;
     assert_eq!(history(addr, "a").await[0]["text"], "still here");
 }
 
 #[actix_web::test]
-async fn what_is_too_much_or_too_old_is_pruned_and_nobody_resumes_into_it() {
+async fn surplus_messages_are_pruned_and_cannot_be_resumed_from() {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start_with(Config {
         keep_messages: 20,
         prune_interval: Duration::from_millis(50),
-        ..stored(folder.path())
+        ..config_with_journal(folder.path())
     })
     .await;
     let mut ada = JsonClient::hello(server.addr(), json!({"key": "a secret of ada's own"})).await;
-    ada.send(&[join_line("a")]).await;
+    ada.send(&[join_command("a")]).await;
     let epoch = ada.expect("joined").await["epoch"].clone();
     let mut seqs = Vec::new();
     for n in 0..50 {
@@ -286,9 +288,9 @@ async fn what_is_too_much_or_too_old_is_pruned_and_nobody_resumes_into_it() {
         seqs.push(ada.expect("message").await["seq"].clone());
         ada.expect("said").await;
     }
-    eventually("the surplus to be pruned", async || {
-        let said = history(server.addr(), "a").await;
-        said.len() == 20 && said[0]["text"] == "30"
+    eventually("the surplus messages to be pruned", async || {
+        let messages = history(server.addr(), "a").await;
+        messages.len() == 20 && messages[0]["text"] == "30"
     })
     .await;
     for (after, recovered) in [(10, false), (28, false), (29, true), (40, true)] {
@@ -296,7 +298,7 @@ async fn what_is_too_much_or_too_old_is_pruned_and_nobody_resumes_into_it() {
         ada.send(&[json!({"type": "join", "room": "a", "after": after})]).await;
         assert_eq!(ada.expect("joined").await["recovered"], recovered, "{after}");
     }
-    // What is pruned is known again all the same.
+    // The ids of pruned messages are still known.
     ada.send(&[json!({"type": "say", "room": "a", "text": "0", "id": "0"})]).await;
     let said = ada.expect("said").await;
     assert_eq!((&said["seq"], &said["duplicate"]), (&seqs[0], &json!(true)));
@@ -304,21 +306,21 @@ async fn what_is_too_much_or_too_old_is_pruned_and_nobody_resumes_into_it() {
 }
 
 #[actix_web::test]
-async fn what_is_older_than_it_is_kept_is_gone_for_everybody() {
+async fn expired_messages_are_deleted_for_everyone() {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start_with(Config {
         keep_for: Some(Duration::from_millis(300)),
         prune_interval: Duration::from_millis(50),
-        ..stored(folder.path())
+        ..config_with_journal(folder.path())
     })
     .await;
     let mut ada = JsonClient::hello(server.addr(), json!({})).await;
-    ada.send(&[join_line("a"), json!({"type": "say", "room": "a", "text": "for now"})]).await;
+    ada.send(&[join_command("a"), json!({"type": "say", "room": "a", "text": "for now"})]).await;
     let epoch = ada.expect("joined").await["epoch"].clone();
     ada.expect("message").await;
     ada.expect("said").await;
     let journal = Connection::open(folder.path().join("chat.db")).unwrap();
-    eventually("the file to be without it", async || {
+    eventually("the message to be deleted", async || {
         let count = "SELECT count(*) FROM messages";
         journal.query_row(count, [], |row| row.get::<_, i64>(0)).unwrap() == 0
     })
@@ -331,19 +333,19 @@ async fn what_is_older_than_it_is_kept_is_gone_for_everybody() {
 }
 
 #[actix_web::test]
-async fn an_unclean_end_begins_a_new_epoch_only_where_messages_may_be_lost() {
-    for (sync, keeps) in [("full", true), ("normal", false)] {
+async fn crash_begins_a_new_epoch_only_if_messages_may_be_lost() {
+    for (sync, keeps_epoch) in [("full", true), ("normal", false)] {
         let folder = tempfile::tempdir().unwrap();
         let mut epochs = Vec::new();
         for end in ["-KILL", "-TERM", "-TERM"] {
             let mut program = Program::start(PROGRAM, folder.path(), &["--db-sync", sync]).await;
             let mut client = JsonClient::hello(program.addr, json!({})).await;
-            client.send(&[join_line("a")]).await;
+            client.send(&[join_command("a")]).await;
             epochs.push(client.expect("joined").await["epoch"].clone());
             program.signal(end);
             program.exit_code().await;
         }
-        assert_eq!(epochs[0] == epochs[1], keeps, "{sync}");
+        assert_eq!(epochs[0] == epochs[1], keeps_epoch, "{sync}");
         assert_eq!(epochs[1], epochs[2], "{sync}");
     }
 }

@@ -1,4 +1,4 @@
-//! The JSON protocol, `chinwag.v1`: what is answered, and in which order things take effect.
+//! The JSON protocol, `chinwag.v1`: commands, answers and their order.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,11 +14,11 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::harness::{TestServer, also_on_the_plain_road, config, within};
+use crate::harness::{TestServer, also_with_http_server, config, within};
 
-also_on_the_plain_road! {
-    a_burst_is_answered_in_order_and_evicts_nobody,
-    who_takes_its_time_with_a_long_answer_is_not_evicted_by_what_is_said_meanwhile,
+also_with_http_server! {
+    burst_is_answered_in_order_and_evicts_nobody,
+    slow_reader_of_a_long_answer_is_not_evicted_by_new_messages,
 }
 
 /// A client of the JSON protocol.
@@ -26,12 +26,12 @@ pub struct JsonClient {
     pub stream: WebSocketStream<TcpStream>,
     lines: VecDeque<Value>,
     pub close_code: Option<u16>,
-    /// Whether it is told who comes and goes, which most tests do not want to know.
-    pub hears_presence: bool,
+    /// Whether [`JsonClient::next`] returns `presence`. Most tests ignore it.
+    pub receives_presence: bool,
 }
 
 impl JsonClient {
-    /// Connects, or says why not: a server may be on its way up or down.
+    /// Connects, or returns why it failed: the server may be starting or stopping.
     pub async fn try_connect(addr: SocketAddr) -> Result<Self, String> {
         let mut request = format!("ws://{addr}/ws").into_client_request().unwrap();
         request.headers_mut().insert("Sec-WebSocket-Protocol", "chinwag.v1".parse().unwrap());
@@ -40,14 +40,14 @@ impl JsonClient {
         let upgraded = tokio_tungstenite::client_async(request, tcp).await;
         let (stream, response) = upgraded.map_err(|error| error.to_string())?;
         assert_eq!(response.headers()["sec-websocket-protocol"], "chinwag.v1");
-        Ok(Self { stream, lines: VecDeque::new(), close_code: None, hears_presence: false })
+        Ok(Self { stream, lines: VecDeque::new(), close_code: None, receives_presence: false })
     }
 
     pub async fn connect(addr: SocketAddr) -> Self {
         within("a connection", Self::try_connect(addr)).await.unwrap()
     }
 
-    /// Connects and says hello.
+    /// Connects, and sends a `hello` with these fields.
     pub async fn hello(addr: SocketAddr, hello: Value) -> Self {
         let mut client = Self::connect(addr).await;
         let mut line = json!({"type": "hello"});
@@ -67,14 +67,15 @@ impl JsonClient {
         within("a frame to be sent", self.stream.send(Message::text(text))).await.unwrap();
     }
 
-    /// The next line, or nothing at the end of the connection.
+    /// Returns the next line, or `None` at the end of the connection.
     pub async fn next(&mut self) -> Option<Value> {
         while self.lines.is_empty() {
             match self.stream.next().await? {
                 Ok(Message::Text(text)) => {
                     let lines = text.split('\n').map(|line| serde_json::from_str(line).unwrap());
-                    let heard = |line: &Value| self.hears_presence || line["type"] != "presence";
-                    self.lines.extend(lines.filter(heard));
+                    let is_wanted =
+                        |line: &Value| self.receives_presence || line["type"] != "presence";
+                    self.lines.extend(lines.filter(is_wanted));
                 }
                 Ok(Message::Close(frame)) => {
                     self.close_code = frame.map(|frame| frame.code.into());
@@ -87,19 +88,21 @@ impl JsonClient {
         self.lines.pop_front()
     }
 
-    /// The next line, which is of this type.
+    /// Returns the next line, which must be of this type.
     #[track_caller]
     pub fn expect(&mut self, kind: &str) -> impl Future<Output = Value> {
         let caller = Location::caller();
         let read = within(format!("a line of type {kind}"), self.next());
         async move {
-            let line = read.await.unwrap_or_else(|| panic!("{caller}: the end, not {kind}"));
+            let line = read
+                .await
+                .unwrap_or_else(|| panic!("{caller}: the connection ended before {kind}"));
             assert_eq!(line["type"], kind, "at {caller}: {line}");
             line
         }
     }
 
-    /// The next line of this type, over what comes before it.
+    /// Returns the next line of this type, and skips all others before it.
     #[track_caller]
     pub fn until(&mut self, kind: &str) -> impl Future<Output = Value> {
         let caller = Location::caller();
@@ -111,10 +114,12 @@ impl JsonClient {
                 }
             }
         });
-        async move { read.await.unwrap_or_else(|| panic!("{caller}: the end, not {kind}")) }
+        async move {
+            read.await.unwrap_or_else(|| panic!("{caller}: the connection ended before {kind}"))
+        }
     }
 
-    /// The next line is this error.
+    /// Returns the next line, which must be an error with this code.
     #[track_caller]
     pub fn expect_error(&mut self, code: &str) -> impl Future<Output = Value> {
         let caller = Location::caller();
@@ -141,7 +146,7 @@ fn texts(line: &Value) -> Vec<&str> {
 }
 
 #[actix_web::test]
-async fn commands_of_one_frame_take_effect_in_order_and_answers_echo_their_ref() {
+async fn commands_of_one_frame_run_in_order_and_answers_echo_their_ref() {
     let server = TestServer::start().await;
     let mut ada = JsonClient::connect(server.addr()).await;
     ada.send(&[
@@ -172,7 +177,7 @@ async fn commands_of_one_frame_take_effect_in_order_and_answers_echo_their_ref()
 }
 
 #[actix_web::test]
-async fn text_and_json_clients_share_their_rooms() {
+async fn text_and_json_clients_share_rooms() {
     let server = TestServer::start().await;
     let mut text = server.join("nick=ben&room=tea").await;
     let mut json = JsonClient::hello(server.addr(), json!({"nick": "Ada"})).await;
@@ -188,12 +193,12 @@ async fn text_and_json_clients_share_their_rooms() {
 }
 
 #[actix_web::test]
-async fn a_mistake_is_answered_and_the_connection_lives_on() {
+async fn invalid_command_returns_an_error_and_keeps_the_connection() {
     let server = TestServer::start().await;
     let mut client = JsonClient::hello(server.addr(), json!({})).await;
     let bomb = format!("{{\"type\":\"say\",\"room\":{}", "[".repeat(5000));
     let ignored_bomb = format!("{{\"type\":\"nope\",\"x\":{}1{}}}", "[".repeat(99), "]".repeat(99));
-    let bad: [(&str, &str); 22] = [
+    let invalid: [(&str, &str); 22] = [
         ("hello", "bad_json"),
         ("[\"hello\"]", "bad_json"),
         ("1", "bad_json"),
@@ -217,8 +222,8 @@ async fn a_mistake_is_answered_and_the_connection_lives_on() {
         ("{\"type\":\"say\",\"room\":\"a\",\"text\":\"x\"}", "not_joined"),
         ("{\"type\":\"leave\",\"room\":\"a\"}", "not_joined"),
     ];
-    for (line, code) in bad {
-        // A blank line is nothing.
+    for (line, code) in invalid {
+        // Blank lines are ignored.
         client.send_text(&format!("\n  \r\n{line}\n")).await;
         let error = client.expect_error(code).await;
         assert!(!error["message"].as_str().unwrap().is_empty(), "{error}");
@@ -228,29 +233,30 @@ async fn a_mistake_is_answered_and_the_connection_lives_on() {
     client.send(&[long, json!({"type": "nope", "ref": 8})]).await;
     assert_eq!(client.expect_error("too_long").await["ref"], 7);
     assert_eq!(client.expect_error("unknown_type").await["ref"], 8);
-    let more = json!({"type": "join", "room": "a", "new": {"field": [1, 2]}, "after": null});
-    client.send(&[more]).await;
+    let with_unknown_field =
+        json!({"type": "join", "room": "a", "new": {"field": [1, 2]}, "after": null});
+    client.send(&[with_unknown_field]).await;
     client.expect("joined").await;
 }
 
 #[actix_web::test]
-async fn hello_comes_first_and_in_time() {
+async fn command_before_hello_closes_the_connection_with_4000() {
     let hello_timeout = Duration::from_secs(3);
     let server = TestServer::start_with(Config { hello_timeout, ..config() }).await;
-    let mut polite = JsonClient::hello(server.addr(), json!({})).await;
+    let mut other = JsonClient::hello(server.addr(), json!({})).await;
     let mut client = JsonClient::connect(server.addr()).await;
     client.send(&[join("a")]).await;
     client.expect_error("hello_first").await;
     assert_eq!(within("the end", client.next()).await, None);
     assert_eq!(client.close_code, Some(4000));
     server.expect_disconnect(Reason::NoHello).await;
-    // Who came before it and said hello is still there.
-    polite.send(&[join("a")]).await;
-    polite.expect("joined").await;
+    // A client that has sent hello stays connected.
+    other.send(&[join("a")]).await;
+    other.expect("joined").await;
 }
 
 #[actix_web::test]
-async fn one_connection_is_in_many_rooms_up_to_the_limit() {
+async fn connection_joins_several_rooms_up_to_the_limit() {
     let server = TestServer::start_with(Config { max_rooms_per_client: Some(3), ..config() }).await;
     let mut ada = JsonClient::hello(server.addr(), json!({"nick": "ada"})).await;
     let mut ben = JsonClient::hello(server.addr(), json!({"nick": "ben"})).await;
@@ -276,7 +282,7 @@ async fn one_connection_is_in_many_rooms_up_to_the_limit() {
 }
 
 #[actix_web::test]
-async fn who_comes_back_is_told_what_it_missed_or_that_it_cannot_be() {
+async fn resuming_returns_missed_messages_or_reports_a_gap() {
     let server = TestServer::start_with(Config { resume_buffer: 60, ..config() }).await;
     let mut ben = JsonClient::hello(server.addr(), json!({"nick": "ben"})).await;
     ben.send(&[join("a")]).await;
@@ -293,29 +299,29 @@ async fn who_comes_back_is_told_what_it_missed_or_that_it_cannot_be() {
         ben.expect("said").await;
     }
     let mut ada = JsonClient::hello(server.addr(), json!({"nick": "ada"})).await;
-    let other = json!("another");
-    let head = seqs[69];
+    let unknown_epoch = json!("another");
+    let last = seqs[69];
     for (epoch, after, recovered, first) in [
         (&epoch, seqs[9], true, 10),
         (&epoch, seqs[40], true, 41),
-        (&epoch, head, true, 70),
+        (&epoch, last, true, 70),
         (&epoch, seqs[8], false, 20),
         (&epoch, start, false, 20),
-        (&epoch, head + 1, false, 20),
-        (&other, seqs[40], false, 20),
+        (&epoch, last + 1, false, 20),
+        (&unknown_epoch, seqs[40], false, 20),
     ] {
         let after = json!({"epoch": epoch, "seq": after});
         ada.send(&[json!({"type": "join", "room": "a", "after": after})]).await;
         let joined = ada.expect("joined").await;
         assert_eq!(joined["recovered"], recovered, "{after}");
-        assert_eq!(joined["seq"], head);
+        assert_eq!(joined["seq"], last);
         let expected: Vec<_> = (first..70).map(|n| n.to_string()).collect();
         assert_eq!(texts(&joined), expected, "{after}");
     }
 }
 
 #[actix_web::test]
-async fn pages_go_back_to_what_the_room_remembers_without_gap_or_repeat() {
+async fn history_pages_cover_the_room_without_gap_or_repeat() {
     let server = TestServer::start().await;
     let mut ada = JsonClient::hello(server.addr(), json!({})).await;
     ada.send(&[join("a")]).await;
@@ -325,7 +331,7 @@ async fn pages_go_back_to_what_the_room_remembers_without_gap_or_repeat() {
         ada.expect("message").await;
         ada.expect("said").await;
     }
-    let (mut found, mut before) = (Vec::new(), Value::Null);
+    let (mut numbers, mut before) = (Vec::new(), Value::Null);
     for pages in 1.. {
         let limit = 10;
         let page = json!({"type": "history", "room": "a", "before": before, "limit": limit});
@@ -333,17 +339,17 @@ async fn pages_go_back_to_what_the_room_remembers_without_gap_or_repeat() {
         let page = ada.expect("history").await;
         before = page["messages"][0]["seq"].clone();
         let texts = texts(&page);
-        found.splice(0..0, texts.iter().map(|text| text.parse::<usize>().unwrap()));
+        numbers.splice(0..0, texts.iter().map(|text| text.parse::<usize>().unwrap()));
         if page["more"] == false {
             assert_eq!(pages, 10);
             break;
         }
     }
-    assert_eq!(found, (0..95).collect::<Vec<_>>());
+    assert_eq!(numbers, (0..95).collect::<Vec<_>>());
 }
 
 #[actix_web::test]
-async fn what_the_same_identity_says_twice_is_one_message() {
+async fn message_sent_twice_by_one_identity_is_stored_once() {
     let server = TestServer::start().await;
     let key = json!({"nick": "ada", "key": "a secret of ada's own"});
     let mut first = JsonClient::hello(server.addr(), key.clone()).await;
@@ -352,25 +358,25 @@ async fn what_the_same_identity_says_twice_is_one_message() {
     let seq = first.expect("message").await["seq"].clone();
     let said = first.expect("said").await;
     assert_eq!((&said["seq"], &said["duplicate"]), (&seq, &json!(false)));
-    let again = first.expect("said").await;
-    assert_eq!((&again["seq"], &again["duplicate"]), (&seq, &json!(true)));
+    let repeated = first.expect("said").await;
+    assert_eq!((&repeated["seq"], &repeated["duplicate"]), (&seq, &json!(true)));
 
     let mut second = JsonClient::hello(server.addr(), key).await;
     second.send(&[join("a"), say("a", "hello", "1")]).await;
     second.expect("joined").await;
     let said = second.expect("said").await;
     assert_eq!((&said["seq"], &said["duplicate"]), (&seq, &json!(true)));
-    // Without a key every connection is somebody else.
+    // Without a key, each connection is another identity.
     let mut stranger = JsonClient::hello(server.addr(), json!({})).await;
     stranger.send(&[join("a"), say("a", "hello", "1")]).await;
     stranger.expect("joined").await;
     stranger.expect("message").await;
     assert_eq!(stranger.expect("said").await["duplicate"], false);
-    assert_ne!(first.expect("message").await["seq"], seq, "the first was not told again");
+    assert_ne!(first.expect("message").await["seq"], seq, "the duplicate was not delivered");
 }
 
 #[actix_web::test]
-async fn a_burst_is_answered_in_order_and_evicts_nobody() {
+async fn burst_is_answered_in_order_and_evicts_nobody() {
     let server = TestServer::start().await;
     let mut ada = JsonClient::hello(server.addr(), json!({})).await;
     ada.send(&[join("a")]).await;
@@ -382,7 +388,7 @@ async fn a_burst_is_answered_in_order_and_evicts_nobody() {
     }
     let (mut messages, mut said) = (0, 0);
     while said < 2000 {
-        let line = within("the next line", ada.next()).await.expect("it is not evicted");
+        let line = within("the next line", ada.next()).await.expect("the client is not evicted");
         let count = if line["type"] == "said" { &mut said } else { &mut messages };
         assert_eq!(line["id"], count.to_string(), "{line}");
         *count += 1;
@@ -390,27 +396,27 @@ async fn a_burst_is_answered_in_order_and_evicts_nobody() {
     assert_eq!(messages, 2000);
 }
 
-/// An answer may be as long as the queue. It must leave room in it.
+/// An answer may be as long as the send queue, and must leave space in it for messages.
 #[actix_web::test]
-async fn who_takes_its_time_with_a_long_answer_is_not_evicted_by_what_is_said_meanwhile() {
+async fn slow_reader_of_a_long_answer_is_not_evicted_by_new_messages() {
     let server = TestServer::start().await;
     let mut ada = JsonClient::hello(server.addr(), json!({})).await;
     ada.send(&[join("a")]).await;
     let epoch = ada.expect("joined").await["epoch"].clone();
     let long = "x".repeat(4000);
-    let mut talk = async |from: usize, to: usize| {
+    let mut send = async |from: usize, to: usize| {
         for n in from..to {
             ada.send(&[say("a", &long, &n.to_string())]).await;
             ada.until("said").await;
         }
     };
-    talk(0, 256).await;
+    send(0, 256).await;
     let mut eve = JsonClient::hello(server.addr(), json!({})).await;
     let after = json!({"epoch": epoch, "seq": 0});
     eve.send(&[json!({"type": "join", "room": "a", "after": after})]).await;
     within("the answer to begin", eve.stream.get_ref().readable()).await.unwrap();
-    talk(256, 286).await;
-    let joined = within("the answer", eve.next()).await.expect("it is not evicted");
+    send(256, 286).await;
+    let joined = within("the answer", eve.next()).await.expect("the client is not evicted");
     assert_eq!(joined["messages"].as_array().unwrap().len(), 256);
     for n in 256..286 {
         assert_eq!(eve.until("message").await["id"], n.to_string());
@@ -418,7 +424,7 @@ async fn who_takes_its_time_with_a_long_answer_is_not_evicted_by_what_is_said_me
 }
 
 #[actix_web::test]
-async fn binary_ends_in_1003() {
+async fn binary_message_closes_the_connection_with_1003() {
     let server = TestServer::start().await;
     let mut client = JsonClient::hello(server.addr(), json!({})).await;
     client.stream.send(Message::binary(vec![0])).await.unwrap();

@@ -1,4 +1,4 @@
-//! chinwag from outside: real sockets, real servers, what anybody can see.
+//! Integration tests. They use chinwag only through real sockets and its public API.
 
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
@@ -6,43 +6,43 @@ mod browser;
 mod harness;
 mod program;
 
-// One module a topic.
-mod acme; // certificates from an authority (pebble, ignored unless asked for)
-mod chat; // the text protocol: who reads what
-mod client;
-mod command_line; // the program: its flags, its exit codes, its signals
-mod commands; // the program's other commands: backup, export
-mod compression; // compressed messages
-mod crowd; // many clients at once
-mod devices; // one user in several browsers (ignored likewise)
+// One module per topic. Tests that need more than Rust and a C compiler are ignored by default.
+mod abuse; // clients that follow the protocol and try to harm others
+mod acme; // certificates from an authority (ignored by default: needs pebble)
+mod command_line; // flags, exit codes and signals of the program
+mod compression; // permessage-deflate
+mod crashes; // kill -9 while clients write
+mod devices; // one user in several browsers (ignored by default: needs Chromium)
+mod disconnects; // every way a connection ends
 mod disk; // disks that are full, read-only or damaged
-mod echo; // the socket without the chat: the example, run
+mod echo; // the example of a WebSocket without the chat
 mod embedded; // the chat mounted in another program, on actix's own test server
-mod endings; // every way a connection ends
-mod extension; // messages and bots of another crate's
+mod extension; // actor messages and bots of another crate
+mod fakes; // a log and clients that a test controls
 mod flood; // clients that send more than they should
+mod history_model; // history compared with a reference model, with crashes in between
 mod hostile; // attacks on raw sockets
-mod journal; // history on disk, and a disk that does not
-mod json; // the JSON protocol: what is answered, in which order
-mod limits; // limits, crossed by one
-mod memory; // what hostile clients cost the server in memory
-mod metrics; // what operators are told
-mod mischief; // harm done by the rules
-mod model; // history held against a plain list, with crashes in between
-mod nginx; // behind a proxy, by the configuration that is shipped (ignored likewise)
+mod hub_model; // the hub compared with the reference hub
+mod journal; // history on disk
+mod js_client; // the JavaScript client, in node (ignored by default)
+mod json; // the JSON protocol: answers and their order
+mod limits; // limits on connections, rooms, messages and rates
+mod many_clients; // hundreds of clients at once
+mod memory; // how much memory hostile clients cost the server
+mod metrics; // metrics, health checks and the JSON log
+mod nginx; // the shipped nginx configuration (ignored by default: needs nginx)
 mod pacing; // when rooms are flushed
-mod page; // the page in a real browser (ignored unless asked for: needs Chromium)
+mod page; // the page in a real browser (ignored by default: needs Chromium)
 mod pages; // what is served over plain HTTP
-mod plain_hub; // the hub as plain lists: the model of `state`
-mod presence; // names, and who is told who is there
-mod protocol; // the examples of docs/PROTOCOL.md, played
+mod presence; // names and presence
+mod protocol; // the examples of docs/PROTOCOL.md, compared with a real server
 mod reading; // the page over time: long histories, connections that break
-mod rendering; // the page without JavaScript, on paper, under the pointer (ignored likewise)
-mod stall; // a journal that stands still
-mod stand_in; // a log and clients that do as they are told
-mod state; // the hub held against plain lists
+mod reference_hub; // the reference model of the hub for `hub_model`
+mod rendering; // the page without JavaScript, printed and with a pointer (ignored by default)
+mod stalled_journal; // a journal that does not commit
+mod subcommands; // backup and export
+mod text; // the text protocol: who receives what
 mod tidy; // rules about the source itself
-mod timed; // what must happen in time
+mod timed; // tests that measure time
 mod tls; // HTTPS
-mod torture; // killed under those who write
-mod upgrade; // which handshakes are answered
+mod upgrade; // which handshakes are accepted

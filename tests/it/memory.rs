@@ -1,5 +1,5 @@
-//! What hostile clients cost the server in memory. The figures at full size, of the release build,
-//! are those of `cargo bench --bench memory`.
+//! How much memory hostile clients cost the server. `cargo bench --bench memory` measures the
+//! release build at full size.
 #![cfg(target_os = "linux")]
 
 use actix::prelude::*;
@@ -21,8 +21,8 @@ use crate::program::{PROGRAM, Program};
 
 const MB: u64 = 1_000_000;
 
-/// A program that has served somebody before, so that what it needs once is there.
-async fn warm(flags: &[&str]) -> (Program, tempfile::TempDir) {
+/// Starts a server and serves some clients, so that it has allocated what it needs only once.
+async fn start_warm(flags: &[&str]) -> (Program, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let program = Program::start(PROGRAM, folder.path(), flags).await;
     for _ in 0..20 {
@@ -33,38 +33,38 @@ async fn warm(flags: &[&str]) -> (Program, tempfile::TempDir) {
         }
         client.leave().await;
     }
-    program.forget_peak();
+    program.reset_peak_memory();
     (program, folder)
 }
 
 #[actix_web::test]
-async fn a_giant_frame_costs_less_than_a_megabyte() {
-    let (program, _folder) = warm(&[]).await;
+async fn giant_frame_costs_less_than_1_mb() {
+    let (program, _folder) = start_warm(&[]).await;
     let before = program.memory();
     let mut tcp = raw_socket(program.addr, "/ws").await;
-    // It announces 2^40 bytes, and 300 MB of them come.
+    // The header announces 2^40 bytes, and the client sends 300 MB.
     tcp.write_all(&[0x82, 0xFF, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
     let (mut reader, mut writer) = tcp.into_split();
     let chunk = vec![0; MB as usize];
     let write = async {
         for _ in 0..300 {
-            // After 2 seconds of this the server has had enough.
+            // The server closes the socket after 2 seconds.
             if within("a megabyte", writer.write_all(&chunk)).await.is_err() {
                 break;
             }
         }
     };
-    let mut told = [0; 4];
-    let (read, ()) = join(within("a close frame", reader.read_exact(&mut told)), write).await;
+    let mut close = [0; 4];
+    let (read, ()) = join(within("a close frame", reader.read_exact(&mut close)), write).await;
     read.unwrap();
-    assert_eq!(u16::from_be_bytes([told[2], told[3]]), 1009);
+    assert_eq!(u16::from_be_bytes([close[2], close[3]]), 1009);
     let grown = program.peak_memory().saturating_sub(before);
     assert!(grown < MB, "grown by {grown} bytes");
 }
 
 #[actix_web::test]
-async fn compressed_bombs_cost_less_than_a_megabyte() {
-    let (program, _folder) = warm(&[]).await;
+async fn compression_bombs_cost_less_than_1_mb() {
+    let (program, _folder) = start_warm(&[]).await;
     let mut bomb = Vec::with_capacity(200_000);
     let mut deflate = flate2::Compress::new(flate2::Compression::best(), false);
     // The compressed message has the size limit of a frame, and decompresses to 1,000 times that.
@@ -89,9 +89,9 @@ async fn compressed_bombs_cost_less_than_a_megabyte() {
 }
 
 #[actix_web::test]
-async fn a_flood_by_a_client_that_reads_its_echoes_costs_less_than_four_megabytes() {
-    // What rooms remember is bounded by itself.
-    let (program, _folder) = warm(&["--resume-buffer", "10"]).await;
+async fn flood_whose_echoes_are_read_costs_less_than_4_mb() {
+    // The messages that rooms keep in memory have a limit of their own.
+    let (program, _folder) = start_warm(&["--resume-buffer", "10"]).await;
     let before = program.memory();
     let (mut reader, mut writer) = raw_socket(program.addr, "/ws").await.into_split();
     let message = frame(0x81, &[b'x'; 4000]);
@@ -106,7 +106,7 @@ async fn a_flood_by_a_client_that_reads_its_echoes_costs_less_than_four_megabyte
         let mut echoed = 0;
         while echoed < total / message.len() * 4000 {
             let read = within("an echo", reader.read(&mut chunk)).await.unwrap();
-            assert_ne!(read, 0, "it is not cut off");
+            assert_ne!(read, 0, "the client stays connected");
             echoed += read;
         }
     };
@@ -115,48 +115,48 @@ async fn a_flood_by_a_client_that_reads_its_echoes_costs_less_than_four_megabyte
     assert!(grown < 4 * MB, "grown by {grown} bytes");
 }
 
-/// Once each of them cost all that it was to be told.
+/// There was a bug: each client cost as much as its whole answer.
 #[actix_web::test]
-async fn who_asks_for_a_long_replay_and_does_not_read_it_costs_little() {
+async fn unread_long_replay_costs_less_than_250_kb() {
     const STALLED: u64 = 60;
-    let (program, _folder) = warm(&[]).await;
-    let mut talker = Client::connect(program.addr, "room=long&nick=t").await;
+    let (program, _folder) = start_warm(&[]).await;
+    let mut sender = Client::connect(program.addr, "room=long&nick=t").await;
     let long = "x".repeat(1000);
     for _ in 0..100 {
         for _ in 0..10 {
-            talker.say(&long).await;
+            sender.say(&long).await;
         }
         for _ in 0..10 {
-            talker.expect(&format!("t: {long}")).await;
+            sender.expect(&format!("t: {long}")).await;
         }
     }
-    talker.leave().await;
+    sender.leave().await;
     let before = program.memory();
     let (mut plain, mut json) = (Vec::new(), Vec::new());
     for _ in 0..STALLED / 2 {
         let client = raw_socket(program.addr, "/ws?room=long&history=1000").await;
-        within("the answer's beginning", client.readable()).await.unwrap();
+        within("the start of the answer", client.readable()).await.unwrap();
         plain.push(client);
         let mut client = JsonClient::hello(program.addr, json!({})).await;
         client.send(&[json!({"type": "join", "room": "other"})]).await;
         let after = json!({"epoch": client.expect("joined").await["epoch"], "seq": 0});
         client.send(&[json!({"type": "join", "room": "long", "after": after})]).await;
-        within("the answer's beginning", client.stream.get_ref().readable()).await.unwrap();
+        within("the start of the answer", client.stream.get_ref().readable()).await.unwrap();
         json.push(client);
     }
     let each = program.peak_memory().saturating_sub(before) / STALLED;
-    // The connection's buffers, and the part that comes next.
-    assert!(each < MB / 4, "{each} bytes for each");
+    // The buffers of the connection and the next part of the answer.
+    assert!(each < MB / 4, "{each} bytes per client");
 }
 
-/// A log with a megabyte in every room.
-struct Full;
+/// A log with 1 MiB of messages in every room.
+struct FullLog;
 
-impl Actor for Full {
+impl Actor for FullLog {
     type Context = Context<Self>;
 }
 
-impl Handler<Page> for Full {
+impl Handler<Page> for FullLog {
     type Result = ();
 
     fn handle(&mut self, page: Page, _: &mut Self::Context) {
@@ -165,22 +165,22 @@ impl Handler<Page> for Full {
         let (nick, at) = (Nick::parse("ada").unwrap(), Timestamp::default());
         let draft = Draft { room, nick, text, attributed: true, origin: None };
         let count = (max_bytes / 4096).clamp(1, 256);
-        let places = (257 - count as u64..).take(count).map(Seq::new);
-        let messages: Vec<_> = places.map(|seq| draft.clone().placed(seq, at)).collect();
+        let seqs = (257 - count as u64..).take(count).map(Seq::new);
+        let messages: Vec<_> = seqs.map(|seq| draft.clone().placed(seq, at)).collect();
         let floor = Seq::new(256 - count as u64);
         answer.give(Ok(Messages { messages, floor, more: count < 256 }));
     }
 }
 
-impl Handler<Append> for Full {
+impl Handler<Append> for FullLog {
     type Result = ();
 
     fn handle(&mut self, _: Append, _: &mut Self::Context) {
-        unreachable!("nobody says anything");
+        unreachable!("no client sends messages");
     }
 }
 
-impl Handler<Probe> for Full {
+impl Handler<Probe> for FullLog {
     type Result = Result<(), LogError>;
 
     fn handle(&mut self, _: Probe, _: &mut Self::Context) -> Self::Result {
@@ -188,14 +188,14 @@ impl Handler<Probe> for Full {
     }
 }
 
-/// A client that hands on what it is told.
-struct Hand(mpsc::UnboundedSender<Reply>);
+/// A client that forwards its answers to a channel.
+struct ForwardingClient(mpsc::UnboundedSender<Reply>);
 
-impl Actor for Hand {
+impl Actor for ForwardingClient {
     type Context = Context<Self>;
 }
 
-impl Handler<Deliver> for Hand {
+impl Handler<Deliver> for ForwardingClient {
     type Result = ();
 
     fn handle(&mut self, deliver: Deliver, _: &mut Self::Context) {
@@ -205,11 +205,12 @@ impl Handler<Deliver> for Hand {
     }
 }
 
-/// Rings hold 64 MiB, and what was read and waits for clients that take their time, half as much.
+/// Rings have 64 MiB in total. Answers that were read from the log and that clients have not
+/// received have at most 32 MiB.
 #[actix_web::test]
-async fn answers_that_nobody_takes_are_bounded_together_and_those_of_others_get_short() {
+async fn unread_answers_are_bounded_in_total_and_later_answers_get_shorter() {
     const MIB: usize = 1024 * 1024;
-    let full = Full.start();
+    let full = FullLog.start();
     let log = Log {
         epoch: Epoch::of("full"),
         head: Seq::new(256),
@@ -218,10 +219,10 @@ async fn answers_that_nobody_takes_are_bounded_together_and_those_of_others_get_
         probe: full.recipient(),
     };
     let hub = Hub::start_with_log(&Arbiter::new(), &config(), log);
-    let (told, mut answers) = mpsc::unbounded_channel();
-    let hand = Hand(told).start();
+    let (replies, mut answers) = mpsc::unbounded_channel();
+    let forwarding = ForwardingClient(replies).start();
     let client = ClientId::next();
-    let (nick, to) = (Nick::anonymous(client), hand.recipient().into());
+    let (nick, to) = (Nick::anonymous(client), forwarding.recipient().into());
     hub.do_send(Register { client, nick, events: true, to });
     let join = |n: usize| {
         let room = RoomName::parse(&format!("r{n}")).unwrap();
@@ -233,56 +234,63 @@ async fn answers_that_nobody_takes_are_bounded_together_and_those_of_others_get_
         let Event::Joined { messages, recovered, .. } = reply.event else { panic!("{reply:?}") };
         (messages, recovered)
     };
-    let mut untaken = Vec::new();
+    let mut unread = Vec::new();
     for n in 0..150 {
         if n % 10 == 0 {
             (n..n + 10).for_each(join);
         }
         let (messages, recovered) = next().await;
-        assert!(!messages.is_empty(), "answer {n} has none");
+        assert!(!messages.is_empty(), "answer {n} has no messages");
         assert_eq!(recovered, messages.len() == 256, "answer {n}");
-        untaken.push(messages);
+        unread.push(messages);
     }
-    let bytes: usize = untaken.iter().flatten().map(|message| message.text.as_str().len()).sum();
+    let bytes: usize = unread.iter().flatten().map(|message| message.text.as_str().len()).sum();
     assert!(bytes < 100 * MIB, "{} MiB", bytes / MIB);
-    assert!(untaken[..60].iter().all(|messages| messages.len() == 256), "these had room");
-    drop(untaken);
+    assert!(
+        unread[..60].iter().all(|messages| messages.len() == 256),
+        "the first 60 answers are complete"
+    );
+    drop(unread);
     join(150);
     let (messages, recovered) = next().await;
-    assert_eq!((messages.len(), recovered), (256, true), "once they are taken");
+    assert_eq!(
+        (messages.len(), recovered),
+        (256, true),
+        "answers are complete again once clients have read them"
+    );
 }
 
 #[actix_web::test]
-async fn a_client_that_stops_reading_costs_no_more_than_its_queue() {
+async fn stalled_client_costs_less_than_3_mb() {
     const STALLED: u64 = 10;
-    // What rooms remember is bounded by itself.
-    let (program, _folder) = warm(&["--resume-buffer", "10"]).await;
+    // The messages that rooms keep in memory have a limit of their own.
+    let (program, _folder) = start_warm(&["--resume-buffer", "10"]).await;
     let before = program.memory();
     let mut stalled = Vec::new();
-    // Each in a room of its own, so that no batch is shared, which is the worst case.
+    // The worst case: each client is in its own room, so that clients share no batch.
     for n in 0..STALLED {
         stalled.push(raw_socket(program.addr, &format!("/ws?room=r{n}")).await);
-        let mut talker = Client::connect(program.addr, &format!("room=r{n}&nick=t")).await;
-        // More than it takes to have it evicted.
+        let mut sender = Client::connect(program.addr, &format!("room=r{n}&nick=t")).await;
+        // More messages than its queue holds, so that it is evicted.
         let long = "x".repeat(4000);
         for _ in 0..100 {
             for _ in 0..10 {
-                talker.say(&long).await;
+                sender.say(&long).await;
             }
             for _ in 0..10 {
-                talker.expect(&format!("t: {long}")).await;
+                sender.expect(&format!("t: {long}")).await;
             }
         }
-        talker.leave().await;
+        sender.leave().await;
     }
     let each = program.peak_memory().saturating_sub(before) / STALLED;
-    // The queue of 1 MiB, as messages and as frames, and the connection's buffers.
-    assert!(each < 3 * MB, "{each} bytes for each");
+    // The queue of 1 MiB, both as messages and as frames, and the buffers of the connection.
+    assert!(each < 3 * MB, "{each} bytes per client");
 }
 
 #[actix_web::test]
-async fn a_connection_has_one_descriptor() {
-    let (program, _folder) = warm(&[]).await;
+async fn each_connection_uses_one_file_descriptor() {
+    let (program, _folder) = start_warm(&[]).await;
     let before = program.descriptors();
     let mut clients = Vec::new();
     for _ in 0..50 {
@@ -292,5 +300,5 @@ async fn a_connection_has_one_descriptor() {
         client.leave().await;
         clients.push(Client::connect(program.addr, "").await);
     }
-    eventually("descriptors", async || program.descriptors() == before + 50).await;
+    eventually("50 more descriptors", async || program.descriptors() == before + 50).await;
 }

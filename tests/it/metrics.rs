@@ -1,4 +1,4 @@
-//! What operators are told: how it goes, whether the server is of use, and the log for programs.
+//! Monitoring: metrics, health checks and the JSON log.
 
 use actix::prelude::*;
 use actix_web::App;
@@ -15,7 +15,7 @@ use crate::harness::{TestServer, config, eventually, raw_http, within};
 use crate::json::JsonClient;
 use crate::program::PROGRAM;
 
-/// Status and body of the answer to a plain GET.
+/// Sends a GET request, and returns the status and the body of the response.
 async fn get(addr: std::net::SocketAddr, path: &str, headers: &str) -> (u16, String) {
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
@@ -24,7 +24,7 @@ async fn get(addr: std::net::SocketAddr, path: &str, headers: &str) -> (u16, Str
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// What a server tells of one metric, named with its labels.
+/// Returns the value of a metric, which is named with its labels.
 #[cfg(feature = "metrics")]
 pub async fn metric(server: &TestServer, name: &str) -> f64 {
     let (status, text) = get(server.addr(), "/metrics", "").await;
@@ -35,7 +35,7 @@ pub async fn metric(server: &TestServer, name: &str) -> f64 {
 
 #[cfg(feature = "metrics")]
 #[actix_web::test]
-async fn what_happens_is_counted() {
+async fn metrics_count_handshakes_messages_and_errors() {
     let server = TestServer::start().await;
     let mut ada = JsonClient::hello(server.addr(), json!({"nick": "Ada"})).await;
     ada.send(&[json!({"type": "join", "room": "lobby"})]).await;
@@ -52,7 +52,7 @@ async fn what_happens_is_counted() {
                    Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     assert!(raw_http(server.addr(), request).await.starts_with("HTTP/1.1 400 "));
-    let counted = [
+    let expected = [
         ("chinwag_handshakes_total{outcome=\"upgraded\"}", 2.0),
         ("chinwag_handshakes_total{outcome=\"malformed\"}", 1.0),
         ("chinwag_messages_total{outcome=\"kept\"}", 2.0),
@@ -65,27 +65,30 @@ async fn what_happens_is_counted() {
         ("chinwag_pending_bytes", 0.0),
         ("chinwag_disconnects_total{reason=\"left\"}", 0.0),
     ];
-    for (name, value) in counted {
+    for (name, value) in expected {
         assert_eq!(metric(&server, name).await, value, "{name}");
     }
     let lags = "chinwag_delivery_lag_seconds_count";
-    eventually("both to have read both", async || metric(&server, lags).await == 4.0).await;
+    eventually("both clients to receive both messages", async || {
+        metric(&server, lags).await == 4.0
+    })
+    .await;
     assert!(metric(&server, "chinwag_fan_out_seconds_count").await >= 2.0);
     assert!(metric(&server, "chinwag_commit_seconds_count").await >= 2.0);
     assert!(metric(&server, "chinwag_ring_bytes").await > 10.0);
     assert!(metric(&server, "chinwag_hub_answer_seconds").await > 0.0);
     ben.leave().await;
     let left = "chinwag_disconnects_total{reason=\"left\"}";
-    eventually("Ben to be counted out", async || metric(&server, left).await == 1.0).await;
+    eventually("Ben's disconnect to be counted", async || metric(&server, left).await == 1.0).await;
 }
 
-/// Who holds the lines against the format that Prometheus reads would not find a mistake.
+/// Checks the output against the OpenMetrics format, which Prometheus reads.
 #[cfg(feature = "metrics")]
 #[actix_web::test]
-async fn metrics_are_told_as_prometheus_reads_them() {
+async fn metrics_follow_the_openmetrics_format() {
     let server = TestServer::start().await;
     let (_, text) = get(server.addr(), "/metrics", "").await;
-    let text = text.strip_suffix("# EOF\n").expect("it says where it ends");
+    let text = text.strip_suffix("# EOF\n").expect("the output ends with # EOF");
     let mut described = std::collections::BTreeMap::new();
     for line in text.lines() {
         if let Some(comment) = line.strip_prefix("# TYPE ") {
@@ -109,11 +112,11 @@ async fn metrics_are_told_as_prometheus_reads_them() {
 
 #[cfg(feature = "metrics")]
 #[actix_web::test]
-async fn metrics_are_for_this_machine_unless_they_have_an_address_of_their_own() {
+async fn metrics_are_local_only_unless_they_have_their_own_address() {
     let server = TestServer::start().await;
     let chat = server.addr();
     assert_eq!(get(chat, "/metrics", "").await.0, 200);
-    // Somebody elsewhere, by a proxy that nobody has named, or that says where nobody is.
+    // A client elsewhere, through a proxy that is not trusted, whatever headers it sends.
     for header in [
         "X-Forwarded-For: 198.51.100.7",
         "X-Forwarded-For: 127.0.0.1",
@@ -126,13 +129,13 @@ async fn metrics_are_for_this_machine_unless_they_have_an_address_of_their_own()
     }
     let rebound = "GET /metrics HTTP/1.1\r\nHost: rebound.example\r\nConnection: close\r\n\r\n";
     assert!(raw_http(chat, rebound).await.starts_with("HTTP/1.1 404 "));
-    let by_proxy = Config { trusted_proxies: vec!["127.0.0.1".parse().unwrap()], ..config() };
-    let server = TestServer::start_with(by_proxy).await;
+    let trusting_proxy = Config { trusted_proxies: vec!["127.0.0.1".parse().unwrap()], ..config() };
+    let server = TestServer::start_with(trusting_proxy).await;
     let elsewhere = "X-Forwarded-For: 198.51.100.7\r\n";
     assert_eq!(get(server.addr(), "/metrics", elsewhere).await.0, 404);
 
-    let own = Config { metrics_listen: Some(([127, 0, 0, 1], 0).into()), ..config() };
-    let server = TestServer::start_with(own).await;
+    let own_address = Config { metrics_listen: Some(([127, 0, 0, 1], 0).into()), ..config() };
+    let server = TestServer::start_with(own_address).await;
     let chat = server.addr();
     let server: Server = server.into_server();
     let status = server.metrics_addr().unwrap();
@@ -142,41 +145,43 @@ async fn metrics_are_for_this_machine_unless_they_have_an_address_of_their_own()
     }
     assert_eq!(get(chat, "/metrics", "").await.0, 404);
     assert_eq!(get(status, "/metrics", "").await.0, 200);
-    assert_eq!(get(status, "/ws", "").await.0, 404, "nothing else is there");
+    assert_eq!(get(status, "/ws", "").await.0, 404, "only the monitoring endpoints are served");
     within("the end", server.stop()).await;
-    let gone = async || tokio::net::TcpStream::connect(status).await.is_err();
-    eventually("it to end with the server", gone).await;
+    let is_closed = async || tokio::net::TcpStream::connect(status).await.is_err();
+    eventually("the metrics address to be closed", is_closed).await;
 }
 
 #[actix_web::test]
-async fn a_server_is_not_ready_while_it_drains() {
+async fn server_is_not_ready_while_it_drains() {
     let server = TestServer::start().await;
     assert_eq!(get(server.addr(), "/readyz", "").await, (200, "ready\n".to_owned()));
     drop(server.hub().send(Drain { wait: false }).await.unwrap());
-    // An answer holds for a second.
+    // The server caches the answer for a second.
     let unready = (503, "the server is shutting down\n".to_owned());
     let is_unready = async || get(server.addr(), "/readyz", "").await == unready;
-    eventually("it not to be ready", is_unready).await;
-    assert_eq!(get(server.addr(), "/healthz", "").await.0, 200, "it lives");
+    eventually("the server not to be ready", is_unready).await;
+    assert_eq!(get(server.addr(), "/healthz", "").await.0, 200, "the server is healthy");
 }
 
 #[cfg(feature = "journal")]
 #[actix_web::test]
-async fn a_server_is_ready_only_while_its_journal_commits() {
+async fn server_is_ready_only_while_its_journal_commits() {
     let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start_with(crate::journal::stored(folder.path())).await;
+    let server = TestServer::start_with(crate::journal::config_with_journal(folder.path())).await;
     let ready = async || get(server.addr(), "/readyz", "").await.0 == 200;
     assert!(ready().await);
     let lock = rusqlite::Connection::open(folder.path().join("chat.db")).unwrap();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
-    // What was committed a moment ago is believed for a second.
-    eventually("it to be noticed", async || !ready().await).await;
+    // The result of a test commit is cached for a second.
+    eventually("the server not to be ready", async || !ready().await).await;
     lock.execute_batch("ROLLBACK").unwrap();
-    eventually("it to be over", ready).await;
+    eventually("the server to be ready again", ready).await;
 }
 
-/// A log that answers nobody, and counts who asks whether it works.
-struct SilentLog(usize);
+/// A log that never answers, and counts probes.
+struct SilentLog {
+    probes: usize,
+}
 
 impl Actor for SilentLog {
     type Context = Context<Self>;
@@ -198,27 +203,28 @@ impl Handler<Probe> for SilentLog {
     type Result = ResponseFuture<Result<(), LogError>>;
 
     fn handle(&mut self, _: Probe, _: &mut Self::Context) -> Self::Result {
-        self.0 += 1;
+        self.probes += 1;
         Box::pin(std::future::pending())
     }
 }
 
+/// Returns how many probes the log has received.
 #[derive(Message)]
 #[rtype(result = "usize")]
-struct Asked;
+struct ProbeCount;
 
-impl Handler<Asked> for SilentLog {
+impl Handler<ProbeCount> for SilentLog {
     type Result = usize;
 
-    fn handle(&mut self, _: Asked, _: &mut Self::Context) -> usize {
-        self.0
+    fn handle(&mut self, _: ProbeCount, _: &mut Self::Context) -> usize {
+        self.probes
     }
 }
 
-/// However many ask, and however long, a log that stands still is asked once.
+/// A log that does not answer receives one probe, however many requests wait for it.
 #[actix_web::test]
-async fn questions_whether_the_server_is_ready_do_not_queue() {
-    let silent = SilentLog(0).start();
+async fn concurrent_readiness_requests_share_one_probe() {
+    let silent = SilentLog { probes: 0 }.start();
     let log = Log {
         epoch: Epoch::random(),
         head: Seq::default(),
@@ -230,15 +236,16 @@ async fn questions_whether_the_server_is_ready_do_not_queue() {
     let chat = Chat::new(hub, Config::default());
     let server = actix_test::start(move || App::new().configure(|app| chat.configure(app)));
     for _ in 0..2 {
-        let asked = (0..20).map(|_| async { server.get("/readyz").send().await.unwrap().status() });
-        let statuses = within("the answers", join_all(asked)).await;
+        let requests =
+            (0..20).map(|_| async { server.get("/readyz").send().await.unwrap().status() });
+        let statuses = within("the answers", join_all(requests)).await;
         assert!(statuses.iter().all(|status| *status == 503), "{statuses:?}");
     }
-    assert_eq!(silent.send(Asked).await, Ok(1));
+    assert_eq!(silent.send(ProbeCount).await, Ok(1));
 }
 
 #[actix_web::test]
-async fn the_log_is_told_to_programs_as_json() {
+async fn json_log_format_writes_one_object_per_line() {
     let mut program = Command::new(PROGRAM)
         .args(["--listen", "127.0.0.1:0", "--db", "none", "--log-format", "json"])
         .stderr(std::process::Stdio::piped())

@@ -1,4 +1,4 @@
-//! When a room is flushed, as a member sees it: by the batches that are delivered.
+//! When a room is flushed, as seen in the batches that a member receives.
 
 use std::time::{Duration, Instant};
 
@@ -11,14 +11,14 @@ use tokio::sync::mpsc;
 
 use crate::harness::{TestServer, config, eventually, within};
 
-/// A member that passes on each batch as the texts in it.
-struct Probe(mpsc::UnboundedSender<Vec<String>>);
+/// A member that forwards the texts of each batch to a channel.
+struct ForwardingClient(mpsc::UnboundedSender<Vec<String>>);
 
-impl Actor for Probe {
+impl Actor for ForwardingClient {
     type Context = Context<Self>;
 }
 
-impl Handler<Deliver> for Probe {
+impl Handler<Deliver> for ForwardingClient {
     type Result = ();
 
     fn handle(&mut self, deliver: Deliver, _: &mut Self::Context) {
@@ -29,34 +29,39 @@ impl Handler<Deliver> for Probe {
     }
 }
 
-/// What one member of a room was delivered while the room was flooded.
-struct Flood {
+/// What one member of a flooded room received.
+struct FloodResult {
     batches: Vec<Vec<String>>,
-    /// From before the first message was sent until after the last batch was delivered.
-    took: Duration,
+    /// The time from the first message sent to the last batch received.
+    elapsed: Duration,
 }
 
-impl Flood {
-    /// Fails if the flushes were closer together than this. A busy machine cannot make it fail:
-    /// whatever comes late makes the whole take longer.
+impl FloodResult {
+    /// Checks that the average interval between flushes is at least `interval`. A busy machine
+    /// cannot make this fail, because delays only increase the elapsed time.
     #[track_caller]
-    fn was_paced_by(&self, wait: Duration) {
-        let waits = self.batches.len() - 1;
-        let least = wait * u32::try_from(waits).unwrap();
-        assert!(self.took >= least, "{waits} waits of {wait:?} in {:?}", self.took);
+    fn assert_paced_by(&self, interval: Duration) {
+        let intervals = self.batches.len() - 1;
+        let minimum = interval * u32::try_from(intervals).unwrap();
+        assert!(
+            self.elapsed >= minimum,
+            "{intervals} intervals of {interval:?} in {:?}",
+            self.elapsed
+        );
     }
 }
 
-/// Floods a room of so many members, and records what one of them is delivered.
-async fn flood(server: &TestServer, room: &str, members: usize, messages: usize) -> Flood {
+/// Creates a room with this number of members, floods it, and returns what one of them received.
+async fn flood(server: &TestServer, room: &str, members: usize, messages: usize) -> FloodResult {
     let room = RoomName::parse(room).unwrap();
-    let (sender, mut delivered) = mpsc::unbounded_channel();
-    // The flooder is a member, too.
+    let (sender, mut received) = mpsc::unbounded_channel();
+    // The flooder is the last member.
     for n in 1..members {
-        let probe = Probe(if n == 1 { sender.clone() } else { mpsc::unbounded_channel().0 });
-        let to = Probe::create(|ctx| {
+        let member =
+            ForwardingClient(if n == 1 { sender.clone() } else { mpsc::unbounded_channel().0 });
+        let to = ForwardingClient::create(|ctx| {
             ctx.set_mailbox_capacity(messages);
-            probe
+            member
         });
         let client = ClientId::next();
         let nick = Nick::anonymous(client);
@@ -68,42 +73,43 @@ async fn flood(server: &TestServer, room: &str, members: usize, messages: usize)
     }
     let mut flooder = server.connect(&format!("room={room}")).await;
     let is_full = |info: &RoomInfo| info.name == room && info.member_count == members;
-    eventually("all members", async || server.rooms().await.iter().any(is_full)).await;
+    eventually("all members to be registered", async || server.rooms().await.iter().any(is_full))
+        .await;
     let began = Instant::now();
     for n in 0..messages {
         flooder.say(&n.to_string()).await;
     }
     let mut batches = Vec::new();
     while batches.iter().map(Vec::len).sum::<usize>() < messages {
-        batches.push(within("the next batch", delivered.recv()).await.unwrap());
+        batches.push(within("the next batch", received.recv()).await.unwrap());
     }
-    let said: Vec<_> = (0..messages).map(|n| n.to_string()).collect();
-    assert_eq!(batches.concat(), said, "each once, in order");
-    Flood { batches, took: began.elapsed() }
+    let sent: Vec<_> = (0..messages).map(|n| n.to_string()).collect();
+    assert_eq!(batches.concat(), sent, "each message arrives once, in order");
+    FloodResult { batches, elapsed: began.elapsed() }
 }
 
 #[actix_web::test]
-async fn a_busy_room_is_flushed_in_batches_and_its_first_message_at_once() {
+async fn busy_room_is_flushed_in_batches_after_an_immediate_first_message() {
     let server = TestServer::start().await;
     let flood = flood(&server, "busy", 200, 2000).await;
-    flood.was_paced_by(Duration::from_millis(10));
-    assert_eq!(flood.batches[0], ["0"], "nobody waits in an idle room");
+    flood.assert_paced_by(Duration::from_millis(10));
+    assert_eq!(flood.batches[0], ["0"], "an idle room flushes immediately");
 }
 
 #[actix_web::test]
-async fn without_a_window_every_message_is_flushed_at_once() {
+async fn every_message_is_flushed_immediately_without_a_batch_window() {
     let config = Config { batch_window: Duration::ZERO, ..config() };
     let server = TestServer::start_with(config).await;
     assert_eq!(flood(&server, "busy", 200, 200).await.batches.len(), 200);
 }
 
 #[actix_web::test]
-async fn several_busy_rooms_are_paced_each_by_its_own_size() {
+async fn each_busy_room_is_paced_by_its_own_size() {
     let server = TestServer::start().await;
     let rooms = [("small", 20), ("larger", 100), ("large", 200)];
     let floods = rooms.map(|(room, members)| flood(&server, room, members, 500));
     for (flood, (_, members)) in join_all(floods).await.iter().zip(rooms) {
-        flood.was_paced_by(Duration::from_micros(50) * members as u32);
-        assert_eq!(flood.batches[0], ["0"], "no room waits for another");
+        flood.assert_paced_by(Duration::from_micros(50) * members as u32);
+        assert_eq!(flood.batches[0], ["0"], "rooms do not wait for each other");
     }
 }

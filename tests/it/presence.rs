@@ -1,4 +1,4 @@
-//! Names and presence: who may be called what, and who is told who is there.
+//! Names and presence: which names are allowed, and who is informed about members.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -18,49 +18,49 @@ fn key(name: &str) -> String {
     format!("the secret of {name}")
 }
 
-/// A client with a name and a key of its own, in the room `a`.
-async fn present(server: &TestServer, name: &str) -> JsonClient {
+/// Connects a client with this name and its own key, and joins room `a`.
+async fn join_as(server: &TestServer, name: &str) -> JsonClient {
     let mut client =
         JsonClient::hello(server.addr(), json!({"nick": name, "key": key(name)})).await;
-    client.hears_presence = true;
+    client.receives_presence = true;
     client.send(&[join("a")]).await;
     client.expect("joined").await;
     client
 }
 
 #[actix_web::test]
-async fn the_others_are_told_who_comes_and_goes_and_who_comes_is_told_who_is_there() {
+async fn members_receive_presence_and_new_members_receive_the_member_list() {
     let server = TestServer::start().await;
-    let mut ada = present(&server, "Ada").await;
+    let mut ada = join_as(&server, "Ada").await;
     let mut ben = JsonClient::hello(server.addr(), json!({"nick": "Ben"})).await;
     ben.send(&[join("a")]).await;
     let joined = ben.expect("joined").await;
     let mut members: Vec<_> = joined["members"].as_array().unwrap().clone();
     members.sort_by_key(Value::to_string);
     assert_eq!((members, &joined["member_count"]), (vec![json!("Ada"), json!("Ben")], &json!(2)));
-    let told =
+    let expected =
         json!({"type": "presence", "room": "a", "joined": ["Ben"], "left": [], "member_count": 2});
-    assert_eq!(ada.expect("presence").await, told);
+    assert_eq!(ada.expect("presence").await, expected);
     ben.send(&[json!({"type": "leave", "room": "a"})]).await;
-    let told =
+    let expected =
         json!({"type": "presence", "room": "a", "joined": [], "left": ["Ben"], "member_count": 1});
-    assert_eq!(ada.expect("presence").await, told);
-    // A client of the plain protocol is seen too, and so is one whose connection just breaks.
+    assert_eq!(ada.expect("presence").await, expected);
+    // Presence includes clients of the text protocol, and connections that break.
     let text = server.join("room=a&nick=Cleo").await;
     assert_eq!(ada.expect("presence").await["joined"], json!(["Cleo"]));
     drop(text);
     assert_eq!(ada.expect("presence").await["left"], json!(["Cleo"]));
     ada.send(&[json!({"type": "who", "room": "a", "ref": 1}), json!({"type": "who", "room": "b"})])
         .await;
-    let told =
+    let expected =
         json!({"type": "members", "room": "a", "members": ["Ada"], "member_count": 1, "ref": 1});
-    assert_eq!(ada.expect("members").await, told);
+    assert_eq!(ada.expect("members").await, expected);
     ada.expect_error("not_joined").await;
 }
 
-/// "paypaI", with a capital i, has the first form of "paypai" and the second of "paypal".
+/// "paypaI", with a capital i, equals "paypai" in lower case and looks like "paypal".
 #[actix_web::test]
-async fn name_that_looks_like_another_is_refused_also_when_it_differs_from_own_in_case_only() {
+async fn confusable_name_is_refused_even_as_a_case_variant_of_the_own_name() {
     let server = TestServer::start().await;
     let mut paypal = JsonClient::hello(server.addr(), json!({"nick": "paypal"})).await;
     let mut eve = JsonClient::hello(server.addr(), json!({"nick": "paypai"})).await;
@@ -75,27 +75,30 @@ async fn name_that_looks_like_another_is_refused_also_when_it_differs_from_own_i
 }
 
 #[actix_web::test]
-async fn the_same_identity_in_two_windows_is_one_member() {
+async fn two_connections_of_one_identity_are_one_member() {
     let server = TestServer::start().await;
-    let mut ben = present(&server, "Ben").await;
-    let mut first = present(&server, "Ada").await;
+    let mut ben = join_as(&server, "Ben").await;
+    let mut first = join_as(&server, "Ada").await;
     assert_eq!(ben.expect("presence").await["member_count"], 2);
-    // Without a name the second goes by that of the first.
+    // A connection without a name has the name of its identity.
     let mut second = JsonClient::connect(server.addr()).await;
     second.send(&[json!({"type": "hello", "key": key("Ada")}), join("a")]).await;
     assert_eq!(second.expect("welcome").await["nick"], "Ada");
     assert_eq!(second.expect("joined").await["member_count"], 2);
-    // A name that one of them takes is both's.
+    // A new name is for both connections.
     second.send(&[json!({"type": "nick", "nick": "Ada L."})]).await;
-    for window in [&mut ben, &mut first, &mut second] {
-        let line = window.until("renamed").await;
+    for client in [&mut ben, &mut first, &mut second] {
+        let line = client.until("renamed").await;
         assert_eq!((&line["from"], &line["to"]), (&json!("Ada"), &json!("Ada L.")));
     }
     first.send(&[json!({"type": "say", "room": "a", "text": "hello"})]).await;
     assert_eq!(ben.expect("message").await["nick"], "Ada L.");
-    // Only when the last window is gone, she is.
+    // Ada leaves when her last connection ends.
     drop(first);
-    eventually("the window to be gone", async || server.client_count().await == 2).await;
+    eventually("the first connection to be unregistered", async || {
+        server.client_count().await == 2
+    })
+    .await;
     ben.send(&[json!({"type": "who", "room": "a"})]).await;
     assert_eq!(ben.expect("members").await["member_count"], 2);
     drop(second);
@@ -103,21 +106,21 @@ async fn the_same_identity_in_two_windows_is_one_member() {
 }
 
 #[actix_web::test]
-async fn a_name_that_somebody_in_the_room_has_is_refused_with_one_that_is_free() {
+async fn taken_name_is_refused_with_a_free_suggestion() {
     let server = TestServer::start().await;
-    let _ada = present(&server, "Ada").await;
-    let _ada_2 = present(&server, "ada-2").await;
+    let _ada = join_as(&server, "Ada").await;
+    let _ada_2 = join_as(&server, "ada-2").await;
     let mut other = JsonClient::hello(server.addr(), json!({"nick": "ADA"})).await;
     other.send(&[json!({"type": "join", "room": "a", "ref": "x"})]).await;
     let error = other.expect_error("nick_taken").await;
     let expected = (&json!("ADA-3"), &json!("x"), &json!(false));
     assert_eq!((&error["suggested"], &error["ref"], &error["temporary"]), expected);
-    // In another room nobody has it.
+    // In another room the name is free.
     other.send(&[join("b"), json!({"type": "nick", "nick": "Eve"}), join("a")]).await;
     other.expect("joined").await;
     assert_eq!(other.expect("welcome").await["nick"], "Eve");
     other.until("joined").await;
-    // And once it is there, it cannot take the name there.
+    // As a member of the room, it cannot take the name, either.
     other.send(&[json!({"type": "nick", "nick": "Ada", "ref": 5})]).await;
     assert_eq!(other.until("error").await["ref"], 5);
     other.send(&[json!({"type": "hello", "nick": "Ada"})]).await;
@@ -129,28 +132,32 @@ async fn a_name_that_somebody_in_the_room_has_is_refused_with_one_that_is_free()
 }
 
 #[actix_web::test]
-async fn a_name_is_free_again_when_its_last_client_has_gone_and_its_owner_may_come_back_at_once() {
+async fn name_is_free_once_the_last_connection_of_its_owner_ends() {
     let server = TestServer::start().await;
-    // Somebody stays, since a room where nobody is forgets all its names.
-    let _ben = present(&server, "Ben").await;
-    let ada = present(&server, "Ada").await;
-    // She comes back before the server has noticed that she went.
-    let again = present(&server, "Ada").await;
+    // Ben stays, because an empty room has no names.
+    let _ben = join_as(&server, "Ben").await;
+    let ada = join_as(&server, "Ada").await;
+    // Ada reconnects before the server notices the end of her first connection.
+    let again = join_as(&server, "Ada").await;
     let mut other = JsonClient::hello(server.addr(), json!({"nick": "ada"})).await;
     drop(ada);
-    eventually("one connection to be gone", async || server.client_count().await == 2).await;
+    eventually("one connection to be unregistered", async || server.client_count().await == 2)
+        .await;
     other.send(&[join("a")]).await;
     other.expect_error("nick_taken").await;
     drop(again);
-    eventually("the other to be gone", async || server.client_count().await == 1).await;
+    eventually("the other connection to be unregistered", async || {
+        server.client_count().await == 1
+    })
+    .await;
     other.send(&[join("a")]).await;
     assert_eq!(other.expect("joined").await["member_count"], 2);
 }
 
 #[actix_web::test]
-async fn a_taken_name_is_refused_at_the_upgrade_of_a_plain_client() {
+async fn taken_name_is_refused_at_the_handshake_of_a_text_client() {
     let server = TestServer::start().await;
-    let _ada = present(&server, "Ada").await;
+    let _ada = join_as(&server, "Ada").await;
     let request = |query: &str| {
         format!(
             "GET /ws?{query} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\n\
@@ -166,9 +173,9 @@ async fn a_taken_name_is_refused_at_the_upgrade_of_a_plain_client() {
     assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
 }
 
-/// Two who ask in the same moment are both let in, and then one of them is not.
+/// Concurrent handshakes with one name all succeed, and then all but one connection are closed.
 #[actix_web::test]
-async fn of_plain_clients_that_take_one_name_together_one_stays() {
+async fn one_of_many_text_clients_that_claim_a_name_at_once_stays() {
     let server = TestServer::start().await;
     let mut others = Vec::new();
     for _ in 0..50 {
@@ -181,7 +188,7 @@ async fn of_plain_clients_that_take_one_name_together_one_stays() {
     for other in others {
         streams.extend(within("a handshake", other).await.unwrap());
     }
-    eventually("one to stay", async || {
+    eventually("one client to remain", async || {
         let closed = server.disconnects(Reason::NameTaken).await;
         server.client_count().await == 1 && closed as usize == streams.len() - 1
     })
@@ -189,26 +196,27 @@ async fn of_plain_clients_that_take_one_name_together_one_stays() {
 }
 
 #[actix_web::test]
-async fn the_others_are_told_that_somebody_is_typing_but_not_more_than_once_in_three_seconds() {
+async fn typing_is_announced_at_most_once_in_three_seconds() {
     let server = TestServer::start().await;
-    let mut ada = present(&server, "Ada").await;
-    let mut ben = present(&server, "Ben").await;
+    let mut ada = join_as(&server, "Ada").await;
+    let mut ben = join_as(&server, "Ben").await;
     ada.expect("presence").await;
     let typing = json!({"type": "typing", "room": "a"});
     let say = json!({"type": "say", "room": "a", "text": "done"});
     ada.send(&[typing.clone(), typing.clone(), typing, say]).await;
     assert_eq!(ben.expect("typing").await, json!({"type": "typing", "room": "a", "nick": "Ada"}));
     ben.expect("message").await;
-    // She is not told of herself.
+    // The author does not receive `typing`.
     ada.expect("message").await;
 }
 
-/// What one event tells one client travels together: it is in more rooms than its queue has places.
+/// The notices of one event to one client are one delivery, even in more rooms than its queue
+/// holds.
 #[actix_web::test]
-async fn who_shares_hundreds_of_rooms_with_somebody_who_renames_or_leaves_is_not_evicted() {
+async fn events_from_hundreds_of_shared_rooms_do_not_evict_a_client() {
     const ROOMS: usize = 600;
     let server = TestServer::start().await;
-    let mut pair = [present(&server, "Ada").await, present(&server, "Ben").await];
+    let mut pair = [join_as(&server, "Ada").await, join_as(&server, "Ben").await];
     for client in &mut pair {
         for n in 0..ROOMS {
             client.send(&[join(&format!("r{n}"))]).await;
@@ -231,33 +239,33 @@ async fn who_shares_hundreds_of_rooms_with_somebody_who_renames_or_leaves_is_not
 }
 
 #[actix_web::test]
-async fn a_large_room_is_told_of_many_at_once() {
+async fn presence_in_a_large_room_is_batched() {
     let server = TestServer::start_with(Config { workers: 1, ..config() }).await;
-    let mut watcher = present(&server, "watcher").await;
+    let mut watcher = join_as(&server, "watcher").await;
     let began = Instant::now();
-    let mut crowd = Vec::new();
+    let mut members = Vec::new();
     for n in 0..150 {
-        crowd.push(server.connect(&format!("room=a&nick=n{n}")).await);
+        members.push(server.connect(&format!("room=a&nick=n{n}")).await);
     }
-    let (mut seen, mut told_while_large) = (HashSet::new(), 0);
+    let (mut seen, mut events_while_large) = (HashSet::new(), 0);
     while seen.len() < 150 {
         let line = watcher.expect("presence").await;
         let joined = line["joined"].as_array().unwrap();
         assert!(joined.len() <= 100);
         seen.extend(joined.iter().map(Value::to_string));
-        told_while_large += u64::from(line["member_count"].as_u64().unwrap() > 101);
+        events_while_large += u64::from(line["member_count"].as_u64().unwrap() > 101);
     }
     let seconds = began.elapsed().as_secs();
-    assert!(told_while_large <= seconds + 2, "{told_while_large} times in {seconds} s");
-    // Nobody is told in a large room who is typing.
-    let mut other = present(&server, "other").await;
+    assert!(events_while_large <= seconds + 2, "{events_while_large} events in {seconds} s");
+    // A large room does not announce typing.
+    let mut other = join_as(&server, "other").await;
     other.send(&[json!({"type": "typing", "room": "a"})]).await;
     other.send(&[json!({"type": "say", "room": "a", "text": "done"})]).await;
-    let mut heard = watcher.next().await.unwrap();
-    while heard["type"] == "presence" {
-        heard = within("the message", watcher.next()).await.unwrap();
+    let mut line = watcher.next().await.unwrap();
+    while line["type"] == "presence" {
+        line = within("the message", watcher.next()).await.unwrap();
     }
-    assert_eq!(heard["text"], "done");
-    drop(crowd);
+    assert_eq!(line["text"], "done");
+    drop(members);
     while watcher.expect("presence").await["member_count"] != 2 {}
 }

@@ -1,4 +1,4 @@
-//! The program as a child process: started on a free port, its log read, its memory weighed.
+//! The program as a child process on a free port: its log, exit code and resources.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -11,7 +11,8 @@ use crate::harness::within;
 /// The program that these tests were built with.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_chinwag");
 
-/// All clients of a test come from one address.
+/// Environment variables without limits on clients, since all clients of a test come from one
+/// address.
 pub const UNLIMITED: [(&str, &str); 10] = [
     ("CHINWAG_MAX_CONNECTIONS", "0"),
     ("CHINWAG_MAX_CONNECTIONS_PER_ADDRESS", "0"),
@@ -25,7 +26,7 @@ pub const UNLIMITED: [(&str, &str); 10] = [
     ("CHINWAG_MAX_ROOMS_PER_ADDRESS", "0"),
 ];
 
-/// The program running, and what it logs.
+/// A running program and its log.
 pub struct Program {
     pub child: Child,
     pub addr: SocketAddr,
@@ -33,13 +34,14 @@ pub struct Program {
 }
 
 impl Program {
+    /// Starts the program in a folder, and waits until it listens.
     pub async fn start(program: &str, folder: &std::path::Path, flags: &[&str]) -> Self {
         let mut command = Command::new(program);
         command.args(flags);
         Self::spawn(command, folder, "http").await
     }
 
-    /// Runs a command that serves `http` or `https`.
+    /// Starts a command that serves `http` or `https`, and waits until it listens.
     pub async fn spawn(mut command: Command, folder: &std::path::Path, scheme: &str) -> Self {
         let mut child = command
             .args(["--listen", "127.0.0.1:0"])
@@ -52,7 +54,7 @@ impl Program {
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let addr = loop {
             let line = within("the address", log.next_line()).await.unwrap();
-            let line = line.expect("it logs the address before it ends");
+            let line = line.expect("the program logs its address");
             if let Some((_, port)) = line.split_once(&format!("open {scheme}://localhost:")) {
                 break SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()));
             }
@@ -60,11 +62,12 @@ impl Program {
         Self { child, addr, log }
     }
 
-    /// Ends it without warning, as a crash would.
+    /// Kills it with SIGKILL.
     pub async fn kill(mut self) {
         within("the program to be killed", self.child.kill()).await.unwrap();
     }
 
+    /// Sends a signal, for example `-TERM`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().unwrap().to_string();
         let kill = std::process::Command::new("kill").args([name, &pid]).status();
@@ -78,23 +81,23 @@ impl Program {
 
 #[cfg(target_os = "linux")]
 impl Program {
-    /// Its resident memory now, in bytes.
+    /// Returns its resident memory, in bytes.
     pub fn memory(&self) -> u64 {
         self.status("VmRSS:")
     }
 
-    /// The most memory that was resident since [`Program::forget_peak`].
+    /// Returns its peak resident memory since [`Program::reset_peak_memory`], in bytes.
     pub fn peak_memory(&self) -> u64 {
         self.status("VmHWM:")
     }
 
-    /// How many files and sockets it has open.
+    /// Returns how many files and sockets it has open.
     pub fn descriptors(&self) -> usize {
         let pid = self.child.id().unwrap();
         std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
     }
 
-    pub fn forget_peak(&self) {
+    pub fn reset_peak_memory(&self) {
         let pid = self.child.id().unwrap();
         std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
     }

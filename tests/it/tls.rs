@@ -1,4 +1,4 @@
-//! HTTPS: certificates, redirects, and clients that break TLS.
+//! HTTPS: certificates, redirects, and clients that misuse TLS.
 #![cfg(feature = "tls")]
 
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use crate::browser::Browser;
 use crate::harness::{Client, TestServer, config, connections_up_to, eventually, raw_http, within};
 use crate::program::{PROGRAM, Program};
-use crate::timed::slow::narrow;
+use crate::timed::slow::connect_with_window;
 
 /// A certificate authority that the test clients trust.
 struct Authority {
@@ -45,18 +45,19 @@ fn authority() -> &'static Authority {
     })
 }
 
-/// A certificate for this machine, and its key, as files.
+/// The files of a certificate for this machine and of its key.
 pub struct Certificate {
     pub cert: PathBuf,
     pub key: PathBuf,
 }
 
-/// The certificate of the authority, in PEM.
+/// Returns the certificate of the authority in PEM.
 pub fn authority_pem() -> String {
     authority().certificate.pem()
 }
 
 impl Certificate {
+    /// Writes a certificate that expires at the start of the year `last_year`.
     pub fn write(folder: &Path, last_year: i32) -> Self {
         let names = ["localhost", "127.0.0.1"].map(str::to_owned);
         let mut params = CertificateParams::new(names).unwrap();
@@ -74,21 +75,22 @@ impl Certificate {
         ["--tls-cert", self.cert.to_str().unwrap(), "--tls-key", self.key.to_str().unwrap()]
     }
 
-    /// A configuration that serves it.
+    /// Returns a configuration that uses this certificate.
     fn config(&self) -> Config {
         let (tls_cert, tls_key) = (Some(self.cert.clone()), Some(self.key.clone()));
         Config { tls_cert, tls_key, ..config() }
     }
 }
 
+/// Writes a valid certificate to a temporary folder.
 fn certificate() -> (Certificate, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     (Certificate::write(folder.path(), 4000), folder)
 }
 
-/// A server that also negotiates the protocol of ACME challenges (RFC 8737), which is not HTTP.
+/// The server also negotiates the protocol of ACME challenges (RFC 8737), which is not HTTP.
 #[actix_web::test]
-async fn connection_that_negotiated_another_protocol_is_closed_after_the_handshake() {
+async fn connection_with_another_alpn_protocol_is_closed_after_the_handshake() {
     let (files, _folder) = certificate();
     let cert = CertificateDer::from_pem_file(&files.cert).unwrap();
     let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
@@ -126,16 +128,17 @@ async fn connection_that_negotiated_another_protocol_is_closed_after_the_handsha
     handle.stop(false).await;
 }
 
+/// Connects over TLS.
 pub async fn connect(addr: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
     handshake(TcpStream::connect(addr).await?).await
 }
 
-/// Trusts the authority of the tests.
+/// Returns the settings of a client that trusts the authority of the tests.
 fn client_config() -> ClientConfig {
     trusting([authority().certificate.der().clone()])
 }
 
-/// Settings of a client that trusts these root certificates.
+/// Returns the settings of a client that trusts these root certificates.
 pub fn trusting(roots: impl IntoIterator<Item = CertificateDer<'static>>) -> ClientConfig {
     let mut store = RootCertStore::empty();
     roots.into_iter().for_each(|root| store.add(root).unwrap());
@@ -159,8 +162,8 @@ async fn handshake(tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
 /// Socket buffer size of the forwarder.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// Forwards plain TCP to a TLS server, so that clients without TLS can test it. Its buffers are
-/// small so that backpressure from a client reaches the server.
+/// Starts a forwarder from plain TCP to a TLS server, for clients without TLS, and returns its
+/// address. Its buffers are small so that backpressure from a client reaches the server.
 pub async fn forwarder(server: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -168,7 +171,9 @@ pub async fn forwarder(server: SocketAddr) -> SocketAddr {
         while let Ok((plain, _)) = listener.accept().await {
             actix_web::rt::spawn(async move {
                 let _ = SockRef::from(&plain).set_send_buffer_size(BUFFER_BYTES);
-                let Ok(tls) = handshake(narrow(server, BUFFER_BYTES)).await else { return };
+                let Ok(tls) = handshake(connect_with_window(server, BUFFER_BYTES)).await else {
+                    return;
+                };
                 let _ = (plain.set_nodelay(true), tls.get_ref().0.set_nodelay(true));
                 let (mut from_client, mut to_client) = plain.into_split();
                 let (mut from_server, mut to_server) = split(tls);
@@ -192,7 +197,8 @@ pub async fn forwarder(server: SocketAddr) -> SocketAddr {
     addr
 }
 
-/// Starts a server over TLS; gives the address of a forwarder to it.
+/// Starts a server over TLS. Returns the server, the address of a forwarder to it, and the folder
+/// of its certificate.
 pub async fn start(config: Config) -> (chinwag::Server, SocketAddr, TempDir) {
     let (certificate, folder) = certificate();
     let (tls_cert, tls_key) = (Some(certificate.cert), Some(certificate.key));
@@ -201,7 +207,7 @@ pub async fn start(config: Config) -> (chinwag::Server, SocketAddr, TempDir) {
     (server, addr, folder)
 }
 
-fn shown(tls: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+fn peer_certificate(tls: &TlsStream<TcpStream>) -> CertificateDer<'static> {
     tls.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
 }
 
@@ -216,16 +222,16 @@ async fn program_serves_page_and_chat_over_tls() {
     let mut page = String::new();
     within("the page", tls.read_to_string(&mut page)).await.unwrap();
     assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
-    assert!(!page.contains("strict-transport-security"), "this is not the port of HTTPS: {page}");
+    assert!(!page.contains("strict-transport-security"), "HSTS is only for port 443: {page}");
     let addr = forwarder(program.addr).await;
-    let mut talkers = [Client::connect(addr, "nick=ada").await, Client::connect(addr, "").await];
-    talkers[0].say("hello").await;
-    for talker in &mut talkers {
-        talker.expect("ada: hello").await;
+    let mut clients = [Client::connect(addr, "nick=ada").await, Client::connect(addr, "").await];
+    clients[0].say("hello").await;
+    for client in &mut clients {
+        client.expect("ada: hello").await;
     }
     program.signal("-TERM");
-    for talker in &mut talkers {
-        assert_eq!(talker.expect_close().await.0, 1001);
+    for client in &mut clients {
+        assert_eq!(client.expect_close().await.0, 1001);
     }
     assert_eq!(program.exit_code().await, Some(0));
 }
@@ -249,49 +255,49 @@ async fn http_requests_are_redirected_to_https() {
 }
 
 #[actix_web::test]
-async fn bad_certificate_or_key_is_a_one_line_error() {
+async fn invalid_certificate_or_key_is_a_one_line_error() {
     let (good, folder) = certificate();
     let other = tempfile::tempdir().unwrap();
     let expired = Certificate::write(other.path(), 2020);
-    let nothing = folder.path().join("nothing");
-    std::fs::write(&nothing, "no PEM").unwrap();
+    let no_pem = folder.path().join("no-pem");
+    std::fs::write(&no_pem, "no PEM").unwrap();
     let missing = folder.path().join("missing");
-    let wrong: [(&Path, &Path, &str); 6] = [
+    let invalid: [(&Path, &Path, &str); 6] = [
         (&good.cert, &expired.key, "does not match the first certificate"),
         (&expired.cert, &expired.key, "expired"),
-        (&nothing, &good.key, "no valid PEM certificate"),
-        (&good.cert, &nothing, "no usable PEM private key"),
+        (&no_pem, &good.key, "no valid PEM certificate"),
+        (&good.cert, &no_pem, "no usable PEM private key"),
         (&missing, &good.key, "cannot read"),
         (&good.key, &good.cert, "no valid PEM certificate"),
     ];
-    for (cert, key, error) in wrong {
+    for (cert, key, error) in invalid {
         let mut program = Command::new(PROGRAM);
         program.args(["--listen", "127.0.0.1:0", "--db", "none"]);
         program.arg("--tls-cert").arg(cert).arg("--tls-key").arg(key).kill_on_drop(true);
         let output = within("the program to end", program.output()).await.unwrap();
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{told}");
-        assert!(told.starts_with("error: ") && told.contains(error), "{told}");
-        assert!(told.contains("--tls-cert and --tls-key"), "{told}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains(error), "{stderr}");
+        assert!(stderr.contains("--tls-cert and --tls-key"), "{stderr}");
     }
 }
 
 #[actix_web::test]
-async fn renewed_certificate_is_served_and_open_connections_stay() {
+async fn replaced_certificate_is_served_and_connections_stay_open() {
     let (first, folder) = certificate();
     let server = chinwag::server::start(first.config()).await.unwrap();
     let addr = server.addrs()[0];
-    let mut talker = Client::connect(forwarder(addr).await, "nick=ada").await;
-    let before = shown(&connect(addr).await.unwrap());
-    let now = async || shown(&connect(addr).await.unwrap());
+    let mut client = Client::connect(forwarder(addr).await, "nick=ada").await;
+    let before = peer_certificate(&connect(addr).await.unwrap());
+    let now = async || peer_certificate(&connect(addr).await.unwrap());
     Certificate::write(folder.path(), 4001);
-    eventually("the new one", async || now().await != before).await;
-    talker.say("still here").await;
-    talker.expect("ada: still here").await;
+    eventually("the new certificate", async || now().await != before).await;
+    client.say("still here").await;
+    client.expect("ada: still here").await;
     server.stop().await;
 }
 
-/// No handshake, half of one, and one that continues byte by byte.
+/// Clients send nothing, a part of a handshake, or a handshake byte by byte.
 #[actix_web::test]
 async fn unfinished_handshakes_time_out() {
     let (certificate, _folder) = certificate();
@@ -299,40 +305,40 @@ async fn unfinished_handshakes_time_out() {
     let addr = server.addrs()[0];
     // A record header, and the first bytes of a `ClientHello` of 512 bytes.
     let hello = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3];
-    let mut cut_off = Vec::new();
+    let mut connections = Vec::new();
     for sent in [&hello[..0], &hello[..1], &hello[..]] {
         let mut tcp = TcpStream::connect(addr).await.unwrap();
         tcp.write_all(sent).await.unwrap();
-        cut_off.push(actix_web::rt::spawn(async move {
+        connections.push(actix_web::rt::spawn(async move {
             let mut end = Vec::new();
             let _ = tcp.read_to_end(&mut end).await;
         }));
     }
     let mut slow = TcpStream::connect(addr).await.unwrap();
-    cut_off.push(actix_web::rt::spawn(async move {
+    connections.push(actix_web::rt::spawn(async move {
         slow.write_all(&hello).await.unwrap();
         while slow.write_all(&[0]).await.is_ok() {
-            // A pace at which the handshake would take minutes.
+            // At this rate the handshake would take minutes.
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }));
-    let ends = futures_util::future::join_all(cut_off);
-    within("all to be cut off", ends).await.into_iter().for_each(|end| end.unwrap());
-    assert!(connect(addr).await.is_ok(), "others are served");
+    let ends = futures_util::future::join_all(connections);
+    within("all connections to be closed", ends).await.into_iter().for_each(|end| end.unwrap());
+    assert!(connect(addr).await.is_ok(), "other clients can connect");
     server.stop().await;
 }
 
-/// They are ended by the limit on a first request, which is 5 seconds.
+/// The timeout for the first request, which is 5 seconds, closes them.
 #[actix_web::test]
-async fn thousand_connections_that_say_nothing_after_the_handshake_are_ended_and_harm_nobody() {
+async fn silent_tls_connections_time_out_and_do_not_affect_others() {
     let (certificate, _folder) = certificate();
     let server = chinwag::server::start(certificate.config()).await.unwrap();
     let addr = server.addrs()[0];
-    let mut talker = Client::connect(forwarder(addr).await, "nick=ada").await;
+    let mut client = Client::connect(forwarder(addr).await, "nick=ada").await;
     let mut silent = Vec::new();
     for _ in 0..connections_up_to(1000) {
         let mut tls = within("a handshake", connect(addr)).await.unwrap();
-        // It waits from now on, so the handshakes of others do not prolong its life.
+        // It reads in its own task, so that other handshakes do not delay the measurement.
         silent.push(actix_web::rt::spawn(async move {
             let began = Instant::now();
             let mut answer = Vec::new();
@@ -340,16 +346,16 @@ async fn thousand_connections_that_say_nothing_after_the_handshake_are_ended_and
             (began.elapsed(), answer)
         }));
     }
-    talker.say("hello").await;
-    talker.expect("ada: hello").await;
-    let ends = within("all to be ended", futures_util::future::join_all(silent)).await;
+    client.say("hello").await;
+    client.expect("ada: hello").await;
+    let ends = within("all connections to be closed", futures_util::future::join_all(silent)).await;
     for (elapsed, answer) in ends.into_iter().map(Result::unwrap) {
         assert!(elapsed < Duration::from_secs(15), "{elapsed:?}");
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408 "), "{answer:?}");
     }
-    talker.say("still here").await;
-    talker.expect("ada: still here").await;
-    assert!(connect(addr).await.is_ok(), "others are served");
+    client.say("still here").await;
+    client.expect("ada: still here").await;
+    assert!(connect(addr).await.is_ok(), "other clients can connect");
     server.stop().await;
 }
 
@@ -357,7 +363,7 @@ async fn thousand_connections_that_say_nothing_after_the_handshake_are_ended_and
 #[cfg(target_os = "linux")]
 async fn socket(addr: SocketAddr, n: usize) -> TlsStream<TcpStream> {
     let mut tls = within("a handshake", connect(addr)).await.unwrap();
-    // In one of a hundred rooms, so that few are told of it.
+    // There are a hundred rooms, so that presence goes to few clients.
     tls.write_all(UPGRADE.replace("nick=ada", &format!("room=r{n}")).as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -368,9 +374,10 @@ async fn socket(addr: SocketAddr, n: usize) -> TlsStream<TcpStream> {
     tls
 }
 
-/// `cargo test --release --test it -- --nocapture tls::idle` prints the figure of that build.
+/// `cargo test --release --test it -- --nocapture tls::idle` prints the result of the release
+/// build.
 #[cfg(target_os = "linux")]
-#[allow(clippy::print_stdout, reason = "a figure to report")]
+#[allow(clippy::print_stdout, reason = "it prints a measurement")]
 #[actix_web::test]
 async fn idle_websocket_over_tls_costs_less_than_20_kb() {
     let (certificate, folder) = certificate();
@@ -388,10 +395,10 @@ async fn idle_websocket_over_tls_costs_less_than_20_kb() {
     }
     let each = program.memory().saturating_sub(before) / count as u64;
     println!("{count} idle WebSockets over TLS: {each} bytes each");
-    assert!(each < 20 * 1024, "{each}");
+    assert!(each < 20 * 1024, "{each} bytes per connection");
 }
 
-/// The request for a WebSocket of the text protocol.
+/// A request for a WebSocket of the text protocol.
 const UPGRADE: &str = "GET /ws?nick=ada HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
                        Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -401,9 +408,9 @@ async fn one_byte_tls_records_are_accepted() {
     let (certificate, _folder) = certificate();
     let server = chinwag::server::start(certificate.config()).await.unwrap();
     let mut tls = connect(server.addrs()[0]).await.unwrap();
-    let said = crate::harness::frame(0x81, b"byte by byte");
+    let message = crate::harness::frame(0x81, b"byte by byte");
     let mut read = Vec::new();
-    for part in [UPGRADE.as_bytes(), &said] {
+    for part in [UPGRADE.as_bytes(), &message] {
         for byte in part {
             tls.write_all(&[*byte]).await.unwrap();
             tls.flush().await.unwrap();
@@ -417,20 +424,20 @@ async fn one_byte_tls_records_are_accepted() {
 }
 
 #[actix_web::test]
-async fn plain_http_on_the_tls_port_is_closed_at_once() {
+async fn plain_http_on_the_tls_port_is_closed_immediately() {
     let (certificate, _folder) = certificate();
     let server = chinwag::server::start(certificate.config()).await.unwrap();
     let mut tcp = TcpStream::connect(server.addrs()[0]).await.unwrap();
     tcp.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-    let asked = Instant::now();
+    let sent = Instant::now();
     let _ = within("the end", tcp.read_to_end(&mut Vec::new())).await;
-    assert!(asked.elapsed() < Duration::from_secs(4), "it is not left to time out");
+    assert!(sent.elapsed() < Duration::from_secs(4), "it does not wait for the timeout");
     server.stop().await;
 }
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn two_browser_windows_talk_over_wss() {
+async fn two_browsers_exchange_messages_over_wss() {
     let (certificate, _folder) = certificate();
     let server = chinwag::server::start(certificate.config()).await.unwrap();
     let url = format!("https://localhost:{}/", server.addrs()[0].port());
@@ -449,7 +456,7 @@ async fn two_browser_windows_talk_over_wss() {
 }
 
 #[test]
-fn servers_of_tests_over_tls_speak_tls() {
+fn test_servers_started_over_tls_speak_tls() {
     crate::harness::over_tls(|| {
         actix_web::rt::System::new().block_on(async {
             let server = TestServer::start().await;

@@ -1,4 +1,4 @@
-//! Which handshakes are answered, and how the others are refused.
+//! Which handshakes are accepted, and how the others are refused.
 
 use chinwag::Config;
 use futures_util::future::{join, join_all};
@@ -6,18 +6,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::{
-    TestServer, also_on_the_plain_road, also_over_tls, config, frame, raw_http, within,
+    TestServer, also_over_tls, also_with_http_server, config, frame, raw_http, within,
 };
 
-also_on_the_plain_road! {
-    what_is_sent_together_with_the_handshake_is_heard,
+also_with_http_server! {
+    frames_sent_with_the_handshake_are_received,
 }
 
 also_over_tls! {
-    what_is_sent_together_with_the_handshake_is_heard,
+    frames_sent_with_the_handshake_are_received,
 }
 
-/// A handshake with some headers in place of others; an empty one is left out.
+/// Sends a handshake and returns the response. `headers` replace the default ones, and an empty
+/// value removes a header.
 async fn handshake(server: &TestServer, line: &str, headers: &[(&str, &str)]) -> String {
     let host = server.addr().to_string();
     let mut all = vec![
@@ -38,7 +39,7 @@ fn status(answer: &str) -> &str {
 }
 
 #[actix_web::test]
-async fn a_handshake_is_answered_as_the_rfc_says() {
+async fn handshake_answer_matches_the_rfc_example() {
     let server = TestServer::start().await;
     let answer = handshake(&server, "GET /ws", &[]).await.to_lowercase();
     assert!(answer.starts_with("http/1.1 101 "), "{answer}");
@@ -47,30 +48,30 @@ async fn a_handshake_is_answered_as_the_rfc_says() {
 }
 
 #[actix_web::test]
-async fn only_get_upgrades_and_only_with_the_headers_of_an_upgrade() {
+async fn only_get_requests_with_upgrade_headers_are_upgraded() {
     let server = TestServer::start().await;
     let methods = ["POST", "PUT", "DELETE", "OPTIONS"].map(async |method| {
         let answer = handshake(&server, &format!("{method} /ws"), &[("Connection", "close")]).await;
         assert_eq!(status(&answer), "405", "{answer}");
         assert!(answer.to_lowercase().contains("\r\nallow: get\r\n"), "{answer}");
     });
-    let lacking = [
+    let incomplete = [
         (("Upgrade", ""), "400"),
         (("Connection", "close"), "400"),
         (("Sec-WebSocket-Key", ""), "400"),
         (("Sec-WebSocket-Version", ""), "400"),
         (("Sec-WebSocket-Version", "12"), "426"),
     ];
-    let lacking = lacking.map(async |(header, expected)| {
+    let incomplete = incomplete.map(async |(header, expected)| {
         let answer = handshake(&server, "GET /ws", &[header]).await;
         assert_eq!(status(&answer), expected, "{header:?}: {answer}");
     });
-    // Together, since the server waits 5 s for the bodies that some of them announce.
-    join(join_all(methods), join_all(lacking)).await;
+    // They run concurrently, because the server waits 5 s for the bodies that some announce.
+    join(join_all(methods), join_all(incomplete)).await;
 }
 
 #[actix_web::test]
-async fn pages_of_other_sites_and_rebound_names_are_refused() {
+async fn foreign_origins_and_rebound_hosts_are_refused() {
     let server = TestServer::start().await;
     let port = server.addr().port();
     let own = format!("http://127.0.0.1:{port}");
@@ -91,7 +92,7 @@ async fn pages_of_other_sites_and_rebound_names_are_refused() {
 }
 
 #[actix_web::test]
-async fn public_hosts_and_allowed_origins_open_the_door() {
+async fn public_hosts_and_allowed_origins_are_accepted() {
     let server = TestServer::start_with(Config {
         public_hosts: vec!["chat.example".parse().unwrap()],
         allowed_origins: vec!["https://friend.example".parse().unwrap()],
@@ -111,9 +112,9 @@ async fn public_hosts_and_allowed_origins_open_the_door() {
 }
 
 #[actix_web::test]
-async fn a_bad_room_name_or_number_is_refused_in_words() {
+async fn invalid_query_parameter_is_refused_with_an_explanation() {
     let server = TestServer::start().await;
-    let bad = [
+    let invalid = [
         ("room=a%20b", "a room name must have 1 to 64 letters"),
         ("room=..%2Fetc", "a room name must have 1 to 64 letters"),
         ("nick=a%3Ab", "a name must not contain colons"),
@@ -124,7 +125,7 @@ async fn a_bad_room_name_or_number_is_refused_in_words() {
         ("history=all", "history must be a number"),
         ("room=a&room=b", "each once"),
     ];
-    for (query, words) in bad {
+    for (query, words) in invalid {
         let answer = handshake(&server, &format!("GET /ws?{query}"), &[]).await;
         assert_eq!(status(&answer), "400", "{query}: {answer}");
         assert!(answer.contains(words), "{query}: {answer}");
@@ -133,7 +134,7 @@ async fn a_bad_room_name_or_number_is_refused_in_words() {
 }
 
 #[actix_web::test]
-async fn what_is_sent_together_with_the_handshake_is_heard() {
+async fn frames_sent_with_the_handshake_are_received() {
     let server = TestServer::start().await;
     let mut tcp = TcpStream::connect(server.addr()).await.unwrap();
     let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n\

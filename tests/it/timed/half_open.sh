@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run in a network namespace of its own: starts the program ($1), connects a client, switches the
-# network off, and prints how many seconds later the program has let the client go.
+# Runs in its own network namespace: starts the program ($1), connects a client, takes the network
+# down, and prints after how many seconds the program has closed the connection.
 set -euo pipefail
 PATH="$PATH:/usr/sbin:/sbin"
 ip link set lo up
@@ -15,7 +15,7 @@ wait_for() {
     if grep -q "$1" "$log"; then return; fi
     sleep 0.05
   done
-  echo "in vain waited for: $1" >&2
+  echo "timed out waiting for: $1" >&2
   cat "$log" >&2
   exit 1
 }

@@ -1,4 +1,4 @@
-//! Pings: who answers them stays, and they are spread evenly.
+//! Pings keep clients that answer them connected, and are spread over time.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::harness::{TestServer, config, within};
 
 #[actix_web::test]
-async fn a_client_that_answers_pings_stays() {
+async fn client_that_answers_pings_stays_connected() {
     let server = TestServer::start_with(Config {
         ping_interval: Duration::from_millis(100),
         pong_timeout: Duration::from_secs(2),
@@ -28,9 +28,9 @@ async fn a_client_that_answers_pings_stays() {
     client.expect("still here").await;
 }
 
-/// Else a server whose clients all came back at once would stand still at each heartbeat.
+/// Otherwise each heartbeat would block a server after all its clients have reconnected at once.
 #[actix_web::test]
-async fn clients_that_come_together_are_not_pinged_together() {
+async fn pings_to_clients_that_connected_together_are_spread() {
     let ping_interval = Duration::from_secs(3);
     let server = TestServer::start_with(Config { ping_interval, ..config() }).await;
     let mut clients = join_all((0..50).map(|_| server.connect(""))).await;
@@ -41,5 +41,5 @@ async fn clients_that_come_together_are_not_pinged_together() {
     }));
     let pinged = pinged.await;
     let spread = *pinged.iter().max().unwrap() - *pinged.iter().min().unwrap();
-    assert!(spread > ping_interval / 2, "within {spread:?}");
+    assert!(spread > ping_interval / 2, "the pings were sent within {spread:?}");
 }

@@ -1,8 +1,8 @@
-//! Tests that hold the server or the page to a time. `scripts/test` runs them one after the other,
-//! when nothing else uses the machine, and all other tests together.
+//! Tests that assert how long something takes. `scripts/test` runs them one after the other, while
+//! nothing else uses the machine.
 
-pub mod heartbeat; // who is pinged, and who is taken for dead
-pub mod scroll; // a long history in the page (ignored unless asked for: needs Chromium)
-pub mod slow; // clients that read slowly, or no more
-pub mod slow_hub; // a hub that takes its time
-pub mod stalled_journal; // a journal that stands still
+pub mod heartbeat; // pings and pongs
+pub mod scroll; // a long history in the page (ignored by default: needs Chromium)
+pub mod slow; // clients that read slowly or not at all
+pub mod slow_hub; // a hub that is slow
+pub mod stalled_journal; // a journal that does not commit

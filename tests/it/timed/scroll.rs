@@ -1,4 +1,4 @@
-//! A long history in the page, and how much work each frame of scrolling takes.
+//! How much work each frame takes while the page scrolls through a long history.
 
 use std::time::Duration;
 
@@ -8,17 +8,16 @@ use crate::browser::{Browser, url};
 use crate::harness::{TestServer, config};
 use crate::reading::{talk, talker};
 
-/// What makes scrolling smooth is that each frame changes few elements, however many messages there
-/// are. That is counted, and the time is held to a generous bound: on a busy machine a short task
-/// may take long.
+/// Scrolling is smooth if each frame changes few elements, however many messages there are. The
+/// test counts the changes. Its bound on time is generous, because the machine may be busy.
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn ten_thousand_messages_scroll_with_little_work_in_each_frame() {
+async fn scrolling_ten_thousand_messages_changes_few_elements_per_frame() {
     let server = TestServer::start_with(Config { resume_buffer: 11_000, ..config() }).await;
     let mut ben = talker(server.addr()).await;
     let ada = Browser::open(&url(&server, "/")).await;
     ada.is_called("Ada").await;
-    // No chat is as fast as this, and the page lays each message out by itself: it gets the time.
+    // The page needs time for this many messages, so the test waits for each part.
     for start in (0..10_000).step_by(1_000) {
         let last = format!("line {}", start + 999);
         talk(&mut ben, start..start + 1_000).await;
@@ -27,7 +26,7 @@ async fn ten_thousand_messages_scroll_with_little_work_in_each_frame() {
     }
     ada.until("document.querySelectorAll('#entries > *').length <= 240").await;
     ada.picture("long-thread").await;
-    // Through all of it, a screen at a time.
+    // Scrolls through the whole history, a screen at a time.
     let scroll = "const [done] = arguments; const log = document.querySelector('#log');
         let longest = 0;
         new PerformanceObserver((list) => {
@@ -58,7 +57,7 @@ async fn ten_thousand_messages_scroll_with_little_work_in_each_frame() {
     ada.page.update_timeouts(timeouts).await.unwrap();
     let found = ada.page.execute_async(scroll, vec![]).await.unwrap();
     assert!(found["first"].as_str().unwrap().starts_with("line 0 "), "{found}");
-    // A step adds 60 entries at one end and removes 60 at the other; two may fall into one frame.
+    // A step adds 60 entries at one end and removes 60 at the other. A frame may have two steps.
     let most = found["most"].as_u64().unwrap();
     assert!((60..=240).contains(&most), "{most} entries changed in one frame: {found}");
     let longest = found["longest"].as_f64().unwrap();

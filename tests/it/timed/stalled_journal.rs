@@ -1,4 +1,4 @@
-//! A journal that stands still, as a disk may, under clients that must not be taken for dead.
+//! A journal that does not commit for longer than the pong timeout, while clients flood the server.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -14,40 +14,40 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{DEADLINE, within};
-use crate::journal::{join_line, stored};
+use crate::journal::{config_with_journal, join_command};
 use crate::json::JsonClient;
 
 const FLOODERS: usize = 100;
 
 const PONG_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Keeps the journal's thread from all else for so long.
+/// Blocks the journal's thread for this long.
 #[derive(ActorMessage)]
 #[rtype(result = "()")]
-struct Stall(Duration);
+struct BlockThread(Duration);
 
-impl Handler<Stall> for Writer {
+impl Handler<BlockThread> for Writer {
     type Result = ();
 
-    fn handle(&mut self, Stall(duration): Stall, _: &mut actix::Context<Self>) {
+    fn handle(&mut self, BlockThread(duration): BlockThread, _: &mut actix::Context<Self>) {
         std::thread::sleep(duration);
     }
 }
 
-/// A server, and those who are about to flood it, two to a room.
-async fn server(folder: &Path) -> (Server, Vec<JsonClient>) {
+/// Starts a server and connects the flooders, two to a room.
+async fn start_with_flooders(folder: &Path) -> (Server, Vec<JsonClient>) {
     let config = Config {
         ping_interval: PONG_TIMEOUT / 4,
         pong_timeout: PONG_TIMEOUT,
         resume_buffer: 10,
-        ..stored(folder)
+        ..config_with_journal(folder)
     };
     let server = chinwag::server::start(config).await.unwrap();
     let addr = server.addrs()[0];
-    // Together, since one that is not read meanwhile answers no pings.
+    // They connect concurrently, because a client answers pings only while the test reads from it.
     let clients = join_all((0..FLOODERS).map(async |n| {
         let mut client = JsonClient::hello(addr, json!({})).await;
-        client.send(&[join_line(&format!("r{}", n / 2))]).await;
+        client.send(&[join_command(&format!("r{}", n / 2))]).await;
         client.expect("joined").await;
         client
     }))
@@ -62,13 +62,13 @@ fn long_say(client: usize, number: usize) -> Message {
 }
 
 #[actix_web::test]
-async fn a_journal_that_stalls_under_a_hundred_flooders_costs_no_client_and_no_message() {
+async fn stalled_journal_loses_no_client_and_no_message() {
     const MESSAGES: usize = 25;
     let folder = tempfile::tempdir().unwrap();
-    let (server, clients) = server(folder.path()).await;
+    let (server, clients) = start_with_flooders(folder.path()).await;
     let began = Instant::now();
     let stall = 2 * PONG_TIMEOUT;
-    server.journal().unwrap().writer().do_send(Stall(stall));
+    server.journal().unwrap().writer().do_send(BlockThread(stall));
     let flood = join_all(clients.into_iter().enumerate().map(async |(n, client)| {
         let (mut sink, mut stream) = client.stream.split();
         let send = async {
@@ -77,30 +77,30 @@ async fn a_journal_that_stalls_under_a_hundred_flooders_costs_no_client_and_no_m
             }
         };
         let read = async {
-            let (mut said, mut seen) = (0, Vec::new());
-            while said < MESSAGES || seen.len() < 2 * MESSAGES {
+            let (mut said, mut ids) = (0, Vec::new());
+            while said < MESSAGES || ids.len() < 2 * MESSAGES {
                 let frame = stream.next().await.unwrap().unwrap();
                 assert!(!frame.is_close(), "{n} was closed: {frame}");
-                // Not parsed: a hundred read in one thread, and whoever is slow to read what comes
-                // before a ping is slow to answer it.
+                // Parsing JSON would be too slow: one thread reads for a hundred clients, and a
+                // client answers a ping only when it has read everything before it.
                 for line in frame.to_text().unwrap().split('\n').filter(|_| frame.is_text()) {
                     if line.starts_with("{\"type\":\"said\"") {
                         said += 1;
                     } else if line.starts_with("{\"type\":\"message\"") {
-                        seen.push(line.rsplit_once("\"id\":").unwrap().1.to_owned());
+                        ids.push(line.rsplit_once("\"id\":").unwrap().1.to_owned());
                     } else {
                         assert!(line.starts_with("{\"type\":\"presence\""), "{line}");
                     }
                 }
             }
-            seen
+            ids
         };
         let delivered = timeout(stall + DEADLINE, join(send, read)).await;
-        let ((), seen) = delivered.expect("all is delivered");
-        let once: HashSet<_> = seen.iter().collect();
-        assert_eq!((once.len(), seen.len()), (2 * MESSAGES, 2 * MESSAGES));
+        let ((), ids) = delivered.expect("all messages are delivered");
+        let unique: HashSet<_> = ids.iter().collect();
+        assert_eq!((unique.len(), ids.len()), (2 * MESSAGES, 2 * MESSAGES));
     }));
     flood.await;
-    assert!(began.elapsed() > stall, "it has stood still");
+    assert!(began.elapsed() > stall, "the journal was stalled");
     within("the server to stop", server.stop()).await;
 }

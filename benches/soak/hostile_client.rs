@@ -1,4 +1,4 @@
-//! Clients as they should not be: each does one thing after another, each for some seconds.
+//! Hostile clients: each makes one random attack after the other, each for some seconds.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,48 +10,53 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use super::run::Soak;
 use super::server::connect;
-use super::show::Soak;
 
-/// Their addresses follow those of the good.
-const FIRST: u32 = 100_000;
+/// The number of the first hostile client, from which its address follows.
+const FIRST_NUMBER: u32 = 100_000;
 
-type Act = (&'static str, fn(Villain) -> Pin<Box<dyn Future<Output = std::io::Result<()>>>>);
+type Attack =
+    (&'static str, fn(HostileClient) -> Pin<Box<dyn Future<Output = std::io::Result<()>>>>);
 
-const ACTS: [Act; 20] = [
+const ATTACKS: [Attack; 20] = [
     ("flood of messages, answers read", |v| Box::pin(v.flood(true))),
     ("flood of messages, nothing read", |v| Box::pin(v.flood(false))),
     ("flood of plain text", |v| Box::pin(v.plain_flood())),
-    ("stops reading in a busy room", |v| Box::pin(v.stalls())),
+    ("stops reading in a busy room", |v| Box::pin(v.stall())),
     ("giant frame", |v| Box::pin(v.raw(giant_frame()))),
-    ("endless empty fragments", |v| Box::pin(v.raw(fragments()))),
+    ("endless empty fragments", |v| Box::pin(v.raw(empty_fragments()))),
     ("bad UTF-8", |v| Box::pin(v.raw(frame(0x81, b"\xC3\x28")))),
     ("reserved bits", |v| Box::pin(v.raw(frame(0xF1, b"x")))),
     ("bad close codes", |v| Box::pin(v.raw(frame(0x88, b"\x03\xE7")))),
     ("half a handshake", |v| Box::pin(v.slow_handshake())),
     ("says no hello", |v| Box::pin(v.no_hello())),
     ("no JSON, and too much of it", |v| Box::pin(v.garbage())),
-    ("joins and leaves", |v| Box::pin(v.storm(|v| vec![v.join(), v.on_room("leave")]))),
-    ("thousands of rooms", |v| Box::pin(v.storm(|_| vec![join_to(&random_room())]))),
+    ("joins and leaves", |v| Box::pin(v.send_repeatedly(|v| vec![v.join(), v.on_room("leave")]))),
+    ("thousands of rooms", |v| Box::pin(v.send_repeatedly(|_| vec![join_to(&random_room())]))),
     ("takes names", |v| {
-        Box::pin(v.storm(|v| vec![json!({"type": "nick", "nick": v.soak.a_name()})]))
+        Box::pin(v.send_repeatedly(|v| vec![json!({"type": "nick", "nick": v.soak.random_nick()})]))
     }),
-    ("scrapes history", |v| Box::pin(v.storm(|v| vec![v.history()]))),
-    ("asks who, and types", |v| Box::pin(v.storm(|v| vec![v.on_room("who"), v.on_room("typing")]))),
-    ("uses the ids of others", |v| Box::pin(v.storm(|v| vec![v.say_as_another()]))),
-    ("comes back over and over", |v| Box::pin(v.reconnects())),
-    ("comes under another's name", |v| Box::pin(v.impersonates())),
+    ("scrapes history", |v| Box::pin(v.send_repeatedly(|v| vec![v.history()]))),
+    ("asks who, and types", |v| {
+        Box::pin(v.send_repeatedly(|v| vec![v.on_room("who"), v.on_room("typing")]))
+    }),
+    ("uses the ids of others", |v| {
+        Box::pin(v.send_repeatedly(|v| vec![v.say_with_the_id_of_another()]))
+    }),
+    ("comes back over and over", |v| Box::pin(v.reconnect())),
+    ("comes under another's name", |v| Box::pin(v.impersonate())),
 ];
 
-/// Does harm until the evening is over.
-pub(crate) async fn live(number: u32, soak: Rc<Soak>) {
+/// Attacks until the test is over.
+pub(crate) async fn run(number: u32, soak: Rc<Soak>) {
     while !soak.is_over() {
-        let (name, act) = fastrand::choice(&ACTS).unwrap();
-        let villain = Villain { number: FIRST + number, soak: Rc::clone(&soak) };
+        let (name, attack) = fastrand::choice(&ATTACKS).unwrap();
+        let client = HostileClient { number: FIRST_NUMBER + number, soak: Rc::clone(&soak) };
         let time = Duration::from_millis(fastrand::u64(500..6000));
-        // However it ends, as long as it does.
-        let _ = timeout(time, act(villain)).await;
-        soak.act(name);
+        // An attack may fail or time out.
+        let _ = timeout(time, attack(client)).await;
+        soak.count_attack(name);
         sleep(Duration::from_millis(fastrand::u64(0..500))).await;
     }
 }
@@ -64,7 +69,7 @@ fn join_to(room: &str) -> Value {
     json!({"type": "join", "room": room})
 }
 
-/// A masked frame with a mask of zeros.
+/// Encodes a frame with a mask of zeros.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match u16::try_from(payload.len()) {
@@ -83,23 +88,23 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The header of a frame of 2^40 bytes, and some of them.
+/// Returns the header of a frame of 2^40 bytes and a part of its payload.
 fn giant_frame() -> Vec<u8> {
     [&[0x82, 0xFF, 0, 0, 1, 0, 0, 0, 0, 0][..], &[0; 100_000]].concat()
 }
 
-/// A message that begins, and goes on with nothing.
-fn fragments() -> Vec<u8> {
+/// Returns the start of a message and many empty fragments.
+fn empty_fragments() -> Vec<u8> {
     [frame(0x01, b""), frame(0x00, b"").repeat(10_000)].concat()
 }
 
 #[derive(Clone)]
-struct Villain {
+struct HostileClient {
     number: u32,
     soak: Rc<Soak>,
 }
 
-impl Villain {
+impl HostileClient {
     fn room(&self) -> String {
         format!("room-{}", self.number % self.soak.rooms)
     }
@@ -117,7 +122,7 @@ impl Villain {
                "before": fastrand::u32(1..1_000_000)})
     }
 
-    fn say_as_another(&self) -> Value {
+    fn say_with_the_id_of_another(&self) -> Value {
         let id = format!("{}-{}", fastrand::u32(0..self.soak.good), fastrand::u32(0..400));
         json!({"type": "say", "room": self.room(), "text": "bad: not by whom it seems", "id": id})
     }
@@ -141,8 +146,8 @@ impl Villain {
         Ok(tcp)
     }
 
-    /// A client of the JSON protocol, who has joined a busy room.
-    async fn enter(&self) -> std::io::Result<TcpStream> {
+    /// Connects a client of the JSON protocol that joins a busy room.
+    async fn connect_and_join(&self) -> std::io::Result<TcpStream> {
         let mut tcp = self.upgrade("", true).await?;
         let hello = json!({"type": "hello", "key": format!("the secret of bad {}", self.number)});
         tcp.write_all(&lines(&[hello, self.join()])).await?;
@@ -150,26 +155,27 @@ impl Villain {
     }
 
     async fn flood(self, reads: bool) -> std::io::Result<()> {
-        let tcp = self.enter().await?;
+        let tcp = self.connect_and_join().await?;
         let say = json!({"type": "say", "room": self.room(), "text": format!("bad {:x<500}", "")});
-        pour(tcp, || lines(std::slice::from_ref(&say)), reads).await
+        write_forever(tcp, || lines(std::slice::from_ref(&say)), reads).await
     }
 
     async fn plain_flood(self) -> std::io::Result<()> {
         let tcp = self.upgrade(&format!("room={}", self.room()), false).await?;
-        pour(tcp, || frame(0x81, b"bad and plain"), true).await
+        write_forever(tcp, || frame(0x81, b"bad and plain"), true).await
     }
 
-    async fn stalls(self) -> std::io::Result<()> {
-        let tcp = self.enter().await?;
+    async fn stall(self) -> std::io::Result<()> {
+        let tcp = self.connect_and_join().await?;
         sleep(Duration::from_secs(60)).await;
         drop(tcp);
         Ok(())
     }
 
+    /// Sends the same frames repeatedly on a raw socket.
     async fn raw(self, bytes: Vec<u8>) -> std::io::Result<()> {
         let tcp = self.upgrade(&format!("room={}", self.room()), false).await?;
-        pour(tcp, || bytes.clone(), true).await
+        write_forever(tcp, || bytes.clone(), true).await
     }
 
     async fn slow_handshake(self) -> std::io::Result<()> {
@@ -192,7 +198,7 @@ impl Villain {
     }
 
     async fn garbage(self) -> std::io::Result<()> {
-        let tcp = self.enter().await?;
+        let tcp = self.connect_and_join().await?;
         let deep = format!("{{\"type\":{}", "[".repeat(20_000));
         let kinds = [
             deep,
@@ -202,16 +208,16 @@ impl Villain {
             "x\n".repeat(10_000),
             "x".repeat(1_000_000),
         ];
-        pour(tcp, || frame(0x81, fastrand::choice(&kinds).unwrap().as_bytes()), true).await
+        write_forever(tcp, || frame(0x81, fastrand::choice(&kinds).unwrap().as_bytes()), true).await
     }
 
-    /// Commands as fast as the socket takes them.
-    async fn storm(self, commands: fn(&Self) -> Vec<Value>) -> std::io::Result<()> {
-        let tcp = self.enter().await?;
-        pour(tcp, || lines(&commands(&self)), true).await
+    /// Sends commands as fast as the socket accepts them.
+    async fn send_repeatedly(self, commands: fn(&Self) -> Vec<Value>) -> std::io::Result<()> {
+        let tcp = self.connect_and_join().await?;
+        write_forever(tcp, || lines(&commands(&self)), true).await
     }
 
-    async fn reconnects(self) -> std::io::Result<()> {
+    async fn reconnect(self) -> std::io::Result<()> {
         loop {
             let mut tcp = match self.upgrade("", true).await {
                 Ok(tcp) => tcp,
@@ -222,27 +228,28 @@ impl Villain {
             };
             let key = format!("the secret of bad {}", self.number);
             let after = json!({"epoch": "0123456789abcdef", "seq": fastrand::u16(..)});
-            let join = json!({"type": "join", "room": self.soak.a_room(), "after": after});
+            let join = json!({"type": "join", "room": self.soak.random_room(), "after": after});
             tcp.write_all(&lines(&[json!({"type": "hello", "key": key}), join])).await?;
             tcp.read_u8().await?;
         }
     }
 
-    async fn impersonates(self) -> std::io::Result<()> {
-        let query = format!("room={}&nick={}", self.room(), self.soak.a_name());
+    async fn impersonate(self) -> std::io::Result<()> {
+        let query = format!("room={}&nick={}", self.room(), self.soak.random_nick());
         let mut tcp = self.upgrade(&query, false).await?;
         tcp.write_all(&frame(0x81, b"bad: I am not who I seem")).await?;
         tcp.read_to_end(&mut Vec::new()).await.map(|_| ())
     }
 }
 
+/// Encodes commands as lines of one frame.
 fn lines(lines: &[Value]) -> Vec<u8> {
     let lines: Vec<_> = lines.iter().map(Value::to_string).collect();
     frame(0x81, lines.join("\n").as_bytes())
 }
 
-/// Writes as fast as the socket takes it, and reads what comes or nothing at all.
-async fn pour(
+/// Writes as fast as the socket accepts data. Reads the answers, or nothing.
+async fn write_forever(
     tcp: TcpStream,
     mut payload: impl FnMut() -> Vec<u8>,
     reads: bool,

@@ -7,8 +7,8 @@ use crate::harness::{TestServer, config};
 
 #[ignore = "needs node; scripts/test runs it"]
 #[actix_web::test]
-async fn javascript_client_keeps_order_resumes_and_notices_dead_connections() {
-    // All clients come from one address and connect at once; what they say is limited.
+async fn javascript_client_keeps_order_resumes_and_detects_dead_connections() {
+    // All clients connect at once from one address. Rates of commands and messages are limited.
     let limits = Config::default();
     let limited = Config {
         publish_rate: limits.publish_rate,
@@ -25,7 +25,7 @@ async fn javascript_client_keeps_order_resumes_and_notices_dead_connections() {
         .kill_on_drop(true)
         .output();
     let output = output.await.unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{told}");
-    assert!(told.contains("# pass 11"), "{told}");
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{report}");
+    assert!(report.contains("# pass 11"), "{report}");
 }

@@ -1,4 +1,4 @@
-//! What a client says and is told, a line of JSON each.
+//! Lines of the JSON protocol.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 pub(crate) type Stream = WebSocketStream<TcpStream>;
 
-/// A line that the server tells, of whatever type.
+/// A line from the server, of any type.
 #[derive(Deserialize)]
 pub(crate) struct Line<'a> {
     pub(crate) r#type: &'a str,
@@ -31,7 +31,7 @@ pub(crate) struct Line<'a> {
     #[serde(default)]
     pub(crate) recovered: bool,
     #[serde(default, borrow)]
-    pub(crate) messages: Vec<Said<'a>>,
+    pub(crate) messages: Vec<HistoryMessage<'a>>,
     #[serde(default)]
     pub(crate) more: bool,
     #[serde(default)]
@@ -44,19 +44,19 @@ pub(crate) struct Line<'a> {
 
 /// A message in `joined` and `history`.
 #[derive(Deserialize)]
-pub(crate) struct Said<'a> {
+pub(crate) struct HistoryMessage<'a> {
     pub(crate) seq: u64,
     #[serde(borrow)]
     pub(crate) text: Cow<'a, str>,
 }
 
-/// What was said and not answered yet.
+/// A message that the server has not answered.
 pub(crate) struct Unanswered {
     pub(crate) room: String,
     pub(crate) text: String,
     pub(crate) id: String,
-    /// Unless it was said again since.
-    pub(crate) first_said: Option<Instant>,
+    /// When it was sent, unless it was sent again.
+    pub(crate) sent_once: Option<Instant>,
 }
 
 pub(crate) fn say(Unanswered { room, text, id, .. }: &Unanswered) -> Value {

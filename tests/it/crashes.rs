@@ -1,5 +1,5 @@
-//! Killed again and again under those who write: nothing that anybody has seen is lost, and nothing
-//! is told twice.
+//! A server that is killed repeatedly while clients write. No message that a client has received is
+//! lost, and none is delivered twice.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -17,38 +17,39 @@ use crate::journal::history;
 use crate::json::JsonClient;
 use crate::program::{PROGRAM, Program};
 
-/// What a client of the torture has been told.
+/// What a writer has received.
 #[derive(Default)]
-struct Witness {
-    seen: Vec<(u64, String)>,
+struct Received {
+    /// Sequence numbers and ids.
+    messages: Vec<(u64, String)>,
     acknowledged: Vec<String>,
 }
 
-impl Witness {
-    fn see(&mut self, message: &Value) {
+impl Received {
+    fn add(&mut self, message: &Value) {
         let seq = message["seq"].as_u64().unwrap();
-        let last = self.seen.last().map_or(0, |(seq, _)| *seq);
+        let last = self.messages.last().map_or(0, |(seq, _)| *seq);
         assert!(seq > last, "{message} after {last}");
-        self.seen.push((seq, message["id"].as_str().unwrap().to_owned()));
+        self.messages.push((seq, message["id"].as_str().unwrap().to_owned()));
     }
 }
 
-/// Says one message after the other, each again until it is acknowledged, over one connection
-/// after the other, until it is told to stop.
-async fn torment(
+/// Sends numbered messages until it is told to stop, and returns what it has received. Reconnects
+/// when the connection breaks, and repeats a message until it is acknowledged.
+async fn write(
     name: String,
     room: String,
     addr: Rc<Cell<SocketAddr>>,
     acknowledged: Rc<Cell<usize>>,
     stop: Rc<Cell<bool>>,
-) -> Witness {
-    let mut witness = Witness::default();
+) -> Received {
+    let mut received = Received::default();
     let mut position: Option<(Value, u64)> = None;
     let mut number = 0;
     let key = json!({"nick": name, "key": format!("the secret of {name}")});
     'connection: while !stop.get() {
         let Ok(mut client) = JsonClient::try_connect(addr.get()).await else {
-            // As every client does between two tries.
+            // The server may be restarting.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
@@ -70,19 +71,19 @@ async fn torment(
                 "joined" => {
                     assert_eq!(line["recovered"], position.is_some(), "{name}: {line}");
                     for message in line["messages"].as_array().unwrap() {
-                        // Who is here for the first time is told only of late.
-                        witness.see(message);
+                        // A first join has only the latest messages.
+                        received.add(message);
                     }
                     let seq = line["seq"].as_u64().unwrap();
                     position = Some((line["epoch"].clone(), seq));
                 }
                 "message" => {
-                    witness.see(&line);
+                    received.add(&line);
                     position.as_mut().unwrap().1 = line["seq"].as_u64().unwrap();
                 }
                 "said" => {
                     assert_eq!(line["id"], format!("{name}-{number}"));
-                    witness.acknowledged.push(format!("{name}-{number}"));
+                    received.acknowledged.push(format!("{name}-{number}"));
                     acknowledged.set(acknowledged.get() + 1);
                     number += 1;
                     if stop.get() || client.stream.send(Message::text(say(number))).await.is_err() {
@@ -93,11 +94,11 @@ async fn torment(
             }
         }
     }
-    witness
+    received
 }
 
 #[actix_web::test]
-async fn killed_ten_times_under_fifty_writers_it_has_lost_and_repeated_nothing() {
+async fn ten_kills_under_fifty_writers_lose_and_repeat_nothing() {
     const ROOMS: usize = 5;
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
@@ -108,7 +109,7 @@ async fn killed_ten_times_under_fifty_writers_it_has_lost_and_repeated_nothing()
         .map(|n| {
             let (name, room) = (format!("w{n}"), format!("r{}", n % ROOMS));
             let (addr, acknowledged) = (Rc::clone(&addr), Rc::clone(&acknowledged));
-            (n % ROOMS, rt::spawn(torment(name, room, addr, acknowledged, Rc::clone(&stop))))
+            (n % ROOMS, rt::spawn(write(name, room, addr, acknowledged, Rc::clone(&stop))))
         })
         .collect();
     for _ in 0..10 {
@@ -121,31 +122,32 @@ async fn killed_ten_times_under_fifty_writers_it_has_lost_and_repeated_nothing()
     let before = acknowledged.get();
     eventually("progress", async || acknowledged.get() > before + 300).await;
     stop.set(true);
-    let mut witnesses = Vec::new();
+    let mut results = Vec::new();
     for (room, writer) in writers {
-        witnesses.push((room, within("a writer to end", writer).await.unwrap()));
+        results.push((room, within("a writer to end", writer).await.unwrap()));
     }
     for room in 0..ROOMS {
-        let said = history(program.addr, &format!("r{room}")).await;
-        let said: Vec<(u64, String)> = said
+        let stored = history(program.addr, &format!("r{room}")).await;
+        let stored: Vec<(u64, String)> = stored
             .iter()
             .map(|message| {
                 let id = message["id"].as_str().unwrap().to_owned();
                 (message["seq"].as_u64().unwrap(), id)
             })
             .collect();
-        assert!(said.is_sorted_by(|(a, _), (b, _)| a < b));
-        let ids: HashSet<&str> = said.iter().map(|(_, id)| id.as_str()).collect();
-        assert_eq!(ids.len(), said.len(), "each is there once");
-        for (_, witness) in witnesses.iter().filter(|(its, _)| *its == room) {
-            for id in &witness.acknowledged {
-                assert!(ids.contains(id.as_str()), "{id} was acknowledged and is gone");
+        assert!(stored.is_sorted_by(|(a, _), (b, _)| a < b));
+        let ids: HashSet<&str> = stored.iter().map(|(_, id)| id.as_str()).collect();
+        assert_eq!(ids.len(), stored.len(), "each message is stored once");
+        for (_, received) in results.iter().filter(|(writer_room, _)| *writer_room == room) {
+            for id in &received.acknowledged {
+                assert!(ids.contains(id.as_str()), "{id} was acknowledged and is lost");
             }
-            // What it saw is all that was said from its first message to its last.
-            let (first, last) = (witness.seen.first().unwrap(), witness.seen.last().unwrap());
-            let span = said.iter().filter(|(seq, _)| (first.0..=last.0).contains(seq));
-            assert!(span.eq(&witness.seen), "no gap and no repeat");
-            assert!(witness.seen.len() > 100);
+            // It has received all messages of the room from its first one to its last one.
+            let (first, last) =
+                (received.messages.first().unwrap(), received.messages.last().unwrap());
+            let span = stored.iter().filter(|(seq, _)| (first.0..=last.0).contains(seq));
+            assert!(span.eq(&received.messages), "no gap and no repetition");
+            assert!(received.messages.len() > 100);
         }
     }
 }

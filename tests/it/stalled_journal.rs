@@ -1,4 +1,4 @@
-//! A journal that stands still, as a disk may: nobody pays for it but with patience.
+//! A journal that does not commit for a while: clients wait, and none is disconnected.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use crate::harness::{TestServer, frame, raw_upgrade, within};
-use crate::journal::{history, join_line, stored};
+use crate::journal::{config_with_journal, history, join_command};
 use crate::json::JsonClient;
 use crate::program::{PROGRAM, Program};
 
 const FLOODERS: usize = 100;
 
-/// They have 2 GB to say, and are made to wait.
+/// Together the clients try to send 2 GB.
 #[cfg(target_os = "linux")]
 #[actix_web::test]
-async fn a_journal_that_stalls_makes_a_hundred_flooders_wait_and_memory_stay() {
+async fn stalled_journal_applies_backpressure_and_memory_stays_bounded() {
     const MB: usize = 1024 * 1024;
     let folder = tempfile::tempdir().unwrap();
     let program = Program::start(PROGRAM, folder.path(), &[]).await;
@@ -31,38 +31,38 @@ async fn a_journal_that_stalls_makes_a_hundred_flooders_wait_and_memory_stay() {
     let flood = frame(0x81, &[b'x'; 4000]).repeat(16);
     let flooders = join_all((0..FLOODERS).map(async |n| {
         let socket = TcpSocket::new_v4().unwrap();
-        // The kernel is not to take for them what the server does not.
+        // A small buffer, so that the kernel does not accept what the server does not read.
         socket.set_send_buffer_size(64 * 1024).unwrap();
         let tcp = socket.connect(program.addr).await.unwrap();
         let mut tcp = raw_upgrade(tcp, program.addr, &format!("/ws?room=r{}", n / 2)).await;
         let mut written = 0;
-        // Whoever is not let on for a second is made to wait.
-        let patience = Duration::from_secs(1);
+        // A flooder stops when its socket accepts nothing for a second.
+        let blocked = Duration::from_secs(1);
         while written < 20 * MB
-            && let Ok(Ok(more)) =
-                timeout(patience, tcp.write(&flood[written % flood.len()..])).await
+            && let Ok(Ok(more)) = timeout(blocked, tcp.write(&flood[written % flood.len()..])).await
         {
             written += more;
         }
         (tcp, written)
     }));
-    let flooders = within("all to wait", flooders).await;
+    let flooders = within("all flooders to be blocked", flooders).await;
     let written: Vec<_> = flooders.iter().map(|(_, written)| written / 1024).collect();
     let grown = program.memory().saturating_sub(before) / MB as u64;
     assert!(written.iter().all(|&kb| kb < 20 * 1024), "{written:?} kB");
-    // A megabyte each: what was received is in buffers that grow by doubling.
+    // Less than 1 MB each. The buffers for received messages grow by doubling.
     assert!(grown < FLOODERS as u64, "grown by {grown} MB for {written:?} kB");
 }
 
-/// Once everybody who was in more rooms of one commit than its queue holds was dropped for it.
+/// There was a bug: a client was evicted if one commit had messages of more rooms than its queue
+/// held.
 #[actix_web::test]
-async fn who_is_in_many_rooms_takes_what_one_commit_holds_of_all_of_them() {
+async fn member_of_600_rooms_receives_one_commit_for_all_of_them() {
     const ROOMS: usize = 600;
     let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start_with(stored(folder.path())).await;
+    let server = TestServer::start_with(config_with_journal(folder.path())).await;
     let mut ada = JsonClient::hello(server.addr(), json!({})).await;
     for n in 0..ROOMS {
-        ada.send(&[join_line(&format!("r{n}"))]).await;
+        ada.send(&[join_command(&format!("r{n}"))]).await;
         ada.expect("joined").await;
     }
     let lock = Connection::open(folder.path().join("chat.db")).unwrap();
@@ -70,16 +70,16 @@ async fn who_is_in_many_rooms_takes_what_one_commit_holds_of_all_of_them() {
     for n in 0..ROOMS {
         ada.send(&[json!({"type": "say", "room": format!("r{n}"), "text": "x"})]).await;
     }
-    // Answered when all before it has been handed to the hub.
+    // The error arrives once the hub has received all commands before it.
     ada.send(&[json!({"type": "dance"})]).await;
     ada.expect_error("unknown_type").await;
     lock.execute_batch("ROLLBACK").unwrap();
-    let (mut seen, mut said) = (HashSet::new(), 0);
-    while seen.len() < ROOMS || said < ROOMS {
+    let (mut rooms, mut said) = (HashSet::new(), 0);
+    while rooms.len() < ROOMS || said < ROOMS {
         let line = within("all to be delivered", ada.next()).await;
         let line = line.unwrap_or_else(|| panic!("closed with {:?}", ada.close_code));
         match line["type"].as_str().unwrap() {
-            "message" => assert!(seen.insert(line["room"].to_string()), "{line} came twice"),
+            "message" => assert!(rooms.insert(line["room"].to_string()), "{line} came twice"),
             "said" => said += 1,
             _ => panic!("{line}"),
         }
@@ -87,51 +87,52 @@ async fn who_is_in_many_rooms_takes_what_one_commit_holds_of_all_of_them() {
     server.stop().await;
 }
 
-/// What the hub has been told is on disk before the server ends, and everybody has been told.
+/// Before the server ends, all messages that the hub has accepted are on disk and delivered.
 #[actix_web::test]
-async fn the_last_words_before_a_shutdown_are_kept() {
+async fn messages_sent_before_shutdown_are_stored_and_delivered() {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
     let mut ada = JsonClient::hello(program.addr, json!({})).await;
-    ada.send(&[join_line("a"), join_line("b")]).await;
+    ada.send(&[join_command("a"), join_command("b")]).await;
     ada.expect("joined").await;
     ada.expect("joined").await;
     let lock = Connection::open(folder.path().join("chinwag.db")).unwrap();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
-    // The first is at the journal, and the others wait for it.
+    // The first message is in the journal's transaction, and the others wait for it.
     let say = |room: &str, text: &str| json!({"type": "say", "room": room, "text": text});
     ada.send(&[say("a", "last"), say("a", "words"), say("b", "and these")]).await;
-    // Answered when all before it has been handed to the hub.
+    // The error arrives once the hub has received all commands before it.
     ada.send(&[json!({"type": "dance"})]).await;
     ada.expect_error("unknown_type").await;
     program.signal("-TERM");
     let line = within("the log", program.log.next_line()).await.unwrap().unwrap();
     assert!(line.contains("shutting down"), "{line}");
     lock.execute_batch("ROLLBACK").unwrap();
-    let mut told = Vec::new();
+    let mut texts = Vec::new();
     while let Some(line) = within("the end", ada.next()).await {
-        told.extend(line["text"].as_str().map(str::to_owned));
+        texts.extend(line["text"].as_str().map(str::to_owned));
     }
     assert_eq!(ada.close_code, Some(1001));
     drop(ada);
-    told.sort();
-    assert_eq!(told, ["and these", "last", "words"]);
+    texts.sort();
+    assert_eq!(texts, ["and these", "last", "words"]);
     assert_eq!(program.exit_code().await, Some(0));
     let program = Program::start(PROGRAM, folder.path(), &[]).await;
     for (room, expected) in [("a", &["last", "words"][..]), ("b", &["and these"])] {
-        let said = history(program.addr, room).await;
-        let texts: Vec<_> = said.iter().map(|message| message["text"].as_str().unwrap()).collect();
+        let messages = history(program.addr, room).await;
+        let texts: Vec<_> =
+            messages.iter().map(|message| message["text"].as_str().unwrap()).collect();
         assert_eq!(texts, expected);
     }
 }
 
-/// What comes after the server has begun to shut down is not lost without a word.
+/// The sender of a message that is not stored receives an error.
 #[actix_web::test]
-async fn what_is_said_while_the_server_shuts_down_is_refused_in_words() {
+async fn message_sent_during_shutdown_is_rejected_with_shutting_down() {
     let folder = tempfile::tempdir().unwrap();
-    let server = TestServer::start_with(stored(folder.path())).await;
+    let server = TestServer::start_with(config_with_journal(folder.path())).await;
     let mut ada = JsonClient::hello(server.addr(), json!({})).await;
-    ada.send(&[join_line("a")]).await;
+    ada.send(&[join_command("a")]).await;
     ada.expect("joined").await;
     let lock = Connection::open(folder.path().join("chat.db")).unwrap();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -140,8 +141,8 @@ async fn what_is_said_while_the_server_shuts_down_is_refused_in_words() {
     ada.expect_error("unknown_type").await;
     let drained = server.hub().send(Drain { wait: true }).await.unwrap();
     ada.send(&[say("too late")]).await;
-    let refused = ada.expect_error("shutting_down").await;
-    assert_eq!((&refused["ref"], &refused["temporary"]), (&json!("too late"), &json!(true)));
+    let error = ada.expect_error("shutting_down").await;
+    assert_eq!((&error["ref"], &error["temporary"]), (&json!("too late"), &json!(true)));
     lock.execute_batch("ROLLBACK").unwrap();
     assert_eq!(ada.until("said").await["ref"], "in time");
     within("the hub to drain", drained).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! The evening from beginning to end, what is shown of it each minute, and the verdict.
+//! Runs the clients and the server, prints a line each minute, and checks the results.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -11,68 +11,69 @@ use hdrhistogram::Histogram;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
 
-use super::good::{Good, PREFIX};
-use super::hostile;
-use super::ledger::Truth;
+use super::good_client::{GoodClient, PREFIX};
+use super::history::StoredHistory;
+use super::hostile_client;
 use super::server::Server;
 
-/// Of all clients, one in so many is hostile.
+/// One in this many clients is hostile.
 const HOSTILE_ONE_IN: u32 = 20;
 
-/// For so many clients there is a room.
-const CLIENTS_OF_A_ROOM: u32 = 50;
+/// The number of clients for each room.
+const CLIENTS_PER_ROOM: u32 = 50;
 
-/// When the server is stopped and started again, as parts of the whole. Not shortly before memory is
-/// first looked at: connections that stay grow their buffers for some minutes.
+/// When the server restarts, as fractions of the duration. None is shortly before the first memory
+/// sample that is checked, because the buffers of new connections grow for some minutes.
 const RESTARTS: [f64; 4] = [0.03, 0.06, 0.1, 0.7];
 
-/// How much more memory than after the first third there may be.
+/// The limit of memory relative to that after the first third.
 const GROWTH_MAX: f64 = 1.05;
 
-/// How long an evening is at least of which that is judged.
-const JUDGED_MINUTES_MIN: f64 = 15.0;
+/// Memory is checked only if the test takes at least this long.
+const MEMORY_CHECK_MINUTES_MIN: f64 = 15.0;
 
-/// How long it may take in the end until everything is answered and read.
-const SETTLE_TIME_MAX: Duration = Duration::from_secs(90);
+/// How long it may take in the end until all messages are answered and received.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 const FAULTS_SHOWN: usize = 20;
 
-/// The close code of a server that stops.
+/// The close code for a server that shuts down.
 const SHUTTING_DOWN: u16 = 1001;
 
-/// What all clients share.
+/// The state that all clients share.
 pub(crate) struct Soak {
     pub(crate) addr: SocketAddr,
-    /// How many good clients there are, and how many rooms they talk in.
+    /// The number of good clients.
     pub(crate) good: u32,
     pub(crate) rooms: u32,
     over: Cell<bool>,
     counts: RefCell<Counts>,
-    acts: RefCell<BTreeMap<&'static str, u64>>,
+    attacks: RefCell<BTreeMap<&'static str, u64>>,
     faults: RefCell<Vec<String>>,
 }
 
 pub(crate) struct Counts {
-    /// How often the server has ended a good client's connection, by close code if there was one.
+    /// How often the server closed the connection of a good client, by close code if there was one.
     closed: BTreeMap<Option<u16>, u64>,
+    /// The number of good clients that are connected now.
     pub(crate) connected: u64,
-    pub(crate) stays: u64,
+    pub(crate) connections: u64,
     pub(crate) resumed: u64,
     pub(crate) paged: u64,
     pub(crate) deliveries: u64,
     pub(crate) answers: u64,
-    /// Messages that were said again after a break, and had arrived before.
+    /// Messages that were sent again after a disconnect and had been stored before.
     pub(crate) duplicates: u64,
-    pub(crate) told_to_wait: u64,
+    pub(crate) rate_limited: u64,
     pub(crate) renamed: u64,
     latency_us: Histogram<u64>,
 }
 
 impl Counts {
-    /// A message that was said once was answered so long after.
-    pub(crate) fn answered(&mut self, after: Duration) {
+    /// Counts the answer to a message that was sent only once.
+    pub(crate) fn answered(&mut self, latency: Duration) {
         self.answers += 1;
-        self.latency_us.saturating_record(after.as_micros() as u64);
+        self.latency_us.saturating_record(latency.as_micros() as u64);
     }
 
     pub(crate) fn closed(&mut self, code: Option<u16>) {
@@ -86,13 +87,13 @@ impl Soak {
         let counts = Counts {
             closed: BTreeMap::new(),
             connected: 0,
-            stays: 0,
+            connections: 0,
             resumed: 0,
             paged: 0,
             deliveries: 0,
             answers: 0,
             duplicates: 0,
-            told_to_wait: 0,
+            rate_limited: 0,
             renamed: 0,
             latency_us,
         };
@@ -102,7 +103,7 @@ impl Soak {
             rooms,
             over: Cell::new(false),
             counts: RefCell::new(counts),
-            acts: RefCell::default(),
+            attacks: RefCell::default(),
             faults: RefCell::default(),
         }
     }
@@ -111,12 +112,13 @@ impl Soak {
         self.over.get()
     }
 
-    /// The name of one of the good, and of a room that they talk in.
-    pub(crate) fn a_name(&self) -> String {
+    /// Returns the name of a random good client.
+    pub(crate) fn random_nick(&self) -> String {
         format!("good-{}", fastrand::u32(0..self.good))
     }
 
-    pub(crate) fn a_room(&self) -> String {
+    /// Returns the name of a random room of good clients.
+    pub(crate) fn random_room(&self) -> String {
         format!("room-{}", fastrand::u32(0..self.rooms))
     }
 
@@ -124,11 +126,11 @@ impl Soak {
         count(&mut self.counts.borrow_mut());
     }
 
-    pub(crate) fn act(&self, name: &'static str) {
-        *self.acts.borrow_mut().entry(name).or_default() += 1;
+    pub(crate) fn count_attack(&self, name: &'static str) {
+        *self.attacks.borrow_mut().entry(name).or_default() += 1;
     }
 
-    /// Notes what should not be.
+    /// Records a failure of the test.
     pub(crate) fn fault(&self, what: String) {
         let mut faults = self.faults.borrow_mut();
         if faults.len() < FAULTS_SHOWN {
@@ -137,8 +139,8 @@ impl Soak {
         faults.push(what);
     }
 
-    /// A line of what has been so far.
-    fn show(&self, minute: f64, server: &Server) {
+    /// Prints a line with the counts so far.
+    fn print_row(&self, minute: f64, server: &Server) {
         let counts = self.counts.borrow();
         let latency = |quantile| counts.latency_us.value_at_quantile(quantile) as f64 / 1e3;
         println!(
@@ -147,10 +149,10 @@ impl Soak {
             counts.connected,
             counts.answers,
             counts.deliveries,
-            counts.stays,
+            counts.connections,
             counts.resumed,
             counts.paged,
-            self.acts.borrow().values().sum::<u64>(),
+            self.attacks.borrow().values().sum::<u64>(),
             latency(0.5),
             latency(0.99),
             server.memory() as f64 / 1e6,
@@ -160,43 +162,44 @@ impl Soak {
     }
 }
 
-const HEADING: &str = "minute connected  answered  deliveries   stays resumed  paged hostile   \
+const HEADING: &str = "minute connected  answered  deliveries   conns resumed  paged attacks   \
                        p50 ms   p99 ms  RSS MB   fds  cpu s";
 
-/// Memory of the server at some moment of the evening, in parts of the whole.
-struct Memory {
+/// The server's memory at a time, which is a fraction of the duration of the test.
+struct MemorySample {
     at: f64,
     bytes: u64,
 }
 
+/// Runs the whole test.
 pub(crate) async fn run(minutes: f64, clients: u32) -> ExitCode {
     let mut server = Server::start().await;
     let hostile = clients / HOSTILE_ONE_IN;
     let good = clients - hostile;
-    let rooms = clients.div_ceil(CLIENTS_OF_A_ROOM);
+    let rooms = clients.div_ceil(CLIENTS_PER_ROOM);
     let soak = Rc::new(Soak::new(server.addr, good, rooms));
     println!("{minutes} minutes, {good} good clients, {hostile} hostile\n\n{HEADING}");
     let good: Vec<_> =
-        (0..good).map(|n| spawn_local(Good::new(n, Rc::clone(&soak)).live())).collect();
+        (0..good).map(|n| spawn_local(GoodClient::new(n, Rc::clone(&soak)).run())).collect();
     let hostile: Vec<_> =
-        (0..hostile).map(|n| spawn_local(hostile::live(n, Rc::clone(&soak)))).collect();
-    let memory = evening(minutes, &mut server, &soak).await;
+        (0..hostile).map(|n| spawn_local(hostile_client::run(n, Rc::clone(&soak)))).collect();
+    let memory = run_server(minutes, &mut server, &soak).await;
     let good = settle(&soak, good, hostile).await;
-    soak.show(minutes, &server);
-    let limits = server.metrics().await;
+    soak.print_row(minutes, &server);
+    let metrics = server.metrics().await;
     server.down().await;
-    judge(&soak, &good, &Truth::of(&server.export()));
-    judge_memory(&soak, &memory, minutes);
-    judge_log(&soak, &server.said());
-    judge_closed(&soak);
-    show_rest(&soak, &limits);
+    check_messages(&soak, &good, &StoredHistory::parse(&server.export()));
+    check_memory(&soak, &memory, minutes);
+    check_log(&soak, &server.log());
+    check_closed(&soak);
+    print_counts(&soak, &metrics);
     let faults = soak.faults.borrow().len();
     println!("\n{}", if faults == 0 { "no fault".into() } else { format!("{faults} faults") });
     if faults == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Watches, and stops and starts the server.
-async fn evening(minutes: f64, server: &mut Server, soak: &Soak) -> Vec<Memory> {
+/// Restarts the server from time to time, prints a row each minute and samples the memory.
+async fn run_server(minutes: f64, server: &mut Server, soak: &Soak) -> Vec<MemorySample> {
     let began = Instant::now();
     let whole = Duration::from_secs_f64(minutes * 60.0);
     let mut restarts = RESTARTS.iter().copied().peekable();
@@ -209,11 +212,11 @@ async fn evening(minutes: f64, server: &mut Server, soak: &Soak) -> Vec<Memory> 
         if at >= 1.0 {
             return memory;
         }
-        memory.push(Memory { at, bytes: server.memory() });
+        memory.push(MemorySample { at, bytes: server.memory() });
         let now = (at * minutes).floor();
         if now > minute {
             minute = now;
-            soak.show(minute, server);
+            soak.print_row(minute, server);
         }
         if restarts.next_if(|&due| due <= at).is_some() {
             server.down().await;
@@ -222,80 +225,87 @@ async fn evening(minutes: f64, server: &mut Server, soak: &Soak) -> Vec<Memory> 
     }
 }
 
-/// Lets the hostile go and the good finish, who then have nothing unanswered and have read the
-/// farewell that is said in each room last.
+/// Stops the hostile clients and waits until the good clients have finished: all their messages are
+/// answered, and they have received the farewell, the last message of each room.
 async fn settle(
     soak: &Rc<Soak>,
-    good: Vec<JoinHandle<Good>>,
+    good: Vec<JoinHandle<GoodClient>>,
     hostile: Vec<JoinHandle<()>>,
-) -> Vec<Good> {
+) -> Vec<GoodClient> {
     soak.over.set(true);
-    for villain in hostile {
-        villain.await.unwrap();
+    for client in hostile {
+        client.await.unwrap();
     }
-    // What was said last is answered meanwhile; what is not is said again.
+    // Most messages are answered in this time. Clients send the others again.
     sleep(Duration::from_secs(15)).await;
-    let farewell = spawn_local(Good::farewell(soak.good, Rc::clone(soak)));
-    let deadline = tokio::time::Instant::now() + SETTLE_TIME_MAX;
+    let farewells = spawn_local(GoodClient::send_farewells(soak.good, Rc::clone(soak)));
+    let deadline = tokio::time::Instant::now() + SETTLE_TIMEOUT;
     let mut settled = Vec::new();
     for client in good {
         match timeout_at(deadline, client).await {
             Ok(client) => settled.push(client.unwrap()),
-            Err(_) => soak.fault("a client does not come to its end".into()),
+            Err(_) => soak.fault("a good client does not finish".into()),
         }
     }
-    match timeout_at(deadline, farewell).await {
-        Ok(farewell) => farewell.unwrap(),
-        Err(_) => soak.fault("the farewell is not answered".into()),
+    match timeout_at(deadline, farewells).await {
+        Ok(farewells) => farewells.unwrap(),
+        Err(_) => soak.fault("a farewell is not answered".into()),
     }
     settled
 }
 
-/// Holds what the good have said and read against what the journal has.
-fn judge(soak: &Soak, good: &[Good], truth: &Truth) {
+/// Compares what good clients have sent and received with the journal.
+fn check_messages(soak: &Soak, good: &[GoodClient], stored: &StoredHistory) {
     let mut texts: HashMap<String, u32> = HashMap::new();
-    for (text, count) in truth.good_texts() {
+    for (text, count) in stored.good_texts() {
         let id = text[PREFIX.len()..].split(' ').next().unwrap();
         *texts.entry(id.to_owned()).or_default() += count;
     }
-    let (mut said, mut read) = (0, 0);
+    let (mut sent, mut received) = (0, 0);
     for client in good {
-        for number in 0..client.said {
-            said += 1;
+        for number in 0..client.sent {
+            sent += 1;
             match texts.remove(&format!("{}-{number}", client.number)) {
                 Some(1) => {}
-                count => soak.fault(format!("{}-{number} is there {count:?} times", client.number)),
+                count => {
+                    soak.fault(format!("{}-{number} is stored {count:?} times", client.number))
+                }
             }
         }
-        for (room, known) in &client.rooms {
-            let Some(stretch) = &known.read else {
+        for (room, state) in &client.rooms {
+            let Some(range) = &state.received else {
                 soak.fault(format!("{} was never in {room}", client.number));
                 continue;
             };
-            match truth.check(room, stretch) {
-                Ok(count) => read += count,
-                Err(wrong) => soak.fault(format!("{} in {wrong}", client.number)),
+            match stored.check(room, range) {
+                Ok(count) => received += count,
+                Err(error) => soak.fault(format!("{} in {error}", client.number)),
             }
         }
     }
     if !texts.is_empty() {
-        soak.fault(format!("{} messages that nobody knows of", texts.len()));
+        soak.fault(format!("{} unknown messages are stored", texts.len()));
     }
-    println!("\n{said} messages of good clients, each once in the journal's {}", truth.messages());
-    println!("{read} messages read by good clients, each room without a gap and in order");
-    if truth.longest() >= 100_000 {
-        soak.fault("a room is longer than what is kept".into());
+    println!(
+        "\n{sent} messages of good clients, each stored once among {}",
+        stored.message_count()
+    );
+    println!(
+        "{received} messages received by good clients, in each room without a gap and in order"
+    );
+    if stored.largest_room() >= 100_000 {
+        soak.fault("a room has more messages than keep_messages".into());
     }
 }
 
-fn judge_memory(soak: &Soak, memory: &[Memory], minutes: f64) {
+fn check_memory(soak: &Soak, memory: &[MemorySample], minutes: f64) {
     let third = 1.0 / 3.0;
     let window = third + 1.0 / 30.0;
-    let most = |from: f64, to: f64| {
+    let max = |from: f64, to: f64| {
         let within = memory.iter().filter(|sample| (from..to).contains(&sample.at));
         within.map(|sample| sample.bytes).max().unwrap_or(0) as f64
     };
-    let (baseline, after) = (most(third, window), most(window, 1.0));
+    let (baseline, after) = (max(third, window), max(window, 1.0));
     println!(
         "memory: {:.1} MB at most from minute {:.1} to {:.1}, {:.1} MB at most after that: {:.3} \
          of it, {GROWTH_MAX} allowed",
@@ -305,14 +315,16 @@ fn judge_memory(soak: &Soak, memory: &[Memory], minutes: f64) {
         after / 1e6,
         after / baseline,
     );
-    if minutes < JUDGED_MINUTES_MIN {
-        println!("which is not judged, since it was less than {JUDGED_MINUTES_MIN} minutes");
+    if minutes < MEMORY_CHECK_MINUTES_MIN {
+        println!(
+            "memory is not checked: the test took less than {MEMORY_CHECK_MINUTES_MIN} minutes"
+        );
     } else if after > GROWTH_MAX * baseline {
         soak.fault("memory has grown".into());
     }
 }
 
-fn judge_log(soak: &Soak, log: &str) {
+fn check_log(soak: &Soak, log: &str) {
     let mut lines: BTreeMap<&str, u64> = BTreeMap::new();
     for line in log.lines().filter(|line| !line.contains(" INFO ")) {
         let words = line.split_once("] ").map_or(line, |(_, words)| words);
@@ -321,28 +333,28 @@ fn judge_log(soak: &Soak, log: &str) {
     if log.contains("panicked") {
         soak.fault("the server has panicked".into());
     }
-    println!("\nwhat the server logged beside its starts and ends:");
+    println!("\nwarnings and errors in the log:");
     for (line, count) in lines {
         println!("{count:>6} {line}");
     }
 }
 
-/// No hostile client has cost a good one its connection.
-fn judge_closed(soak: &Soak) {
-    println!("\nconnections of good clients that the server has ended, by close code:");
+/// Checks that the server has closed connections of good clients only for restarts.
+fn check_closed(soak: &Soak) {
+    println!("\nconnections of good clients that the server closed, by close code:");
     let closed = std::mem::take(&mut soak.counts.borrow_mut().closed);
     for (code, count) in closed {
         match code {
             Some(SHUTTING_DOWN) => println!("{count:>6} {SHUTTING_DOWN}"),
-            // A restart does not wait for who is slow, or still on the way in.
-            None => println!("{count:>6} without one"),
+            // A restart does not wait for slow clients or for pending handshakes.
+            None => println!("{count:>6} without a close code"),
             Some(code) => soak.fault(format!("{count} good clients were closed with {code}")),
         }
     }
 }
 
-fn show_rest(soak: &Soak, metrics: &[(String, f64)]) {
-    println!("\nlimits reached, errors told and connections ended since the last start:");
+fn print_counts(soak: &Soak, metrics: &[(String, f64)]) {
+    println!("\nlimits reached, errors sent and connections closed since the last restart:");
     let kinds = ["chinwag_limit_hits_total", "chinwag_errors_total", "chinwag_disconnects_total"];
     for (name, value) in metrics {
         if *value > 0.0 && kinds.iter().any(|kind| name.starts_with(kind)) {
@@ -352,15 +364,15 @@ fn show_rest(soak: &Soak, metrics: &[(String, f64)]) {
             soak.fault("a session has panicked".into());
         }
     }
-    println!("\nwhat the hostile did:");
-    for (name, count) in soak.acts.borrow().iter() {
+    println!("\nattacks:");
+    for (name, count) in soak.attacks.borrow().iter() {
         println!("{count:>6} {name}");
     }
     let counts = soak.counts.borrow();
     println!(
-        "\ngood clients came back to a room {} times, {} of them too late to be told at once; \
-         said {} messages again that had arrived; were told to wait {} times, and had lost their \
-         name {} times",
-        counts.resumed, counts.paged, counts.duplicates, counts.told_to_wait, counts.renamed
+        "\ngood clients resumed in a room {} times, {} of them by reading history page by page; \
+         sent {} messages again that had been stored; were rate-limited {} times; and had to \
+         change their name {} times",
+        counts.resumed, counts.paged, counts.duplicates, counts.rate_limited, counts.renamed
     );
 }

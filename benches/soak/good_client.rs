@@ -1,5 +1,5 @@
-//! A client as it should be: it says who it is, says again what was not answered, comes back with
-//! what it has seen, and checks that nothing is missing.
+//! A good client: it has a key, repeats messages that were not answered, resumes after a reconnect,
+//! and checks that it receives every message.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -13,62 +13,62 @@ use tokio::time::{Sleep, sleep};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::ledger::Stretch;
-use super::lines::{Line, Said, Stream, Unanswered, say, send};
+use super::history::ReceivedRange;
+use super::protocol::{HistoryMessage, Line, Stream, Unanswered, say, send};
+use super::run::Soak;
 use super::server::connect;
-use super::show::Soak;
 
-/// How the texts of the good begin.
+/// The start of every text of a good client, except farewells.
 pub(crate) const PREFIX: &str = "good ";
 
-/// What each says before it goes: the end of the evening.
+/// The start of the last message of each room.
 pub(crate) const FAREWELL: &str = "farewell ";
 
-const SAY_EVERY: Duration = Duration::from_secs(4);
-const STAY: Duration = Duration::from_secs(120);
-const STAY_AWAY_MAX: Duration = Duration::from_secs(10);
+const SAY_INTERVAL: Duration = Duration::from_secs(4);
+const CONNECTED_TIME: Duration = Duration::from_secs(120);
+const ABSENCE_MAX: Duration = Duration::from_secs(10);
 
-/// One in so many who leave stays away for longer than a room remembers, and reads what it missed
-/// page by page.
-const LONG_AWAY_ONE_IN: u32 = 20;
-const LONG_AWAY: Range<u64> = 60..120;
+/// One in this many absences is long. Then the client has missed more messages than the room has in
+/// memory, and reads them page by page.
+const LONG_ABSENCE_ONE_IN: u32 = 20;
+const LONG_ABSENCE_SECONDS: Range<u64> = 60..120;
 
-/// What it knows of a room.
+/// What a client knows of a room.
 #[derive(Default)]
 pub(crate) struct Room {
     epoch: String,
-    /// Without a gap from where it first joined.
-    pub(crate) read: Option<Stretch>,
-    /// What came too late to be recovered is read page by page, newest first, until it meets what
-    /// was read before. What is told meanwhile waits behind it.
+    /// The messages received without a gap since it first joined.
+    pub(crate) received: Option<ReceivedRange>,
+    /// Messages that wait while the client reads missed messages page by page, newest page first,
+    /// until a page reaches the range received before. New messages are appended.
     missed: Option<VecDeque<(u64, String)>>,
     joined: bool,
-    /// Whether the farewell was read.
+    /// Whether the farewell was received.
     pub(crate) done: bool,
 }
 
-pub(crate) struct Good {
+pub(crate) struct GoodClient {
     pub(crate) number: u32,
     nick: String,
     pub(crate) rooms: HashMap<String, Room>,
     outbox: VecDeque<Unanswered>,
-    /// How many messages it has said in all.
-    pub(crate) said: u32,
+    /// How many messages it has sent.
+    pub(crate) sent: u32,
     soak: Rc<Soak>,
 }
 
-/// Why a stay ends.
+/// Why a connection ends.
 enum End {
     Left,
     Broken,
 }
 
-/// A random time around this one.
-fn about(mean: Duration) -> Duration {
+/// Returns a random, exponentially distributed time with this mean, and at most five times as long.
+fn random_around(mean: Duration) -> Duration {
     mean.mul_f64(-(1.0 - fastrand::f64()).ln()).min(5 * mean)
 }
 
-impl Good {
+impl GoodClient {
     pub(crate) fn new(number: u32, soak: Rc<Soak>) -> Self {
         let many = soak.rooms;
         let rooms = [number % many, (number / many) % many].map(|room| format!("room-{room}"));
@@ -78,18 +78,18 @@ impl Good {
             nick: format!("good-{number}"),
             rooms: rooms.into_iter().take(count).map(|room| (room, Room::default())).collect(),
             outbox: VecDeque::new(),
-            said: 0,
+            sent: 0,
             soak,
         }
     }
 
-    /// Comes and goes until the evening is over and everything is answered and read.
-    pub(crate) async fn live(mut self) -> Self {
-        // Not all in the same moment.
-        sleep(about(Duration::from_secs(5))).await;
+    /// Connects and disconnects until the test is over and all messages are answered and received.
+    pub(crate) async fn run(mut self) -> Self {
+        // Clients do not all start at the same time.
+        sleep(random_around(Duration::from_secs(5))).await;
         while !self.is_done() {
-            match self.stay().await {
-                Ok(End::Left) => self.stay_away().await,
+            match self.connect_once().await {
+                Ok(End::Left) => self.pause().await,
                 Ok(End::Broken) | Err(_) => {
                     sleep(Duration::from_millis(fastrand::u64(100..2000))).await;
                 }
@@ -98,11 +98,11 @@ impl Good {
         self
     }
 
-    async fn stay_away(&self) {
-        sleep(STAY_AWAY_MAX.mul_f64(fastrand::f64())).await;
-        if fastrand::u32(0..LONG_AWAY_ONE_IN) == 0 {
-            let back = Instant::now() + Duration::from_secs(fastrand::u64(LONG_AWAY));
-            // Who is still away when the evening ends has to read its end.
+    async fn pause(&self) {
+        sleep(ABSENCE_MAX.mul_f64(fastrand::f64())).await;
+        if fastrand::u32(0..LONG_ABSENCE_ONE_IN) == 0 {
+            let back = Instant::now() + Duration::from_secs(fastrand::u64(LONG_ABSENCE_SECONDS));
+            // At the end of the test, every client reconnects and reads the rest.
             while Instant::now() < back && !self.soak.is_over() {
                 sleep(Duration::from_secs(1)).await;
             }
@@ -113,16 +113,16 @@ impl Good {
         self.soak.is_over() && self.outbox.is_empty() && self.rooms.values().all(|room| room.done)
     }
 
-    async fn stay(&mut self) -> Result<End, Error> {
+    async fn connect_once(&mut self) -> Result<End, Error> {
         let tcp = connect(self.soak.addr, self.number).await?;
         let mut request = format!("ws://{}/ws", self.soak.addr).into_client_request()?;
         request.headers_mut().insert("Sec-WebSocket-Protocol", "chinwag.v1".parse().unwrap());
         let upgraded = tokio_tungstenite::client_async(request, tcp).await;
         if let Err(Error::Http(response)) = &upgraded {
-            self.soak.fault(format!("{}: refused with {}", self.nick, response.status()));
+            self.soak.fault(format!("{}: handshake refused with {}", self.nick, response.status()));
         }
         let (mut stream, _) = upgraded?;
-        self.soak.count(|counts| counts.stays += 1);
+        self.soak.count(|counts| counts.connections += 1);
         self.soak.count(|counts| counts.connected += 1);
         let end = self.talk(&mut stream).await;
         self.soak.count(|counts| counts.connected -= 1);
@@ -133,7 +133,7 @@ impl Good {
         if let Ok(End::Left) = end
             && fastrand::bool()
         {
-            // The others just drop it.
+            // The other half drops the connection without a close frame.
             let _ = stream.close(None).await;
         }
         end
@@ -144,24 +144,24 @@ impl Good {
         let mut lines = vec![json!({"type": "hello", "nick": self.nick, "key": key})];
         lines.extend(self.rooms.keys().map(|room| self.join(room)));
         for unanswered in &mut self.outbox {
-            unanswered.first_said = None;
+            unanswered.sent_once = None;
         }
         lines.extend(self.outbox.iter().map(say));
         send(stream, &lines).await?;
-        let mut leave = Box::pin(sleep(about(STAY)));
-        let mut next = Box::pin(sleep(about(SAY_EVERY)));
+        let mut leave = Box::pin(sleep(random_around(CONNECTED_TIME)));
+        let mut next = Box::pin(sleep(random_around(SAY_INTERVAL)));
         let mut again: Option<Pin<Box<Sleep>>> = None;
         loop {
             tokio::select! {
                 message = stream.next() => match message {
                     Some(Ok(Message::Text(text))) => {
-                        let mut answers = Vec::new();
+                        let mut replies = Vec::new();
                         for line in text.split('\n') {
-                            again = self.hear(line, &mut answers).map(|wait| {
+                            again = self.receive(line, &mut replies).map(|wait| {
                                 Box::pin(sleep(wait))
                             }).or(again);
                         }
-                        send(stream, &answers).await?;
+                        send(stream, &replies).await?;
                         if self.is_done() {
                             return Ok(End::Left);
                         }
@@ -179,10 +179,10 @@ impl Good {
                     }
                 },
                 () = &mut next => {
-                    next = Box::pin(sleep(about(SAY_EVERY)));
+                    next = Box::pin(sleep(random_around(SAY_INTERVAL)));
                     let all_joined = self.rooms.values().all(|room| room.joined);
                     if !self.soak.is_over() && all_joined {
-                        let line = self.say_something();
+                        let line = self.next_message();
                         send(stream, &[line]).await?;
                     }
                 }
@@ -195,50 +195,51 @@ impl Good {
                     if !self.soak.is_over() {
                         return Ok(End::Left);
                     }
-                    leave = Box::pin(sleep(STAY));
+                    leave = Box::pin(sleep(CONNECTED_TIME));
                 }
             }
         }
     }
 
-    /// Says farewell in each room, as one client of its own.
-    pub(crate) async fn farewell(number: u32, soak: Rc<Soak>) {
+    /// Sends a farewell to each room from an additional client.
+    pub(crate) async fn send_farewells(number: u32, soak: Rc<Soak>) {
         let rooms = soak.rooms;
-        let mut one = Self::new(number, soak);
-        one.rooms = (0..rooms).map(|room| (format!("room-{room}"), Room::default())).collect();
+        let mut client = Self::new(number, soak);
+        client.rooms = (0..rooms).map(|room| (format!("room-{room}"), Room::default())).collect();
         let text = |room: &String| FAREWELL.to_owned() + room;
-        let said = one.rooms.keys().map(|room| Unanswered {
+        let farewells = client.rooms.keys().map(|room| Unanswered {
             room: room.clone(),
             text: text(room),
             id: text(room),
-            first_said: None,
+            sent_once: None,
         });
-        one.outbox = said.collect();
-        one.live().await;
+        client.outbox = farewells.collect();
+        client.run().await;
     }
 
     fn join(&self, name: &str) -> Value {
         let room = &self.rooms[name];
         let mut line = json!({"type": "join", "room": name, "ref": name});
-        if let Some(read) = &room.read {
-            line["after"] = json!({"epoch": room.epoch, "seq": read.last});
+        if let Some(received) = &room.received {
+            line["after"] = json!({"epoch": room.epoch, "seq": received.last});
         }
         line
     }
 
-    fn say_something(&mut self) -> Value {
+    fn next_message(&mut self) -> Value {
         let room = fastrand::choice(self.rooms.keys()).unwrap().clone();
-        let id = format!("{}-{}", self.number, self.said);
+        let id = format!("{}-{}", self.number, self.sent);
         let text = format!("{PREFIX}{id} {:x<1$}", "", fastrand::usize(0..100));
-        self.said += 1;
-        let unanswered = Unanswered { room, text, id, first_said: Some(Instant::now()) };
+        self.sent += 1;
+        let unanswered = Unanswered { room, text, id, sent_once: Some(Instant::now()) };
         let line = say(&unanswered);
         self.outbox.push_back(unanswered);
         line
     }
 
-    /// Takes in a line; gives how long to wait before all is said again, if it must be.
-    fn hear(&mut self, line: &str, answers: &mut Vec<Value>) -> Option<Duration> {
+    /// Processes a line. Returns how long to wait before all unanswered messages are sent again, if
+    /// they must be.
+    fn receive(&mut self, line: &str, replies: &mut Vec<Value>) -> Option<Duration> {
         let line: Line<'_> = match serde_json::from_str(line) {
             Ok(line) => line,
             Err(error) => {
@@ -247,42 +248,42 @@ impl Good {
             }
         };
         match line.r#type {
-            "message" => self.read(&line.room, line.seq, &line.text),
+            "message" => self.add_message(&line.room, line.seq, &line.text),
             "said" => {
                 self.soak.count(|counts| counts.duplicates += u64::from(line.duplicate));
-                let answered = self.outbox.iter().position(|said| said.id == line.id);
-                if let Some(said) = answered.and_then(|n| self.outbox.remove(n))
-                    && let Some(first) = said.first_said
+                let answered = self.outbox.iter().position(|message| message.id == line.id);
+                if let Some(message) = answered.and_then(|n| self.outbox.remove(n))
+                    && let Some(first) = message.sent_once
                 {
                     self.soak.count(|counts| counts.answered(first.elapsed()));
                 }
             }
-            "joined" => self.joined(&line, answers),
-            "history" => self.paged(&line, answers),
-            "error" => return self.refused(&line, answers),
+            "joined" => self.process_joined(&line, replies),
+            "history" => self.process_history(&line, replies),
+            "error" => return self.process_error(&line, replies),
             _ => {}
         }
         None
     }
 
-    fn refused(&mut self, line: &Line<'_>, answers: &mut Vec<Value>) -> Option<Duration> {
+    fn process_error(&mut self, line: &Line<'_>, replies: &mut Vec<Value>) -> Option<Duration> {
         for unanswered in &mut self.outbox {
-            unanswered.first_said = None;
+            unanswered.sent_once = None;
         }
         match line.code {
             "rate_limited" => {
-                self.soak.count(|counts| counts.told_to_wait += 1);
+                self.soak.count(|counts| counts.rate_limited += 1);
                 Some(Duration::from_millis(line.retry_after_ms))
             }
-            // Somebody has taken it while this one was away.
+            // Another client took the name while this one was disconnected.
             "nick_taken" => {
                 self.nick = format!("good-{}-{}", self.number, fastrand::u16(..));
-                answers.push(json!({"type": "nick", "nick": self.nick}));
-                answers.push(self.join(&line.r#ref));
+                replies.push(json!({"type": "nick", "nick": self.nick}));
+                replies.push(self.join(&line.r#ref));
                 self.soak.count(|counts| counts.renamed += 1);
                 Some(Duration::from_millis(100))
             }
-            // What was said to a room that could not be joined under the old name.
+            // A message to a room that the client could not join under its old name.
             "not_joined" => Some(Duration::from_secs(1)),
             code => {
                 self.soak.fault(format!("{}: {code}", self.nick));
@@ -291,64 +292,72 @@ impl Good {
         }
     }
 
-    fn joined(&mut self, line: &Line<'_>, answers: &mut Vec<Value>) {
+    fn process_joined(&mut self, line: &Line<'_>, replies: &mut Vec<Value>) {
         let Some(room) = self.rooms.get_mut(&*line.room) else { return };
         room.joined = true;
         if !room.epoch.is_empty() && room.epoch != line.epoch {
-            self.soak.fault(format!("{}: another epoch after a clean end", self.nick));
+            self.soak.fault(format!("{}: new epoch after a graceful shutdown", self.nick));
         }
         room.epoch = line.epoch.to_string();
-        let Some(read) = &room.read else {
-            room.read = Some(Stretch::after(line.seq));
+        let Some(received) = &room.received else {
+            room.received = Some(ReceivedRange::after(line.seq));
             return;
         };
-        let last = read.last;
+        let last = received.last;
         self.soak.count(|counts| counts.resumed += 1);
         if line.recovered {
-            for said in &line.messages {
-                self.read(&line.room, said.seq, &said.text);
+            for message in &line.messages {
+                self.add_message(&line.room, message.seq, &message.text);
             }
             return;
         }
         self.soak.count(|counts| counts.paged += 1);
         room.missed = Some(VecDeque::new());
-        self.page(&line.room, &line.messages, last, answers);
+        self.add_page(&line.room, &line.messages, last, replies);
     }
 
-    fn paged(&mut self, line: &Line<'_>, answers: &mut Vec<Value>) {
+    fn process_history(&mut self, line: &Line<'_>, replies: &mut Vec<Value>) {
         let Some(room) = self.rooms.get(&*line.room) else { return };
         if room.missed.is_none() {
             return;
         }
-        let last = room.read.as_ref().map_or(0, |read| read.last);
+        let last = room.received.as_ref().map_or(0, |received| received.last);
         if line.messages.is_empty() && line.more {
-            self.soak.fault(format!("{}: an empty page, and more", self.nick));
+            self.soak.fault(format!("{}: empty page with more = true", self.nick));
         }
-        self.page(&line.room, &line.messages, last, answers);
+        self.add_page(&line.room, &line.messages, last, replies);
     }
 
-    /// Puts older messages before what was missed, and asks for more until it meets what was read.
-    fn page(&mut self, name: &str, page: &[Said<'_>], last: u64, answers: &mut Vec<Value>) {
+    /// Prepends a page to the missed messages, and requests the page before it until a page reaches
+    /// the message `last`.
+    fn add_page(
+        &mut self,
+        name: &str,
+        page: &[HistoryMessage<'_>],
+        last: u64,
+        replies: &mut Vec<Value>,
+    ) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         let Some(missed) = &mut room.missed else { return };
-        for said in page.iter().rev().filter(|said| said.seq > last) {
-            missed.push_front((said.seq, said.text.to_string()));
+        for message in page.iter().rev().filter(|message| message.seq > last) {
+            missed.push_front((message.seq, message.text.to_string()));
         }
         match page.first() {
             Some(first) if first.seq > last => {
                 let before = first.seq;
-                let ask = json!({"type": "history", "room": name, "before": before, "limit": 100});
-                answers.push(ask);
+                let request =
+                    json!({"type": "history", "room": name, "before": before, "limit": 100});
+                replies.push(request);
             }
             Some(_) | None => {
                 for (seq, text) in room.missed.take().into_iter().flatten() {
-                    self.read(name, seq, &text);
+                    self.add_message(name, seq, &text);
                 }
             }
         }
     }
 
-    fn read(&mut self, name: &str, seq: u64, text: &str) {
+    fn add_message(&mut self, name: &str, seq: u64, text: &str) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         if let Some(missed) = &mut room.missed {
             missed.push_back((seq, text.to_owned()));
@@ -356,8 +365,8 @@ impl Good {
         }
         self.soak.count(|counts| counts.deliveries += 1);
         room.done |= text.starts_with(FAREWELL);
-        if let Some(Err(wrong)) = room.read.as_mut().map(|read| read.read(seq, text)) {
-            self.soak.fault(format!("{} in {name}: {wrong}", self.nick));
+        if let Some(Err(error)) = room.received.as_mut().map(|received| received.add(seq, text)) {
+            self.soak.fault(format!("{} in {name}: {error}", self.nick));
         }
     }
 }

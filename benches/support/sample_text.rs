@@ -1,5 +1,5 @@
-//! Text like that of a chat: common words, most of them short, in an order that depends on a
-//! number. It compresses about as well as English.
+//! Text like that of a chat: common words in an order that depends on a seed. It compresses about
+//! as well as English.
 
 use std::sync::LazyLock;
 
@@ -17,14 +17,14 @@ const COMMON: &str = "\
     room wait happy fixed already agree almost friend music game tonight weather train late \
     https://example.com/";
 
-/// Text of so many bytes.
-pub(crate) fn words(seed: u64, length: usize) -> String {
+/// Returns a text of `length` bytes.
+pub(crate) fn sample_text(seed: u64, length: usize) -> String {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);
     let mut text = String::with_capacity(length + 24);
     while text.len() < length {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        // Words at the front are more frequent.
+        // Words at the start of the list are more frequent.
         let (high, low) =
             ((state >> 33) as usize % WORDS.len(), (state >> 48) as usize % WORDS.len());
         text.push_str(WORDS[high * low / WORDS.len()]);

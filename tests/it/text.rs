@@ -1,4 +1,4 @@
-//! The text protocol: who reads what.
+//! The text protocol: who receives what.
 
 use chinwag::Config;
 use tokio_tungstenite::tungstenite::Message;
@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use crate::harness::{TestServer, config, eventually};
 
 #[actix_web::test]
-async fn everyone_in_the_room_reads_a_message_verbatim_the_sender_included() {
+async fn message_reaches_every_member_verbatim_including_the_sender() {
     let server = TestServer::start().await;
     let mut alice = server.join("").await;
     let mut bob = server.join("").await;
@@ -21,7 +21,7 @@ async fn everyone_in_the_room_reads_a_message_verbatim_the_sender_included() {
 }
 
 #[actix_web::test]
-async fn line_breaks_become_spaces_and_a_message_is_trimmed() {
+async fn line_breaks_become_spaces_and_outer_spaces_are_trimmed() {
     let server = TestServer::start().await;
     let mut client = server.join("").await;
     client.say("  one\ntwo\r\nthree \n").await;
@@ -29,18 +29,18 @@ async fn line_breaks_become_spaces_and_a_message_is_trimmed() {
 }
 
 #[actix_web::test]
-async fn an_empty_message_is_ignored() {
+async fn empty_message_is_ignored() {
     let server = TestServer::start().await;
     let mut client = server.join("").await;
-    for nothing in ["", "   ", "\n\n"] {
-        client.say(nothing).await;
+    for blank in ["", "   ", "\n\n"] {
+        client.say(blank).await;
     }
     client.say("something").await;
     client.expect("something").await;
 }
 
 #[actix_web::test]
-async fn rooms_do_not_hear_each_other_and_a_name_in_any_case_is_the_same_room() {
+async fn rooms_are_separate_and_their_names_are_case_insensitive() {
     let server = TestServer::start().await;
     let mut rust = server.join("room=Rust").await;
     let mut same = server.join("room=%EF%BC%B2ust").await;
@@ -55,7 +55,7 @@ async fn rooms_do_not_hear_each_other_and_a_name_in_any_case_is_the_same_room() 
 }
 
 #[actix_web::test]
-async fn a_named_authors_line_begins_with_the_name() {
+async fn line_of_a_named_author_begins_with_the_name() {
     let server = TestServer::start().await;
     let mut ada = server.join("nick=%20Ada%20%20Lovelace").await;
     let mut other = server.join("").await;
@@ -65,7 +65,7 @@ async fn a_named_authors_line_begins_with_the_name() {
 }
 
 #[actix_web::test]
-async fn an_unnamed_author_cannot_speak_as_a_member_but_may_use_colons() {
+async fn anonymous_author_cannot_imitate_a_member_but_may_use_colons() {
     let server = TestServer::start().await;
     let _ada = server.join("nick=ada").await;
     let mut mallory = server.join("").await;
@@ -81,7 +81,7 @@ async fn an_unnamed_author_cannot_speak_as_a_member_but_may_use_colons() {
 }
 
 #[actix_web::test]
-async fn a_name_is_forged_only_where_its_bearer_is() {
+async fn name_prefix_is_allowed_in_rooms_without_its_owner() {
     let server = TestServer::start().await;
     let ada = server.join("nick=ada&room=elsewhere").await;
     let mut other = server.join("").await;
@@ -91,20 +91,20 @@ async fn a_name_is_forged_only_where_its_bearer_is() {
 }
 
 #[actix_web::test]
-async fn a_name_is_guarded_until_its_bearer_has_left() {
+async fn name_prefix_is_allowed_once_its_owner_has_left() {
     let server = TestServer::start().await;
     let ada = server.join("nick=ada").await;
     let mut other = server.join("").await;
     other.say("ada: not me").await;
     assert!(other.line().await.unwrap().ends_with(": ada: not me"));
     ada.leave().await;
-    eventually("her to be gone", async || server.client_count().await == 1).await;
+    eventually("her to be unregistered", async || server.client_count().await == 1).await;
     other.say("ada: was here").await;
     other.expect("ada: was here").await;
 }
 
 #[actix_web::test]
-async fn a_message_of_the_longest_length_passes_and_a_longer_one_ends_in_1009() {
+async fn message_at_the_limit_is_delivered_and_a_longer_one_closes_with_1009() {
     let server = TestServer::start().await;
     let mut client = server.join("").await;
     let longest = "é".repeat(2048);
@@ -115,7 +115,7 @@ async fn a_message_of_the_longest_length_passes_and_a_longer_one_ends_in_1009() 
 }
 
 #[actix_web::test]
-async fn binary_ends_in_1003() {
+async fn binary_message_closes_the_connection_with_1003() {
     let server = TestServer::start().await;
     let mut client = server.join("").await;
     client.send(Message::binary(vec![0])).await;
@@ -123,7 +123,7 @@ async fn binary_ends_in_1003() {
 }
 
 #[actix_web::test]
-async fn a_message_in_fragments_is_one_message() {
+async fn fragments_are_assembled_into_one_message() {
     let server = TestServer::start().await;
     let mut client = server.join("").await;
     let fragment = |bytes: &[u8], opcode, fin| {
@@ -138,7 +138,7 @@ async fn a_message_in_fragments_is_one_message() {
 }
 
 #[actix_web::test]
-async fn who_comes_late_reads_the_last_lines_when_it_asks_for_them() {
+async fn new_client_receives_recent_messages_if_it_requests_history() {
     let server = TestServer::start().await;
     let mut early = server.join("nick=ada").await;
     for text in ["one", "two", "three"] {
@@ -146,16 +146,16 @@ async fn who_comes_late_reads_the_last_lines_when_it_asks_for_them() {
         early.expect(&format!("ada: {text}")).await;
     }
     let mut late = server.join("history=2").await;
-    let mut not_asking = server.join("").await;
+    let mut without_history = server.join("").await;
     early.say("four").await;
     for line in ["ada: two", "ada: three", "ada: four"] {
         late.expect(line).await;
     }
-    not_asking.expect("ada: four").await;
+    without_history.expect("ada: four").await;
 }
 
 #[actix_web::test]
-async fn a_room_remembers_no_more_than_it_is_told_to_also_when_everybody_has_left() {
+async fn room_remembers_at_most_resume_buffer_messages_even_when_empty() {
     let server = TestServer::start_with(Config { resume_buffer: 2, ..config() }).await;
     let mut early = server.join("").await;
     for text in ["one", "two", "three"] {
@@ -167,14 +167,14 @@ async fn a_room_remembers_no_more_than_it_is_told_to_also_when_everybody_has_lef
     late.expect("three").await;
     early.leave().await;
     late.leave().await;
-    eventually("all to be gone", async || server.client_count().await == 0).await;
+    eventually("all clients to be unregistered", async || server.client_count().await == 0).await;
     let mut next = server.join("history=100").await;
     next.expect("two").await;
     next.expect("three").await;
 }
 
 #[actix_web::test]
-async fn what_is_queued_leaves_as_few_messages_of_many_lines() {
+async fn queued_lines_are_coalesced_into_few_frames() {
     let server = TestServer::start().await;
     let mut early = server.join("").await;
     for n in 0..500 {

@@ -1,5 +1,4 @@
-//! The program's other commands: a backup and an export, both of a journal that a server is
-//! writing.
+//! The subcommands `backup` and `export`, on a journal that a server is writing.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -12,7 +11,7 @@ use crate::journal::history;
 use crate::json::JsonClient;
 use crate::program::{PROGRAM, Program};
 
-/// Runs the program to its end; gives its exit code, its output, its errors.
+/// Runs the program to its end, and returns its exit code, standard output and standard error.
 async fn run(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(PROGRAM);
     command.args(arguments).current_dir(folder).kill_on_drop(true);
@@ -21,11 +20,11 @@ async fn run(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String)
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// A server, and what was said on it in two rooms.
-async fn server(folder: &Path) -> (Program, Value, Vec<Value>) {
+/// Starts a server and sends messages in two rooms. Returns the server, its epoch and the messages.
+async fn server_with_messages(folder: &Path) -> (Program, Value, Vec<Value>) {
     let program = Program::start(PROGRAM, folder, &[]).await;
     let mut ada = JsonClient::hello(program.addr, json!({"nick": "Ada"})).await;
-    let mut said = Vec::new();
+    let mut messages = Vec::new();
     let mut epoch = Value::Null;
     for room in ["tea", "coffee"] {
         ada.send(&[json!({"type": "join", "room": room})]).await;
@@ -36,38 +35,38 @@ async fn server(folder: &Path) -> (Program, Value, Vec<Value>) {
                 .await;
             let mut message = ada.expect("message").await;
             message.as_object_mut().unwrap().remove("type");
-            said.push(message);
+            messages.push(message);
             ada.expect("said").await;
         }
     }
-    (program, epoch, said)
+    (program, epoch, messages)
 }
 
 #[actix_web::test]
-async fn a_backup_of_a_running_server_is_a_journal_that_another_one_serves() {
+async fn backup_of_a_running_server_can_be_served_by_another() {
     let folder = tempfile::tempdir().unwrap();
-    let (program, epoch, said) = server(folder.path()).await;
-    let made = run(folder.path(), &["backup", "copy.db"]).await;
-    assert_eq!(made, (Some(0), String::new(), String::new()));
+    let (program, epoch, messages) = server_with_messages(folder.path()).await;
+    let outcome = run(folder.path(), &["backup", "copy.db"]).await;
+    assert_eq!(outcome, (Some(0), String::new(), String::new()));
     let other = Program::start(PROGRAM, folder.path(), &["--db", "copy.db"]).await;
-    assert_eq!(history(other.addr, "tea").await, said[..100]);
-    // Its places and those of the first go apart from here on, so nobody may resume across.
+    assert_eq!(history(other.addr, "tea").await, messages[..100]);
+    // From here on the sequence numbers of the two servers differ, so the backup has a new epoch.
     let mut ada = JsonClient::hello(other.addr, json!({})).await;
-    let after = json!({"epoch": epoch, "seq": said[99]["seq"]});
+    let after = json!({"epoch": epoch, "seq": messages[99]["seq"]});
     ada.send(&[json!({"type": "join", "room": "tea", "after": after})]).await;
     assert_eq!(ada.expect("joined").await["recovered"], false);
-    // The first has not noticed.
-    assert_eq!(history(program.addr, "coffee").await, said[100..]);
+    // The first server is not affected.
+    assert_eq!(history(program.addr, "coffee").await, messages[100..]);
 }
 
 #[actix_web::test]
-async fn an_export_of_a_running_server_tells_each_message_on_a_line() {
+async fn export_of_a_running_server_writes_each_message_on_one_line() {
     let folder = tempfile::tempdir().unwrap();
-    let (_program, _, mut said) = server(folder.path()).await;
-    // By the names of the rooms.
-    said.rotate_left(100);
+    let (_program, _, mut messages) = server_with_messages(folder.path()).await;
+    // An export is sorted by the names of the rooms.
+    messages.rotate_left(100);
     for (arguments, expected) in
-        [(&["export"][..], &said[..]), (&["export", "--room", "Tea"], &said[100..])]
+        [(&["export"][..], &messages[..]), (&["export", "--room", "Tea"], &messages[100..])]
     {
         let (code, lines, errors) = run(folder.path(), arguments).await;
         assert_eq!((code, errors.as_str()), (Some(0), ""));
@@ -78,10 +77,10 @@ async fn an_export_of_a_running_server_tells_each_message_on_a_line() {
 }
 
 #[actix_web::test]
-async fn who_has_read_enough_of_an_export_may_go() {
+async fn export_succeeds_when_its_reader_closes_the_pipe() {
     let folder = tempfile::tempdir().unwrap();
-    server(folder.path()).await.0.kill().await;
-    // More than a pipe holds, and nobody there to read it.
+    server_with_messages(folder.path()).await.0.kill().await;
+    // The export exceeds the buffer of the pipe, and the reader closes it.
     let mut command = Command::new(PROGRAM);
     command.arg("export").current_dir(folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.kill_on_drop(true).spawn().unwrap();
@@ -92,11 +91,11 @@ async fn who_has_read_enough_of_an_export_may_go() {
 }
 
 #[actix_web::test]
-async fn what_cannot_be_done_is_one_line_that_says_why() {
+async fn errors_are_one_line_that_states_the_cause() {
     let folder = tempfile::tempdir().unwrap();
     Program::start(PROGRAM, folder.path(), &[]).await.kill().await;
     std::fs::write(folder.path().join("letter"), "Dear Ada, this is no database.").unwrap();
-    let wrong: [(&[&str], i32, &str); 7] = [
+    let invalid: [(&[&str], i32, &str); 7] = [
         (&["backup", "--db", "none", "copy"], 2, "--db"),
         (&["export", "--room", "a b"], 2, "--room"),
         (&["export", "--room", "tea"], 1, "nothing was ever said in the room 'tea'"),
@@ -105,13 +104,13 @@ async fn what_cannot_be_done_is_one_line_that_says_why() {
         (&["backup", "letter"], 1, "exists already"),
         (&["backup", "no/such/folder/copy"], 1, "cannot write the backup"),
     ];
-    for (arguments, expected, words) in wrong {
+    for (arguments, expected, words) in invalid {
         let (code, output, error) = run(folder.path(), arguments).await;
         assert_eq!((code, output.as_str()), (Some(expected), ""), "{arguments:?}: {error}");
         assert!(error.starts_with("error: ") && error.contains(words), "{arguments:?}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
-    // A flag of the server's would have no effect.
+    // A flag of the server has no effect on a subcommand, so it is an error.
     let (code, _, error) = run(folder.path(), &["--workers", "1", "backup", "copy"]).await;
     assert_eq!((code, error.contains("--workers")), (Some(2), true), "{error}");
     assert!(!folder.path().join("copy").exists());
@@ -119,12 +118,12 @@ async fn what_cannot_be_done_is_one_line_that_says_why() {
 
 #[cfg(target_os = "linux")]
 #[actix_web::test]
-async fn progress_is_shown_on_a_terminal_in_one_line() {
+async fn progress_is_shown_on_one_line_of_a_terminal() {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     use std::io::Read;
 
     let folder = tempfile::tempdir().unwrap();
-    server(folder.path()).await.0.kill().await;
+    server_with_messages(folder.path()).await.0.kill().await;
     for (arguments, shown) in [
         (&["backup", "copy.db"][..], ["100% copied", "copied to copy.db\r\n"]),
         (&["export"], ["200 messages", "200 messages exported\r\n"]),
@@ -138,18 +137,19 @@ async fn progress_is_shown_on_a_terminal_in_one_line() {
         command.args(arguments).current_dir(folder.path()).stderr(Stdio::from(other_end));
         let child = command.stdout(Stdio::null()).kill_on_drop(true).status();
         assert!(within("the program to end", child).await.unwrap().success());
-        // It holds the last open end of the terminal.
+        // The command holds the last open descriptor of the other end.
         drop(command);
         let mut seen = String::new();
-        // The end of a terminal is an error.
+        // Reading from a terminal ends with an error (EIO).
         let _ = std::fs::File::from(terminal).read_to_string(&mut seen);
         assert!(shown.iter().all(|words| seen.contains(words)), "{seen:?}");
         assert_eq!(seen.lines().count(), 1, "{seen:?}");
     }
 }
 
-/// The arguments of every `chinwag …` in the documentation, in blocks of commands and in text.
-fn documented() -> Vec<Vec<String>> {
+/// Returns the arguments of every `chinwag …` in the documentation, in blocks of commands and in
+/// text.
+fn documented_commands() -> Vec<Vec<String>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut all = Vec::new();
     for document in ["README.md", "docs/CONFIGURATION.md", "docs/OPERATIONS.md"] {
@@ -187,7 +187,7 @@ async fn commands_in_the_documentation_are_valid() {
     ada.send(&[json!({"type": "join", "room": "lobby"})]).await;
     ada.send(&[json!({"type": "say", "room": "lobby", "text": "hello"})]).await;
     ada.until("said").await;
-    let commands = documented();
+    let commands = documented_commands();
     assert!(commands.len() >= 9, "{commands:?}");
     for command in &commands {
         let arguments: Vec<_> = command.iter().map(String::as_str).collect();

@@ -1,0 +1,312 @@
+//! A reference model of the hub: plain lists of clients, names, rooms and messages. It has no
+//! pacing, no rings and no encodings, and processes one step at a time.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// How many deliveries the mailbox of a stalled client holds.
+pub const MAILBOX_CAPACITY: usize = 3;
+
+/// How many messages a new member receives, and the size of a page of history.
+pub const PAGE_SIZE: usize = 3;
+
+#[derive(Default)]
+pub struct ReferenceHub {
+    pub clients: BTreeMap<usize, ReferenceClient>,
+    /// The name of each connected identity, or `None` if it is anonymous.
+    names: BTreeMap<usize, Option<usize>>,
+    rooms: BTreeMap<usize, ReferenceRoom>,
+    stored: Vec<StoredMessage>,
+    /// What the log has not answered yet.
+    in_flight: Option<Append>,
+    /// Rooms with messages that wait for the log.
+    due_rooms: VecDeque<usize>,
+}
+
+pub struct ReferenceClient {
+    pub identity: usize,
+    /// Whether it receives `said` for its messages.
+    pub events: bool,
+    /// Whether it currently receives nothing.
+    pub stalled: bool,
+    /// How many deliveries are in its mailbox while it is stalled.
+    queued: usize,
+    rooms: BTreeSet<usize>,
+    pub received: Vec<String>,
+    pub is_registered: bool,
+}
+
+#[derive(Default)]
+struct ReferenceRoom {
+    pending: Vec<Draft>,
+    /// Requests for history that wait for the pending messages: client and room.
+    history_requests: Vec<(usize, usize)>,
+    in_flight: bool,
+}
+
+/// A message that is not stored yet.
+#[derive(Clone)]
+pub struct Draft {
+    client: usize,
+    room: usize,
+    text: usize,
+    origin: Option<(usize, u8)>,
+}
+
+/// Messages that the log is storing, and requests for history that wait for them: client and room.
+type Append = (Vec<Draft>, Vec<(usize, usize)>);
+
+struct StoredMessage {
+    room: usize,
+    text: usize,
+    origin: Option<(usize, u8)>,
+}
+
+impl ReferenceClient {
+    pub fn new(identity: usize, events: bool) -> Self {
+        Self {
+            identity,
+            events,
+            stalled: false,
+            queued: 0,
+            rooms: BTreeSet::new(),
+            received: Vec::new(),
+            is_registered: true,
+        }
+    }
+}
+
+impl ReferenceHub {
+    pub fn connect(&mut self, id: usize, client: ReferenceClient) {
+        self.names.insert(client.identity, None);
+        self.clients.insert(id, client);
+    }
+
+    /// Gives a client an identity and a name, which all clients of the identity share. Without a
+    /// name, the identity keeps its name or gets that of the client's previous identity.
+    pub fn hello(&mut self, id: usize, identity: Option<usize>, name: Option<usize>) {
+        let Some(client) = self.clients.get(&id).filter(|client| client.is_registered) else {
+            return;
+        };
+        let (before, after) = (client.identity, identity.unwrap_or(client.identity));
+        let name_of = |id: usize| self.names.get(&id).copied().flatten();
+        let kept = if self.names.contains_key(&after) { name_of(after) } else { name_of(before) };
+        let name = name.or(kept);
+        let rooms = client.rooms.clone().into_iter().chain(self.rooms_of(after));
+        let is_only_client = self.connections(before) == 1;
+        let taken = rooms
+            .filter_map(|room| self.owner_of(room, name?))
+            .any(|owner| owner != after && !(owner == before && is_only_client));
+        if taken {
+            return self.reply(id, "error nick_taken".into());
+        }
+        self.client(id).identity = after;
+        if self.connections(before) == 0 {
+            self.names.remove(&before);
+        }
+        self.names.insert(after, name);
+        let reply = name.map_or("welcome anonymous".to_owned(), |name| format!("welcome n{name}"));
+        self.reply(id, reply);
+    }
+
+    pub fn join(&mut self, id: usize, room: usize) {
+        let Some(client) = self.clients.get(&id).filter(|client| client.is_registered) else {
+            return;
+        };
+        let identity = client.identity;
+        let owner = self.names[&identity].and_then(|name| self.owner_of(room, name));
+        if owner.is_some_and(|owner| owner != identity) {
+            return self.reply(id, "error nick_taken".into());
+        }
+        self.client(id).rooms.insert(room);
+        self.rooms.entry(room).or_default();
+        let (names, count) = self.members(room);
+        let texts = self.latest(room);
+        self.reply(id, format!("joined r{room} {texts:?} {names:?} {count}"));
+    }
+
+    pub fn leave(&mut self, id: usize, room: usize) {
+        if self.check_member(id, room) {
+            self.client(id).rooms.remove(&room);
+            self.reply(id, format!("left r{room}"));
+        }
+    }
+
+    pub fn who(&mut self, id: usize, room: usize) {
+        if self.check_member(id, room) {
+            let (names, count) = self.members(room);
+            self.reply(id, format!("members r{room} {names:?} {count}"));
+        }
+    }
+
+    pub fn say(&mut self, id: usize, room: usize, text: usize, message_id: Option<u8>) {
+        if !self.check_member(id, room) {
+            return;
+        }
+        let origin = message_id.map(|message_id| (self.client(id).identity, message_id));
+        let state = self.rooms.entry(room).or_default();
+        state.pending.push(Draft { client: id, room, text, origin });
+        if state.pending.len() == 1 {
+            self.due_rooms.push_back(room);
+        }
+        self.start_append();
+    }
+
+    pub fn history(&mut self, id: usize, room: usize) {
+        if !self.check_member(id, room) {
+            return;
+        }
+        let state = self.rooms.entry(room).or_default();
+        match &mut self.in_flight {
+            _ if !state.pending.is_empty() => state.history_requests.push((id, room)),
+            Some((_, requests)) if state.in_flight => requests.push((id, room)),
+            _ => self.reply_with_history(id, room),
+        }
+    }
+
+    /// The log answers the append in flight.
+    pub fn answer_append(&mut self, success: bool) {
+        let Some((drafts, history_requests)) = self.in_flight.take() else { return };
+        let mut receipts: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        let mut published: Vec<(usize, String)> = Vec::new();
+        for Draft { client, room, text, origin } in drafts {
+            self.rooms.entry(room).or_default().in_flight = false;
+            let duplicate_of = self
+                .stored
+                .iter()
+                .position(|old| origin.is_some() && (old.room, old.origin) == (room, origin));
+            let events = self.clients.get(&client).is_some_and(|client| client.events);
+            let receipt = match duplicate_of {
+                _ if !success => "error busy".to_owned(),
+                Some(index) => format!("said r{room} {} duplicate", index + 1),
+                None => {
+                    self.stored.push(StoredMessage { room, text, origin });
+                    published.push((room, format!("r{room} {} t{text}", self.stored.len())));
+                    format!("said r{room} {} new", self.stored.len())
+                }
+            };
+            if events || !success {
+                receipts.entry(client).or_default().push(receipt);
+            }
+        }
+        // Each client receives all messages of its rooms in one delivery.
+        for id in self.clients.keys().copied().collect::<Vec<_>>() {
+            let client = &self.clients[&id];
+            let mine = published.iter().filter(|(room, _)| client.rooms.contains(room));
+            let lines: Vec<_> = mine.map(|(_, line)| line.clone()).collect();
+            if !lines.is_empty() {
+                self.deliver(id, lines);
+            }
+        }
+        for (id, lines) in receipts {
+            self.deliver(id, lines);
+        }
+        for (id, room) in history_requests {
+            self.reply_with_history(id, room);
+        }
+        self.start_append();
+    }
+
+    /// Passes all pending messages to the log, unless it has not answered the last append.
+    fn start_append(&mut self) {
+        if self.in_flight.is_some() || self.due_rooms.is_empty() {
+            return;
+        }
+        let (mut drafts, mut history_requests) = (Vec::new(), Vec::new());
+        for room in self.due_rooms.drain(..) {
+            let state = self.rooms.entry(room).or_default();
+            drafts.append(&mut state.pending);
+            history_requests.append(&mut state.history_requests);
+            state.in_flight = true;
+        }
+        self.in_flight = Some((drafts, history_requests));
+    }
+
+    pub fn disconnect(&mut self, id: usize) {
+        let Some(client) = self.clients.get_mut(&id).filter(|client| client.is_registered) else {
+            return;
+        };
+        client.is_registered = false;
+        client.rooms.clear();
+        let identity = client.identity;
+        if self.connections(identity) == 0 {
+            self.names.remove(&identity);
+        }
+    }
+
+    /// A stalled client receives everything in its mailbox.
+    pub fn resume(&mut self, id: usize) {
+        let client = self.client(id);
+        (client.stalled, client.queued) = (false, 0);
+    }
+
+    fn reply_with_history(&mut self, id: usize, room: usize) {
+        let texts = self.latest(room);
+        let more = self.stored.iter().filter(|message| message.room == room).count() > PAGE_SIZE;
+        self.reply(id, format!("history r{room} {texts:?} {more}"));
+    }
+
+    fn reply(&mut self, id: usize, line: String) {
+        self.deliver(id, vec![line]);
+    }
+
+    /// Makes one delivery. Evicts the client if its mailbox is full.
+    fn deliver(&mut self, id: usize, lines: Vec<String>) {
+        let Some(client) = self.clients.get_mut(&id).filter(|client| client.is_registered) else {
+            return;
+        };
+        if client.stalled && client.queued == MAILBOX_CAPACITY {
+            client.received.push("close slow_client".into());
+            return self.disconnect(id);
+        }
+        client.queued += usize::from(client.stalled);
+        client.received.extend(lines);
+    }
+
+    fn client(&mut self, id: usize) -> &mut ReferenceClient {
+        self.clients.get_mut(&id).unwrap()
+    }
+
+    /// Whether a client is in a room. Otherwise it receives an error.
+    fn check_member(&mut self, id: usize, room: usize) -> bool {
+        let is_member = self.clients.get(&id).is_some_and(|client| client.rooms.contains(&room));
+        if !is_member {
+            self.reply(id, "error not_joined".into());
+        }
+        is_member
+    }
+
+    fn connections(&self, identity: usize) -> usize {
+        let registered = self.clients.values().filter(|client| client.is_registered);
+        registered.filter(|client| client.identity == identity).count()
+    }
+
+    fn rooms_of(&self, identity: usize) -> BTreeSet<usize> {
+        let clients = self.clients.values().filter(|client| client.identity == identity);
+        clients.flat_map(|client| client.rooms.iter().copied()).collect()
+    }
+
+    fn identities_in(&self, room: usize) -> BTreeSet<usize> {
+        let members = self.clients.values().filter(|client| client.rooms.contains(&room));
+        members.map(|client| client.identity).collect()
+    }
+
+    /// Returns the identity in a room that has this name.
+    fn owner_of(&self, room: usize, name: usize) -> Option<usize> {
+        self.identities_in(room).into_iter().find(|id| self.names[id] == Some(name))
+    }
+
+    /// Returns the sorted names in a room, and how many identities are there, anonymous ones
+    /// included.
+    fn members(&self, room: usize) -> (Vec<String>, usize) {
+        let identities = self.identities_in(room);
+        let mut names: Vec<_> = identities.iter().filter_map(|id| self.names[id]).collect();
+        names.sort_unstable();
+        (names.iter().map(|name| format!("n{name}")).collect(), identities.len())
+    }
+
+    fn latest(&self, room: usize) -> Vec<String> {
+        let all = self.stored.iter().filter(|message| message.room == room);
+        let all: Vec<_> = all.map(|message| format!("t{}", message.text)).collect();
+        all[all.len().saturating_sub(PAGE_SIZE)..].to_vec()
+    }
+}
