@@ -236,6 +236,30 @@ fn the_table_from_gorillas_example_to_chinwag_holds() {
 }
 
 #[test]
+fn walk_of_a_message_names_existing_files_and_functions() {
+    let document = read("ARCHITECTURE.md");
+    let (_, section) = document.split_once("## The way of one message").unwrap();
+    let section = section.split("\n### ").next().unwrap();
+    let mut files = Vec::new();
+    for row in section.lines().filter(|line| line.starts_with("| ") && line.contains("`: `")) {
+        let step = row.split('|').nth(2).unwrap().trim().trim_matches('`');
+        let (file, function) = step.split_once("`: `").unwrap();
+        let code = code(&Path::new("src").join(file));
+        let last = function.rsplit("::").next().unwrap();
+        let defined =
+            code.contains(&format!("fn {last}(")) || code.contains(&format!("fn {last}<"));
+        assert!(defined || code.contains(&format!("impl {function} for")), "{step}");
+        files.push(file.to_owned());
+    }
+    assert!(files.len() >= 15, "the walk has steps to check, not {}", files.len());
+    for file in &files {
+        let times = files.iter().filter(|other| *other == file).count();
+        let is_entered_twice = ["protocol/json.rs", "hub/commit.rs"].contains(&file.as_str());
+        assert!(times == 1 || is_entered_twice && times == 2, "{file} is entered {times} times");
+    }
+}
+
+#[test]
 fn documentation_has_every_close_code() {
     let document = read("docs/PROTOCOL.md");
     for reason in chinwag::protocol::DisconnectReason::ALL {
