@@ -29,7 +29,7 @@
 //! * [`domain`]: names, texts, messages; parsed once.
 //! * [`websocket`]: the WebSocket. It knows nothing of chat.
 //! * [`protocol`]: the text and the JSON protocol, and the reasons of disconnects.
-//! * [`metrics`]: counters.
+//! * [`metrics`]: counters of what happens, and what the hub holds.
 //! * [`config`]: limits and intervals.
 //! * `limits`: connections and rates of each address.
 //! * [`log`]: the contract of a log; a log in memory, and one in SQLite (feature `journal`).
