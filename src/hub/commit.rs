@@ -96,7 +96,6 @@ impl Hub {
         self.settle(append, drafts, outcome);
         let flush = self.take_waiting();
         self.append(flush);
-        self.end_if_drained();
     }
 
     /// Takes the pending messages of waiting rooms, as many as one append may carry.
@@ -168,9 +167,9 @@ impl Hub {
             if let Some(room) = self.rooms.get_mut(&name) {
                 room.in_flight = false;
             }
+            self.remember(&name, &messages);
             self.close_room_if_idle(&name);
             if !messages.is_empty() {
-                self.remember(&name, &messages);
                 batches.push((name, Arc::new(Batch::new(messages, accepted.into_std()))));
             }
         }
@@ -218,6 +217,7 @@ impl Handler<Appended> for Hub {
             return ctx.terminate();
         }
         self.appended(appended);
+        self.end_if_drained();
     }
 }
 

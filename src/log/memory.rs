@@ -10,24 +10,16 @@ use crate::domain::{Draft, Origin, RoomName, Seq, Timestamp};
 /// How many of the last messages with an id are recognized.
 const ORIGINS_MAX: usize = 65_536;
 
-/// Of how many rooms the last sequence number is known.
-const ROOMS_MAX: usize = 65_536;
-
 /// The log of a hub without a file.
 pub(crate) struct MemoryLog {
     head: Seq,
     origins: LruCache<(RoomName, Origin), Seq>,
-    /// The last sequence number of each room.
-    rooms: LruCache<RoomName, Seq>,
-    /// The greatest number that was removed from `rooms`.
-    forgotten: Seq,
 }
 
 impl Default for MemoryLog {
     fn default() -> Self {
-        // Unbounded caches allocate as they grow. The bounds are applied in `place`.
-        let (origins, rooms) = (LruCache::unbounded(), LruCache::unbounded());
-        Self { head: Seq::default(), origins, rooms, forgotten: Seq::default() }
+        // An unbounded cache allocates as it grows. `place` applies the bound.
+        Self { head: Seq::default(), origins: LruCache::unbounded() }
     }
 }
 
@@ -46,23 +38,9 @@ impl MemoryLog {
                     self.origins.pop_lru();
                 }
             }
-            self.rooms.push(draft.room.clone(), self.head);
-            if self.rooms.len() > ROOMS_MAX
-                && let Some((_, last)) = self.rooms.pop_lru()
-            {
-                self.forgotten = self.forgotten.max(last);
-            }
             Placed::New(self.head, at)
         });
         placed.collect()
-    }
-
-    /// Returns a page without messages. Its floor is the last message of the room before `before`,
-    /// or a later one.
-    fn empty_page(&self, room: &RoomName, before: Seq) -> Messages {
-        let last = self.rooms.peek(room).copied().unwrap_or(self.forgotten);
-        let end = Seq::new(before.get().saturating_sub(1));
-        Messages { floor: last.min(end), ..Messages::default() }
     }
 }
 
@@ -73,9 +51,14 @@ impl LogBackend for MemoryLog {
         Some(Appended { drafts, outcome: Ok(placed) })
     }
 
-    fn page(&mut self, Page { room, before, mut answer, .. }: Page) -> Option<Paged> {
+    fn page(&mut self, Page { before, mut answer, .. }: Page) -> Option<Paged> {
         let Paged { request, .. } = answer.cancel()?;
-        Some(Paged { request, outcome: Ok(self.empty_page(&room, before)) })
+        let floor = Seq::new(before.get().saturating_sub(1));
+        Some(Paged { request, outcome: Ok(Messages { floor, ..Messages::default() }) })
+    }
+
+    fn keeps_messages(&self) -> bool {
+        false
     }
 
     fn probe(&self) -> Option<Recipient<Probe>> {
@@ -114,25 +97,5 @@ mod tests {
         let drafts =
             [draft("a", Some("x")), draft("a", None), draft("b", Some("x")), draft("a", Some("x"))];
         assert_eq!(seqs(log.place(&drafts)), [(1, true), (2, true), (3, true), (1, false)]);
-    }
-
-    #[test]
-    fn floor_is_the_last_message_of_the_room_before_the_page() {
-        let mut log = MemoryLog::default();
-        log.place(&[draft("a", None), draft("b", None), draft("a", None)]);
-        let floor = |log: &MemoryLog, room: &str, before| {
-            let room = RoomName::parse(room).expect("a room");
-            log.empty_page(&room, Seq::new(before)).floor.get()
-        };
-        assert_eq!(floor(&log, "a", 4), 3);
-        assert_eq!(floor(&log, "a", 3), 2);
-        assert_eq!(floor(&log, "b", 4), 2);
-        assert_eq!(floor(&log, "silent", 4), 0);
-        // The rooms that were used longest ago are forgotten.
-        let drafts: Vec<_> = (0..ROOMS_MAX).map(|n| draft(&format!("r{n}"), None)).collect();
-        log.place(&drafts);
-        assert_eq!(log.rooms.len(), ROOMS_MAX);
-        assert_eq!(floor(&log, "a", u64::MAX), 3);
-        assert_eq!(floor(&log, "silent", u64::MAX), 3);
     }
 }

@@ -37,6 +37,9 @@ pub(crate) trait LogBackend {
 
     fn page(&mut self, page: Page) -> Option<Paged>;
 
+    /// Returns whether messages can be read back. If not, only the hub's rings have them.
+    fn keeps_messages(&self) -> bool;
+
     /// Returns the recipient that knows whether the log works. A log that always works has none.
     fn probe(&self) -> Option<Recipient<Probe>>;
 }
@@ -50,6 +53,10 @@ impl LogBackend for Log {
     fn page(&mut self, page: Page) -> Option<Paged> {
         self.page.do_send(page);
         None
+    }
+
+    fn keeps_messages(&self) -> bool {
+        true
     }
 
     fn probe(&self) -> Option<Recipient<Probe>> {

@@ -81,7 +81,7 @@ async fn full_disk_rejects_messages_until_space_is_free_again() {
     let ids: Vec<_> = history(program.addr, "a").await.iter().map(|m| m["id"].clone()).collect();
     assert_eq!(ids, (0..=stored).map(|id| json!(id.to_string())).collect::<Vec<_>>());
     // The log has one line for the failure and one for the recovery.
-    for words in ["messages are refused, since they cannot be kept", "messages are kept again"] {
+    for words in ["log unavailable; rejecting messages", "log available again"] {
         let line = within("the log", program.log.next_line()).await.unwrap().unwrap();
         assert!(line.contains(words), "{line}");
     }

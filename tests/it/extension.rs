@@ -9,8 +9,11 @@ use chinwag::domain::{ClientId, Draft, MessageText, Nick, RoomName, Seq, Timesta
 use chinwag::hub::Batch;
 use chinwag::hub::{CatchUp, Deliver, Join, Register};
 
+use serde_json::json;
+
 use crate::browser::{Browser, url};
 use crate::harness::{TestServer, eventually, within};
+use crate::json::JsonClient;
 
 #[allow(dead_code)]
 #[path = "../../examples/dice.rs"]
@@ -110,6 +113,36 @@ async fn client_id_that_registers_twice_is_one_client() {
     let rooms = server.rooms().await;
     assert_eq!(rooms.len(), 1);
     assert_eq!((rooms[0].name.as_str(), rooms[0].member_count), ("second", 1));
+}
+
+/// Publishes a message in a room: an actor message of another crate.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Announce {
+    room: RoomName,
+    text: MessageText,
+}
+
+impl Handler<Announce> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Announce { room, text }: Announce, _: &mut Self::Context) {
+        self.broadcast(&room, &Nick::parse("announcer").unwrap(), text);
+    }
+}
+
+#[actix_web::test]
+async fn message_to_a_room_without_members_is_kept_for_those_who_join_later() {
+    let server = TestServer::start().await;
+    let mut ada = JsonClient::hello(server.addr(), json!({})).await;
+    ada.send(&[json!({"type": "join", "room": "news"}), json!({"type": "leave", "room": "news"})])
+        .await;
+    ada.until("left").await;
+    let (room, text) = (RoomName::parse("news").unwrap(), MessageText::parse("hi", 2).unwrap());
+    server.hub().send(Announce { room, text }).await.unwrap();
+    ada.send(&[json!({"type": "join", "room": "news"})]).await;
+    let joined = ada.until("joined").await;
+    assert_eq!(joined["messages"][0]["text"], "hi", "{joined}");
 }
 
 /// Delivers a text to the members of the default room with this name. The tests define this

@@ -166,3 +166,75 @@ impl Drop for Hub {
         self.close_all(DisconnectReason::Internal);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{ClientId, MessageText, Nick, RoomName};
+    use crate::hub::{CatchUp, Deliver, Join, Register};
+    use std::time::Duration;
+    use tokio::sync::mpsc;
+    use tokio::time::Instant;
+
+    /// A client that passes on what is delivered to it.
+    struct RecordingClient(mpsc::UnboundedSender<Deliver>);
+
+    impl Actor for RecordingClient {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<Deliver> for RecordingClient {
+        type Result = ();
+
+        fn handle(&mut self, deliver: Deliver, _: &mut Self::Context) {
+            let _ = self.0.send(deliver);
+        }
+    }
+
+    /// Publishes one message in each room. The rooms are not due for an hour.
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct PublishInEachRoom;
+
+    impl Handler<PublishInEachRoom> for Hub {
+        type Result = ();
+
+        fn handle(&mut self, _: PublishInEachRoom, _: &mut Self::Context) {
+            let names: Vec<RoomName> = self.rooms.keys().cloned().collect();
+            let nick = Nick::parse("ada").expect("a name");
+            for name in &names {
+                let room = self.rooms.get_mut(name).expect("it is open");
+                room.next_flush = Instant::now() + Duration::from_secs(3600);
+                self.broadcast(name, &nick, MessageText::parse("bye", 3).expect("a text"));
+            }
+        }
+    }
+
+    #[actix_web::test]
+    async fn drain_delivers_the_pending_messages_of_all_rooms_before_it_closes_clients() {
+        let hub = Hub::start_in(&Arbiter::new(), &Config::default());
+        let (sender, mut delivered) = mpsc::unbounded_channel();
+        let client = ClientId::next();
+        let to = RecordingClient(sender).start().recipient().into();
+        let register = Register { client, nick: Nick::anonymous(client), events: false, to };
+        hub.send(register).await.expect("the hub is there");
+        for room in ["a", "b", "c"].map(|name| RoomName::parse(name).expect("a room")) {
+            let join = Join { client, room, catch_up: CatchUp::Latest(0), reference: None };
+            hub.send(join).await.expect("the hub is there");
+        }
+        hub.send(PublishInEachRoom).await.expect("the hub is there");
+        let drained = hub.send(Drain { wait: true }).await.expect("the hub is there");
+        assert!(drained.await.is_err(), "the channel closes");
+        let mut messages = 0;
+        loop {
+            match delivered.recv().await.expect("a close at the end") {
+                Deliver::Close(reason) => break assert_eq!(reason, DisconnectReason::ShuttingDown),
+                deliver => {
+                    let batches = deliver.batches().iter();
+                    messages += batches.map(|batch| batch.messages().len()).sum::<usize>();
+                }
+            }
+        }
+        assert_eq!(messages, 3);
+    }
+}

@@ -279,15 +279,18 @@ impl Hub {
         self.close_room_if_idle(name);
     }
 
-    /// Closes a room without members and pending messages. Its ring stays for clients that return,
-    /// unless it is empty: the log knows as much, and many names must not leave a ring each.
+    /// Closes a room without members and pending messages. Its ring stays for clients that return.
+    /// An empty ring is removed if the log can restore it, so that many rooms do not leave a ring
+    /// each.
     pub(in crate::hub) fn close_room_if_idle(&mut self, name: &RoomName) {
         if self.rooms.get(name).is_some_and(Room::is_idle) {
             let opener = self.rooms.remove(name).and_then(|room| room.opener);
             if let Some(address) = opener {
                 subtract_opened_room(&mut self.opened_rooms, address);
             }
-            self.rings.remove_if_empty(name);
+            if self.log.backend.keeps_messages() {
+                self.rings.remove_if_empty(name);
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ wait_for "open http"
 exec 3<>"/dev/tcp/127.0.0.1/$port"
 printf 'GET /ws HTTP/1.1\r\nHost: localhost:%s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n' "$port" >&3
 printf 'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n' >&3
-wait_for "has come"
+wait_for "connected as"
 ip link set lo down
 since=$(date +%s.%N)
 wait_for "no answer to pings"
