@@ -68,7 +68,7 @@ fn with_other_file(error: &JournalError) -> String {
         JournalError::System(..) => "check the folder and its permissions, ",
         JournalError::Sqlite(..) => "check the file, ",
         JournalError::Locked(_) => "end that one, ",
-        JournalError::NotOurs(_) => "",
+        JournalError::NotAJournal(_) => "",
         JournalError::Newer(_) => "use that, ",
     };
     format!(

@@ -144,7 +144,8 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     };
     let hub_thread = Arbiter::new();
     #[cfg(feature = "journal")]
-    let journal = Options::of(&config).map(|options| Journal::open(&options)).transpose()?;
+    let journal =
+        Options::from_config(&config).map(|options| Journal::open(&options)).transpose()?;
     #[cfg(feature = "journal")]
     let hub = match &journal {
         Some(journal) => {

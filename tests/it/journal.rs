@@ -96,13 +96,13 @@ async fn unusable_journal_is_a_one_line_error_and_stays_unchanged() {
 
     std::fs::write(path("letter.db"), "Dear Ada, this is no database.".repeat(100)).unwrap();
     let error = startup_error(folder.path(), Path::new("letter.db")).await;
-    assert!(error.contains("is not a chinwag journal"), "{error}");
+    assert!(error.contains("is not a chinwag history file"), "{error}");
     assert!(std::fs::read(path("letter.db")).unwrap().starts_with(b"Dear Ada"));
 
     let other = Connection::open(path("other.db")).unwrap();
     other.execute_batch("CREATE TABLE mine (a); PRAGMA user_version = 9").unwrap();
     let error = startup_error(folder.path(), Path::new("other.db")).await;
-    assert!(error.contains("is not a chinwag journal"), "{error}");
+    assert!(error.contains("is not a chinwag history file"), "{error}");
 
     Program::start(PROGRAM, folder.path(), &["--db", "new.db"]).await.kill().await;
     let new = Connection::open(path("new.db")).unwrap();
