@@ -34,7 +34,7 @@ pub(crate) fn with_hint(error: &ServerError) -> String {
         ServerError::NoPage => "leave out --static-dir",
         #[cfg(not(feature = "journal"))]
         ServerError::NoJournal => "start with --db none",
-        ServerError::Signals(_) | ServerError::HubDied | ServerError::Interrupted => {
+        ServerError::Signals(_) | ServerError::HubFailed | ServerError::Interrupted => {
             return error.to_string();
         }
     };
