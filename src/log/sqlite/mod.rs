@@ -64,7 +64,7 @@ impl Options {
             path: path.clone(),
             sync: config.db_sync,
             keep_messages: config.keep_messages,
-            keep_bytes: config.kept_bytes(),
+            keep_bytes: config.keep_bytes_limit(),
             keep_for: config.keep_for,
             prune_interval: config.prune_interval,
             max_bytes: config.max_db_bytes,
