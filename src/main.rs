@@ -1,5 +1,5 @@
-//! The program `chinwag`: parses the command line, and runs the server or a subcommand. Exits with 0
-//! for success, 1 for a failure and 2 for invalid arguments.
+//! The program `chinwag`: parses the command line, and runs the server or a subcommand. The exit
+//! code is 0 for success, 1 for a failure and 2 for invalid arguments.
 
 mod cli;
 

@@ -10,7 +10,8 @@ use thiserror::Error;
 /// The directory URL of Let's Encrypt.
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 
-/// The directory URL of Let's Encrypt's staging environment. Browsers do not trust its certificates.
+/// The directory URL of Let's Encrypt's staging environment, whose certificates browsers do not
+/// trust.
 const LETS_ENCRYPT_STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
 
 /// The name of the default folder for keys and certificates.

@@ -317,7 +317,8 @@ impl Renewal {
                 Err(EventError::NewCertParse(error)) => {
                     return Err(Problem::failed(format!("the certificate is invalid: {error}")));
                 }
-                // Without the saved key, each attempt would register another account.
+                // Continuing would overwrite the account key, or register another account at each
+                // attempt.
                 Err(EventError::AccountCacheLoad(error)) => {
                     return Err(Problem::failed(format!("cannot read the account key: {error}")));
                 }

@@ -295,8 +295,8 @@ impl Server {
         self.status.as_ref().map(|(addr, _)| *addr)
     }
 
-    /// Runs until SIGINT, SIGTERM or SIGHUP, then shuts down gracefully. Returns at once at a second
-    /// signal.
+    /// Runs until SIGINT, SIGTERM or SIGHUP, then shuts down gracefully. A second signal interrupts
+    /// the shutdown.
     ///
     /// # Errors
     /// If the hub or the journal failed, or a second signal interrupted the shutdown.

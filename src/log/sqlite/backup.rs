@@ -161,7 +161,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{all, folder, options, say, texts, writer};
+    use super::super::tests::{append_numbers, folder, options, read_all, texts, writer};
     use super::*;
 
     #[test]
@@ -170,13 +170,13 @@ mod tests {
         let (path, copy) = (folder.path().join("log.db"), folder.path().join("copy.db"));
         let mut server = writer(&options(&path));
         for n in 0..40 {
-            say(&mut server, "a", n * 1000..(n + 1) * 1000);
+            append_numbers(&mut server, "a", n * 1000..(n + 1) * 1000);
         }
         let mut steps = 0;
         backup(&path, &copy, &mut |done, all| {
             assert!(done <= all);
             steps += 1;
-            say(&mut server, "a", 0..10);
+            append_numbers(&mut server, "a", 0..10);
         })
         .expect("a backup");
         assert!(steps > 1 && steps < 100, "{steps} steps");
@@ -189,7 +189,7 @@ mod tests {
 
         let restored = writer(&options(&copy));
         assert_ne!(restored.epoch, server.epoch);
-        let (kept, all) = (all(&copy, "a").messages, all(&path, "a").messages);
+        let (kept, all) = (read_all(&copy, "a").messages, read_all(&path, "a").messages);
         assert_eq!(kept.len(), 40_000);
         assert_eq!(texts(&kept), texts(&all)[..40_000]);
     }

@@ -96,10 +96,10 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("log.db");
         let mut writer = writer(&Options { keep_messages: 2, ..options(&path) });
-        writer.append(&[draft("b", "b1"), draft_with_id("a", "a1", "id")]).expect("places");
+        writer.append(&[draft("b", "b1"), draft_with_id("a", "a1", "id")]).expect("a commit");
         writer
             .append(&[draft("b", "b2"), draft("b", "b3\n"), draft_with_id("a", "a2", "x")])
-            .expect("places");
+            .expect("a commit");
         prune(&mut writer, Timestamp::now());
         let lines = |room: Option<&RoomName>| {
             let mut out = Vec::new();

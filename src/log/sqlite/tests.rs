@@ -1,3 +1,5 @@
+//! Tests of the writer and the readers on real files.
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -59,22 +61,23 @@ pub(super) fn draft_with_id(name: &str, text: &str, id: &str) -> Draft {
     Draft { origin: Some(Origin { author, id }), ..draft(name, text) }
 }
 
-fn page(path: &Path, name: &str, before: Seq, limit: usize, max_bytes: usize) -> Messages {
+fn read_page(path: &Path, name: &str, before: Seq, limit: usize, max_bytes: usize) -> Messages {
     let mut reader = Reader::new(None, path.to_owned());
     reader.read(&room(name), before, limit, max_bytes).expect("a page")
 }
 
-pub(super) fn all(path: &Path, name: &str) -> Messages {
-    page(path, name, Seq::MAX, 1_000_000, usize::MAX)
+pub(super) fn read_all(path: &Path, name: &str) -> Messages {
+    read_page(path, name, Seq::MAX, 1_000_000, usize::MAX)
 }
 
 pub(super) fn texts(messages: &[ChatMessage]) -> Vec<&str> {
     messages.iter().map(|message| message.text.as_str()).collect()
 }
 
-pub(super) fn say(writer: &mut Writer, name: &str, texts: std::ops::Range<u64>) {
-    let drafts: Vec<_> = texts.map(|n| draft(name, &n.to_string())).collect();
-    writer.append(&drafts).expect("a place for each");
+/// Appends messages whose texts are these numbers.
+pub(super) fn append_numbers(writer: &mut Writer, name: &str, numbers: std::ops::Range<u64>) {
+    let drafts: Vec<_> = numbers.map(|n| draft(name, &n.to_string())).collect();
+    writer.append(&drafts).expect("a commit");
 }
 
 pub(super) fn prune(writer: &mut Writer, now: Timestamp) {
@@ -104,23 +107,23 @@ fn pages_return_appended_messages() {
     let path = folder.path().join("log.db");
     let mut writer = writer(&options(&path));
     let drafts = [draft("a", "one"), draft("a", "two"), draft("b", "three"), draft("a", "four")];
-    let placed = writer.append(&drafts).expect("places");
+    let placed = writer.append(&drafts).expect("a commit");
     let seqs: Vec<_> = placed.into_iter().map(|placed| seq(placed).get()).collect();
     assert_eq!(seqs, [1, 2, 3, 4]);
 
-    let last = page(&path, "a", Seq::MAX, 2, 1000);
+    let last = read_page(&path, "a", Seq::MAX, 2, 1000);
     assert_eq!(
         (texts(&last.messages), last.floor, last.more),
         (vec!["two", "four"], Seq::new(1), true)
     );
     assert!(last.messages[0].attributed);
     assert_eq!(last.messages[0].nick.as_str(), "Ann");
-    let first = page(&path, "a", Seq::new(2), 2, 1000);
+    let first = read_page(&path, "a", Seq::new(2), 2, 1000);
     assert_eq!(
         (texts(&first.messages), first.floor, first.more),
         (vec!["one"], Seq::new(0), false)
     );
-    let nothing = all(&path, "nowhere");
+    let nothing = read_all(&path, "nowhere");
     assert!(nothing.messages.is_empty() && !nothing.more && nothing.floor == Seq::new(0));
 }
 
@@ -129,9 +132,9 @@ fn page_is_limited_in_bytes_but_has_at_least_one_message() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&options(&path));
-    writer.append(&[draft("a", "12345"), draft("a", "123"), draft("a", "45")]).expect("places");
-    assert_eq!(texts(&page(&path, "a", Seq::MAX, 9, 5).messages), ["123", "45"]);
-    let one = page(&path, "a", Seq::MAX, 9, 1);
+    writer.append(&[draft("a", "12345"), draft("a", "123"), draft("a", "45")]).expect("a commit");
+    assert_eq!(texts(&read_page(&path, "a", Seq::MAX, 9, 5).messages), ["123", "45"]);
+    let one = read_page(&path, "a", Seq::MAX, 9, 1);
     assert_eq!((texts(&one.messages), one.more, one.floor), (vec!["45"], true, Seq::new(2)));
 }
 
@@ -141,18 +144,18 @@ fn repeated_message_is_a_duplicate() {
     let path = folder.path().join("log.db");
     let mut first = writer(&options(&path));
     let twice = [draft_with_id("a", "x", "1"), draft_with_id("a", "x", "1")];
-    let placed = first.append(&twice).expect("places");
+    let placed = first.append(&twice).expect("a commit");
     assert!(matches!(placed[..], [Placed::New(a, _), Placed::Duplicate(b)] if a == b));
     drop(first);
 
     let mut again = writer(&options(&path));
     let drafts =
         [draft_with_id("a", "x", "1"), draft_with_id("b", "x", "1"), draft_with_id("a", "y", "2")];
-    let placed = again.append(&drafts).expect("places");
+    let placed = again.append(&drafts).expect("a commit");
     assert_eq!(placed[0], Placed::Duplicate(Seq::new(1)));
     assert!(matches!(placed[1..], [Placed::New(b, _), Placed::New(c, _)]
         if b == Seq::new(2) && c == Seq::new(3)));
-    assert_eq!(texts(&all(&path, "a").messages), ["x", "y"]);
+    assert_eq!(texts(&read_all(&path, "a").messages), ["x", "y"]);
     assert_eq!(select_number(&path, "SELECT messages FROM rooms WHERE name = 'a'"), 2);
 }
 
@@ -161,13 +164,13 @@ fn failed_append_leaves_nothing_behind_and_the_next_one_succeeds() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&options(&path));
-    say(&mut writer, "a", 0..2);
+    append_numbers(&mut writer, "a", 0..2);
     writer.connection.pragma_update(None, "query_only", true).expect("a pragma");
     let failed = writer.append(&[draft("new", "lost")]);
     assert!(matches!(failed, Err(crate::log::LogError::Failed(_))), "{failed:?}");
-    let placed = writer.append(&[draft("new", "kept")]).expect("a place");
+    let placed = writer.append(&[draft("new", "kept")]).expect("a commit");
     assert_eq!(seq(placed[0]), Seq::new(3));
-    assert_eq!(texts(&all(&path, "new").messages), ["kept"]);
+    assert_eq!(texts(&read_all(&path, "new").messages), ["kept"]);
 }
 
 /// Regression test: an append was committed and then failed, and its numbers were assigned again.
@@ -176,10 +179,10 @@ fn sequence_numbers_committed_despite_an_error_are_not_assigned_again() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut stale = writer(&options(&path));
-    say(&mut writer(&options(&path)), "a", 0..3);
+    append_numbers(&mut writer(&options(&path)), "a", 0..3);
     stale.connection.pragma_update(None, "query_only", true).expect("a pragma");
     stale.append(&[draft("b", "lost")]).expect_err("it cannot write");
-    let placed = stale.append(&[draft("b", "kept")]).expect("a place");
+    let placed = stale.append(&[draft("b", "kept")]).expect("a commit");
     assert_eq!(seq(placed[0]), Seq::new(4));
 }
 
@@ -188,7 +191,7 @@ fn replaced_database_rejects_messages() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&options(&path));
-    say(&mut writer, "a", 0..1);
+    append_numbers(&mut writer, "a", 0..1);
     let other = Connection::open(&path).expect("a database");
     schema::set_meta(&other, "epoch", "another").expect("an epoch");
     writer.connection.pragma_update(None, "query_only", true).expect("a pragma");
@@ -204,13 +207,13 @@ fn oldest_messages_beyond_keep_messages_are_pruned() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&Options { keep_messages: 3, ..options(&path) });
-    say(&mut writer, "a", 0..1700);
-    say(&mut writer, "b", 0..2);
+    append_numbers(&mut writer, "a", 0..1700);
+    append_numbers(&mut writer, "b", 0..2);
     prune(&mut writer, Timestamp::now());
-    let a = all(&path, "a");
+    let a = read_all(&path, "a");
     assert_eq!((texts(&a.messages), a.floor), (vec!["1697", "1698", "1699"], Seq::new(1697)));
     assert!(!a.more);
-    assert_eq!(all(&path, "b").messages.len(), 2);
+    assert_eq!(read_all(&path, "b").messages.len(), 2);
     assert_eq!(select_number(&path, "SELECT count(*) FROM messages"), 5);
     assert_eq!(select_number(&path, "SELECT messages FROM rooms WHERE name = 'a'"), 3);
 }
@@ -221,16 +224,16 @@ fn messages_older_than_keep_for_are_pruned_in_every_room() {
     let path = folder.path().join("log.db");
     let mut writer = writer(&Options { keep_for: Some(DAY), ..options(&path) });
     for n in 0..250 {
-        say(&mut writer, &format!("room-{n}"), 0..2);
+        append_numbers(&mut writer, &format!("room-{n}"), 0..2);
     }
     prune(&mut writer, later(DAY / 2));
     assert_eq!(select_number(&path, "SELECT count(*) FROM messages"), 500);
     prune(&mut writer, later(DAY + DAY / 2));
     assert_eq!(select_number(&path, "SELECT count(*) FROM messages"), 0);
     assert_eq!(select_number(&path, "SELECT sum(messages) FROM rooms"), 0);
-    let placed = writer.append(&[draft("room-0", "new")]).expect("a place");
+    let placed = writer.append(&[draft("room-0", "new")]).expect("a commit");
     assert_eq!(seq(placed[0]), Seq::new(501));
-    assert_eq!(texts(&all(&path, "room-0").messages), ["new"]);
+    assert_eq!(texts(&read_all(&path, "room-0").messages), ["new"]);
 }
 
 #[test]
@@ -242,38 +245,38 @@ fn append_beyond_keep_bytes_prunes_the_largest_room() {
     let options = Options { keep_bytes: Some(228 * 10), ..options(&path) };
     let mut writer = writer(&options);
     let kept = |name: &str| {
-        let numbers = all(&path, name).messages;
+        let numbers = read_all(&path, name).messages;
         texts(&numbers)
             .iter()
             .map(|text| text.parse::<usize>().expect("a number"))
             .collect::<Vec<_>>()
     };
-    let say = |writer: &mut Writer, name: &str, n: usize| {
+    let append = |writer: &mut Writer, name: &str, n: usize| {
         let id = format!("{name}{n}");
-        let placed = writer.append(&[draft_with_id(name, &text(n), &id)]).expect("a place");
+        let placed = writer.append(&[draft_with_id(name, &text(n), &id)]).expect("a commit");
         assert!(matches!(placed[..], [Placed::New(..)]));
     };
     for n in 0..7 {
-        say(&mut writer, "large", n);
+        append(&mut writer, "large", n);
     }
     for n in 0..3 {
-        say(&mut writer, "small", n);
+        append(&mut writer, "small", n);
     }
     assert_eq!((kept("large"), kept("small")), ((0..7).collect(), (0..3).collect()));
-    say(&mut writer, "small", 3);
-    say(&mut writer, "new", 0);
+    append(&mut writer, "small", 3);
+    append(&mut writer, "new", 0);
     assert_eq!(
         (kept("large"), kept("small"), kept("new")),
         ((2..7).collect(), (0..4).collect(), vec![0])
     );
     // The rooms have five, four and one messages, then five, five and one. Of rooms with the same
     // size the first by name is pruned.
-    say(&mut writer, "small", 4);
+    append(&mut writer, "small", 4);
     assert_eq!((kept("large"), kept("small")), ((3..7).collect(), (0..5).collect()));
-    say(&mut writer, "large", 7);
+    append(&mut writer, "large", 7);
     assert_eq!((kept("large"), kept("small")), ((4..8).collect(), (0..5).collect()));
     // A pruned message is still recognized, and no longer counts.
-    let again = writer.append(&[draft_with_id("large", &text(0), "large0")]).expect("a place");
+    let again = writer.append(&[draft_with_id("large", &text(0), "large0")]).expect("a commit");
     assert!(matches!(again[..], [Placed::Duplicate(_)]));
     let counted = "SELECT sum(octet_length(text) + 128) FROM messages WHERE text <> ''";
     assert_eq!(select_number(&path, counted), 2280);
@@ -292,7 +295,7 @@ fn first_schema_version_is_migrated() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut first = writer(&options(&path));
-    first.append(&[draft("a", "four"), draft("b", "äöü"), draft("b", "x")]).expect("places");
+    first.append(&[draft("a", "four"), draft("b", "äöü"), draft("b", "x")]).expect("a commit");
     drop(first);
     let older = "DROP INDEX rooms_by_bytes; ALTER TABLE rooms DROP COLUMN bytes;
                  PRAGMA user_version = 1;";
@@ -304,8 +307,8 @@ fn first_schema_version_is_migrated() {
     assert_eq!(select_number(&path, "SELECT bytes FROM rooms WHERE name = 'a'"), 132);
     assert_eq!(select_number(&path, "SELECT bytes FROM rooms WHERE name = 'b'"), 128 + 6 + 128 + 1);
     assert_eq!(second.kept_bytes, 132 + 263);
-    second.append(&[draft("a", "more")]).expect("a place");
-    assert_eq!(texts(&all(&path, "a").messages), ["four", "more"]);
+    second.append(&[draft("a", "more")]).expect("a commit");
+    assert_eq!(texts(&read_all(&path, "a").messages), ["four", "more"]);
 }
 
 /// Some messages have a time a year ahead, because the system clock was wrong.
@@ -314,8 +317,8 @@ fn message_from_the_future_does_not_prevent_pruning() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&Options { keep_for: Some(DAY), ..options(&path) });
-    say(&mut writer, "a", 0..1300);
-    say(&mut writer, "b", 0..3);
+    append_numbers(&mut writer, "a", 0..1300);
+    append_numbers(&mut writer, "b", 0..3);
     let other = Connection::open(&path).expect("a database");
     let ahead = "UPDATE messages SET at = at + 31536000000 WHERE room = ?1 AND seq < ?2";
     other.execute(ahead, (1, 700)).expect("an update");
@@ -333,7 +336,7 @@ fn slice_prunes_at_most_500_messages() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&Options { keep_messages: 0, ..options(&path) });
-    say(&mut writer, "a", 0..1200);
+    append_numbers(&mut writer, "a", 0..1200);
     let mut left = vec![];
     while writer.prune_slice(Timestamp::now()).expect("a slice") {
         left.push(select_number(&path, "SELECT count(*) FROM messages"));
@@ -346,22 +349,22 @@ fn pruned_message_is_recognized_as_duplicate_for_a_day() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&Options { keep_messages: 1, ..options(&path) });
-    let said = draft_with_id("a", "x", "1");
-    writer.append(&[said.clone(), draft("a", "y"), draft("a", "z")]).expect("places");
+    let repeated = draft_with_id("a", "x", "1");
+    writer.append(&[repeated.clone(), draft("a", "y"), draft("a", "z")]).expect("a commit");
     prune(&mut writer, Timestamp::now());
-    assert_eq!(texts(&all(&path, "a").messages), ["z"]);
+    assert_eq!(texts(&read_all(&path, "a").messages), ["z"]);
     assert_eq!(
         select_number(&path, "SELECT count(*) FROM messages WHERE text = '' AND nick = ''"),
         1
     );
-    let again = writer.append(std::slice::from_ref(&said)).expect("a place");
+    let again = writer.append(std::slice::from_ref(&repeated)).expect("a commit");
     assert_eq!(again, [Placed::Duplicate(Seq::new(1))]);
 
     prune(&mut writer, later(DAY + Duration::from_secs(60)));
     assert_eq!(select_number(&path, "SELECT count(*) FROM messages"), 1);
-    let new = writer.append(&[said]).expect("a place");
+    let new = writer.append(&[repeated]).expect("a commit");
     assert_eq!(seq(new[0]), Seq::new(4));
-    assert_eq!(texts(&all(&path, "a").messages), ["z", "x"]);
+    assert_eq!(texts(&read_all(&path, "a").messages), ["z", "x"]);
 }
 
 #[test]

@@ -12,8 +12,8 @@ use serde::Deserialize;
 pub(super) enum Cause {
     /// No connection to the authority could be made.
     NoConnection,
-    /// Any other failure, such as a failed validation. It may count against a rate limit of the
-    /// authority.
+    /// Any other failure, such as a failed validation. The authority may count it against a rate
+    /// limit, or may have issued a certificate.
     Failed,
     /// The new certificate is already due for renewal, so the system clock is probably wrong.
     Clock,

@@ -89,8 +89,8 @@ impl Store {
     }
 }
 
-/// Derives a part of a file name from the URL of an authority and a list. The order of the list does
-/// not matter.
+/// Derives a part of a file name from the URL of an authority and a list, whose order does not
+/// matter.
 fn digest<'a>(url: &'a str, mut list: Vec<&'a str>) -> String {
     list.sort_unstable();
     let mut digest = Sha256::new();
