@@ -1,4 +1,5 @@
-//! The chinwag server: reads its arguments, runs, and tells by its exit code how it went.
+//! The program `chinwag`: parses the command line, and runs the server or a subcommand. The exit
+//! code is 0 for success, 1 for a failure and 2 for invalid arguments.
 
 mod cli;
 
@@ -17,11 +18,11 @@ use cli::commands;
 use cli::hints;
 use cli::logging::{self, LogFormat};
 
-/// Exit code for arguments that are wrong, as clap and most Unix tools use it.
+/// The exit code for invalid arguments, as in clap and most Unix tools.
 const USAGE: u8 = 2;
 
-/// What the program needs beside one file for each WebSocket: for the journal, for connections that
-/// load the page, for itself.
+/// The number of open files that the program needs in addition to one for each WebSocket: for the
+/// journal, for connections that load the page, and for itself.
 const OTHER_OPEN_FILES: u64 = 500;
 
 /// A web chat server: start it, open the page, talk.
@@ -35,7 +36,7 @@ struct CommandLine {
     command: Option<Command>,
 }
 
-/// What a server is started with.
+/// The flags of the server.
 #[derive(Debug, clap::Args)]
 struct Serving {
     #[command(flatten)]
@@ -47,7 +48,7 @@ struct Serving {
     log_format: LogFormat,
 }
 
-/// What the program does beside serving.
+/// The subcommands.
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Check the configuration, and print each setting with its source.
@@ -85,7 +86,7 @@ const COMMON_FLAGS: [&str; 14] = [
     "version",
 ];
 
-/// What clap parses. `-h` shows only the common flags.
+/// Returns the command line for clap. `-h` shows only the common flags.
 fn command_line() -> clap::Command {
     CommandLine::command().mut_args(|arg| {
         let is_common = COMMON_FLAGS.contains(&arg.get_id().as_str());
@@ -94,13 +95,13 @@ fn command_line() -> clap::Command {
 }
 
 fn main() -> ExitCode {
-    let (typed, matches) = match typed() {
-        Ok(typed) => typed,
+    let (parsed, matches) = match parse_arguments() {
+        Ok(parsed) => parsed,
         Err(line) => return fail(USAGE, &line),
     };
-    match typed.command {
-        None => match Config::try_from(typed.serving.args) {
-            Ok(config) => serve(config, typed.serving.log_format),
+    match parsed.command {
+        None => match Config::try_from(parsed.serving.args) {
+            Ok(config) => serve(config, parsed.serving.log_format),
             Err(error) => fail(USAGE, &hints::with_flag(&error)),
         },
         Some(Command::Completions { shell }) => {
@@ -129,7 +130,7 @@ fn check_config(matches: &ArgMatches, config: &Config) -> ExitCode {
         command.find_subcommand(CHECK_CONFIG).zip(matches.subcommand_matches(CHECK_CONFIG));
     let Some((command, matches)) = checked else { return ExitCode::SUCCESS };
     for warning in unknown_variables(command) {
-        // Nothing better can be done when even this cannot be said.
+        // If standard error is closed, there is no place to report that.
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
     match check_config::show(command, matches, config) {
@@ -150,7 +151,8 @@ fn serve(config: Config, log_format: LogFormat) -> ExitCode {
     }
 }
 
-/// Raises the limit of open files as far as the system lets us, and says if that is not enough.
+/// Raises the limit of open files as far as the system allows. Warns if that is not enough for the
+/// configured connections.
 fn allow_open_files(config: &Config) {
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(allowed) => {
@@ -159,11 +161,12 @@ fn allow_open_files(config: &Config) {
             if allowed < needed {
                 log::warn!(
                     "the system allows {allowed} open files; --max-connections {most} needs \
-                     {needed}. Raise the limit (ulimit -n, LimitNOFILE), or lower that"
+                     {needed}. Raise the limit (ulimit -n, LimitNOFILE), or lower \
+                     --max-connections"
                 );
             }
         }
-        Err(error) => log::warn!("the limit of open files stays as it is: {error}"),
+        Err(error) => log::warn!("cannot raise the limit of open files: {error}"),
     }
 }
 
@@ -171,14 +174,16 @@ async fn run(config: Config) -> Result<(), ServerError> {
     server::start(config).await?.run().await
 }
 
-/// What was typed; or one line that names the flag and what it takes.
-fn typed() -> Result<(CommandLine, ArgMatches), String> {
+/// Parses the arguments. Returns an error for an invalid value, in one line that names the flag.
+/// Exits for all other errors.
+fn parse_arguments() -> Result<(CommandLine, ArgMatches), String> {
     let matches = command_line().try_get_matches();
-    let typed = matches
-        .and_then(|matches| CommandLine::from_arg_matches(&matches).map(|typed| (typed, matches)));
-    typed.map_err(|error| {
+    let parsed = matches.and_then(|matches| {
+        CommandLine::from_arg_matches(&matches).map(|parsed| (parsed, matches))
+    });
+    parsed.map_err(|error| {
         if !matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) {
-            // Help, version, and mistakes whose explanation needs more than a line.
+            // The help, the version, and errors that clap explains in several lines.
             error.exit();
         }
         let text = error.to_string();
@@ -187,8 +192,9 @@ fn typed() -> Result<(CommandLine, ArgMatches), String> {
     })
 }
 
+/// Prints an error and returns the exit code.
 fn fail(code: u8, line: &str) -> ExitCode {
-    // Nothing better can be done when even this cannot be said.
+    // If standard error is closed, there is no place to report that.
     let _ = writeln!(std::io::stderr(), "error: {line}");
     ExitCode::from(code)
 }

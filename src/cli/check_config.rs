@@ -1,5 +1,5 @@
-//! `chinwag check-config`: what a server would be started with, and where each part of it comes
-//! from.
+//! The subcommand `check-config`: prints each setting of the server with its source. Also finds
+//! environment variables with our prefix that belong to no flag.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -9,10 +9,10 @@ use chinwag::Config;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
-/// How the names of our environment variables begin.
+/// The prefix of our environment variables.
 const PREFIX: &str = "CHINWAG_";
 
-/// Writes each flag with its value and its source, a flag to a line.
+/// Prints one line for each flag, with its value and its source.
 pub(crate) fn show(command: &Command, matches: &ArgMatches, config: &Config) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let mut lines = Vec::new();
@@ -23,13 +23,13 @@ pub(crate) fn show(command: &Command, matches: &ArgMatches, config: &Config) -> 
             _ if !values.is_empty() => values.join(","),
             "workers" => config.workers.to_string(),
             "max_frame_bytes" => config.frame_limit().to_string(),
-            "static_dir" => "built in".into(),
+            "static_dir" => "built-in page".into(),
             "acme_dir" => {
                 config.acme.as_ref().map_or("-".into(), |acme| acme.dir.display().to_string())
             }
             "acme_url" => config.acme.as_ref().map_or("-".into(), |acme| acme.url.to_string()),
-            "keep_for" => "for ever".into(),
-            "keep_bytes" => config.kept_bytes().map_or("-".into(), |bytes| bytes.to_string()),
+            "keep_for" => "no limit".into(),
+            "keep_bytes" => config.keep_bytes_limit().map_or("-".into(), |bytes| bytes.to_string()),
             _ => "-".into(),
         };
         let source = match matches.value_source(arg.get_id().as_str()) {
@@ -79,7 +79,7 @@ fn nearest<'a>(name: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
     (similarity(&nearest) > MIN_SIMILARITY).then_some(nearest)
 }
 
-/// What sets something: neither help nor version.
+/// Returns the flags that set something, without `--help` and `--version`.
 fn flags(command: &Command) -> impl Iterator<Item = &Arg> {
     command.get_arguments().filter(|arg| arg.get_env().is_some())
 }

@@ -1,5 +1,5 @@
-//! What the program does beside serving: `backup` and `export`, also of a journal that a server is
-//! writing.
+//! The subcommands `backup` and `export`, which read the history file. A server may use the file at
+//! the same time.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
@@ -10,36 +10,36 @@ use chinwag::log::sqlite::{self, BackupError, ExportError};
 use clap::Subcommand;
 use thiserror::Error;
 
-/// How often progress is shown.
+/// The minimum interval between two updates of the progress line.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A command beside serving.
+/// A subcommand on the history file.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Copy the history to another file, also while a server is writing it.
+    /// Copy the history file, also while a server uses it.
     Backup {
-        /// File that keeps the history.
+        /// SQLite file that stores the history.
         #[arg(long, env = "CHINWAG_DB", value_name = "PATH", default_value = "chinwag.db")]
         #[arg(value_parser = file)]
         db: PathBuf,
 
-        /// The copy; a file that is not there yet. Start a server on it by --db.
+        /// File for the copy, which must not exist. To restore it, pass it to --db of a server.
         dest: PathBuf,
     },
-    /// Write the history to standard output, one message to a line, as JSON.
+    /// Write the history to standard output, with one message in JSON on each line.
     Export {
-        /// File that keeps the history.
+        /// SQLite file that stores the history.
         #[arg(long, env = "CHINWAG_DB", value_name = "PATH", default_value = "chinwag.db")]
         #[arg(value_parser = file)]
         db: PathBuf,
 
-        /// Only what was said in this room.
+        /// Write only the messages of this room.
         #[arg(long, value_name = "NAME", value_parser = RoomName::parse)]
         room: Option<RoomName>,
     },
 }
 
-/// Why a command has failed.
+/// Why a command failed.
 #[derive(Debug, Error)]
 pub(crate) enum CommandError {
     #[error(transparent)]
@@ -60,15 +60,15 @@ impl Command {
                 Ok(())
             }
             Self::Export { db, room } => {
-                // Between the lines of an export on the same terminal it would only disturb.
-                let shown = io::stderr().is_terminal() && !io::stdout().is_terminal();
-                let mut progress = Progress::new(shown);
+                // On the same terminal the progress would be mixed with the exported lines.
+                let is_shown = io::stderr().is_terminal() && !io::stdout().is_terminal();
+                let mut progress = Progress::new(is_shown);
                 let mut out = BufWriter::new(io::stdout().lock());
                 let exported = sqlite::export(&db, room.as_ref(), &mut out, &mut |done| {
                     progress.show(|| format!("{done} messages"));
                 });
                 match exported {
-                    // Who reads has seen enough.
+                    // The reader of the pipe has closed it, as `head` does.
                     Err(ExportError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
                     }
                     exported => progress.end(&format!("{} messages exported", exported?)),
@@ -79,38 +79,39 @@ impl Command {
     }
 }
 
-/// One line on a terminal that changes as the work goes on.
+/// A progress line on the terminal, which is overwritten at each update.
 struct Progress {
-    shown: bool,
+    is_shown: bool,
     next: Instant,
 }
 
 impl Progress {
-    fn new(shown: bool) -> Self {
-        Self { shown, next: Instant::now() }
+    fn new(is_shown: bool) -> Self {
+        Self { is_shown, next: Instant::now() }
     }
 
-    fn show(&mut self, words: impl FnOnce() -> String) {
+    fn show(&mut self, text: impl FnOnce() -> String) {
         let now = Instant::now();
-        if self.shown && self.next <= now {
+        if self.is_shown && self.next <= now {
             self.next = now + PROGRESS_INTERVAL;
-            self.write(&words(), "");
+            self.write(&text(), "");
         }
     }
 
-    fn end(&self, words: &str) {
-        if self.shown {
-            self.write(words, "\n");
+    fn end(&self, text: &str) {
+        if self.is_shown {
+            self.write(text, "\n");
         }
     }
 
-    /// Writes over what was there.
-    fn write(&self, words: &str, end: &str) {
-        // It is for show; the work goes on also when nobody can be shown.
-        let _ = write!(io::stderr(), "\r\x1b[K{words}{end}");
+    /// Overwrites the line.
+    fn write(&self, text: &str, end: &str) {
+        // The command must not fail because its progress cannot be shown.
+        let _ = write!(io::stderr(), "\r\x1b[K{text}{end}");
     }
 }
 
+/// Parses the path of a history file. `none` is valid only for a server.
 fn file(text: &str) -> Result<PathBuf, &'static str> {
     match text {
         "" | "none" => Err("must be the path of a file"),

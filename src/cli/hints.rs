@@ -1,4 +1,5 @@
-//! Adds to an error of the library what to do about it: only the program has flags.
+//! Adds to each error of the library which flags to check. The library does not name flags, since
+//! another program that uses it may have none.
 
 use chinwag::config::ConfigError;
 #[cfg(feature = "journal")]
@@ -27,14 +28,14 @@ pub(crate) fn with_hint(error: &ServerError) -> String {
         #[cfg(not(feature = "tls"))]
         ServerError::NoTls => "leave out --tls-cert, --tls-key and --acme",
         #[cfg(feature = "journal")]
-        ServerError::Journal(error) => return with_other_file(error),
+        ServerError::Journal(error) => return with_alternatives(error),
         #[cfg(not(feature = "metrics"))]
         ServerError::NoMetrics => "leave out --metrics-listen",
         #[cfg(not(feature = "page"))]
         ServerError::NoPage => "leave out --static-dir",
         #[cfg(not(feature = "journal"))]
         ServerError::NoJournal => "start with --db none",
-        ServerError::Signals(_) | ServerError::HubDied | ServerError::Interrupted => {
+        ServerError::Signals(_) | ServerError::HubFailed | ServerError::Interrupted => {
             return error.to_string();
         }
     };
@@ -47,29 +48,29 @@ pub(crate) fn with_flag(error: &ConfigError) -> String {
         ConfigError::NoListen => "--listen",
         ConfigError::FrameTooSmall(_) => "--max-frame-bytes and --max-message-bytes",
         ConfigError::SendQueueTooSmall => "--send-queue",
-        ConfigError::PongTooEarly(_) => "--pong-timeout and --ping-interval",
-        ConfigError::HalfTls => "--tls-cert and --tls-key",
-        ConfigError::TwoCertificates => "--acme, or --tls-cert and --tls-key",
+        ConfigError::PongTimeoutTooShort(_) => "--pong-timeout and --ping-interval",
+        ConfigError::IncompleteTls => "--tls-cert and --tls-key",
+        ConfigError::TwoCertificates => "--acme, --tls-cert and --tls-key",
         ConfigError::NoAcmeDomain(setting) => {
             return format!("{error}; add --acme, or leave out --{}", setting.replace('_', "-"));
         }
         ConfigError::EmptyAcme => "--acme",
-        ConfigError::TwoAuthorities => "--acme-staging or --acme-url",
-        ConfigError::NothingToRedirectTo => "--redirect-from, --acme, --tls-cert and --tls-key",
+        ConfigError::TwoAuthorities => "--acme-staging and --acme-url",
+        ConfigError::RedirectWithoutTls => "--redirect-from, --acme, --tls-cert and --tls-key",
         ConfigError::NoPage(_) => "--static-dir",
     };
-    format!("{error}; change {flags}")
+    format!("{error}; check {flags}")
 }
 
 #[cfg(feature = "journal")]
-fn with_other_file(error: &JournalError) -> String {
+fn with_alternatives(error: &JournalError) -> String {
     let first = match error {
-        JournalError::InUse(_) => "stop that one, ",
+        JournalError::InUse(_) => "stop that server, ",
         JournalError::System(..) => "check the folder and its permissions, ",
         JournalError::Sqlite(..) => "check the file, ",
-        JournalError::Locked(_) => "end that one, ",
-        JournalError::NotOurs(_) => "",
-        JournalError::Newer(_) => "use that, ",
+        JournalError::Locked(_) => "stop that program, ",
+        JournalError::NotAJournal(_) => "",
+        JournalError::Newer(_) => "use that version, ",
     };
     format!(
         "{error}; {first}choose another file with --db, or keep messages in memory only with \

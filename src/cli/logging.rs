@@ -1,4 +1,4 @@
-//! The log, on standard error: `RUST_LOG` says how much of it, `--log-format` how it is written.
+//! The log of the program, on standard error. `RUST_LOG` sets its level, `--log-format` its format.
 
 use std::io::Write;
 
@@ -6,21 +6,22 @@ use clap::ValueEnum;
 use env_logger::{Builder, Env};
 use serde_json::json;
 
-/// How each line of the log is written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Each line is text for people.
     Text,
-    /// As a JSON object, for programs.
+    /// Each line is a JSON object.
     Json,
 }
 
-/// `actix_http::h1` logs an error for each malformed request, so anyone could flood the log.
-const DEFAULT: &str = "warn,actix_http::h1=off,chinwag=info";
+/// The default of `RUST_LOG`. `actix_http::h1` is off: it logs an error for each malformed request,
+/// so anyone could flood the log.
+const DEFAULT_FILTER: &str = "warn,actix_http::h1=off,chinwag=info";
 
-/// Starts the log.
+/// Starts the log. With the JSON format, panics are also logged as JSON.
 pub(crate) fn start(format: LogFormat) {
-    let mut log = Builder::from_env(Env::default().default_filter_or(DEFAULT));
+    let mut log = Builder::from_env(Env::default().default_filter_or(DEFAULT_FILTER));
     if format == LogFormat::Json {
         log.format(|out, record| {
             let line = json!({
@@ -31,7 +32,7 @@ pub(crate) fn start(format: LogFormat) {
             });
             writeln!(out, "{line}")
         });
-        // Who reads the log by a program misses what is not in its format.
+        // A program that parses the log would miss a panic message in another format.
         std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     }
     log.init();

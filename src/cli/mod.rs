@@ -1,4 +1,5 @@
-//! The subcommands and messages of the program.
+//! The parts of the program that the library does not have: subcommands, hints in errors, and the
+//! format of the log.
 
 pub(crate) mod check_config;
 #[cfg(feature = "journal")]

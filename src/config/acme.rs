@@ -1,4 +1,4 @@
-//! Settings of ACME: domains, contacts, folder and certificate authority.
+//! Settings of ACME: domains, contacts, folder and certificate authority. `server::acme` uses them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,33 +10,34 @@ use thiserror::Error;
 /// The directory URL of Let's Encrypt.
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 
-/// The directory URL of its staging environment, whose certificates no browser trusts.
+/// The directory URL of Let's Encrypt's staging environment, whose certificates browsers do not
+/// trust.
 const LETS_ENCRYPT_STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
 
-/// Name of the default folder for keys and certificates.
+/// The name of the default folder for keys and certificates.
 pub(super) const DIR: &str = "chinwag-acme";
 
-/// Settings of ACME (RFC 8555), to obtain certificates from a certificate authority. The authority
-/// validates each domain by a TLS connection to its port 443 (TLS-ALPN-01, RFC 8737).
+/// Settings to obtain a certificate with ACME (RFC 8555). The certificate authority validates each
+/// domain with a TLS connection to its port 443 (TLS-ALPN-01, RFC 8737).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Acme {
-    /// Domains of the certificate; at least one.
+    /// The domains of the certificate: at least one.
     pub domains: Vec<DomainName>,
     /// Contact e-mail addresses. Defaults to none.
     pub contacts: Vec<EmailAddress>,
     /// Folder for the account key and the certificates. It is created with mode 0700, and must
     /// not be accessible to other users. Defaults to `chinwag-acme`.
     pub dir: PathBuf,
-    /// The authority's directory. Defaults to that of Let's Encrypt.
+    /// The directory URL of the authority. Defaults to that of Let's Encrypt.
     pub url: DirectoryUrl,
-    /// File with the root certificates, in PEM, that are trusted for the connection to the
-    /// authority. Defaults to those of Mozilla, which are built in.
+    /// PEM file with the root certificates to trust for connections to the authority. Defaults to
+    /// those of Mozilla, which are built in.
     pub ca: Option<PathBuf>,
 }
 
 impl Acme {
-    /// Settings for one certificate of all these domains, from Let's Encrypt.
+    /// Returns settings to obtain one certificate for all these domains from Let's Encrypt.
     #[must_use]
     pub fn new(domains: Vec<DomainName>) -> Self {
         let (contacts, dir, url) = (Vec::new(), DIR.into(), DirectoryUrl::lets_encrypt());
@@ -44,7 +45,7 @@ impl Acme {
     }
 }
 
-/// A DNS name in lower case, such as `chat.example`: no address, no wildcard, no port.
+/// A DNS name in lower case, such as `chat.example`, without wildcard or port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainName(String);
 
@@ -52,7 +53,7 @@ pub struct DomainName(String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmailAddress(String);
 
-/// The `https` address of an ACME directory.
+/// The `https` URL of an ACME directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectoryUrl(String);
 
@@ -68,7 +69,7 @@ pub enum AcmeValueError {
     /// Not an e-mail address.
     #[error("must be an e-mail address such as me@chat.example")]
     Email,
-    /// Not an `https` address.
+    /// Not an `https` URL.
     #[error("must be the https URL of an ACME directory such as https://ca.example/directory")]
     Url,
 }
@@ -83,7 +84,7 @@ impl FromStr for DomainName {
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
-        // The last label of an IPv4 address is a number, and that of a name is not.
+        // The last label of an IPv4 address is a number. That of a DNS name is not.
         let last = text.rsplit('.').next().unwrap_or_default();
         let is_address = last.bytes().all(|byte| byte.is_ascii_digit());
         if text.len() <= 253 && !is_address && text.split('.').all(is_label) {
@@ -99,7 +100,7 @@ impl FromStr for EmailAddress {
 
     fn from_str(text: &str) -> Result<Self, AcmeValueError> {
         let (local, domain) = text.rsplit_once('@').ok_or(AcmeValueError::Email)?;
-        // No other characters: they would have to be escaped in a `mailto` address.
+        // Other characters would have to be escaped in a `mailto` URL.
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".!'*+-=^_~".contains(&byte);
         if !local.is_empty() && local.bytes().all(is_plain) && domain.parse::<DomainName>().is_ok()
         {
@@ -125,7 +126,7 @@ impl FromStr for DirectoryUrl {
 }
 
 impl DomainName {
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -133,7 +134,7 @@ impl DomainName {
 }
 
 impl EmailAddress {
-    /// The address as text, without `mailto:`.
+    /// Returns the address as text, without `mailto:`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -154,7 +155,7 @@ impl DirectoryUrl {
         Self(LETS_ENCRYPT_STAGING.to_owned())
     }
 
-    /// The address as text.
+    /// Returns the URL as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -178,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_dns_names_are_domains() {
+    fn domain_must_be_a_dns_name() {
         let long = format!("{}.example", "x".repeat(63));
         for text in ["chat.example", "localhost", "xn--bcher-kva.example", "4.example", &long] {
             assert_eq!(text.parse::<DomainName>().map(|name| name.0), Ok(text.to_owned()));
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn only_email_addresses_are_contacts() {
+    fn contact_must_be_an_email_address() {
         for text in ["me@example", "first.last+chat@mail.example"] {
             assert_eq!(text.parse(), Ok(EmailAddress(text.into())));
         }
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn only_https_addresses_are_directories() {
+    fn directory_must_be_an_https_url() {
         for text in [LETS_ENCRYPT, LETS_ENCRYPT_STAGING, "https://127.0.0.1:14000/dir"] {
             assert_eq!(text.parse(), Ok(DirectoryUrl(text.into())));
         }

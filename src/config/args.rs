@@ -1,4 +1,5 @@
-//! Command-line flags and environment variables. Each flag is one field with one parser.
+//! The command-line flags of the server and their environment variables. Each flag is one field
+//! with one parser. Conversion to [`Config`] applies the defaults and checks the whole.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -11,9 +12,10 @@ use clap::builder::BoolishValueParser;
 use super::acme::{self, Acme, DirectoryUrl, DomainName, EmailAddress};
 use super::{AllowedOrigin, Config, ConfigError, DbSync, Host, Network, Rate, SEND_QUEUE_MIN};
 
-/// As many as actix-server takes.
+/// The maximum number of workers of actix-server.
 const WORKERS_MAX: usize = 512;
 
+/// The maximum of `max_message_bytes`. The maxima of other sizes are multiples of it.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// A web chat server: start it, open the page, talk.
@@ -41,21 +43,22 @@ struct Listening {
     #[arg(default_value = "127.0.0.1:8080", value_parser = address)]
     listen: Vec<SocketAddr>,
 
-    /// Host name that browsers use to reach the server, unless it is localhost.
+    /// Host name by which browsers reach the server. Once set, WebSocket requests for other hosts,
+    /// except loopback names, get status 403.
     #[arg(long, env = "CHINWAG_PUBLIC_HOST", value_name = "HOST", value_delimiter = ',')]
     public_host: Vec<Host>,
 
-    /// Address and port, such as :80, that redirects HTTP requests to HTTPS.
+    /// Address and port, such as :80, on which the server redirects HTTP requests to HTTPS.
     #[arg(long, env = "CHINWAG_REDIRECT_FROM", value_name = "ADDR", value_delimiter = ',')]
     #[arg(value_parser = address)]
     redirect_from: Vec<SocketAddr>,
 
-    /// Directory with the page to serve in place of the built-in one.
+    /// Directory that replaces the built-in page. It contains index.html.
     #[arg(long, env = "CHINWAG_STATIC_DIR", value_name = "DIR")]
     static_dir: Option<PathBuf>,
 
-    /// Separate address and port for /metrics, /healthz and /readyz [default: those of --listen,
-    /// /metrics for this machine only]
+    /// Separate address and port for /metrics, /healthz and /readyz [default: those of --listen;
+    /// /metrics then answers only this machine]
     #[arg(long, env = "CHINWAG_METRICS_LISTEN", value_name = "ADDR", value_parser = address)]
     metrics_listen: Option<SocketAddr>,
 }
@@ -117,8 +120,7 @@ struct History {
     #[arg(value_parser = db)]
     db: Db,
 
-    /// Durability of a message before it is delivered: full survives power loss, normal only a
-    /// crash.
+    /// Durability of committed messages: full survives power loss, normal only a crash.
     #[arg(long, env = "CHINWAG_DB_SYNC", value_name = "full|normal", default_value = "full")]
     #[arg(value_parser = db_sync)]
     db_sync: DbSync,
@@ -128,8 +130,7 @@ struct History {
     #[arg(value_parser = number::<1, 1_000_000_000>)]
     keep_messages: usize,
 
-    /// Bytes of messages to keep in total. Each message counts as its text and 128 bytes. The
-    /// oldest
+    /// Bytes of messages to keep in total. A message counts as its text plus 128 bytes. The oldest
     /// messages of the largest room are deleted first [default: 2/5 of --max-db-bytes]
     #[arg(long, env = "CHINWAG_KEEP_BYTES", value_name = "N")]
     #[arg(value_parser = number::<1_048_576, { usize::MAX }>)]
@@ -139,9 +140,8 @@ struct History {
     #[arg(long, env = "CHINWAG_KEEP_FOR", value_name = "D", value_parser = interval)]
     keep_for: Option<Duration>,
 
-    /// Maximum size of the history file in bytes. While it is full, messages are rejected. 0
-    /// disables
-    /// the limit.
+    /// Maximum size of the history file in bytes. While it is full, messages are rejected. 0: no
+    /// limit.
     #[arg(long, env = "CHINWAG_MAX_DB_BYTES", value_name = "N", default_value = "10737418240")]
     #[arg(value_parser = limit::<1_048_576>)]
     max_db_bytes: Limit,
@@ -160,103 +160,108 @@ struct Limits {
     #[arg(value_parser = number::<1, MAX_BYTES>)]
     max_message_bytes: usize,
 
-    /// Maximum size of a WebSocket message in bytes [default: 6 x --max-message-bytes + 4096]
+    /// Maximum size of a WebSocket message in bytes, at least --max-message-bytes [default: 6 x
+    /// --max-message-bytes + 4096]
     #[arg(long, env = "CHINWAG_MAX_FRAME_BYTES", value_name = "N")]
     #[arg(value_parser = number::<1, { 8 * MAX_BYTES }>)]
     max_frame_bytes: Option<usize>,
 
-    /// WebSocket connections; 0 disables the limit.
+    /// Maximum number of WebSocket connections. 0: no limit.
     #[arg(long, env = "CHINWAG_MAX_CONNECTIONS", value_name = "N", default_value = "10000")]
     #[arg(value_parser = limit::<1>)]
     max_connections: Limit,
 
-    /// WebSocket connections from one IPv4 address or IPv6 /64 network; 0 disables the limit.
+    /// Maximum number of WebSocket connections from one IPv4 address or IPv6 /64 network. 0: no
+    /// limit.
     #[arg(long, env = "CHINWAG_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N")]
     #[arg(default_value = "100", value_parser = limit::<1>)]
     max_connections_per_address: Limit,
 
-    /// Connection attempts per second from one address; 0 disables the limit.
+    /// Connection attempts per second from one address. 0: no limit.
     #[arg(long, env = "CHINWAG_CONNECT_RATE", value_name = "N", default_value = "20")]
     #[arg(value_parser = limit::<1>)]
     connect_rate: Limit,
 
-    /// Messages per second from one user; 0 disables the limit.
+    /// Messages per second from one user. Excess messages are rejected (JSON) or delayed (text).
+    /// 0: no limit.
     #[arg(long, env = "CHINWAG_PUBLISH_RATE", value_name = "N", default_value = "10")]
     #[arg(value_parser = limit::<1>)]
     publish_rate: Limit,
 
-    /// Messages that one user may send at once.
+    /// Burst: messages that one user may send at once.
     #[arg(long, env = "CHINWAG_PUBLISH_BURST", value_name = "N", default_value = "50")]
     #[arg(value_parser = number::<1, { u32::MAX as usize }>)]
     publish_burst: usize,
 
-    /// Messages per second from one address; 0 disables the limit.
+    /// Messages per second from one address. 0: no limit.
     #[arg(long, env = "CHINWAG_PUBLISH_RATE_PER_ADDRESS", value_name = "N", default_value = "50")]
     #[arg(value_parser = limit::<1>)]
     publish_rate_per_address: Limit,
 
-    /// Messages that may be sent at once from one address.
+    /// Burst: messages that may be sent at once from one address.
     #[arg(long, env = "CHINWAG_PUBLISH_BURST_PER_ADDRESS", value_name = "N")]
     #[arg(default_value = "250", value_parser = number::<1, { u32::MAX as usize }>)]
     publish_burst_per_address: usize,
 
-    /// Message bytes per hour from one address; 0 disables the limit.
+    /// Message bytes per hour from one address. 0: no limit.
     #[arg(long, env = "CHINWAG_PUBLISH_BYTES_PER_HOUR_PER_ADDRESS", value_name = "N")]
     #[arg(default_value = "16777216", value_parser = limit::<1>)]
     publish_bytes_per_hour_per_address: Limit,
 
-    /// Message bytes per day from one address; 0 disables the limit.
+    /// Message bytes per day from one address. 0: no limit.
     #[arg(long, env = "CHINWAG_PUBLISH_BYTES_PER_DAY_PER_ADDRESS", value_name = "N")]
     #[arg(default_value = "67108864", value_parser = limit::<1>)]
     publish_bytes_per_day_per_address: Limit,
 
-    /// Other commands, such as join and history, per second from one connection; 0 disables the
-    /// limit.
+    /// Other commands, such as join and history, per second from one connection. Excess commands
+    /// are delayed. 0: no limit.
     #[arg(long, env = "CHINWAG_COMMAND_RATE", value_name = "N", default_value = "20")]
     #[arg(value_parser = limit::<1>)]
     command_rate: Limit,
 
-    /// Other commands that one connection may send at once.
+    /// Burst: other commands that one connection may send at once.
     #[arg(long, env = "CHINWAG_COMMAND_BURST", value_name = "N", default_value = "200")]
     #[arg(value_parser = number::<1, { u32::MAX as usize }>)]
     command_burst: usize,
 
-    /// Other commands per second from one address; 0 disables the limit.
+    /// Other commands per second from one address. 0: no limit.
     #[arg(long, env = "CHINWAG_COMMAND_RATE_PER_ADDRESS", value_name = "N", default_value = "100")]
     #[arg(value_parser = limit::<1>)]
     command_rate_per_address: Limit,
 
-    /// Other commands that may be sent at once from one address.
+    /// Burst: other commands that may be sent at once from one address.
     #[arg(long, env = "CHINWAG_COMMAND_BURST_PER_ADDRESS", value_name = "N")]
     #[arg(default_value = "1000", value_parser = number::<1, { u32::MAX as usize }>)]
     command_burst_per_address: usize,
 
-    /// Rooms that one connection may join; 0 disables the limit.
+    /// Maximum number of rooms that one connection may join. 0: no limit.
     #[arg(long, env = "CHINWAG_MAX_ROOMS_PER_CLIENT", value_name = "N", default_value = "1000")]
     #[arg(value_parser = limit::<1>)]
     max_rooms_per_client: Limit,
 
-    /// Rooms with members; 0 disables the limit.
+    /// Maximum number of rooms with members. 0: no limit.
     #[arg(long, env = "CHINWAG_MAX_ROOMS", value_name = "N", default_value = "10000")]
     #[arg(value_parser = limit::<1>)]
     max_rooms: Limit,
 
-    /// Rooms with members that clients at one address opened; 0 disables the limit.
+    /// Maximum number of rooms with members that clients of one address opened. 0: no limit.
     #[arg(long, env = "CHINWAG_MAX_ROOMS_PER_ADDRESS", value_name = "N", default_value = "1000")]
     #[arg(value_parser = limit::<1>)]
     max_rooms_per_address: Limit,
 
-    /// Connections in one room; 0 disables the limit.
+    /// Maximum number of connections in one room. 0: no limit.
     #[arg(long, env = "CHINWAG_MAX_MEMBERS_PER_ROOM", value_name = "N", default_value = "10000")]
     #[arg(value_parser = limit::<1>)]
     max_members_per_room: Limit,
 
-    /// Batches that may wait for one client. A client that is slower is disconnected.
+    /// Maximum number of batches in the send queue of a client. A client whose queue is full is
+    /// disconnected.
     #[arg(long, env = "CHINWAG_SEND_QUEUE", value_name = "N", default_value = "256")]
     #[arg(value_parser = number::<SEND_QUEUE_MIN, 65_536>)]
     send_queue: usize,
 
-    /// Bytes that may wait for one client. A client that is slower is disconnected.
+    /// Maximum number of bytes in the send queue of a client. A client whose queue is full is
+    /// disconnected.
     #[arg(long, env = "CHINWAG_SEND_QUEUE_BYTES", value_name = "N", default_value = "1048576")]
     #[arg(value_parser = number::<1, { 64 * MAX_BYTES }>)]
     send_queue_bytes: usize,
@@ -269,7 +274,7 @@ struct Operation {
     #[arg(long, env = "CHINWAG_WORKERS", value_name = "N", value_parser = number::<1, WORKERS_MAX>)]
     workers: Option<usize>,
 
-    /// Maximum delay between two batches of a busy room; 0 sends every message at once.
+    /// Maximum interval between two batches of a busy room. 0 sends every message at once.
     #[arg(long, env = "CHINWAG_BATCH_WINDOW", value_name = "D", default_value = "50ms")]
     #[arg(value_parser = duration)]
     batch_window: Duration,
@@ -278,7 +283,8 @@ struct Operation {
     #[arg(long, env = "CHINWAG_NO_COMPRESSION", value_parser = BoolishValueParser::new())]
     no_compression: bool,
 
-    /// How long a write to a client may make no progress, and how long closing may take.
+    /// The server resets a connection if a write makes no progress, or a close does not finish, for
+    /// this time.
     #[arg(long, env = "CHINWAG_WRITE_TIMEOUT", value_name = "D", default_value = "10s")]
     #[arg(value_parser = interval)]
     write_timeout: Duration,
@@ -288,18 +294,19 @@ struct Operation {
     #[arg(value_parser = interval)]
     ping_interval: Duration,
 
-    /// How long a client may be silent.
+    /// The server closes a connection that is silent for this time, which must be longer than
+    /// --ping-interval.
     #[arg(long, env = "CHINWAG_PONG_TIMEOUT", value_name = "D", default_value = "60s")]
     #[arg(value_parser = interval)]
     pong_timeout: Duration,
 
-    /// How long a shutdown may take to close all connections.
+    /// How long a shutdown waits for the clients, and then for the history file.
     #[arg(long, env = "CHINWAG_SHUTDOWN_TIMEOUT", value_name = "D", default_value = "5s")]
     #[arg(value_parser = duration)]
     shutdown_timeout: Duration,
 }
 
-/// The most of something, if it is limited.
+/// A limit, or none if 0 was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Limit(Option<u64>);
 
@@ -318,7 +325,7 @@ impl Limit {
     }
 }
 
-/// Where the history is kept: in this file, or nowhere.
+/// The history file, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Db(Option<PathBuf>);
 
@@ -339,8 +346,8 @@ impl Args {
                 ("acme_url", self.security.acme_url.is_some()),
                 ("acme_ca", self.security.acme_ca.is_some()),
             ];
-            let lonely = set.into_iter().find_map(|(name, is_set)| is_set.then_some(name));
-            return lonely.map_or(Ok(None), |name| Err(ConfigError::NoAcmeDomain(name)));
+            let orphan = set.into_iter().find_map(|(name, is_set)| is_set.then_some(name));
+            return orphan.map_or(Ok(None), |name| Err(ConfigError::NoAcmeDomain(name)));
         }
         let url = match (&self.security.acme_url, self.security.acme_staging) {
             (Some(_), true) => return Err(ConfigError::TwoAuthorities),
@@ -348,14 +355,14 @@ impl Args {
             (None, true) => DirectoryUrl::lets_encrypt_staging(),
             (None, false) => DirectoryUrl::lets_encrypt(),
         };
-        let beside = || {
+        let default_dir = || {
             let db = self.history.db.0.clone().unwrap_or_default();
             db.with_file_name(acme::DIR)
         };
         Ok(Some(Acme {
             domains,
             contacts: self.security.acme_contact.clone(),
-            dir: self.security.acme_dir.clone().unwrap_or_else(beside),
+            dir: self.security.acme_dir.clone().unwrap_or_else(default_dir),
             url,
             ca: self.security.acme_ca.clone(),
         }))

@@ -1,5 +1,6 @@
-//! The configuration: [`Args`] is what was typed or set in the environment, [`Config`] what is
-//! valid. No other code reads flags or variables.
+//! The configuration. [`Args`] holds the flags and environment variables as they were given.
+//! [`Config`] holds the settings that the rest of the crate uses, and [`Config::check`] validates
+//! them together. Only this module and the program read flags or variables.
 
 mod acme;
 mod args;
@@ -36,27 +37,30 @@ pub enum Malformed {
     Network,
 }
 
-/// How surely a message is on disk once it is committed: SQLite's `synchronous`.
+/// Durability of committed messages: the `synchronous` setting of SQLite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DbSync {
-    /// It survives also when the power fails.
+    /// Committed messages survive power loss.
     Full,
-    /// It survives when the program is killed. When the power fails the last ones may be lost;
-    /// then the log begins a new epoch.
+    /// Committed messages survive a crash of the program. Power loss may lose the last ones. The
+    /// log then begins a new epoch.
     Normal,
 }
 
-/// What a server is started with. [`Config::check`] says whether its parts fit together.
+/// The settings of a server. [`Config::check`] validates them together.
+///
+/// A limit of type `Option` is disabled by `None`.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Addresses to listen on; port 0 takes a free one. Defaults to `127.0.0.1:8080`.
+    /// Addresses to listen on. Port 0 selects a free port. Defaults to `127.0.0.1:8080`.
     pub listen: Vec<SocketAddr>,
-    /// Host names that the server is reached by, beside those of loopback. Defaults to none.
+    /// Host names by which browsers reach the server, in addition to loopback names. If any is
+    /// set, WebSocket requests for other hosts are rejected. Defaults to none.
     pub public_hosts: Vec<Host>,
-    /// File with the server's certificate chain, in PEM. With it and `tls_key`, all of `listen` is
+    /// PEM file with the server's certificate chain. With it and `tls_key`, all of `listen` is
     /// served over TLS. Defaults to none.
     pub tls_cert: Option<PathBuf>,
-    /// File with the certificate's private key, in PEM. Defaults to none.
+    /// PEM file with the private key of the certificate. Defaults to none.
     pub tls_key: Option<PathBuf>,
     /// Settings to obtain and renew a certificate. With them, all of `listen` is served over TLS.
     /// Its domains count as `public_hosts`. Defaults to none.
@@ -64,138 +68,139 @@ pub struct Config {
     /// Addresses that redirect HTTP requests to HTTPS on the first port of `listen`. Defaults to
     /// none.
     pub redirect_from: Vec<SocketAddr>,
-    /// HTTP worker threads. Defaults to the number of cores.
+    /// Number of HTTP worker threads. Defaults to the number of cores, at most 512.
     pub workers: usize,
-    /// A folder to serve the page from. Defaults to the page that is built in.
+    /// Directory that replaces the built-in page. Defaults to none.
     pub static_dir: Option<PathBuf>,
-    /// Longest chat message, in bytes. Defaults to 4096.
+    /// Maximum size of a chat message, in bytes. Defaults to 4096.
     pub max_message_bytes: usize,
-    /// Longest WebSocket message, assembled, in bytes. Defaults to 6 times the longest chat
-    /// message and 4096 more.
+    /// Maximum size of a WebSocket message after its fragments are joined, in bytes. Defaults to 6
+    /// times `max_message_bytes` plus 4096: see [`Config::frame_limit`].
     pub max_frame_bytes: Option<usize>,
     /// Whether messages are compressed for clients that support it (permessage-deflate). Defaults
     /// to true.
     pub compression: bool,
-    /// Batches that wait for one client before it is evicted. Defaults to 256.
+    /// Maximum number of batches in the send queue of a client. A client whose queue is full is
+    /// evicted. Defaults to 256.
     pub send_queue: usize,
-    /// Bytes that wait for one client before it is evicted. Defaults to 1 MiB.
+    /// Maximum number of bytes in the send queue of a client. Defaults to 1 MiB.
     pub send_queue_bytes: usize,
     /// How long writing to a client may make no progress, and how long closing may take, before the
-    /// connection is reset. Defaults to 10 seconds. Progress is what the kernel accepts. When its
-    /// send buffer is full (about 190 kB), Linux accepts more only after a third of it is free, so
-    /// a client that reads less than about 10 kB a second makes no progress.
+    /// connection is reset. Defaults to 10 seconds. A write makes progress when the kernel accepts
+    /// bytes. When its send buffer is full (about 190 kB), Linux accepts more only after a third of
+    /// it is free, so a client that reads less than about 10 kB a second makes no progress.
     pub write_timeout: Duration,
-    /// How often a client is pinged. Defaults to 25 seconds.
+    /// Interval between pings to a client. Defaults to 25 seconds.
     pub ping_interval: Duration,
-    /// How long a client may stay silent. Defaults to 60 seconds.
+    /// How long a client may be silent before its connection is closed. Defaults to 60 seconds.
     pub pong_timeout: Duration,
-    /// Longest wait between two flushes of a busy room; 0 flushes every message at once. Defaults
-    /// to 50 milliseconds.
+    /// Maximum interval between two flushes of a busy room. 0 flushes every message at once.
+    /// Defaults to 50 milliseconds.
     pub batch_window: Duration,
-    /// How long a shutdown may take to tell the clients. Defaults to 5 seconds.
+    /// How long a shutdown waits for the clients, and then for the journal. Defaults to 5 seconds.
     pub shutdown_timeout: Duration,
-    /// Whose pages may connect, beside the server's own. Defaults to nobody's.
+    /// Origins whose pages may connect, in addition to the server's own. Defaults to none.
     pub allowed_origins: Vec<AllowedOrigin>,
-    /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Host` are believed. Defaults to none.
+    /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Host` headers are trusted. Defaults to
+    /// none.
     pub trusted_proxies: Vec<Network>,
-    /// WebSockets at once. Defaults to 10000.
+    /// Maximum number of WebSocket connections. Defaults to 10000.
     pub max_connections: Option<usize>,
-    /// WebSockets at once from one address, or one IPv6 network of 64 bits. Defaults to 100.
+    /// Maximum number of WebSocket connections from one IPv4 address or IPv6 /64 network. Defaults
+    /// to 100.
     pub max_connections_per_address: Option<usize>,
-    /// Attempts to connect from one address in a second. Defaults to 20.
+    /// Connection attempts per second from one address. Defaults to 20.
     pub connect_rate: Option<NonZeroU32>,
-    /// What one identity may say. Defaults to 10 messages a second, 50 at once.
+    /// Rate of messages from one identity. Defaults to 10 per second with a burst of 50.
     pub publish_rate: Option<Rate>,
-    /// What may be said from one address. Defaults to 50 messages a second, 250 at once.
+    /// Rate of messages from one address. Defaults to 50 per second with a burst of 250.
     pub publish_rate_per_address: Option<Rate>,
-    /// Bytes of messages that may be said from one address in an hour; as many at once after an
-    /// hour of silence. Defaults to 16 MiB.
+    /// Message bytes per hour from one address, which is also the burst. Defaults to 16 MiB.
     pub publish_bytes_per_hour_per_address: Option<NonZeroU32>,
-    /// The same in a day. Defaults to 64 MiB.
+    /// Message bytes per day from one address, which is also the burst. Defaults to 64 MiB.
     pub publish_bytes_per_day_per_address: Option<NonZeroU32>,
-    /// What one connection may ask for, beside messages: `join`, `history` and the like. Defaults
-    /// to 20 commands a second, 200 at once.
+    /// Rate of other commands, such as `join` and `history`, from one connection. Defaults to 20
+    /// per second with a burst of 200.
     pub command_rate: Option<Rate>,
-    /// What may be asked for from one address. Defaults to 100 commands a second, 1000 at once.
+    /// Rate of other commands from one address. Defaults to 100 per second with a burst of 1000.
     pub command_rate_per_address: Option<Rate>,
-    /// Recent messages that a room keeps in memory. Defaults to 1000.
+    /// Number of recent messages of each room to keep in memory. Defaults to 1000.
     pub resume_buffer: usize,
-    /// The file that keeps the history. Defaults to none: it is kept in memory only. (The program's
-    /// own default is `chinwag.db`.)
+    /// The SQLite file that stores the history. Defaults to none: the history is in memory only.
+    /// (The default of the program is `chinwag.db`.)
     pub db: Option<PathBuf>,
-    /// How surely a message is on disk before anyone sees it. Defaults to [`DbSync::Full`].
+    /// Durability of committed messages. Defaults to [`DbSync::Full`].
     pub db_sync: DbSync,
-    /// Messages that are kept of each room. Defaults to 100000.
+    /// Number of messages to keep in each room. Defaults to 100000.
     pub keep_messages: usize,
-    /// How many bytes of messages are kept in all; each counts as its text and 128 bytes. Defaults
-    /// to two fifths of `max_db_bytes`, so that the file never grows to that: see
-    /// [`Config::kept_bytes`].
+    /// Bytes of messages to keep in total. Each message counts as its text and 128 bytes. Defaults
+    /// to two fifths of `max_db_bytes`, so that the file does not reach that size: see
+    /// [`Config::keep_bytes_limit`].
     pub keep_bytes: Option<u64>,
-    /// How long a message is kept. Defaults to for ever.
+    /// How long to keep a message. Defaults to no limit.
     pub keep_for: Option<Duration>,
-    /// How long after a look at all rooms for what need not be kept any more the next one begins.
-    /// Defaults to 10 seconds.
+    /// The pause between two passes that prune the history of all rooms. Defaults to 10 seconds.
     pub prune_interval: Duration,
-    /// How long a client of the JSON protocol may take to say `hello`. Defaults to 10 seconds.
+    /// How long a client of the JSON protocol may take to send `hello`. Defaults to 10 seconds.
     pub hello_timeout: Duration,
-    /// Largest size of the file that keeps the history, in bytes. Defaults to 10 GiB.
+    /// Maximum size of the history file, in bytes. Defaults to 10 GiB.
     pub max_db_bytes: Option<u64>,
-    /// Rooms that one connection may be in. Defaults to 1000.
+    /// Maximum number of rooms that one connection may join. Defaults to 1000.
     pub max_rooms_per_client: Option<usize>,
-    /// Rooms where somebody may be at once. Defaults to 10000.
+    /// Maximum number of rooms with members. Defaults to 10000.
     pub max_rooms: Option<usize>,
-    /// Rooms that may be open at once because clients at one address have opened them. Defaults to
-    /// 1000.
+    /// Maximum number of rooms with members that clients of one address opened. Defaults to 1000.
     pub max_rooms_per_address: Option<usize>,
-    /// Clients that may be in one room. Defaults to 10000.
+    /// Maximum number of connections in one room. Defaults to 10000.
     pub max_members_per_room: Option<usize>,
-    /// Where `/metrics`, `/healthz` and `/readyz` are served by themselves. Defaults to nowhere:
-    /// they are served beside the chat, `/metrics` to this machine only.
+    /// A separate address for `/metrics`, `/healthz` and `/readyz`. Defaults to none: they are
+    /// served on `listen`, and `/metrics` answers only requests from the same machine.
     pub metrics_listen: Option<SocketAddr>,
-    /// Counts what happens. Defaults to counters of its own, which all clones of the configuration
+    /// The metrics of the server. Defaults to new metrics, which all clones of the configuration
     /// share.
     pub metrics: Metrics,
 }
 
-/// Why the parts of a [`Config`] do not fit together.
+/// Why a [`Config`] is invalid.
 #[derive(Clone, Debug, Error)]
 pub enum ConfigError {
-    /// Nothing to listen on.
+    /// No address to listen on is set.
     #[error("listen must have at least one address")]
     NoListen,
-    /// A chat message that is allowed would not fit a WebSocket message that is.
+    /// The limit for WebSocket messages is below that for chat messages, which is given.
     #[error("max_frame_bytes must be at least max_message_bytes ({0})")]
     FrameTooSmall(usize),
-    /// A client would be dropped for what the hub tells it at once.
+    /// The send queue cannot hold the answers to the requests of one client.
     #[error("send_queue must be at least {SEND_QUEUE_MIN}")]
     SendQueueTooSmall,
-    /// Every client would be dropped before it was pinged.
+    /// Every client would time out before its first ping. The ping interval is given.
     #[error("pong_timeout must be longer than ping_interval ({0})")]
-    PongTooEarly(humantime::FormattedDuration),
+    PongTimeoutTooShort(humantime::FormattedDuration),
     /// Only one of certificate and key is set.
     #[error("tls_cert and tls_key must be given together")]
-    HalfTls,
+    IncompleteTls,
     /// `tls_cert` and `acme` are both set.
     #[error("tls_cert and acme cannot be used together")]
     TwoCertificates,
-    /// This ACME setting is given without a domain.
+    /// This setting of ACME is given without a domain.
     #[error("{0} requires acme")]
     NoAcmeDomain(&'static str),
-    /// ACME has no domain.
+    /// The settings of ACME have no domain.
     #[error("acme must have at least one domain")]
     EmptyAcme,
     /// Two certificate authorities are set.
     #[error("acme_staging and acme_url cannot be used together")]
     TwoAuthorities,
-    /// There is no HTTPS to redirect to.
+    /// A redirect to HTTPS is set, but no certificate.
     #[error("redirect_from requires acme, or tls_cert and tls_key")]
-    NothingToRedirectTo,
-    /// There is no page in the folder.
+    RedirectWithoutTls,
+    /// The directory for the page has no `index.html`.
     #[error("static_dir must be a folder with an index.html: {}", .0.display())]
     NoPage(PathBuf),
 }
 
-/// The shortest queue of a client that keeps up with what it asks for.
+/// The minimum of `send_queue`. With less, the answers to its own requests could evict a client
+/// that reads as fast as it can.
 const SEND_QUEUE_MIN: usize = 16;
 
 impl Default for Config {
@@ -255,10 +260,10 @@ fn rate(per_second: u32, burst: u32) -> Option<Rate> {
 }
 
 impl Config {
-    /// Says whether the parts fit together.
+    /// Checks that the settings are valid together.
     ///
     /// # Errors
-    /// The first that does not.
+    /// Returns the first problem.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.listen.is_empty() {
             return Err(ConfigError::NoListen);
@@ -270,10 +275,12 @@ impl Config {
             return Err(ConfigError::SendQueueTooSmall);
         }
         if self.pong_timeout <= self.ping_interval {
-            return Err(ConfigError::PongTooEarly(humantime::format_duration(self.ping_interval)));
+            return Err(ConfigError::PongTimeoutTooShort(humantime::format_duration(
+                self.ping_interval,
+            )));
         }
         if self.tls_cert.is_some() != self.tls_key.is_some() {
-            return Err(ConfigError::HalfTls);
+            return Err(ConfigError::IncompleteTls);
         }
         if let Some(acme) = &self.acme {
             if self.tls_cert.is_some() {
@@ -284,7 +291,7 @@ impl Config {
             }
         }
         if !self.serves_tls() && !self.redirect_from.is_empty() {
-            return Err(ConfigError::NothingToRedirectTo);
+            return Err(ConfigError::RedirectWithoutTls);
         }
         match &self.static_dir {
             Some(dir) if !dir.join("index.html").is_file() => Err(ConfigError::NoPage(dir.clone())),
@@ -292,28 +299,28 @@ impl Config {
         }
     }
 
-    /// Whether `listen` is served over TLS.
+    /// Returns whether `listen` is served over TLS.
     pub(crate) fn serves_tls(&self) -> bool {
         self.tls_cert.is_some() || self.acme.is_some()
     }
 
-    /// The host names that the server is reached by: `public_hosts` and the domains of its
-    /// certificate.
+    /// Returns the host names by which browsers reach the server: `public_hosts` and the domains of
+    /// `acme`.
     pub(crate) fn known_hosts(&self) -> Vec<Host> {
         let domains = self.acme.iter().flat_map(|acme| &acme.domains);
         let domains = domains.filter_map(|domain| domain.as_str().parse().ok());
         self.public_hosts.iter().cloned().chain(domains).collect()
     }
 
-    /// How many bytes of messages are kept in all: as many as the configuration says, or two
-    /// fifths of the largest size of the file. None where neither is limited.
+    /// Returns the bytes of messages to keep in total: `keep_bytes`, or two fifths of
+    /// `max_db_bytes`. Returns `None` if neither is set.
     #[must_use]
-    pub fn kept_bytes(&self) -> Option<u64> {
+    pub fn keep_bytes_limit(&self) -> Option<u64> {
         self.keep_bytes.or(self.max_db_bytes.map(|most| most / 5 * 2))
     }
 
-    /// The longest WebSocket message, in bytes. A chat message may be six times as long in JSON,
-    /// where every character can be written as `\u0000`.
+    /// Returns the maximum size of a WebSocket message, in bytes. In JSON a chat message may be six
+    /// times as long as its text, since every character can be written as `\u0000`.
     #[must_use]
     pub fn frame_limit(&self) -> usize {
         self.max_frame_bytes.unwrap_or(6 * self.max_message_bytes + 4096)
@@ -332,8 +339,8 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_the_command_line_and_the_library_agree_but_for_the_file() {
-        let mut typed = config(&[]).expect("nothing is wrong with nothing");
+    fn defaults_of_the_program_and_the_library_differ_only_in_the_history_file() {
+        let mut typed = config(&[]).expect("no flag is required");
         assert_eq!(typed.db.take(), Some(PathBuf::from("chinwag.db")));
         let unlimited = config(&["--max-connections", "0"]).expect("no limit");
         assert_eq!(unlimited.max_connections, None);
@@ -343,13 +350,13 @@ mod tests {
     }
 
     #[test]
-    fn flags_that_may_be_repeated_may_also_be_given_as_a_list() {
+    fn repeatable_flags_take_lists() {
         let typed = config(&["--listen", "[::1]:1,127.0.0.1:2", "--listen", "127.0.0.1:0"]);
         assert_eq!(typed.expect("three addresses").listen.len(), 3);
     }
 
     #[test]
-    fn domains_of_the_certificate_are_public_hosts() {
+    fn domains_of_acme_are_public_hosts() {
         let typed = config(&["--acme", "Chat.example", "--public-host", "alt.example:8443"]);
         let hosts = typed.expect("a domain").known_hosts();
         let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
@@ -357,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_acme_are_kept_beside_the_history() {
+    fn acme_folder_is_beside_the_history_file_by_default() {
         let dir = |flags: &[&str]| {
             let typed = config(&[&["--acme", "chat.example"], flags].concat());
             typed.expect("a domain").acme.expect("ACME").dir
@@ -369,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_that_is_repeated_counts_once() {
+    fn repeated_domain_counts_once() {
         let typed = config(&["--acme", "a.example,b.example", "--acme", "A.example"]);
         let acme = typed.expect("two domains").acme.expect("ACME");
         assert_eq!(
@@ -379,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn listen_takes_a_port_for_loopback_and_a_colon_and_port_for_all_addresses() {
+    fn port_means_loopback_and_colon_with_port_means_all_addresses() {
         let listen =
             |value| config(&["--listen", value]).map(|config| config.listen[0].to_string());
         for (typed, address) in [
@@ -397,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_is_an_error_that_names_its_flag() {
+    fn error_of_an_invalid_value_names_its_flag() {
         let wrong: [(&[&str], &str); 4] = [
             (&["--ping-interval", "0s"], "--ping-interval"),
             (&["--trusted-proxy", "10.0.0.0/33"], "--trusted-proxy"),
@@ -405,7 +412,7 @@ mod tests {
             (&["--max-db-bytes", "4096"], "--max-db-bytes"),
         ];
         for (flags, named) in wrong {
-            let error = config(flags).expect_err("it does not fit");
+            let error = config(flags).expect_err("it is invalid");
             assert!(error.contains(named), "{error}");
         }
     }

@@ -1,4 +1,4 @@
-//! A range of IP addresses.
+//! Ranges of IP addresses, for the list of trusted proxies.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::Malformed;
 
-/// A range of IP addresses: one address, or all with a common prefix.
+/// A range of IP addresses: one address, or all addresses with a common prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(IpNet);
 

@@ -1,4 +1,4 @@
-//! Hosts and web origins, as in flags and headers.
+//! Hosts and web origins, parsed from flags and HTTP headers.
 
 use std::fmt;
 use std::str::FromStr;
@@ -38,7 +38,7 @@ impl FromStr for Host {
         let authority: uri::Authority = text.parse().map_err(|_| Malformed::Host)?;
         let name = authority.host().to_ascii_lowercase();
         let port = authority.port_u16();
-        // An authority may have more than name and port, such as a user name. A host may not.
+        // A URI authority may have other parts, such as a user name. A host must not.
         let whole =
             if port.is_some() { text.rsplit_once(':').map(|(name, _)| name) } else { Some(text) };
         let exact = whole.is_some_and(|whole| whole.eq_ignore_ascii_case(&name));
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_and_origins_have_no_other_parts() {
+    fn hosts_and_origins_with_other_parts_are_invalid() {
         for text in ["", "a b", "user@host", "http://host", "host/path", "host:port", "host:99999"]
         {
             assert_eq!(text.parse::<Host>(), Err(Malformed::Host), "{text}");

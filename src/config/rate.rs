@@ -2,11 +2,11 @@
 
 use std::num::NonZeroU32;
 
-/// A rate with a burst.
+/// A rate limit with a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// How many per second.
+    /// The number of events per second.
     pub per_second: NonZeroU32,
-    /// How many at once, after a pause.
+    /// The number of events that are allowed at once after a pause.
     pub burst: NonZeroU32,
 }

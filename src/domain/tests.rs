@@ -1,4 +1,4 @@
-//! Names and texts, as they are parsed.
+//! Tests of how names and texts are parsed.
 
 use super::*;
 use proptest::prelude::*;
@@ -13,14 +13,14 @@ fn nick(text: &str) -> Result<String, BadNick> {
 }
 
 #[test]
-fn a_room_name_is_lower_case_and_nfkc() {
+fn room_name_is_normalized_to_lower_case_nfkc() {
     assert_eq!(room("Rust_2024").as_deref(), Ok("rust_2024"));
     assert_eq!(room("Ｒｕｓｔ").as_deref(), Ok("rust"));
     assert_eq!(room("ΣΊΣΥΦΟΣ"), room("σίσυφοσ"));
 }
 
 #[test]
-fn a_room_name_is_in_any_script_with_the_marks_its_letters_carry() {
+fn room_name_may_use_any_script_with_combining_marks() {
     for name in ["привет", "日本語", "हिन्दी", "ภาษาไทย", "العربية", "٣٤"]
     {
         assert_eq!(room(name).as_deref(), Ok(name), "{name}");
@@ -28,14 +28,14 @@ fn a_room_name_is_in_any_script_with_the_marks_its_letters_carry() {
 }
 
 #[test]
-fn a_room_name_has_1_to_64_characters() {
+fn room_name_has_1_to_64_characters() {
     assert_eq!(room(""), Err(BadRoomName::Character));
     assert!(room(&"ä".repeat(64)).is_ok());
     assert_eq!(room(&"ä".repeat(65)), Err(BadRoomName::Character));
 }
 
 #[test]
-fn a_room_name_has_nothing_but_letters_digits_dash_and_underscore() {
+fn room_name_has_only_letters_digits_dashes_and_underscores() {
     let bad = ["a b", "a/b", "..", "a.b", "a\nb", "a\0", "a\u{200B}b", "\u{301}a", "💬", "ᅠ"];
     for name in bad {
         assert_eq!(room(name), Err(BadRoomName::Character), "{name:?}");
@@ -43,29 +43,29 @@ fn a_room_name_has_nothing_but_letters_digits_dash_and_underscore() {
 }
 
 #[test]
-fn a_nick_is_trimmed_folded_and_nfkc() {
+fn nick_is_normalized_to_nfkc_with_single_spaces() {
     assert_eq!(nick("  Ada   Lovelace ").as_deref(), Ok("Ada Lovelace"));
     assert_eq!(nick("Ａｄａ").as_deref(), Ok("Ada"));
     assert_eq!(nick("a\u{3000}b").as_deref(), Ok("a b"));
 }
 
 #[test]
-fn nicks_that_differ_in_case_are_the_same() {
+fn nicks_that_differ_only_in_case_are_equal() {
     assert_eq!(Nick::parse("ADA"), Nick::parse("ada"));
     assert_ne!(Nick::parse("ada"), Nick::parse("adb"));
 }
 
 #[test]
-fn a_nick_has_1_to_32_characters() {
+fn nick_has_1_to_32_characters() {
     assert_eq!(nick("   "), Err(BadNick::Length));
     assert!(nick(&"n".repeat(32)).is_ok());
     assert_eq!(nick(&"n".repeat(33)), Err(BadNick::Length));
-    // One character that NFKC unfolds to eighteen.
+    // NFKC expands this character to eighteen.
     assert_eq!(nick(&"\u{FDFA}".repeat(30)), Err(BadNick::Length));
 }
 
 #[test]
-fn a_nick_has_no_colon_and_nothing_that_cannot_be_seen() {
+fn nick_has_no_colon_and_no_invisible_character() {
     let bad = [
         "a:b",
         "a：b",
@@ -87,9 +87,9 @@ fn a_nick_has_no_colon_and_nothing_that_cannot_be_seen() {
     }
 }
 
-/// Musical, Egyptian and Khitan fillers, the object replacement, fillers of Hangul, Braille without
-/// dots, and a variation selector.
-const WITHOUT_INK: [char; 9] = [
+/// Characters that are shown as nothing: musical, Egyptian and Khitan fillers, the object
+/// replacement character, fillers of Hangul, Braille without dots, and a variation selector.
+const INVISIBLE: [char; 9] = [
     '\u{1D159}',
     '\u{13441}',
     '\u{13442}',
@@ -102,8 +102,8 @@ const WITHOUT_INK: [char; 9] = [
 ];
 
 #[test]
-fn a_name_has_no_character_without_ink_and_a_text_has_others() {
-    for c in WITHOUT_INK {
+fn names_have_no_invisible_characters_and_texts_have_visible_ones() {
+    for c in INVISIBLE {
         let (alone, within) = (c.to_string(), format!("a{c}b"));
         assert_eq!(nick(&alone), Err(BadNick::Character), "{c:?}");
         assert_eq!(nick(&within), Err(BadNick::Character), "{c:?}");
@@ -115,11 +115,11 @@ fn a_name_has_no_character_without_ink_and_a_text_has_others() {
 }
 
 #[test]
-fn a_name_begins_with_no_mark_and_has_at_most_two_in_a_row() {
+fn name_does_not_begin_with_a_mark_and_has_at_most_two_in_a_row() {
     assert_eq!(nick("\u{301}ada"), Err(BadNick::Marks));
     assert_eq!(nick(" \u{20DD}"), Err(BadNick::Marks));
     assert_eq!(room("\u{301}ada"), Err(BadRoomName::Character));
-    // The first mark becomes one with its letter.
+    // NFKC composes the first mark with its letter.
     assert_eq!(nick("a\u{301}\u{302}\u{303}").as_deref(), Ok("á\u{302}\u{303}"));
     assert_eq!(nick("z\u{334}\u{335}\u{336}"), Err(BadNick::Marks));
     assert_eq!(room("z\u{334}\u{335}\u{336}"), Err(BadRoomName::Marks));
@@ -129,7 +129,7 @@ fn a_name_begins_with_no_mark_and_has_at_most_two_in_a_row() {
 }
 
 #[test]
-fn nobody_takes_a_name_that_begins_as_the_unnamed_are_called() {
+fn nick_must_not_look_like_a_name_that_the_server_gives() {
     for name in ["anonymous-1234", "Anonymous-x", "ａnonymous-", "anоnymous-1234", "anonyrnous-1"]
     {
         assert_eq!(nick(name), Err(BadNick::Reserved), "{name}");
@@ -138,7 +138,7 @@ fn nobody_takes_a_name_that_begins_as_the_unnamed_are_called() {
 }
 
 #[test]
-fn the_unnamed_are_told_apart() {
+fn names_that_the_server_gives_are_distinct() {
     let names: std::collections::HashSet<_> =
         (0..100_000).map(|id| Nick::anonymous(ClientId(id)).to_string()).collect();
     assert_eq!(names.len(), 100_000);
@@ -173,7 +173,7 @@ fn white_space_before_a_name_does_not_hide_it() {
 }
 
 #[test]
-fn a_message_has_1_to_max_bytes_and_no_control_characters() {
+fn message_has_1_to_max_bytes_and_no_control_characters() {
     let parse = |text: &str| MessageText::parse(text, 8).map(|text| text.as_str().to_owned());
     assert_eq!(parse("a\n\tb").as_deref(), Ok("a\n\tb"));
     assert_eq!(parse(""), Err(BadText::Empty));
@@ -186,7 +186,7 @@ fn a_message_has_1_to_max_bytes_and_no_control_characters() {
 
 proptest! {
     #[test]
-    fn parsing_what_was_parsed_changes_nothing(text in "\\PC{0,40}") {
+    fn parsing_is_idempotent(text in "\\PC{0,40}") {
         if let Ok(name) = RoomName::parse(&text) {
             prop_assert_eq!(RoomName::parse(name.as_str()), Ok(name));
         }
@@ -224,7 +224,7 @@ fn names_that_look_alike_share_a_form_and_others_do_not() {
 }
 
 #[test]
-fn a_room_has_letters_of_one_of_the_scripts_that_look_alike() {
+fn room_name_does_not_mix_scripts_that_look_alike() {
     for name in ["lоbby", "аdmin", "κoom", "αбв"] {
         assert_eq!(RoomName::parse(name), Err(BadRoomName::MixedScripts), "{name}");
     }
@@ -235,7 +235,7 @@ fn a_room_has_letters_of_one_of_the_scripts_that_look_alike() {
 }
 
 #[test]
-fn what_clients_do_at_intervals_is_spread_evenly() {
+fn intervals_of_clients_are_spread_evenly() {
     let interval = Duration::from_secs(10);
     let mut parts: Vec<Duration> = (0..100).map(|n| ClientId(n).part_of(interval)).collect();
     parts.sort();
@@ -248,7 +248,7 @@ fn what_clients_do_at_intervals_is_spread_evenly() {
 
 /// Checking a character may take half a microsecond, and a frame holds 9,300 of them.
 #[test]
-fn long_names_are_refused_before_their_characters_are_checked() {
+fn long_names_are_rejected_before_their_characters_are_checked() {
     let long = "\u{FDFA}".repeat(9_300);
     let began = std::time::Instant::now();
     for _ in 0..1000 {

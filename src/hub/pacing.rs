@@ -140,7 +140,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     #[test]
-    fn wait_grows_with_the_members_up_to_the_window_but_not_below_the_time_to_write() {
+    fn wait_grows_with_the_members_up_to_the_window_or_the_time_to_write() {
         let pacing = Pacing::new(Duration::from_millis(50), 2);
         let waits = [(0, 0), (1, 50), (100, 5_000), (1_000, 50_000), (5_000, 50_000)];
         for (members, micros) in waits {
@@ -167,14 +167,14 @@ mod tests {
             for room in [&busy, &other] {
                 self.rooms.insert(room.clone(), Room::default());
             }
-            self.rooms.get_mut(&other).expect("it is there").next_flush =
+            self.rooms.get_mut(&other).expect("it was inserted").next_flush =
                 Instant::now() + Duration::from_secs(3600);
             let is_flushed =
                 |hub: &Self| hub.rooms.get(&other).is_none_or(|room| room.pending.is_empty());
             self.broadcast(&other, &nick, text());
             self.broadcast(&busy, &nick, text());
             let early = is_flushed(self);
-            // The hour passes.
+            // All flushes become due, as after an hour.
             let due = self.pacing.due.drain();
             let due = due.map(|Reverse((_, due, name))| Reverse((Instant::now(), due, name)));
             self.pacing.due = due.collect();
@@ -202,16 +202,16 @@ mod tests {
             let name = RoomName::default();
             let nick = Nick::parse("ada").expect("a name");
             self.rooms.insert(name.clone(), Room::default());
-            let room = self.rooms.get_mut(&name).expect("it is there");
+            let room = self.rooms.get_mut(&name).expect("it was inserted");
             room.next_flush = Instant::now() + Duration::from_secs(3600);
-            let mut said = 0;
+            let mut sent = 0;
             while let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
                 let text = MessageText::parse("x".repeat(4096), 4096).expect("a text");
                 self.broadcast(&name, &nick, text);
                 self.release_permit(&name, permit);
-                said += 1;
+                sent += 1;
             }
-            said
+            sent
         }
     }
 
@@ -228,6 +228,7 @@ mod tests {
         }
     }
 
+    /// A client that ignores what the hub delivers.
     struct IgnoringClient;
 
     impl Actor for IgnoringClient {
@@ -247,22 +248,22 @@ mod tests {
         let (room, nick) = (RoomName::default(), Nick::anonymous(client));
         let to = IgnoringClient.start().recipient().into();
         let register = Register { client, nick, events: false, to };
-        hub.send(register).await.expect("the hub is there");
+        hub.send(register).await.expect("the hub is running");
         let permits = Arc::new(Semaphore::new(1));
         let filled = hub.send(Fill(Arc::clone(&permits))).await;
         assert_eq!(filled, Ok(ROOM_PENDING_BYTES_MAX / 4096));
         assert_eq!(permits.available_permits(), 0);
-        // The same for what a client says.
+        // The permit of a message from a client is kept and released, too.
         let catch_up = CatchUp::Latest(0);
         let join = Join { client, room: room.clone(), catch_up, reference: None };
-        hub.send(join).await.expect("the hub is there");
+        hub.send(join).await.expect("the hub is running");
         permits.add_permits(1);
         let permit = Arc::clone(&permits).try_acquire_owned().expect("it was just added");
         let text = MessageText::parse("one more", 100).expect("a text");
-        let said = Broadcast { client, room, text, id: None, reference: None, permit };
-        assert_eq!(hub.send(said).await, Ok(Ok(())));
+        let broadcast = Broadcast { client, room, text, id: None, reference: None, permit };
+        assert_eq!(hub.send(broadcast).await, Ok(Ok(())));
         assert_eq!(permits.available_permits(), 0, "it is not accepted yet");
-        hub.send(FlushNow).await.expect("the hub is there");
+        hub.send(FlushNow).await.expect("the hub is running");
         assert_eq!(permits.available_permits(), 2);
     }
 }

@@ -1,7 +1,7 @@
-//! Obtains the server's certificate from a certificate authority, keeps it in a folder, and renews
-//! it. The crate `rustls-acme` speaks ACME and answers the authority's challenges. This module
-//! decides when to order and which certificate to serve. It does not use the delays of
-//! `rustls-acme` between attempts: they begin with a second, which exhausts the five failed
+//! Obtains the server's certificate from a certificate authority, saves it in a folder, and renews
+//! it. The crate `rustls-acme` implements ACME and answers the authority's challenges. This module
+//! decides when to order a certificate and which one to serve. It does not use the delays of
+//! `rustls-acme` between attempts. They begin with one second, which exhausts the five failed
 //! validations an hour that Let's Encrypt allows, and grow to 18 hours.
 
 mod problem;
@@ -42,14 +42,14 @@ use store::Store;
 
 const HTTP: &[u8] = b"http/1.1";
 
-/// How long one attempt to obtain a certificate may take, also when the authority does not answer.
-const ATTEMPT: Duration = Duration::from_secs(600);
+/// The maximum time for one attempt to obtain a certificate.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Longest sleep before the clock is read again: it may be set, and timers stop while the machine
-/// is suspended.
-const CLOCK_CHECK: Duration = Duration::from_secs(3600);
+/// The maximum time between two readings of the system clock: it may be set, and timers stop while
+/// the machine is suspended.
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// An error in the settings of ACME or in its folder, found at start.
+/// Why the settings of ACME or its folder cannot be used.
 #[derive(Debug, Error)]
 pub enum AcmeError {
     /// The folder cannot be created or written to.
@@ -69,13 +69,13 @@ pub enum AcmeError {
     OpenDir {
         /// The folder.
         path: PathBuf,
-        /// Its mode.
+        /// The mode of the folder.
         mode: u32,
     },
     /// The file with the authority's root certificates cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     CaFile {
-        /// Its path.
+        /// The path of the file.
         path: PathBuf,
         /// The I/O error.
         source: io::Error,
@@ -85,7 +85,7 @@ pub enum AcmeError {
     NoCaCertificate(PathBuf),
 }
 
-/// A certificate and until when it is used.
+/// A certificate with its expiry and the time of its renewal.
 struct Certificate {
     certified: Arc<CertifiedKey>,
     not_after: SystemTime,
@@ -93,7 +93,7 @@ struct Certificate {
 }
 
 impl Certificate {
-    /// Parses a private key and the chain of its certificate, in PEM.
+    /// Parses a private key and its certificate chain, in PEM.
     fn parse(pem: &[u8], provider: &CryptoProvider) -> Option<Self> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()?;
         let key = PrivateKeyDer::from_pem_slice(pem).ok()?;
@@ -106,11 +106,12 @@ impl Certificate {
         Some(Self { certified, not_after, renew_at })
     }
 
-    /// Returns the time until its renewal, which is due after two thirds of its validity.
+    /// Returns the time until the renewal, which is due after two thirds of the validity period.
     fn until_renewal(&self) -> Duration {
         self.renew_at.duration_since(SystemTime::now()).unwrap_or_default()
     }
 
+    /// Returns the expiry for a log message.
     fn expiry(&self) -> String {
         match self.not_after.duration_since(SystemTime::now()) {
             Ok(left) => format!("it expires in {}", largest_unit(left)),
@@ -123,7 +124,8 @@ impl Certificate {
     }
 }
 
-/// The certificate for new connections, and that for the authority's validation.
+/// Selects the certificate for a TLS handshake: that of the challenge for the authority's
+/// validation, and the current one for all others.
 struct Resolver {
     certified: RwLock<Option<Arc<CertifiedKey>>>,
     challenge: RwLock<Option<Arc<ResolvesServerCertAcme>>>,
@@ -143,20 +145,20 @@ impl ResolvesServerCert for Resolver {
             let challenge = self.challenge.read().unwrap_or_else(PoisonError::into_inner).clone();
             return challenge?.resolve(hello);
         }
-        let offers = |wanted: &[u8]| hello.alpn().into_iter().flatten().any(|name| name == wanted);
+        let offers = |name: &[u8]| hello.alpn().into_iter().flatten().any(|other| other == name);
         if offers(ACME_TLS_ALPN_NAME) && !offers(HTTP) {
-            // Otherwise `acme-tls/1` would be negotiated with a client that does not validate.
+            // Otherwise rustls would negotiate `acme-tls/1` outside of a validation.
             return None;
         }
         self.certified.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Obtains a certificate and renews it, until the returned configuration is dropped. Without a
-/// certificate in the folder, handshakes fail until the first one is obtained.
-pub(super) fn by_authority(acme: &Acme) -> Result<Arc<ServerConfig>, AcmeError> {
+/// Obtains a certificate and renews it, until the returned configuration is dropped. If the folder
+/// has no certificate, handshakes fail until the first one is obtained.
+pub(super) fn server_config(acme: &Acme) -> Result<Arc<ServerConfig>, AcmeError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let client = client(acme, &provider)?;
+    let client = client_config(acme, &provider)?;
     let store = Arc::new(Store::open(acme)?);
     let (alive, ended) = oneshot::channel();
     let resolver = Arc::new(Resolver {
@@ -188,8 +190,11 @@ pub(super) fn by_authority(acme: &Acme) -> Result<Arc<ServerConfig>, AcmeError> 
     Ok(Arc::new(config))
 }
 
-/// Settings of the connections to the authority.
-fn client(acme: &Acme, provider: &Arc<CryptoProvider>) -> Result<Arc<ClientConfig>, AcmeError> {
+/// Returns the TLS configuration for connections to the authority.
+fn client_config(
+    acme: &Acme,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<ClientConfig>, AcmeError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = &acme.ca {
         let pem = std::fs::read(path)
@@ -212,7 +217,7 @@ fn client(acme: &Acme, provider: &Arc<CryptoProvider>) -> Result<Arc<ClientConfi
     Ok(Arc::new(client))
 }
 
-/// The task that keeps the certificate up to date.
+/// The task that obtains, saves and renews the certificate.
 struct Renewal {
     acme: Acme,
     client: Arc<ClientConfig>,
@@ -233,15 +238,15 @@ impl Renewal {
                 && let wait = current.until_renewal()
                 && !wait.is_zero()
             {
-                sleep(wait.min(CLOCK_CHECK)).await;
+                sleep(wait.min(CLOCK_CHECK_INTERVAL)).await;
                 self.save();
                 continue;
             }
-            let attempt = timeout(ATTEMPT, self.obtain()).await;
+            let attempt = timeout(ATTEMPT_TIMEOUT, self.obtain()).await;
             self.answer_challenges(None);
             let obtained = match attempt {
                 Ok(obtained) => obtained.and_then(|pem| self.install(&pem)),
-                Err(_) => Err(Problem::timeout(ATTEMPT)),
+                Err(_) => Err(Problem::timeout(ATTEMPT_TIMEOUT)),
             };
             match obtained {
                 Ok(()) => failures = Failures::default(),
@@ -254,16 +259,17 @@ impl Renewal {
         }
     }
 
+    /// Returns the domains for a log message.
     fn domains(&self) -> String {
         self.acme.domains.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
-    /// Takes the certificate from the folder, if there is one.
+    /// Loads the certificate from the folder, if there is one.
     async fn load(&mut self) {
         let store = Arc::clone(&self.store);
-        let pem = in_background(move || store.certificate()).await;
+        let pem = run_blocking(move || store.certificate()).await;
         let path = self.store.certificate_path().display();
-        let found = match pem {
+        let loaded = match pem {
             Ok(Some(pem)) => {
                 let parsed = Certificate::parse(&pem, &self.provider);
                 if parsed.is_none() {
@@ -277,7 +283,7 @@ impl Renewal {
                 None
             }
         };
-        match found {
+        match loaded {
             Some(certificate) => {
                 let expiry = certificate.expiry();
                 self.serve(certificate);
@@ -292,7 +298,7 @@ impl Renewal {
         }
     }
 
-    /// Orders a certificate; gives it with its private key, in PEM.
+    /// Orders a certificate. Returns it with its private key, in PEM.
     async fn obtain(&self) -> Result<Vec<u8>, Problem> {
         let contacts = self.acme.contacts.iter();
         let contacts = contacts.map(|contact| format!("mailto:{}", contact.as_str()));
@@ -307,11 +313,12 @@ impl Renewal {
         self.answer_challenges(Some(state.resolver()));
         loop {
             match next(&mut state).await {
-                Err(EventError::Order(error)) => return Err(Problem::of(&error)),
+                Err(EventError::Order(error)) => return Err(Problem::from_order(&error)),
                 Err(EventError::NewCertParse(error)) => {
                     return Err(Problem::failed(format!("the certificate is invalid: {error}")));
                 }
-                // Another account would replace the key, or be registered at each attempt.
+                // Continuing would overwrite the account key, or register another account at each
+                // attempt.
                 Err(EventError::AccountCacheLoad(error)) => {
                     return Err(Problem::failed(format!("cannot read the account key: {error}")));
                 }
@@ -332,7 +339,7 @@ impl Renewal {
         }
     }
 
-    /// Serves a new certificate from now on, and saves it.
+    /// Serves a new certificate to new connections, and saves it.
     fn install(&mut self, pem: &[u8]) -> Result<(), Problem> {
         let certificate = Certificate::parse(pem, &self.provider)
             .ok_or_else(|| Problem::failed("the certificate is invalid".into()))?;
@@ -345,17 +352,18 @@ impl Renewal {
         if is_due { Err(Problem::clock()) } else { Ok(()) }
     }
 
-    /// Saves the new certificate, if that has not succeeded yet. Blocks the thread for one write,
-    /// about every two months.
+    /// Saves the current certificate, unless it is saved already. Blocks the thread for one write,
+    /// which happens about every two months.
     fn save(&mut self) {
         let Some(pem) = self.unsaved.take() else { return };
         if let Err(error) = self.store.save_certificate(&pem) {
             let path = self.store.certificate_path().display();
-            error!("cannot save the certificate in {path}: {error}; a restart would order another");
+            error!("cannot save the certificate in {path}: {error}; a restart will order another");
             self.unsaved = Some(pem);
         }
     }
 
+    /// Uses a certificate for new connections.
     fn serve(&mut self, certificate: Certificate) {
         if let Some(resolver) = self.resolver.upgrade() {
             let mut served = resolver.certified.write().unwrap_or_else(PoisonError::into_inner);
@@ -364,12 +372,14 @@ impl Renewal {
         self.current = Some(certificate);
     }
 
+    /// Sets the resolver for the authority's validation, or removes it.
     fn answer_challenges(&self, answers: Option<Arc<ResolvesServerCertAcme>>) {
         if let Some(resolver) = self.resolver.upgrade() {
             *resolver.challenge.write().unwrap_or_else(PoisonError::into_inner) = answers;
         }
     }
 
+    /// Logs a failed attempt.
     fn report(&self, problem: &Problem, delay: Duration) {
         let (domains, url) = (self.domains(), &self.acme.url);
         let failed = format!("cannot obtain a certificate for {domains} from {url}: {problem}");
@@ -380,7 +390,7 @@ impl Renewal {
             }
             Some(current) => {
                 let expiry = current.expiry();
-                error!("{failed}; {retry}; the current certificate is of no use: {expiry}");
+                error!("{failed}; {retry}; the current certificate is invalid: {expiry}");
             }
             None => error!("{failed}; {retry}; TLS handshakes fail until then"),
         }
@@ -389,19 +399,20 @@ impl Renewal {
 
 type Event = Result<EventOk, EventError<io::Error, io::Error>>;
 
+/// Waits for the next event of an order.
 async fn next(state: &mut AcmeState<io::Error>) -> Event {
     let event = poll_fn(|context| Pin::new(&mut *state).poll_next(context)).await;
     event.expect("the stream of an ACME state does not end")
 }
 
-/// Runs a function that reads or writes files.
-async fn in_background<T: Send + 'static>(
+/// Runs a function that reads or writes files on a thread for blocking work.
+async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     rt::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-/// One order: gives the account's key, and takes the certificate.
+/// The cache of `rustls-acme` for one order. It provides the account key and takes the certificate.
 struct Order {
     store: Arc<Store>,
     ordered: Arc<Mutex<Option<Vec<u8>>>>,
@@ -411,7 +422,7 @@ struct Order {
 impl CertCache for Order {
     type EC = io::Error;
 
-    /// None: an order is made only when there is no certificate, or it is to be renewed.
+    /// Returns `None`, so that `rustls-acme` orders a certificate.
     async fn load_cert(&self, _: &[String], _: &str) -> io::Result<Option<Vec<u8>>> {
         Ok(None)
     }
@@ -428,21 +439,21 @@ impl AccountCache for Order {
 
     async fn load_account(&self, _: &[String], _: &str) -> io::Result<Option<Vec<u8>>> {
         let store = Arc::clone(&self.store);
-        in_background(move || store.account()).await
+        run_blocking(move || store.account()).await
     }
 
     async fn store_account(&self, _: &[String], _: &str, key: &[u8]) -> io::Result<()> {
         let (store, key) = (Arc::clone(&self.store), key.to_vec());
-        in_background(move || store.save_account(&key)).await
+        run_blocking(move || store.save_account(&key)).await
     }
 }
 
-/// The number of attempts that failed one after the other.
+/// The number of consecutive failed attempts.
 #[derive(Default)]
 struct Failures(u32);
 
 impl Failures {
-    /// Returns the delay after one more failure. It doubles with each.
+    /// Counts a failure. Returns the delay before the next attempt, which doubles at each failure.
     fn next_delay(&mut self, cause: Cause) -> Duration {
         let (first, longest) = match cause {
             Cause::NoConnection => (2, 300),

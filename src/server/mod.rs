@@ -1,5 +1,6 @@
-//! The server: starts the hub and the HTTP workers, and stops them in an order in which every
-//! client is told.
+//! The server: starts the hub, the journal and the HTTP workers, and listens on the addresses of
+//! the configuration. At a shutdown it stops them in an order that lets every client receive a
+//! close frame. The routes are in [`http`]. `tls` and `acme` provide the certificate.
 
 #[cfg(feature = "tls")]
 mod acme;
@@ -34,27 +35,27 @@ pub use acme::AcmeError;
 #[cfg(feature = "tls")]
 pub use tls::TlsError;
 
-/// How many connections the system may hold for us that are not accepted yet: as many as Linux
-/// allows by default. After a restart all clients come back at once, and one that finds no place
-/// tries again only after a second.
+/// The number of connections that the system may hold until they are accepted: the maximum that
+/// Linux allows by default. After a restart all clients reconnect at once. A client whose
+/// connection the system drops tries again only after a second.
 const BACKLOG: u32 = 4096;
 
-/// Value of the HSTS header: one year, in seconds.
+/// The value of the HSTS header: one year, in seconds.
 const HSTS: &str = "max-age=31536000";
 
 /// The port of HTTPS, where certificate authorities validate a domain.
 const HTTPS_PORT: u16 = 443;
 
-/// A server that is running. Dropping it does not stop it.
+/// A running server. It continues to run when this value is dropped.
 #[derive(Debug)]
 pub struct Server {
     hub: Addr<Hub>,
     hub_thread: Arbiter,
-    /// Not dropped with the server, which goes on then.
+    /// Never dropped together with this value, since the server continues to run then.
     #[cfg(feature = "journal")]
     journal: Option<ManuallyDrop<Journal>>,
     http: ServerHandle,
-    /// Serves what operators ask, if that has an address of its own.
+    /// The server for metrics and health checks, if they have a separate address.
     status: Option<(SocketAddr, ServerHandle)>,
     connections: Connections,
     addrs: Vec<SocketAddr>,
@@ -62,25 +63,25 @@ pub struct Server {
     shutdown_timeout: Duration,
 }
 
-/// Why a server did not start or did not end in order.
+/// Why a server did not start, or did not shut down gracefully.
 #[derive(Debug, Error)]
 pub enum ServerError {
-    /// The configuration contradicts itself.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The history cannot be kept where it should be.
+    /// The history file cannot be opened.
     #[cfg(feature = "journal")]
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// There should be metrics, but this program has been built without them.
+    /// An address for metrics is set, but this program is built without metrics.
     #[cfg(not(feature = "metrics"))]
     #[error("metrics_listen is set, but this program is built without metrics")]
     NoMetrics,
-    /// There should be another page, but this program has been built without any.
+    /// A directory with a page is set, but this program is built without the page.
     #[cfg(not(feature = "page"))]
     #[error("static_dir is set, but this program is built without the page")]
     NoPage,
-    /// The history should be kept in a file, but this program has been built without that.
+    /// A history file is set, but this program is built without the journal.
     #[cfg(not(feature = "journal"))]
     #[error("db is set, but this program is built without the journal")]
     NoJournal,
@@ -88,11 +89,11 @@ pub enum ServerError {
     #[cfg(feature = "tls")]
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// Certificates cannot be obtained.
+    /// The settings of ACME or its folder cannot be used.
     #[cfg(feature = "tls")]
     #[error(transparent)]
     Acme(#[from] AcmeError),
-    /// A certificate is set, but this program has been built without TLS.
+    /// A certificate is set, but this program is built without TLS.
     #[cfg(not(feature = "tls"))]
     #[error("tls_cert or acme is set, but this program is built without TLS")]
     NoTls,
@@ -101,24 +102,25 @@ pub enum ServerError {
     Listen {
         /// The address.
         addr: SocketAddr,
-        /// What the system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The system does not let us hear its signals.
+    /// The handlers of signals cannot be installed.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
-    /// The hub has panicked, or its log has. All clients have been told.
-    #[error("the hub has died, or its journal")]
-    HubDied,
-    /// A second signal came while the first was being obeyed.
-    #[error("told twice to stop: stopped at once")]
+    /// The hub or its log has panicked. The hub has closed all connections.
+    #[error("the hub or its journal failed")]
+    HubFailed,
+    /// A second signal arrived during the shutdown, which was not finished.
+    #[error("second signal received; forcing exit")]
     Interrupted,
 }
 
-/// Starts a server. Call it on an actix system, as `#[actix_web::main]` gives one.
+/// Starts a server. Call it on an actix system, for example in `#[actix_web::main]`.
 ///
 /// # Errors
-/// When the configuration contradicts itself or an address cannot be bound.
+/// If the configuration is invalid, an address cannot be bound, or the history file or the
+/// certificate cannot be opened.
 pub async fn start(config: Config) -> Result<Server, ServerError> {
     config.check()?;
     #[cfg(not(feature = "metrics"))]
@@ -137,14 +139,15 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     #[cfg(not(feature = "tls"))]
     let secured = plain.clone();
     #[cfg(feature = "tls")]
-    let secured = match (tls::Files::of(&config), &config.acme) {
-        (Some(files), _) => plain.with_tls(tls::by_files(files)?),
-        (None, Some(acme)) => plain.with_tls(acme::by_authority(acme)?),
+    let secured = match (tls::Files::from_config(&config), &config.acme) {
+        (Some(files), _) => plain.with_tls(tls::server_config(files)?),
+        (None, Some(acme)) => plain.with_tls(acme::server_config(acme)?),
         (None, None) => plain.clone(),
     };
     let hub_thread = Arbiter::new();
     #[cfg(feature = "journal")]
-    let journal = Options::of(&config).map(|options| Journal::open(&options)).transpose()?;
+    let journal =
+        Options::from_config(&config).map(|options| Journal::open(&options)).transpose()?;
     #[cfg(feature = "journal")]
     let hub = match &journal {
         Some(journal) => {
@@ -159,11 +162,11 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
         None => Hub::start_in(&hub_thread, &config),
     };
     let chat = Chat::new(hub.clone(), config.clone());
-    let bound = Bound::of(&config, &chat, &plain, &secured).and_then(|bound| {
+    let bound = BoundServer::bind(&config, &chat, &plain, &secured).and_then(|bound| {
         let status = config.metrics_listen.map(|addr| serve_status(&chat, addr)).transpose()?;
         Ok((bound, status))
     });
-    let (Bound { http, addrs, redirects }, status) = bound.inspect_err(|_| {
+    let (BoundServer { http, addrs, redirects }, status) = bound.inspect_err(|_| {
         hub_thread.stop();
     })?;
     let running = http.run();
@@ -202,15 +205,16 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     Ok(server)
 }
 
-/// The HTTP server before it runs, bound to its addresses.
-struct Bound {
+/// The HTTP server, bound to its addresses and not running yet.
+struct BoundServer {
     http: ServerBuilder,
     addrs: Vec<SocketAddr>,
     redirects: Vec<SocketAddr>,
 }
 
-impl Bound {
-    fn of(
+impl BoundServer {
+    /// Binds all addresses of `listen` and `redirect_from`.
+    fn bind(
         config: &Config,
         chat: &Chat,
         plain: &Connections,
@@ -247,7 +251,8 @@ impl Bound {
     }
 }
 
-/// Whether to send HSTS. Browsers apply it to the host on every port, and then use port 443.
+/// Returns whether to send HSTS. A browser applies it to all ports of the host and then uses port
+/// 443, so it is sent only if the server listens there.
 fn sends_hsts(config: &Config) -> bool {
     config.serves_tls() && config.listen.iter().any(|addr| addr.port() == HTTPS_PORT)
 }
@@ -258,54 +263,56 @@ fn headers(hsts: bool) -> DefaultHeaders {
 }
 
 impl Server {
-    /// The hub, for messages of your own.
+    /// Returns the hub, to which a program can send actor messages of its own.
     #[must_use]
     pub fn hub(&self) -> &Addr<Hub> {
         &self.hub
     }
 
-    /// Where the history is kept, if it is.
+    /// Returns the journal, if there is a history file.
     #[cfg(feature = "journal")]
     #[must_use]
     pub fn journal(&self) -> Option<&Journal> {
         self.journal.as_deref()
     }
 
-    /// The addresses it listens on, with the ports that were taken where 0 was asked for.
+    /// Returns the addresses on which the server listens. A configured port 0 is replaced by the
+    /// actual port.
     #[must_use]
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addrs
     }
 
-    /// The addresses that redirect to HTTPS, with their actual ports.
+    /// Returns the addresses that redirect to HTTPS, with their actual ports.
     #[must_use]
     pub fn redirect_addrs(&self) -> &[SocketAddr] {
         &self.redirects
     }
 
-    /// Where `/metrics` is served, if that has an address of its own.
+    /// Returns the separate address of `/metrics`, if there is one.
     #[must_use]
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.status.as_ref().map(|(addr, _)| *addr)
     }
 
-    /// Runs until SIGINT, SIGTERM or SIGHUP, then stops in order. A second signal ends it at once.
+    /// Runs until SIGINT, SIGTERM or SIGHUP, then shuts down gracefully. A second signal interrupts
+    /// the shutdown.
     ///
     /// # Errors
-    /// When it did not end in order.
+    /// If the hub or the journal failed, or a second signal interrupted the shutdown.
     pub async fn run(self) -> Result<(), ServerError> {
         let mut signals = Signals::new().map_err(ServerError::Signals)?;
-        let Ok(mut hub_alive) = self.hub.send(Watch).await else {
-            return Err(ServerError::HubDied);
+        let Ok(mut hub_stopped) = self.hub.send(Watch).await else {
+            return Err(ServerError::HubFailed);
         };
         let outcome = tokio::select! {
             () = signals.next() => {
                 info!("shutting down");
                 Ok(())
             }
-            _ = &mut hub_alive => {
-                error!("the hub has died; shutting down");
-                Err(ServerError::HubDied)
+            _ = &mut hub_stopped => {
+                error!("the hub has stopped unexpectedly; shutting down");
+                Err(ServerError::HubFailed)
             }
         };
         tokio::select! {
@@ -314,20 +321,21 @@ impl Server {
         }
     }
 
-    /// Stops in order: accepts nobody, closes every WebSocket with code 1001, waits until they
-    /// are closed or `shutdown_timeout` is over, and ends.
+    /// Shuts down gracefully. Accepts no more connections, waits for the journal to commit the last
+    /// messages, closes every WebSocket with code 1001, and waits until all are closed. This takes
+    /// at most `shutdown_timeout`. Then closes the journal, which takes at most the same time.
     pub async fn stop(self) {
-        let told = timeout(self.shutdown_timeout, async {
+        let closed = timeout(self.shutdown_timeout, async {
             self.http.pause().await;
-            // A log that stands still must not keep the clients from being told.
-            if timeout(self.shutdown_timeout / 2, self.drained(true)).await.is_err() {
-                warn!("what was said last could not be kept in time");
-                self.drained(false).await;
+            // If the journal does not answer, clients must still receive a close frame in time.
+            if timeout(self.shutdown_timeout / 2, self.drain_hub(true)).await.is_err() {
+                warn!("the journal did not commit the last messages in time");
+                self.drain_hub(false).await;
             }
             self.connections.all_closed().await;
         });
-        if told.await.is_err() {
-            warn!("some clients did not close in time");
+        if closed.await.is_err() {
+            warn!("some connections did not close in time");
         }
         self.http.stop(false).await;
         if let Some((_, status)) = self.status {
@@ -339,30 +347,31 @@ impl Server {
             && let closed = ManuallyDrop::into_inner(journal).close()
             && timeout(self.shutdown_timeout, closed).await.is_err()
         {
-            warn!("the journal did not close in time; what it has committed is safe");
+            warn!("the journal did not close in time; committed messages are safe");
         }
     }
 }
 
-/// Waits for a signal that asks a program to stop: SIGINT, SIGTERM or SIGHUP, or Ctrl-C where there
-/// are none. It hears them from now on.
+/// Returns a future that waits for SIGINT, SIGTERM or SIGHUP, or for Ctrl-C on a system other than
+/// Unix. On Unix it also reports a signal that arrives before it is first polled.
 ///
 /// # Errors
-/// When the system does not let us hear its signals.
+/// If the handlers of the signals cannot be installed.
 pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut signals = Signals::new()?;
     Ok(async move { signals.next().await })
 }
 
-/// Listens on an address. After a restart its port is free at once, though connections of before
-/// may linger.
+/// Listens on an address. Returns the listener and the address with the actual port.
 fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
     let listen = || {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+        // After a restart the port can be bound while old connections are in TIME_WAIT. On Windows
+        // this option would let other programs bind the same port.
         #[cfg(not(windows))]
         socket.set_reuse_address(true)?;
         if addr.is_ipv6() && addr.ip().is_unspecified() {
-            // For IPv4, too, whatever the system's default is.
+            // `[::]` also accepts IPv4, whatever the default of the system is.
             socket.set_only_v6(false)?;
         }
         socket.bind(&addr.into())?;
@@ -374,7 +383,7 @@ fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
     listen().map_err(|source| ServerError::Listen { addr, source })
 }
 
-/// Serves what operators ask at an address of its own, also while the chat is draining.
+/// Serves metrics and health checks on a separate address, also during a shutdown.
 fn serve_status(chat: &Chat, addr: SocketAddr) -> Result<(SocketAddr, ServerHandle), ServerError> {
     let chat = chat.clone();
     let http = HttpServer::new(move || App::new().configure(|app| chat.configure_status(app)))
@@ -390,24 +399,26 @@ fn serve_status(chat: &Chat, addr: SocketAddr) -> Result<(SocketAddr, ServerHand
 }
 
 impl Server {
-    /// Waits until the hub has drained. One that has died has told its clients as it fell.
-    async fn drained(&self, wait: bool) {
+    /// Asks the hub to close all connections, and waits until it has sent the close frames. With
+    /// `wait` it first waits for the journal.
+    async fn drain_hub(&self, wait: bool) {
+        // Sending fails if the hub has panicked. Then it has closed all connections already.
         if let Ok(drained) = self.hub.send(Drain { wait }).await {
             let _ = drained.await;
         }
     }
 }
 
-/// An address as a person would type it into a browser on this machine.
+/// Returns a URL for an address that opens in a browser on this machine.
 fn url(scheme: &str, addr: SocketAddr) -> String {
-    let here = addr.ip().is_loopback() || addr.ip().is_unspecified();
-    let host = if here { "localhost".to_owned() } else { addr.ip().to_string() };
-    let host = if addr.is_ipv6() && !here { format!("[{host}]") } else { host };
-    let everywhere = if addr.ip().is_unspecified() { " (and on every other address)" } else { "" };
-    format!("{scheme}://{host}:{}{everywhere}", addr.port())
+    let is_local = addr.ip().is_loopback() || addr.ip().is_unspecified();
+    let host = if is_local { "localhost".to_owned() } else { addr.ip().to_string() };
+    let host = if addr.is_ipv6() && !is_local { format!("[{host}]") } else { host };
+    let note = if addr.ip().is_unspecified() { " (and on every other address)" } else { "" };
+    format!("{scheme}://{host}:{}{note}", addr.port())
 }
 
-/// The signals that ask a server to stop.
+/// The signals that stop a server.
 #[cfg(unix)]
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
@@ -435,7 +446,7 @@ impl Signals {
     }
 }
 
-/// The signals that ask a server to stop.
+/// The signals that stop a server.
 #[cfg(not(unix))]
 struct Signals;
 
@@ -459,19 +470,19 @@ mod tests {
 
     #[actix_web::test]
     async fn hsts_is_sent_only_over_tls_on_port_443() {
-        for (cert, port, told) in [(true, 443, true), (true, 8443, false), (false, 443, false)] {
+        for (cert, port, sent) in [(true, 443, true), (true, 8443, false), (false, 443, false)] {
             let tls_cert = cert.then(|| "cert.pem".into());
             let listen = vec![SocketAddr::from(([0, 0, 0, 0], port))];
             let config = Config { tls_cert, listen, ..Config::default() };
             let app = init_service(App::new().wrap(headers(sends_hsts(&config)))).await;
             let answer = call_service(&app, TestRequest::get().to_request()).await;
             let header = answer.headers().get(header::STRICT_TRANSPORT_SECURITY);
-            assert_eq!(header.is_some(), told, "{port}");
+            assert_eq!(header.is_some(), sent, "{port}");
         }
     }
 
     #[test]
-    fn the_url_is_one_that_opens_on_this_machine() {
+    fn url_opens_on_this_machine() {
         let urls = [
             ("127.0.0.1:8080", "http://localhost:8080"),
             ("[::1]:80", "http://localhost:80"),

@@ -1,4 +1,5 @@
 //! Loads the server's certificate from files, validates it, and reloads it when the files change.
+//! If a new certificate is invalid, the current one stays in use.
 
 use std::fmt;
 use std::fs;
@@ -21,8 +22,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::Config;
 
-/// How often the files are checked for changes.
-const POLL: Duration = Duration::from_secs(4);
+/// The interval at which the files are checked for changes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(4);
 
 /// Why a certificate cannot be loaded.
 #[derive(Debug, Error)]
@@ -56,9 +57,9 @@ pub enum TlsError {
     /// The certificate has expired.
     #[error("the certificate in {} expired {} ago", path.display(), largest_unit(*.since))]
     Expired {
-        /// Its file.
+        /// The file of the certificate.
         path: PathBuf,
-        /// For how long.
+        /// The time since it expired.
         since: Duration,
     },
 }
@@ -90,7 +91,8 @@ struct Contents {
 }
 
 impl Files {
-    pub(super) fn of(config: &Config) -> Option<Self> {
+    /// Returns the files of a configuration, if they are set.
+    pub(super) fn from_config(config: &Config) -> Option<Self> {
         Some(Self { cert: config.tls_cert.clone()?, key: config.tls_key.clone()? })
     }
 
@@ -101,7 +103,9 @@ impl Files {
         Ok(Contents { cert: read(&self.cert)?, key: read(&self.key)? })
     }
 
-    fn check(
+    /// Parses the certificate and its key. They must match, and the certificate must not have
+    /// expired.
+    fn parse(
         &self,
         contents: &Contents,
         provider: &CryptoProvider,
@@ -157,10 +161,10 @@ impl ResolvesServerCert for Current {
 
 /// Loads a certificate from files and reloads it when they change, until the returned
 /// configuration is dropped.
-pub(super) fn by_files(files: Files) -> Result<Arc<ServerConfig>, TlsError> {
+pub(super) fn server_config(files: Files) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let contents = files.read()?;
-    let current = Arc::new(Current(RwLock::new(Arc::new(files.check(&contents, &provider)?))));
+    let current = Arc::new(Current(RwLock::new(Arc::new(files.parse(&contents, &provider)?))));
     rt::spawn(watch(files, contents, Arc::downgrade(&current), Arc::clone(&provider)));
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -171,15 +175,16 @@ pub(super) fn by_files(files: Files) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
+/// Replaces the current certificate when the files change, until the configuration is dropped.
 async fn watch(
     files: Files,
-    mut seen: Contents,
+    mut last: Contents,
     current: Weak<Current>,
     provider: Arc<CryptoProvider>,
 ) {
     let mut unreadable = false;
     loop {
-        sleep(POLL).await;
+        sleep(CHECK_INTERVAL).await;
         let Some(current) = current.upgrade() else { return };
         let reading = files.clone();
         let Ok(contents) = rt::task::spawn_blocking(move || reading.read()).await else { return };
@@ -194,10 +199,10 @@ async fn watch(
             }
         };
         unreadable = false;
-        if contents == seen {
+        if contents == last {
             continue;
         }
-        match files.check(&contents, &provider) {
+        match files.parse(&contents, &provider) {
             Ok(certified) => {
                 current.replace(certified);
                 info!("reloaded the certificate in {}", files.cert.display());
@@ -205,6 +210,6 @@ async fn watch(
             // Often only one of the two files has been replaced so far.
             Err(error) => error!("keeping the current certificate: {error}"),
         }
-        seen = contents;
+        last = contents;
     }
 }

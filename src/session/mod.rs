@@ -217,18 +217,18 @@ mod tests {
 
     #[derive(Message)]
     #[rtype(result = "u64")]
-    struct Panicked;
+    struct CountPanicked;
 
-    impl Handler<Panicked> for Hub {
+    impl Handler<CountPanicked> for Hub {
         type Result = u64;
 
-        fn handle(&mut self, _: Panicked, _: &mut Self::Context) -> u64 {
+        fn handle(&mut self, _: CountPanicked, _: &mut Self::Context) -> u64 {
             self.disconnects(DisconnectReason::Panicked)
         }
     }
 
     #[actix_web::test]
-    async fn session_that_panics_is_unregistered_and_others_go_on() {
+    async fn panicking_session_is_unregistered_and_other_sessions_continue() {
         let config = Arc::new(Config::default());
         let hub = Arc::new(Hub::start_in(&Arbiter::new(), &config));
         let (starts, started) = mpsc::channel();
@@ -257,14 +257,14 @@ mod tests {
         let session = started.recv().expect("the first session");
         session.do_send(PanicNow);
 
-        let watch = tokio::time::timeout(Duration::from_secs(20), async {
+        let unregistered = tokio::time::timeout(Duration::from_secs(20), async {
             while let Some(Ok(_)) = client.next().await {}
-            while hub.send(Panicked).await != Ok(1) {
+            while hub.send(CountPanicked).await != Ok(1) {
                 tokio::task::yield_now().await;
             }
             other.send(awc::ws::Message::Text("on".into())).await.expect("it is connected");
             while !matches!(other.next().await, Some(Ok(awc::ws::Frame::Text(_)))) {}
         });
-        watch.await.expect("within 20 seconds");
+        unregistered.await.expect("within 20 seconds");
     }
 }

@@ -214,7 +214,7 @@ async fn second_signal_exits_immediately() {
     program.signal("-TERM");
     assert_eq!(program.exit_code().await, Some(1));
     let last = within("the log", program.log.next_line()).await.unwrap();
-    assert_eq!(last.as_deref(), Some("error: told twice to stop: stopped at once"));
+    assert_eq!(last.as_deref(), Some("error: second signal received; forcing exit"));
 }
 
 #[actix_web::test]

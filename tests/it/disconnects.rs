@@ -288,7 +288,7 @@ async fn hub_panic_closes_every_client_with_1011_and_fails_the_server() {
         assert_eq!(client.expect_close().await.0, 1011);
     }
     let outcome = within("the server to end", running).await.unwrap();
-    assert!(matches!(outcome, Err(ServerError::HubDied)), "{outcome:?}");
+    assert!(matches!(outcome, Err(ServerError::HubFailed)), "{outcome:?}");
 }
 
 #[actix_web::test]

@@ -96,13 +96,13 @@ async fn unusable_journal_is_a_one_line_error_and_stays_unchanged() {
 
     std::fs::write(path("letter.db"), "Dear Ada, this is no database.".repeat(100)).unwrap();
     let error = startup_error(folder.path(), Path::new("letter.db")).await;
-    assert!(error.contains("is not a chinwag journal"), "{error}");
+    assert!(error.contains("is not a chinwag history file"), "{error}");
     assert!(std::fs::read(path("letter.db")).unwrap().starts_with(b"Dear Ada"));
 
     let other = Connection::open(path("other.db")).unwrap();
     other.execute_batch("CREATE TABLE mine (a); PRAGMA user_version = 9").unwrap();
     let error = startup_error(folder.path(), Path::new("other.db")).await;
-    assert!(error.contains("is not a chinwag journal"), "{error}");
+    assert!(error.contains("is not a chinwag history file"), "{error}");
 
     Program::start(PROGRAM, folder.path(), &["--db", "new.db"]).await.kill().await;
     let new = Connection::open(path("new.db")).unwrap();
@@ -175,7 +175,7 @@ async fn journal_panic_closes_every_client_with_1011_and_fails_the_server() {
         assert_eq!(client.expect_close().await.0, 1011);
     }
     let outcome = within("the server to end", running).await.unwrap();
-    assert!(matches!(outcome, Err(ServerError::HubDied)), "{outcome:?}");
+    assert!(matches!(outcome, Err(ServerError::HubFailed)), "{outcome:?}");
 }
 
 /// Only a moved file can be put back; the server then accepts messages again.

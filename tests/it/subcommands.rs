@@ -98,9 +98,9 @@ async fn errors_are_one_line_that_states_the_cause() {
     let invalid: [(&[&str], i32, &str); 7] = [
         (&["backup", "--db", "none", "copy"], 2, "--db"),
         (&["export", "--room", "a b"], 2, "--room"),
-        (&["export", "--room", "tea"], 1, "nothing was ever said in the room 'tea'"),
+        (&["export", "--room", "tea"], 1, "there are no messages of the room 'tea'"),
         (&["export", "--db", "nowhere"], 1, "cannot open"),
-        (&["export", "--db", "letter"], 1, "is not a chinwag journal"),
+        (&["export", "--db", "letter"], 1, "is not a chinwag history file"),
         (&["backup", "letter"], 1, "exists already"),
         (&["backup", "no/such/folder/copy"], 1, "cannot write the backup"),
     ];

@@ -1,5 +1,6 @@
-//! A copy of a journal, made while a server goes on writing it. It is a log of its own, with
-//! another epoch: what is said after a restore takes places that others had had.
+//! Backup: copies a journal, also while a server writes it. The copy gets an epoch of its own: a
+//! server that is started with it assigns sequence numbers again that the original has assigned to
+//! other messages.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -14,12 +15,14 @@ use thiserror::Error;
 use super::absolute;
 use super::schema::{self, SourceError};
 
-/// How many pages, of 4 KiB as a rule, are copied at once.
+/// The number of pages, usually of 4 KiB, that are copied in one step.
 const PAGES_PER_STEP: i32 = 256;
 
-/// How long one who holds the file's lock is given before the next try, and how often.
-const PAUSE: Duration = Duration::from_millis(50);
-const TRIES_MAX: u32 = 100;
+/// The pause before another attempt when another program has locked the file.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// The maximum number of attempts for one step.
+const ATTEMPTS_MAX: u32 = 100;
 
 /// Why a journal cannot be backed up.
 #[derive(Debug, Error)]
@@ -27,22 +30,22 @@ pub enum BackupError {
     /// The journal cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// A backup overwrites nothing.
+    /// The file for the copy exists. A backup does not overwrite files.
     #[error("{} exists already; remove it, or choose another name for the backup", .0.display())]
     Exists(PathBuf),
-    /// The system does not let us make the copy.
+    /// The operating system reported an error about the copy.
     #[error("cannot write the backup {}: {}", .0.display(), .1)]
     System(PathBuf, io::Error),
-    /// SQLite cannot make the copy.
+    /// SQLite reported an error about the copy.
     #[error("cannot write the backup {}: {}", .0.display(), .1)]
     Sqlite(PathBuf, rusqlite::Error),
 }
 
-/// Copies a journal to a file that does not exist yet, as of the moment when it is called. Tells
-/// how many pages are done, and of how many.
+/// Copies a journal to a new file. The copy is a snapshot of the time of the call. Calls `progress`
+/// with the number of copied pages and the number of all pages.
 ///
 /// # Errors
-/// When there is no such journal, or the copy exists or cannot be made.
+/// If the journal does not exist, or the copy exists or cannot be written.
 pub fn backup(
     path: &Path,
     dest: &Path,
@@ -53,19 +56,19 @@ pub fn backup(
     if dest.symlink_metadata().is_ok() {
         return Err(BackupError::Exists(dest));
     }
-    let unread = |error| BackupError::Source(SourceError::of(&path, error));
-    // While this transaction is open the copy sees none of what others write, which would
-    // else make it begin again with every commit. It begins with the first read.
-    let moment = source.unchecked_transaction().map_err(unread)?;
-    moment.query_row("SELECT count(*) FROM meta", [], |_| Ok(())).map_err(unread)?;
+    let read_error = |error| BackupError::Source(SourceError::from_sqlite(&path, error));
+    // This transaction hides later commits from the backup, which would otherwise start over at
+    // each of them. A transaction begins at its first read.
+    let snapshot = source.unchecked_transaction().map_err(read_error)?;
+    snapshot.query_row("SELECT count(*) FROM meta", [], |_| Ok(())).map_err(read_error)?;
 
-    let part = Part::create(&dest)?;
-    let unwritten = |error| BackupError::Sqlite(part.path.clone(), error);
-    let mut copy = Connection::open(&part.path).map_err(unwritten)?;
-    copy_pages(&moment, &mut copy, progress).map_err(unwritten)?;
-    schema::detach(&copy).map_err(unwritten)?;
-    copy.close().map_err(|(_, error)| unwritten(error))?;
-    part.finish(&dest)
+    let partial = PartialCopy::create(&dest)?;
+    let write_error = |error| BackupError::Sqlite(partial.path.clone(), error);
+    let mut copy = Connection::open(&partial.path).map_err(write_error)?;
+    copy_pages(&snapshot, &mut copy, progress).map_err(write_error)?;
+    schema::remove_epoch(&copy).map_err(write_error)?;
+    copy.close().map_err(|(_, error)| write_error(error))?;
+    partial.finish(&dest)
 }
 
 fn copy_pages(
@@ -74,7 +77,7 @@ fn copy_pages(
     progress: &mut dyn FnMut(u64, u64),
 ) -> rusqlite::Result<()> {
     let backup = Backup::new(source, copy)?;
-    let mut tries = 0;
+    let mut attempts = 0;
     loop {
         let step = backup.step(PAGES_PER_STEP)?;
         let pages = backup.progress();
@@ -84,29 +87,29 @@ fn copy_pages(
             return Ok(());
         }
         if step == StepResult::More {
-            tries = 0;
+            attempts = 0;
             continue;
         }
-        tries += 1;
-        if tries == TRIES_MAX {
+        attempts += 1;
+        if attempts == ATTEMPTS_MAX {
             let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
             return Err(rusqlite::Error::SqliteFailure(busy, None));
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(RETRY_PAUSE);
     }
 }
 
-/// The copy while it is not whole: it goes unless it is finished.
-struct Part {
+/// An unfinished copy. It is deleted on drop, unless it was finished.
+struct PartialCopy {
     path: PathBuf,
 }
 
-impl Part {
+impl PartialCopy {
     fn create(dest: &Path) -> Result<Self, BackupError> {
-        let path = beside(dest, ".part");
+        let path = with_suffix(dest, ".part");
         match OpenOptions::new().write(true).create_new(true).open(&path) {
             Ok(_) => Ok(Self { path }),
-            // Another backup is under way, or one was cut short; we cannot know which.
+            // Another backup is running, or was killed. There is no way to know which.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Err(BackupError::Exists(path))
             }
@@ -114,13 +117,13 @@ impl Part {
         }
     }
 
-    /// Gives the copy its name, once it is safe on the disk.
+    /// Syncs the copy to disk and renames it to `dest`.
     fn finish(self, dest: &Path) -> Result<(), BackupError> {
         let finished = || {
-            // Some systems sync only what is open to be written.
+            // Some systems sync only files that are open for writing.
             OpenOptions::new().write(true).open(&self.path)?.sync_all()?;
-            // One who made the file meanwhile is found out as late as we can; std has no rename
-            // that refuses to overwrite.
+            // Another program may have created the file meanwhile. std has no rename that does not
+            // overwrite, so this check comes as late as possible.
             if dest.symlink_metadata().is_ok() {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
@@ -140,17 +143,17 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for PartialCopy {
     fn drop(&mut self) {
-        // After a rename there is nothing there; and what cannot be removed is named by the next
-        // backup.
+        // After the rename these files do not exist. If one cannot be deleted, the next backup
+        // reports it.
         for suffix in ["", "-journal", "-wal", "-shm"] {
-            let _ = fs::remove_file(beside(&self.path, suffix));
+            let _ = fs::remove_file(with_suffix(&self.path, suffix));
         }
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
@@ -158,22 +161,22 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{all, folder, options, say, texts, writer};
+    use super::super::tests::{append_numbers, folder, options, read_all, texts, writer};
     use super::*;
 
     #[test]
-    fn a_backup_is_whole_while_the_server_goes_on_and_has_an_epoch_of_its_own() {
+    fn backup_of_a_running_server_is_a_snapshot_with_its_own_epoch() {
         let folder = folder();
         let (path, copy) = (folder.path().join("log.db"), folder.path().join("copy.db"));
         let mut server = writer(&options(&path));
         for n in 0..40 {
-            say(&mut server, "a", n * 1000..(n + 1) * 1000);
+            append_numbers(&mut server, "a", n * 1000..(n + 1) * 1000);
         }
         let mut steps = 0;
         backup(&path, &copy, &mut |done, all| {
             assert!(done <= all);
             steps += 1;
-            say(&mut server, "a", 0..10);
+            append_numbers(&mut server, "a", 0..10);
         })
         .expect("a backup");
         assert!(steps > 1 && steps < 100, "{steps} steps");
@@ -186,13 +189,13 @@ mod tests {
 
         let restored = writer(&options(&copy));
         assert_ne!(restored.epoch, server.epoch);
-        let (kept, all) = (all(&copy, "a").messages, all(&path, "a").messages);
+        let (kept, all) = (read_all(&copy, "a").messages, read_all(&path, "a").messages);
         assert_eq!(kept.len(), 40_000);
         assert_eq!(texts(&kept), texts(&all)[..40_000]);
     }
 
     #[test]
-    fn a_backup_overwrites_nothing_and_leaves_nothing_half_done() {
+    fn backup_does_not_overwrite_a_file_and_leaves_no_partial_copy() {
         let folder = folder();
         let (path, copy) = (folder.path().join("log.db"), folder.path().join("copy.db"));
         drop(writer(&options(&path)));
@@ -200,7 +203,7 @@ mod tests {
         let error = backup(&path, &copy, &mut |_, _| {}).expect_err("it exists");
         assert!(matches!(error, BackupError::Exists(_)), "{error}");
         fs::remove_file(&copy).expect("a file");
-        // Somebody is quicker.
+        // Another program creates the file during the backup.
         let error = backup(&path, &copy, &mut |_, _| fs::write(&copy, "precious").expect("a file"));
         assert!(matches!(error, Err(BackupError::Exists(_))), "{error:?}");
         assert_eq!(fs::read_to_string(&copy).expect("a file"), "precious");

@@ -1,7 +1,8 @@
-//! One server to a file. SQLite would let two write by turns, each unaware of what the other tells
-//! its clients. Two locks of our own keep a second server out, and nobody who only reads: one on a
-//! file beside it, and on Linux one on the file itself, which a hard link or the removal of the
-//! file beside it does not evade.
+//! Locks that allow only one server for each history file. SQLite would let two servers write in
+//! turn, and each would miss the messages of the other. There are two locks, neither of which
+//! affects programs that only read. One is on a file beside the history file. The other, on Linux,
+//! is on the history file itself: it also holds if the server opens a hard link, or if the file
+//! beside it is deleted.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -9,33 +10,36 @@ use std::path::{Path, PathBuf};
 
 use super::JournalError;
 
-/// The file's one name, whatever it is called by.
+/// Returns the canonical path of a file, which need not exist yet. Its folder must exist.
 pub(super) fn canonical(path: &Path) -> io::Result<PathBuf> {
     match path.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let name = path.file_name().ok_or(error)?;
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             let parent = parent.unwrap_or(Path::new(".")).canonicalize()?;
-            // A link to a file that is yet to be made; links in a circle are another error.
+            // A symbolic link to a file that does not exist yet. A cycle of links is not
+            // `NotFound`.
             match path.read_link() {
                 Ok(target) => canonical(&parent.join(target)),
                 Err(_) => Ok(parent.join(name)),
             }
         }
-        found => found,
+        canonical => canonical,
     }
 }
 
-/// HubStats as long as it lives; the system takes it back from a process that is killed.
+/// Both locks on a history file, until it is dropped. The system releases them if the process is
+/// killed.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _beside: File,
+    _lock_file: File,
     #[cfg(target_os = "linux")]
-    _itself: itself::Locked,
+    _database_file: database_file::Locked,
 }
 
 impl Lock {
-    pub(super) fn take(path: &Path) -> Result<Self, JournalError> {
+    /// Locks the file with this canonical path.
+    pub(super) fn acquire(path: &Path) -> Result<Self, JournalError> {
         if path.is_dir() {
             let error = io::ErrorKind::IsADirectory.into();
             return Err(JournalError::System(path.to_owned(), error));
@@ -46,12 +50,12 @@ impl Lock {
             TryLockError::WouldBlock => JournalError::InUse(path.to_owned()),
             TryLockError::Error(error) => JournalError::System(path.to_owned(), error),
         };
-        let beside = open(Path::new(&name)).map_err(|error| failed(TryLockError::Error(error)))?;
-        beside.try_lock().map_err(failed)?;
+        let lock_file = open(Path::new(&name)).map_err(|e| failed(TryLockError::Error(e)))?;
+        lock_file.try_lock().map_err(failed)?;
         Ok(Self {
-            _beside: beside,
+            _lock_file: lock_file,
             #[cfg(target_os = "linux")]
-            _itself: itself::lock(path).map_err(failed)?,
+            _database_file: database_file::lock(path).map_err(failed)?,
         })
     }
 }
@@ -60,9 +64,9 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
-/// A lock on the database file, by `flock`. Only Linux keeps it apart from the locks of SQLite.
+/// A lock on the database file with `flock`. Only on Linux is it independent of SQLite's locks.
 #[cfg(target_os = "linux")]
-mod itself {
+mod database_file {
     use std::collections::HashMap;
     use std::fs::{File, TryLockError};
     use std::io;
@@ -71,36 +75,38 @@ mod itself {
 
     use crate::log::sqlite::watch::FileId;
 
-    /// All files that this process has ever locked. None is closed before the process ends: that
-    /// would drop the locks that SQLite holds on the same file.
-    static OPENED: LazyLock<Mutex<HashMap<FileId, Opened>>> = LazyLock::new(Mutex::default);
+    /// All files that this process has ever locked. They stay open until the process ends: closing
+    /// one would release SQLite's locks on the same file.
+    static OPEN_FILES: LazyLock<Mutex<HashMap<FileId, OpenFile>>> = LazyLock::new(Mutex::default);
 
-    struct Opened {
+    struct OpenFile {
         file: File,
-        /// The system gives a lock to whoever has it already.
-        taken: bool,
+        /// Recorded here, because the system grants a lock again to the descriptor that holds it.
+        is_locked: bool,
     }
 
+    /// A locked file, until it is dropped.
     #[derive(Debug)]
     pub(super) struct Locked(FileId);
 
+    /// Locks a file, or creates it if it does not exist.
     pub(super) fn lock(path: &Path) -> Result<Locked, TryLockError> {
-        let mut opened = opened();
-        let known = FileId::of(path).filter(|id| opened.contains_key(id));
-        let id = match known {
+        let mut open_files = open_files();
+        let open_id = FileId::of(path).filter(|id| open_files.contains_key(id));
+        let id = match open_id {
             Some(id) => id,
             None => {
                 let file = super::open(path).map_err(TryLockError::Error)?;
                 let id = FileId::of(path);
                 let id = id.ok_or(TryLockError::Error(io::ErrorKind::NotFound.into()))?;
-                opened.entry(id).or_insert(Opened { file, taken: false });
+                open_files.entry(id).or_insert(OpenFile { file, is_locked: false });
                 id
             }
         };
-        match opened.get_mut(&id) {
-            Some(Opened { file, taken }) if !*taken => {
+        match open_files.get_mut(&id) {
+            Some(OpenFile { file, is_locked }) if !*is_locked => {
                 file.try_lock()?;
-                *taken = true;
+                *is_locked = true;
                 Ok(Locked(id))
             }
             _ => Err(TryLockError::WouldBlock),
@@ -109,15 +115,15 @@ mod itself {
 
     impl Drop for Locked {
         fn drop(&mut self) {
-            if let Some(Opened { file, taken }) = opened().get_mut(&self.0) {
-                // It fails only for a descriptor that is none.
+            if let Some(OpenFile { file, is_locked }) = open_files().get_mut(&self.0) {
+                // It fails only for an invalid descriptor.
                 let _ = file.unlock();
-                *taken = false;
+                *is_locked = false;
             }
         }
     }
 
-    fn opened() -> MutexGuard<'static, HashMap<FileId, Opened>> {
-        OPENED.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open_files() -> MutexGuard<'static, HashMap<FileId, OpenFile>> {
+        OPEN_FILES.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

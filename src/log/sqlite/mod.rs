@@ -1,7 +1,8 @@
-//! The log on disk: one SQLite file, and the only place that knows SQL. A [`Writer`] on a thread
-//! of its own gives messages their places, and commits before it answers; [`Reader`]s beside it
-//! tell what was said. The hub reaches both by [`Append`](crate::log::Append) and
-//! [`Page`](crate::log::Page), and knows nothing else of them.
+//! The log in a SQLite file. All SQL of the crate is in this module. A [`Writer`] on its own thread
+//! assigns sequence numbers, and commits messages before it answers. [`Reader`]s on other threads
+//! read pages of the history. The hub reaches both with the messages
+//! [`Append`](crate::log::Append) and [`Page`](crate::log::Page) of the log, and knows nothing else
+//! of them.
 
 mod backup;
 mod export;
@@ -30,40 +31,40 @@ pub use schema::SourceError;
 use writer::Close;
 pub use writer::Writer;
 
-/// How many threads read.
+/// The number of reader threads.
 const READERS: usize = 2;
 
-/// What a journal is opened with.
+/// The settings of a journal.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The file.
+    /// The SQLite file.
     pub path: PathBuf,
-    /// How surely a message is on disk once it is committed.
+    /// Durability of committed messages.
     pub sync: DbSync,
-    /// How many messages are kept of each room.
+    /// Messages to keep in each room.
     pub keep_messages: usize,
-    /// How many bytes of messages are kept in all, if that is limited. Each counts as its text
-    /// and 128 bytes.
+    /// Bytes of messages to keep in total. Each message counts as its text and 128 bytes. `None`
+    /// disables the limit.
     pub keep_bytes: Option<u64>,
-    /// How long a message is kept.
+    /// How long to keep a message. `None` disables the limit.
     pub keep_for: Option<Duration>,
-    /// How long after a look at all rooms the next one begins.
+    /// The pause between two passes that prune all rooms.
     pub prune_interval: Duration,
-    /// Largest size of the file, in bytes.
+    /// Maximum size of the file, in bytes. `None` disables the limit.
     pub max_bytes: Option<u64>,
-    /// Counts how often that is reached.
+    /// Counts how often an append fails because the file has reached `max_bytes`.
     pub metrics: Metrics,
 }
 
 impl Options {
-    /// What a configuration says, if it names a file.
+    /// Returns the settings of a configuration, if it names a history file.
     #[must_use]
-    pub fn of(config: &Config) -> Option<Self> {
+    pub fn from_config(config: &Config) -> Option<Self> {
         config.db.as_ref().map(|path| Self {
             path: path.clone(),
             sync: config.db_sync,
             keep_messages: config.keep_messages,
-            keep_bytes: config.kept_bytes(),
+            keep_bytes: config.keep_bytes_limit(),
             keep_for: config.keep_for,
             prune_interval: config.prune_interval,
             max_bytes: config.max_db_bytes,
@@ -75,47 +76,47 @@ impl Options {
 /// Why a journal cannot be opened.
 #[derive(Debug, Error)]
 pub enum JournalError {
-    /// Another server has it.
+    /// Another server uses the file.
     #[error("{} is in use by another chinwag server", .0.display())]
     InUse(PathBuf),
-    /// The system does not let us have it.
+    /// The operating system reported an error.
     #[error("cannot open {}: {}", .0.display(), .1)]
     System(PathBuf, std::io::Error),
-    /// SQLite does not let us have it.
+    /// SQLite reported an error.
     #[error("cannot open {}: {}", .0.display(), .1)]
     Sqlite(PathBuf, rusqlite::Error),
-    /// Another program has locked it.
+    /// Another program has locked the file.
     #[error("{} is locked by another program", .0.display())]
     Locked(PathBuf),
-    /// It is somebody else's, or what is in it cannot be understood.
-    #[error("{} is not a chinwag journal, or is damaged", .0.display())]
-    NotOurs(PathBuf),
-    /// It is from the future.
-    #[error("{} was made by a newer chinwag", .0.display())]
+    /// The file belongs to another program, or is damaged.
+    #[error("{} is not a chinwag history file, or is damaged", .0.display())]
+    NotAJournal(PathBuf),
+    /// The file has the format of a newer version of chinwag.
+    #[error("{} was written by a newer version of chinwag", .0.display())]
     Newer(PathBuf),
 }
 
-/// A journal that is open. It is closed in order by [`Journal::close`]; one that is dropped, or
-/// whose process is killed, has lost nothing that was committed.
+/// An open journal. Close it with [`Journal::close`]. Committed messages are also safe if it is
+/// dropped, or if the process is killed.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     log: Log,
     writer: Addr<Writer>,
     thread: Arbiter,
-    /// Shared with the writer, which may outlive a journal that is not closed by a little.
+    /// Shared with the writer, which may live a little longer than a journal that is dropped.
     _lock: Arc<Lock>,
 }
 
 impl Journal {
-    /// Opens a journal, and makes it if there is none. Call it on an actix system.
+    /// Opens a journal, or creates it if the file does not exist. Call it on an actix system.
     ///
     /// # Errors
-    /// When the file is in use, cannot be read or written, or is not ours.
+    /// If the file is in use, cannot be read or written, or is not a journal.
     pub fn open(options: &Options) -> Result<Self, JournalError> {
         let path = lock::canonical(&options.path)
             .map_err(|error| JournalError::System(absolute(&options.path), error))?;
-        let lock = Arc::new(Lock::take(&path)?);
+        let lock = Arc::new(Lock::acquire(&path)?);
         let opened = schema::open(&path, options.sync, options.max_bytes)?;
         let (epoch, head) = (opened.epoch.clone(), opened.head);
         let readers = (0..READERS)
@@ -126,10 +127,10 @@ impl Journal {
         let writer = Writer::new(opened, options, Some(Arc::clone(&lock)));
         let thread = Arbiter::new();
         let writer = Writer::start_in_arbiter(&thread.handle(), |_| writer);
-        let (readers, read) = (Mutex::new(readers), path.clone());
+        let (readers, reader_path) = (Mutex::new(readers), path.clone());
         let readers = SyncArbiter::start(READERS, move || {
             let connection = readers.lock().ok().and_then(|mut readers| readers.pop());
-            Reader::new(connection, read.clone())
+            Reader::new(connection, reader_path.clone())
         });
         let (append, page) = (writer.clone().recipient(), readers.recipient());
         let probe = writer.clone().recipient();
@@ -137,34 +138,34 @@ impl Journal {
         Ok(Self { path, log, writer, thread, _lock: lock })
     }
 
-    /// What a hub is started with.
+    /// Returns the log to start a hub with.
     #[must_use]
     pub fn log(&self) -> Log {
         self.log.clone()
     }
 
-    /// The file.
+    /// Returns the canonical path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The writer, for messages of your own.
+    /// Returns the writer, to which a program can send actor messages of its own.
     #[must_use]
     pub fn writer(&self) -> &Addr<Writer> {
         &self.writer
     }
 
-    /// Ends in order, after all that it was given before.
+    /// Closes the journal, after everything that was sent to it before.
     pub async fn close(self) {
-        // A writer that has died has nothing more to close.
+        // The send fails only if the writer has panicked. Then there is nothing to close.
         let _ = self.writer.send(Close).await;
     }
 }
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        // The threads that read end when nobody has their address any more.
+        // The reader threads end when the last copy of their address is dropped.
         self.thread.stop();
     }
 }
@@ -176,7 +177,7 @@ pub fn file_bytes(path: &Path) -> Option<u64> {
     Some(std::fs::metadata(path).ok()?.len() + wal)
 }
 
-/// A name to tell a person, who may not know what it is relative to.
+/// Returns an absolute path for an error message. Its reader may not know the current directory.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -1,5 +1,5 @@
-//! Those that read, beside the writer: SQLite's WAL lets them see what is committed while more is
-//! being written.
+//! The readers of the journal, on threads of their own. They answer the hub's requests for pages of
+//! the history. In SQLite's write-ahead log mode they do not block the writer.
 
 use std::path::PathBuf;
 
@@ -11,9 +11,9 @@ use super::writer::integer;
 use crate::domain::{ChatMessage, MessageId, MessageText, Nick, RoomName, Seq, Timestamp};
 use crate::log::{LogError, Messages, Page};
 
-/// One of the actors that read the journal.
+/// An actor that reads the journal.
 pub struct Reader {
-    /// None after a fault: it is made anew when it is next needed.
+    /// `None` after an error. The next request reopens the file.
     connection: Option<Connection>,
     path: PathBuf,
 }
@@ -25,10 +25,10 @@ impl Actor for Reader {
 impl Handler<Page> for Reader {
     type Result = ();
 
-    fn handle(&mut self, wanted: Page, _: &mut Self::Context) {
-        let Page { room, before, limit, max_bytes, answer } = wanted;
-        let read = self.read(&room, before, limit, max_bytes);
-        answer.give(read.map_err(|error| LogError::Failed(error.to_string())));
+    fn handle(&mut self, page: Page, _: &mut Self::Context) {
+        let Page { room, before, limit, max_bytes, answer } = page;
+        let messages = self.read(&room, before, limit, max_bytes);
+        answer.give(messages.map_err(|error| LogError::Failed(error.to_string())));
     }
 }
 
@@ -37,6 +37,7 @@ impl Reader {
         Self { connection, path }
     }
 
+    /// Reads the last messages of a room before `before`, as [`Page`] describes.
     pub(super) fn read(
         &mut self,
         room: &RoomName,
@@ -48,27 +49,27 @@ impl Reader {
             Some(connection) => connection,
             None => schema::open_to_read(&self.path)?,
         };
-        let page = page(&connection, room, before, limit, max_bytes)?;
+        let messages = read_page(&connection, room, before, limit, max_bytes)?;
         self.connection = Some(connection);
-        Ok(page)
+        Ok(messages)
     }
 }
 
-fn page(
+fn read_page(
     connection: &Connection,
     name: &RoomName,
     before: Seq,
     limit: usize,
     max_bytes: usize,
 ) -> rusqlite::Result<Messages> {
-    // Both questions are about the same moment.
-    let moment = connection.unchecked_transaction()?;
-    let room: Option<(i64, i64)> = moment
+    // Both queries must see the same snapshot.
+    let snapshot = connection.unchecked_transaction()?;
+    let room: Option<(i64, i64)> = snapshot
         .prepare_cached("SELECT id, floor FROM rooms WHERE name = ?1")?
         .query_row([name.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let Some((room, floor)) = room else { return Ok(Messages::default()) };
-    let mut select = moment.prepare_cached(
+    let mut select = snapshot.prepare_cached(
         "SELECT seq, at, nick, text, attributed, id FROM messages
          WHERE room = ?1 AND seq > ?2 AND seq < ?3 ORDER BY seq DESC",
     )?;
@@ -76,7 +77,7 @@ fn page(
     let mut page = Messages { floor: Seq::new(floor.unsigned_abs()), ..Messages::default() };
     let mut bytes = 0;
     while let Some(row) = rows.next()? {
-        let message = message(name, row)?;
+        let message = message_from_row(name, row)?;
         bytes += message.text.as_str().len();
         let is_full = page.messages.len() >= limit || bytes > max_bytes;
         if is_full && !page.messages.is_empty() {
@@ -90,7 +91,10 @@ fn page(
 }
 
 /// Reads a message from the columns `seq, at, nick, text, attributed, id`.
-pub(super) fn message(room: &RoomName, row: &rusqlite::Row<'_>) -> rusqlite::Result<ChatMessage> {
+pub(super) fn message_from_row(
+    room: &RoomName,
+    row: &rusqlite::Row<'_>,
+) -> rusqlite::Result<ChatMessage> {
     let id: Option<String> = row.get(5)?;
     Ok(ChatMessage {
         room: room.clone(),

@@ -1,4 +1,5 @@
-//! The file: how it is laid out, how it is opened, which log it is.
+//! The format of the SQLite file: its tables and migrations, how it is opened, and its epoch. The
+//! other files of this module query the tables.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,19 +11,18 @@ use super::{JournalError, absolute, lock};
 use crate::config::DbSync;
 use crate::domain::{Epoch, Seq};
 
-/// How long one who holds the file's lock is waited for.
+/// How long SQLite waits for a lock on the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What marks a SQLite file as ours: "chnw".
+/// Identifies a SQLite file of chinwag: "chnw".
 const APPLICATION_ID: i32 = 0x6368_6E77;
 
-/// How to get from each version of the layout, `user_version`, to the next.
+/// The migration from each version of the schema, `user_version`, to the next.
 ///
-/// A room's messages lie together, so that a page of them is read at one place. `floor` is the
-/// last place that was pruned, and `messages` counts those after it. Below the floor stays what is
-/// still needed to know a repeated message again.
-///
-/// `bytes` is what those count for that are not pruned: see [`MESSAGE_BYTES`].
+/// The primary key of `messages` stores the messages of a room together, so a page of them is one
+/// range of the file. `floor` is the last sequence number that was pruned, `messages` is the number
+/// of messages after it, and `bytes` is their size: see [`MESSAGE_BYTES`]. Messages up to the floor
+/// are tombstones without name and text. They are kept for some time to recognize duplicates.
 const MIGRATIONS: [&str; 2] = [
     "
     CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
@@ -54,15 +54,16 @@ const MIGRATIONS: [&str; 2] = [
 ",
 ];
 
-/// What a message counts for beside its text, in bytes: about what its row and index take.
+/// What each message counts in addition to its text, in bytes. Its row and its index entry take
+/// about as much.
 pub(super) const MESSAGE_BYTES: i64 = 128;
 
-/// What all messages count for that are not pruned, in bytes.
+/// Returns the size of all messages that are not pruned, in bytes.
 pub(super) fn kept_bytes(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("SELECT coalesce(sum(bytes), 0) FROM rooms", [], |row| row.get(0))
 }
 
-/// A journal as its writer finds it.
+/// A journal that was opened for writing.
 pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) epoch: Epoch,
@@ -70,103 +71,104 @@ pub(super) struct Opened {
     pub(super) kept_bytes: i64,
 }
 
-/// Opens the file to write, and makes it if there is none.
+/// Opens the file for writing, or creates it if it does not exist. Migrates an older schema.
 pub(super) fn open(
     path: &Path,
     sync: DbSync,
     max_bytes: Option<u64>,
 ) -> Result<Opened, JournalError> {
-    let unfit = |unfit: Unfit| match unfit {
-        Unfit::NotOurs => JournalError::NotOurs(path.to_owned()),
-        Unfit::Newer => JournalError::Newer(path.to_owned()),
-        Unfit::Locked => JournalError::Locked(path.to_owned()),
-        Unfit::Sqlite(error) => JournalError::Sqlite(path.to_owned(), error),
+    let convert = |error: OpenError| match error {
+        OpenError::NotAJournal => JournalError::NotAJournal(path.to_owned()),
+        OpenError::Newer => JournalError::Newer(path.to_owned()),
+        OpenError::Locked => JournalError::Locked(path.to_owned()),
+        OpenError::Sqlite(error) => JournalError::Sqlite(path.to_owned(), error),
     };
-    let mut connection = Connection::open(path).map_err(|error| unfit(error.into()))?;
-    check(&connection).map_err(unfit)?;
-    let (epoch, head) = prepare(&mut connection, sync).map_err(|error| unfit(error.into()))?;
-    bound(&connection, max_bytes).map_err(|error| unfit(error.into()))?;
-    let kept_bytes = kept_bytes(&connection).map_err(|error| unfit(error.into()))?;
+    let mut connection = Connection::open(path).map_err(|error| convert(error.into()))?;
+    schema_version(&connection).map_err(convert)?;
+    let (epoch, head) = prepare(&mut connection, sync).map_err(|error| convert(error.into()))?;
+    limit_size(&connection, max_bytes).map_err(|error| convert(error.into()))?;
+    let kept_bytes = kept_bytes(&connection).map_err(|error| convert(error.into()))?;
     Ok(Opened { connection, epoch, head, kept_bytes })
 }
 
 /// Why a journal cannot be exported or backed up.
 #[derive(Debug, Error)]
 pub enum SourceError {
-    /// There is none, or the system does not let us have it.
+    /// The file does not exist, or the operating system reported another error.
     #[error("cannot open {}: {}", .0.display(), .1)]
     System(PathBuf, std::io::Error),
-    /// SQLite does not let us have it.
+    /// SQLite reported an error.
     #[error("cannot read {}: {}", .0.display(), .1)]
     Sqlite(PathBuf, rusqlite::Error),
-    /// Another program has locked it.
-    #[error("{} is locked by another program; end that one, or try again later", .0.display())]
+    /// Another program has locked the file.
+    #[error("{} is locked by another program; stop that program, or try again later", .0.display())]
     Locked(PathBuf),
-    /// It is somebody else's, or what is in it cannot be understood.
-    #[error("{} is not a chinwag journal, or is damaged", .0.display())]
-    NotOurs(PathBuf),
-    /// It is from the future.
-    #[error("{} was made by a newer chinwag; use that", .0.display())]
+    /// The file belongs to another program, or is damaged.
+    #[error("{} is not a chinwag history file, or is damaged", .0.display())]
+    NotAJournal(PathBuf),
+    /// The file has the format of a newer version of chinwag.
+    #[error("{} was written by a newer version of chinwag; use that version", .0.display())]
     Newer(PathBuf),
 }
 
 impl SourceError {
-    pub(super) fn of(path: &Path, error: rusqlite::Error) -> Self {
-        Self::unfit(path, error.into())
+    pub(super) fn from_sqlite(path: &Path, error: rusqlite::Error) -> Self {
+        Self::from_open_error(path, error.into())
     }
 
-    fn unfit(path: &Path, unfit: Unfit) -> Self {
+    fn from_open_error(path: &Path, error: OpenError) -> Self {
         let path = path.to_owned();
-        match unfit {
-            Unfit::NotOurs => Self::NotOurs(path),
-            Unfit::Newer => Self::Newer(path),
-            Unfit::Locked => Self::Locked(path),
-            Unfit::Sqlite(error) => Self::Sqlite(path, error),
+        match error {
+            OpenError::NotAJournal => Self::NotAJournal(path),
+            OpenError::Newer => Self::Newer(path),
+            OpenError::Locked => Self::Locked(path),
+            OpenError::Sqlite(error) => Self::Sqlite(path, error),
         }
     }
 }
 
-/// Opens a journal that somebody else may be writing, to read it as a whole. Gives its one name,
-/// too.
+/// Opens an existing journal to copy or export it, while a server may write it. Returns the
+/// connection and the canonical path.
 pub(super) fn open_source(path: &Path) -> Result<(Connection, PathBuf), SourceError> {
-    let found = path.metadata().and_then(|_| lock::canonical(path));
-    let path = found.map_err(|error| SourceError::System(absolute(path), error))?;
-    let connection = open_to_read(&path).map_err(|error| SourceError::of(&path, error))?;
-    match check(&connection) {
-        Ok(0) => Err(SourceError::NotOurs(path)),
+    let canonical = path.metadata().and_then(|_| lock::canonical(path));
+    let path = canonical.map_err(|error| SourceError::System(absolute(path), error))?;
+    let connection = open_to_read(&path).map_err(|error| SourceError::from_sqlite(&path, error))?;
+    match schema_version(&connection) {
+        Ok(0) => Err(SourceError::NotAJournal(path)),
         Ok(_) => Ok((connection, path)),
-        Err(unfit) => Err(SourceError::unfit(&path, unfit)),
+        Err(error) => Err(SourceError::from_open_error(&path, error)),
     }
 }
 
-/// Opens the file to read.
+/// Opens the file for reading.
 pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open_with_flags(path, existing())?;
+    let connection = Connection::open_with_flags(path, flags_for_existing_file())?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "query_only", true)?;
     Ok(connection)
 }
 
-/// Opens the file to write, once more. Gives no epoch where it has none.
+/// Opens the file for writing again. Returns the connection, the epoch if the file has one, and the
+/// last sequence number.
 pub(super) fn reopen(
     path: &Path,
     sync: DbSync,
     max_bytes: Option<u64>,
 ) -> rusqlite::Result<(Connection, Option<Epoch>, Seq)> {
-    let connection = Connection::open_with_flags(path, existing())?;
+    let connection = Connection::open_with_flags(path, flags_for_existing_file())?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "synchronous", synchronous(sync))?;
-    bound(&connection, max_bytes)?;
+    limit_size(&connection, max_bytes)?;
     let epoch = meta::<String>(&connection, "epoch")?.map(|epoch| Epoch::of(&epoch));
     let head = meta::<i64>(&connection, "head")?.unwrap_or_default();
     Ok((connection, epoch, Seq::new(head.unsigned_abs())))
 }
 
-/// Bounds the file. One that would outgrow this is full, as a disk is.
-fn bound(connection: &Connection, max_bytes: Option<u64>) -> rusqlite::Result<()> {
+/// Limits the size of the file. SQLite reports a write beyond it like a full disk.
+fn limit_size(connection: &Connection, max_bytes: Option<u64>) -> rusqlite::Result<()> {
     let Some(max_bytes) = max_bytes else { return Ok(()) };
     let page: u32 = connection.query_row("PRAGMA page_size", (), |row| row.get(0))?;
-    // SQLite answers with what is in force, and takes no less than the file has already.
+    // A row is returned: the limit in effect, which is never below the current size of the file.
     let set = format!(
         "PRAGMA max_page_count = {}",
         (max_bytes / u64::from(page)).min(u64::from(u32::MAX) - 1)
@@ -174,26 +176,27 @@ fn bound(connection: &Connection, max_bytes: Option<u64>) -> rusqlite::Result<()
     connection.query_row(&set, (), |_| Ok(()))
 }
 
-fn existing() -> OpenFlags {
+/// Returns flags without `SQLITE_OPEN_CREATE`, which would create a missing file.
+fn flags_for_existing_file() -> OpenFlags {
     OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
 }
 
 /// Why a file cannot be used as a journal.
-enum Unfit {
-    NotOurs,
+enum OpenError {
+    NotAJournal,
     Newer,
     Locked,
     Sqlite(rusqlite::Error),
 }
 
-impl From<rusqlite::Error> for Unfit {
+impl From<rusqlite::Error> for OpenError {
     fn from(error: rusqlite::Error) -> Self {
-        let among = |codes: [ErrorCode; 2]| {
+        let is_one_of = |codes: [ErrorCode; 2]| {
             error.sqlite_error_code().is_some_and(|code| codes.contains(&code))
         };
-        if among([ErrorCode::NotADatabase, ErrorCode::DatabaseCorrupt]) {
-            Self::NotOurs
-        } else if among([ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked]) {
+        if is_one_of([ErrorCode::NotADatabase, ErrorCode::DatabaseCorrupt]) {
+            Self::NotAJournal
+        } else if is_one_of([ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked]) {
             Self::Locked
         } else {
             Self::Sqlite(error)
@@ -201,59 +204,63 @@ impl From<rusqlite::Error> for Unfit {
     }
 }
 
-/// Whether the file is ours, before anything in it is changed. Gives the version of its layout, 0
-/// where nothing is laid out.
-fn check(connection: &Connection) -> Result<i64, Unfit> {
+/// Returns the version of the file's schema, or 0 if the file is empty. Changes nothing, since the
+/// file may belong to another program.
+fn schema_version(connection: &Connection) -> Result<i64, OpenError> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if tables > 0 && id != APPLICATION_ID {
-        Err(Unfit::NotOurs)
+        Err(OpenError::NotAJournal)
     } else if version > MIGRATIONS.len() as i64 {
-        Err(Unfit::Newer)
+        Err(OpenError::Newer)
     } else {
         Ok(version)
     }
 }
 
+/// Configures the connection and migrates the schema. Returns the epoch and the last sequence
+/// number.
 fn prepare(connection: &mut Connection, sync: DbSync) -> rusqlite::Result<(Epoch, Seq)> {
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", synchronous(DbSync::Full))?;
-    let done: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    for (version, step) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > done) {
-        let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        change.execute_batch(step)?;
-        change.pragma_update(None, "user_version", version)?;
-        change.commit()?;
+    let current: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > current) {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", version)?;
+        transaction.commit()?;
     }
-    let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // Where the last messages may have been lost with the power, their places will be given again.
-    let unclean = meta::<i64>(&change, "unsynced")? == Some(1);
-    let epoch = match meta::<String>(&change, "epoch")?.filter(|_| !unclean) {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // A power failure may have lost the last messages. Then their sequence numbers are assigned
+    // again, which only a new epoch permits.
+    let may_have_lost_messages = meta::<i64>(&transaction, "unsynced")? == Some(1);
+    let epoch = match meta::<String>(&transaction, "epoch")?.filter(|_| !may_have_lost_messages) {
         Some(epoch) => Epoch::of(&epoch),
         None => Epoch::random(),
     };
-    set_meta(&change, "epoch", epoch.as_str())?;
-    set_meta(&change, "unsynced", i64::from(sync == DbSync::Normal))?;
-    let head = meta::<i64>(&change, "head")?.unwrap_or_default();
-    change.commit()?;
+    set_meta(&transaction, "epoch", epoch.as_str())?;
+    set_meta(&transaction, "unsynced", i64::from(sync == DbSync::Normal))?;
+    let head = meta::<i64>(&transaction, "head")?.unwrap_or_default();
+    transaction.commit()?;
     connection.pragma_update(None, "synchronous", synchronous(sync))?;
     Ok((epoch, Seq::new(head.unsigned_abs())))
 }
 
-/// Notes that the end was in order.
+/// Syncs the file to disk and marks it as cleanly closed.
 pub(super) fn close(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", synchronous(DbSync::Full))?;
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     set_meta(connection, "unsynced", 0)
 }
 
-/// Makes a copy a log of its own: it begins an epoch when it is first opened, since its places and
-/// those of the log it was copied from go apart. It is one file afterwards.
-pub(super) fn detach(copy: &Connection) -> rusqlite::Result<()> {
+/// Removes the epoch of a backup copy, so that the copy begins a new epoch when it is first opened:
+/// from then on it assigns the same sequence numbers as the original to other messages. Also turns
+/// off the write-ahead log, so that the copy is one file.
+pub(super) fn remove_epoch(copy: &Connection) -> rusqlite::Result<()> {
     copy.pragma_update(None, "synchronous", synchronous(DbSync::Full))?;
     copy.execute("DELETE FROM meta WHERE name = 'epoch'", [])?;
     set_meta(copy, "unsynced", 0)?;

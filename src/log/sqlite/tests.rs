@@ -1,3 +1,5 @@
+//! Tests of the writer and the readers on real files.
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +24,7 @@ pub(super) fn folder() -> TempDir {
 
 pub(super) fn options(path: &Path) -> Options {
     let config = Config { db: Some(path.to_owned()), ..Config::default() };
-    let options = Options::of(&config).expect("it names a file");
+    let options = Options::from_config(&config).expect("it names a file");
     Options {
         keep_messages: 1_000_000,
         keep_bytes: None,
@@ -32,7 +34,7 @@ pub(super) fn options(path: &Path) -> Options {
     }
 }
 
-/// A writer that is nobody's actor. Dropped without `close`, it has come to an unclean end.
+/// Opens a writer that is not started as an actor. Dropping it without `close` simulates a crash.
 pub(super) fn writer(options: &Options) -> Writer {
     let path = lock::canonical(&options.path).expect("a path");
     let opened = schema::open(&path, options.sync, None).expect("a journal");
@@ -59,22 +61,23 @@ pub(super) fn draft_with_id(name: &str, text: &str, id: &str) -> Draft {
     Draft { origin: Some(Origin { author, id }), ..draft(name, text) }
 }
 
-fn page(path: &Path, name: &str, before: Seq, limit: usize, max_bytes: usize) -> Messages {
+fn read_page(path: &Path, name: &str, before: Seq, limit: usize, max_bytes: usize) -> Messages {
     let mut reader = Reader::new(None, path.to_owned());
     reader.read(&room(name), before, limit, max_bytes).expect("a page")
 }
 
-pub(super) fn all(path: &Path, name: &str) -> Messages {
-    page(path, name, Seq::MAX, 1_000_000, usize::MAX)
+pub(super) fn read_all(path: &Path, name: &str) -> Messages {
+    read_page(path, name, Seq::MAX, 1_000_000, usize::MAX)
 }
 
 pub(super) fn texts(messages: &[ChatMessage]) -> Vec<&str> {
     messages.iter().map(|message| message.text.as_str()).collect()
 }
 
-pub(super) fn say(writer: &mut Writer, name: &str, texts: std::ops::Range<u64>) {
-    let drafts: Vec<_> = texts.map(|n| draft(name, &n.to_string())).collect();
-    writer.append(&drafts).expect("a place for each");
+/// Appends messages whose texts are these numbers.
+pub(super) fn append_numbers(writer: &mut Writer, name: &str, numbers: std::ops::Range<u64>) {
+    let drafts: Vec<_> = numbers.map(|n| draft(name, &n.to_string())).collect();
+    writer.append(&drafts).expect("a commit");
 }
 
 pub(super) fn prune(writer: &mut Writer, now: Timestamp) {
@@ -92,104 +95,103 @@ fn later(duration: Duration) -> Timestamp {
     Timestamp::from_millis(Timestamp::now().millis() + millis)
 }
 
-/// What `SELECT` gives first.
-fn count(path: &Path, select: &str) -> i64 {
+/// Returns the first column of the first row.
+fn select_number(path: &Path, select: &str) -> i64 {
     let connection = Connection::open(path).expect("a database");
     connection.query_row(select, [], |row| row.get(0)).expect("a number")
 }
 
 #[test]
-fn what_was_appended_is_read_back_in_pages() {
+fn pages_return_appended_messages() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&options(&path));
     let drafts = [draft("a", "one"), draft("a", "two"), draft("b", "three"), draft("a", "four")];
-    let placed = writer.append(&drafts).expect("places");
+    let placed = writer.append(&drafts).expect("a commit");
     let seqs: Vec<_> = placed.into_iter().map(|placed| seq(placed).get()).collect();
     assert_eq!(seqs, [1, 2, 3, 4]);
 
-    let last = page(&path, "a", Seq::MAX, 2, 1000);
+    let last = read_page(&path, "a", Seq::MAX, 2, 1000);
     assert_eq!(
         (texts(&last.messages), last.floor, last.more),
         (vec!["two", "four"], Seq::new(1), true)
     );
     assert!(last.messages[0].attributed);
     assert_eq!(last.messages[0].nick.as_str(), "Ann");
-    let first = page(&path, "a", Seq::new(2), 2, 1000);
+    let first = read_page(&path, "a", Seq::new(2), 2, 1000);
     assert_eq!(
         (texts(&first.messages), first.floor, first.more),
         (vec!["one"], Seq::new(0), false)
     );
-    let nothing = all(&path, "nowhere");
+    let nothing = read_all(&path, "nowhere");
     assert!(nothing.messages.is_empty() && !nothing.more && nothing.floor == Seq::new(0));
 }
 
 #[test]
-fn a_page_is_bounded_in_bytes_but_never_empty() {
+fn page_is_limited_in_bytes_but_has_at_least_one_message() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&options(&path));
-    writer.append(&[draft("a", "12345"), draft("a", "123"), draft("a", "45")]).expect("places");
-    assert_eq!(texts(&page(&path, "a", Seq::MAX, 9, 5).messages), ["123", "45"]);
-    let one = page(&path, "a", Seq::MAX, 9, 1);
+    writer.append(&[draft("a", "12345"), draft("a", "123"), draft("a", "45")]).expect("a commit");
+    assert_eq!(texts(&read_page(&path, "a", Seq::MAX, 9, 5).messages), ["123", "45"]);
+    let one = read_page(&path, "a", Seq::MAX, 9, 1);
     assert_eq!((texts(&one.messages), one.more, one.floor), (vec!["45"], true, Seq::new(2)));
 }
 
 #[test]
-fn a_message_said_twice_is_known_again() {
+fn repeated_message_is_a_duplicate() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut first = writer(&options(&path));
     let twice = [draft_with_id("a", "x", "1"), draft_with_id("a", "x", "1")];
-    let placed = first.append(&twice).expect("places");
+    let placed = first.append(&twice).expect("a commit");
     assert!(matches!(placed[..], [Placed::New(a, _), Placed::Duplicate(b)] if a == b));
     drop(first);
 
     let mut again = writer(&options(&path));
     let drafts =
         [draft_with_id("a", "x", "1"), draft_with_id("b", "x", "1"), draft_with_id("a", "y", "2")];
-    let placed = again.append(&drafts).expect("places");
+    let placed = again.append(&drafts).expect("a commit");
     assert_eq!(placed[0], Placed::Duplicate(Seq::new(1)));
     assert!(matches!(placed[1..], [Placed::New(b, _), Placed::New(c, _)]
         if b == Seq::new(2) && c == Seq::new(3)));
-    assert_eq!(texts(&all(&path, "a").messages), ["x", "y"]);
-    assert_eq!(count(&path, "SELECT messages FROM rooms WHERE name = 'a'"), 2);
+    assert_eq!(texts(&read_all(&path, "a").messages), ["x", "y"]);
+    assert_eq!(select_number(&path, "SELECT messages FROM rooms WHERE name = 'a'"), 2);
 }
 
 #[test]
-fn a_failed_append_leaves_nothing_behind_and_the_next_one_succeeds() {
+fn failed_append_leaves_nothing_behind_and_the_next_one_succeeds() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&options(&path));
-    say(&mut writer, "a", 0..2);
+    append_numbers(&mut writer, "a", 0..2);
     writer.connection.pragma_update(None, "query_only", true).expect("a pragma");
     let failed = writer.append(&[draft("new", "lost")]);
     assert!(matches!(failed, Err(crate::log::LogError::Failed(_))), "{failed:?}");
-    let placed = writer.append(&[draft("new", "kept")]).expect("a place");
+    let placed = writer.append(&[draft("new", "kept")]).expect("a commit");
     assert_eq!(seq(placed[0]), Seq::new(3));
-    assert_eq!(texts(&all(&path, "new").messages), ["kept"]);
+    assert_eq!(texts(&read_all(&path, "new").messages), ["kept"]);
 }
 
-/// Once the places of an append that had been committed, and had failed only in what came after,
-/// were given again.
+/// Regression test: an append was committed and then failed, and its numbers were assigned again.
 #[test]
-fn places_that_were_taken_in_spite_of_an_error_are_not_given_again() {
+fn sequence_numbers_committed_despite_an_error_are_not_assigned_again() {
     let folder = folder();
     let path = folder.path().join("log.db");
-    let mut mended = writer(&options(&path));
-    say(&mut writer(&options(&path)), "a", 0..3);
-    mended.connection.pragma_update(None, "query_only", true).expect("a pragma");
-    mended.append(&[draft("b", "lost")]).expect_err("it cannot write");
-    let placed = mended.append(&[draft("b", "kept")]).expect("a place");
+    let mut stale = writer(&options(&path));
+    append_numbers(&mut writer(&options(&path)), "a", 0..3);
+    stale.connection.pragma_update(None, "query_only", true).expect("a pragma");
+    stale.append(&[draft("b", "lost")]).expect_err("it cannot write");
+    let placed = stale.append(&[draft("b", "kept")]).expect("a commit");
     assert_eq!(seq(placed[0]), Seq::new(4));
 }
 
 #[test]
-fn a_database_that_was_replaced_takes_no_more() {
+fn replaced_database_rejects_messages() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&options(&path));
-    say(&mut writer, "a", 0..1);
+    append_numbers(&mut writer, "a", 0..1);
     let other = Connection::open(&path).expect("a database");
     schema::set_meta(&other, "epoch", "another").expect("an epoch");
     writer.connection.pragma_update(None, "query_only", true).expect("a pragma");
@@ -201,41 +203,41 @@ fn a_database_that_was_replaced_takes_no_more() {
 }
 
 #[test]
-fn the_surplus_of_a_room_goes_oldest_first() {
+fn oldest_messages_beyond_keep_messages_are_pruned() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&Options { keep_messages: 3, ..options(&path) });
-    say(&mut writer, "a", 0..1700);
-    say(&mut writer, "b", 0..2);
+    append_numbers(&mut writer, "a", 0..1700);
+    append_numbers(&mut writer, "b", 0..2);
     prune(&mut writer, Timestamp::now());
-    let a = all(&path, "a");
+    let a = read_all(&path, "a");
     assert_eq!((texts(&a.messages), a.floor), (vec!["1697", "1698", "1699"], Seq::new(1697)));
     assert!(!a.more);
-    assert_eq!(all(&path, "b").messages.len(), 2);
-    assert_eq!(count(&path, "SELECT count(*) FROM messages"), 5);
-    assert_eq!(count(&path, "SELECT messages FROM rooms WHERE name = 'a'"), 3);
+    assert_eq!(read_all(&path, "b").messages.len(), 2);
+    assert_eq!(select_number(&path, "SELECT count(*) FROM messages"), 5);
+    assert_eq!(select_number(&path, "SELECT messages FROM rooms WHERE name = 'a'"), 3);
 }
 
 #[test]
-fn what_is_too_old_goes_in_every_room() {
+fn messages_older_than_keep_for_are_pruned_in_every_room() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&Options { keep_for: Some(DAY), ..options(&path) });
     for n in 0..250 {
-        say(&mut writer, &format!("room-{n}"), 0..2);
+        append_numbers(&mut writer, &format!("room-{n}"), 0..2);
     }
     prune(&mut writer, later(DAY / 2));
-    assert_eq!(count(&path, "SELECT count(*) FROM messages"), 500);
+    assert_eq!(select_number(&path, "SELECT count(*) FROM messages"), 500);
     prune(&mut writer, later(DAY + DAY / 2));
-    assert_eq!(count(&path, "SELECT count(*) FROM messages"), 0);
-    assert_eq!(count(&path, "SELECT sum(messages) FROM rooms"), 0);
-    let placed = writer.append(&[draft("room-0", "new")]).expect("a place");
+    assert_eq!(select_number(&path, "SELECT count(*) FROM messages"), 0);
+    assert_eq!(select_number(&path, "SELECT sum(messages) FROM rooms"), 0);
+    let placed = writer.append(&[draft("room-0", "new")]).expect("a commit");
     assert_eq!(seq(placed[0]), Seq::new(501));
-    assert_eq!(texts(&all(&path, "room-0").messages), ["new"]);
+    assert_eq!(texts(&read_all(&path, "room-0").messages), ["new"]);
 }
 
 #[test]
-fn what_is_too_much_in_all_goes_from_the_largest_room_as_soon_as_something_is_said() {
+fn append_beyond_keep_bytes_prunes_the_largest_room() {
     let folder = folder();
     let path = folder.path().join("log.db");
     // Each of these counts as 228 bytes.
@@ -243,123 +245,130 @@ fn what_is_too_much_in_all_goes_from_the_largest_room_as_soon_as_something_is_sa
     let options = Options { keep_bytes: Some(228 * 10), ..options(&path) };
     let mut writer = writer(&options);
     let kept = |name: &str| {
-        let numbers = all(&path, name).messages;
+        let numbers = read_all(&path, name).messages;
         texts(&numbers)
             .iter()
             .map(|text| text.parse::<usize>().expect("a number"))
             .collect::<Vec<_>>()
     };
-    let say = |writer: &mut Writer, name: &str, n: usize| {
+    let append = |writer: &mut Writer, name: &str, n: usize| {
         let id = format!("{name}{n}");
-        let placed = writer.append(&[draft_with_id(name, &text(n), &id)]).expect("a place");
+        let placed = writer.append(&[draft_with_id(name, &text(n), &id)]).expect("a commit");
         assert!(matches!(placed[..], [Placed::New(..)]));
     };
     for n in 0..7 {
-        say(&mut writer, "large", n);
+        append(&mut writer, "large", n);
     }
     for n in 0..3 {
-        say(&mut writer, "small", n);
+        append(&mut writer, "small", n);
     }
     assert_eq!((kept("large"), kept("small")), ((0..7).collect(), (0..3).collect()));
-    say(&mut writer, "small", 3);
-    say(&mut writer, "new", 0);
+    append(&mut writer, "small", 3);
+    append(&mut writer, "new", 0);
     assert_eq!(
         (kept("large"), kept("small"), kept("new")),
         ((2..7).collect(), (0..4).collect(), vec![0])
     );
-    // Five, four and one; then it is five, five and one, and of equals the first by name.
-    say(&mut writer, "small", 4);
+    // The rooms have five, four and one messages, then five, five and one. Of rooms with the same
+    // size the first by name is pruned.
+    append(&mut writer, "small", 4);
     assert_eq!((kept("large"), kept("small")), ((3..7).collect(), (0..5).collect()));
-    say(&mut writer, "large", 7);
+    append(&mut writer, "large", 7);
     assert_eq!((kept("large"), kept("small")), ((4..8).collect(), (0..5).collect()));
-    // What went is known again, and counts no more.
-    let again = writer.append(&[draft_with_id("large", &text(0), "large0")]).expect("a place");
+    // A pruned message is still recognized, and no longer counts.
+    let again = writer.append(&[draft_with_id("large", &text(0), "large0")]).expect("a commit");
     assert!(matches!(again[..], [Placed::Duplicate(_)]));
     let counted = "SELECT sum(octet_length(text) + 128) FROM messages WHERE text <> ''";
-    assert_eq!(count(&path, counted), 2280);
-    assert_eq!(count(&path, "SELECT sum(bytes) FROM rooms"), 2280);
+    assert_eq!(select_number(&path, counted), 2280);
+    assert_eq!(select_number(&path, "SELECT sum(bytes) FROM rooms"), 2280);
     drop(writer);
-    // A smaller limit is kept by what is pruned, without a word.
+    // After a restart with a lower limit, the periodic pruning enforces it without an append.
     let mut writer = self::writer(&Options { keep_bytes: Some(228 * 4), ..options });
     assert_eq!(writer.kept_bytes, 2280);
     prune(&mut writer, Timestamp::now());
-    assert_eq!(count(&path, "SELECT sum(bytes) FROM rooms"), 228 * 4);
+    assert_eq!(select_number(&path, "SELECT sum(bytes) FROM rooms"), 228 * 4);
     assert_eq!(writer.kept_bytes, 228 * 4);
 }
 
 #[test]
-fn a_journal_of_the_first_layout_is_converted() {
+fn first_schema_version_is_migrated() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut first = writer(&options(&path));
-    first.append(&[draft("a", "four"), draft("b", "äöü"), draft("b", "x")]).expect("places");
+    first.append(&[draft("a", "four"), draft("b", "äöü"), draft("b", "x")]).expect("a commit");
     drop(first);
     let older = "DROP INDEX rooms_by_bytes; ALTER TABLE rooms DROP COLUMN bytes;
                  PRAGMA user_version = 1;";
-    Connection::open(&path).expect("a database").execute_batch(older).expect("the first layout");
+    Connection::open(&path)
+        .expect("a database")
+        .execute_batch(older)
+        .expect("the first schema version");
     let mut second = writer(&options(&path));
-    assert_eq!(count(&path, "SELECT bytes FROM rooms WHERE name = 'a'"), 132);
-    assert_eq!(count(&path, "SELECT bytes FROM rooms WHERE name = 'b'"), 128 + 6 + 128 + 1);
+    assert_eq!(select_number(&path, "SELECT bytes FROM rooms WHERE name = 'a'"), 132);
+    assert_eq!(select_number(&path, "SELECT bytes FROM rooms WHERE name = 'b'"), 128 + 6 + 128 + 1);
     assert_eq!(second.kept_bytes, 132 + 263);
-    second.append(&[draft("a", "more")]).expect("a place");
-    assert_eq!(texts(&all(&path, "a").messages), ["four", "more"]);
+    second.append(&[draft("a", "more")]).expect("a commit");
+    assert_eq!(texts(&read_all(&path, "a").messages), ["four", "more"]);
 }
 
-/// Some messages are from moments when the clock was a year ahead.
+/// Some messages have a time a year ahead, because the system clock was wrong.
 #[test]
-fn a_message_from_the_future_keeps_no_other_from_going() {
+fn message_from_the_future_does_not_prevent_pruning() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&Options { keep_for: Some(DAY), ..options(&path) });
-    say(&mut writer, "a", 0..1300);
-    say(&mut writer, "b", 0..3);
+    append_numbers(&mut writer, "a", 0..1300);
+    append_numbers(&mut writer, "b", 0..3);
     let other = Connection::open(&path).expect("a database");
     let ahead = "UPDATE messages SET at = at + 31536000000 WHERE room = ?1 AND seq < ?2";
     other.execute(ahead, (1, 700)).expect("an update");
     let middle = "UPDATE messages SET at = at + 31536000000 WHERE room = 2 AND seq = 1302";
     other.execute(middle, []).expect("an update");
     prune(&mut writer, later(DAY / 2));
-    assert_eq!(count(&path, "SELECT count(*) FROM messages"), 1303, "nothing is old");
+    assert_eq!(select_number(&path, "SELECT count(*) FROM messages"), 1303, "nothing is old");
     prune(&mut writer, later(DAY + DAY / 2));
-    assert_eq!(count(&path, "SELECT count(*) FROM messages"), 0);
-    assert_eq!(count(&path, "SELECT sum(messages) FROM rooms"), 0);
+    assert_eq!(select_number(&path, "SELECT count(*) FROM messages"), 0);
+    assert_eq!(select_number(&path, "SELECT sum(messages) FROM rooms"), 0);
 }
 
 #[test]
-fn a_slice_takes_no_more_than_500_messages() {
+fn slice_prunes_at_most_500_messages() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&Options { keep_messages: 0, ..options(&path) });
-    say(&mut writer, "a", 0..1200);
+    append_numbers(&mut writer, "a", 0..1200);
     let mut left = vec![];
     while writer.prune_slice(Timestamp::now()).expect("a slice") {
-        left.push(count(&path, "SELECT count(*) FROM messages"));
+        left.push(select_number(&path, "SELECT count(*) FROM messages"));
     }
     assert_eq!(left[..3], [700, 200, 0]);
 }
 
 #[test]
-fn a_pruned_message_is_known_again_for_a_day() {
+fn pruned_message_is_recognized_as_duplicate_for_a_day() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&Options { keep_messages: 1, ..options(&path) });
-    let said = draft_with_id("a", "x", "1");
-    writer.append(&[said.clone(), draft("a", "y"), draft("a", "z")]).expect("places");
+    let repeated = draft_with_id("a", "x", "1");
+    writer.append(&[repeated.clone(), draft("a", "y"), draft("a", "z")]).expect("a commit");
     prune(&mut writer, Timestamp::now());
-    assert_eq!(texts(&all(&path, "a").messages), ["z"]);
-    assert_eq!(count(&path, "SELECT count(*) FROM messages WHERE text = '' AND nick = ''"), 1);
-    let again = writer.append(std::slice::from_ref(&said)).expect("a place");
+    assert_eq!(texts(&read_all(&path, "a").messages), ["z"]);
+    assert_eq!(
+        select_number(&path, "SELECT count(*) FROM messages WHERE text = '' AND nick = ''"),
+        1
+    );
+    let again = writer.append(std::slice::from_ref(&repeated)).expect("a commit");
     assert_eq!(again, [Placed::Duplicate(Seq::new(1))]);
 
     prune(&mut writer, later(DAY + Duration::from_secs(60)));
-    assert_eq!(count(&path, "SELECT count(*) FROM messages"), 1);
-    let new = writer.append(&[said]).expect("a place");
+    assert_eq!(select_number(&path, "SELECT count(*) FROM messages"), 1);
+    let new = writer.append(&[repeated]).expect("a commit");
     assert_eq!(seq(new[0]), Seq::new(4));
-    assert_eq!(texts(&all(&path, "a").messages), ["z", "x"]);
+    assert_eq!(texts(&read_all(&path, "a").messages), ["z", "x"]);
 }
 
 #[test]
-fn a_second_server_is_refused_also_under_another_name() {
+fn second_server_cannot_open_the_same_file_by_any_path() {
     System::new().block_on(async {
         let folder = folder();
         let path = folder.path().join("log.db");
@@ -391,7 +400,7 @@ fn a_second_server_is_refused_also_under_another_name() {
 
 #[cfg(unix)]
 #[test]
-fn a_link_to_a_file_that_is_yet_to_be_made_has_the_files_lock() {
+fn link_to_a_missing_file_has_the_canonical_path_of_that_file() {
     let folder = folder();
     let (path, link) = (folder.path().join("log.db"), folder.path().join("link.db"));
     std::os::unix::fs::symlink("log.db", &link).expect("a link");
@@ -399,14 +408,14 @@ fn a_link_to_a_file_that_is_yet_to_be_made_has_the_files_lock() {
 }
 
 #[test]
-fn a_folder_is_refused() {
+fn opening_a_folder_is_an_error() {
     let folder = folder();
     let error = Journal::open(&options(folder.path())).expect_err("it is a folder");
     assert!(matches!(error, JournalError::System(..)), "{error}");
 }
 
 #[test]
-fn the_journal_of_a_newer_program_is_refused() {
+fn journal_of_a_newer_version_is_an_error() {
     let folder = folder();
     let path = folder.path().join("log.db");
     drop(writer(&options(&path)));
@@ -418,7 +427,7 @@ fn the_journal_of_a_newer_program_is_refused() {
 }
 
 #[test]
-fn what_is_no_journal_is_refused_and_left_as_it_was() {
+fn file_that_is_not_a_journal_is_an_error_and_stays_unchanged() {
     let folder = folder();
     let garbage = folder.path().join("garbage.db");
     let text = "something else entirely\n".repeat(1000);
@@ -428,19 +437,20 @@ fn what_is_no_journal_is_refused_and_left_as_it_was() {
     connection.execute_batch("CREATE TABLE theirs (x)").expect("a table");
     drop(connection);
     for path in [&garbage, &foreign] {
-        let error = Journal::open(&options(path)).expect_err("it is not ours");
-        assert!(matches!(error, JournalError::NotOurs(_)), "{error}");
-        let error = export(path, None, &mut Vec::new(), &mut |_| {}).expect_err("it is not ours");
-        assert!(matches!(error, ExportError::Source(SourceError::NotOurs(_))), "{error}");
+        let error = Journal::open(&options(path)).expect_err("it is not a journal");
+        assert!(matches!(error, JournalError::NotAJournal(_)), "{error}");
+        let error =
+            export(path, None, &mut Vec::new(), &mut |_| {}).expect_err("it is not a journal");
+        assert!(matches!(error, ExportError::Source(SourceError::NotAJournal(_))), "{error}");
         let copy = folder.path().join("copy.db");
-        let error = backup(path, &copy, &mut |_, _| {}).expect_err("it is not ours");
-        assert!(matches!(error, BackupError::Source(SourceError::NotOurs(_))), "{error}");
+        let error = backup(path, &copy, &mut |_, _| {}).expect_err("it is not a journal");
+        assert!(matches!(error, BackupError::Source(SourceError::NotAJournal(_))), "{error}");
     }
     assert_eq!(fs::read_to_string(&garbage).expect("a file"), text);
 }
 
 #[test]
-fn a_database_that_another_program_has_locked_is_refused() {
+fn database_locked_by_another_program_is_an_error() {
     let folder = folder();
     let path = folder.path().join("log.db");
     drop(writer(&options(&path)));
@@ -451,27 +461,27 @@ fn a_database_that_another_program_has_locked_is_refused() {
 }
 
 #[test]
-fn an_epoch_ends_only_where_messages_may_be_lost() {
+fn new_epoch_begins_only_after_messages_may_be_lost() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let opened = |sync, clean: bool| {
         let mut writer = writer(&Options { sync, ..options(&path) });
         if clean {
-            writer.close().expect("an end in order");
+            writer.close().expect("a clean close");
         }
         writer.epoch.clone()
     };
     let first: Epoch = opened(DbSync::Full, true);
-    assert_eq!(opened(DbSync::Full, false), first, "after an end in order");
+    assert_eq!(opened(DbSync::Full, false), first, "after a clean close");
     assert_eq!(opened(DbSync::Normal, true), first, "after a crash under full sync");
-    assert_eq!(opened(DbSync::Normal, false), first, "after an end in order under normal sync");
+    assert_eq!(opened(DbSync::Normal, false), first, "after a clean close under normal sync");
     let second = opened(DbSync::Full, false);
     assert_ne!(second, first, "after a crash under normal sync");
-    assert_eq!(opened(DbSync::Full, false), second, "once the crash is dealt with");
+    assert_eq!(opened(DbSync::Full, false), second, "after the new epoch has begun");
 }
 
 #[test]
-fn a_journal_that_is_closed_ends_in_order() {
+fn closed_journal_keeps_its_epoch() {
     System::new().block_on(async {
         let folder = folder();
         let options = Options { sync: DbSync::Normal, ..options(&folder.path().join("log.db")) };
@@ -485,7 +495,7 @@ fn a_journal_that_is_closed_ends_in_order() {
 }
 
 #[test]
-fn what_does_not_exist_is_not_made_by_reading_it() {
+fn export_and_backup_do_not_create_a_missing_file() {
     let folder = folder();
     let path = folder.path().join("none.db");
     let error = export(&path, None, &mut Vec::new(), &mut |_| {}).expect_err("there is none");

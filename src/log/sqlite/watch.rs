@@ -1,83 +1,83 @@
-//! Whether the file is still the one that was opened. SQLite goes on writing to a file that was
-//! deleted or moved, and nobody would find again what it has written. Only `stat` looks: closing a
-//! descriptor of the database file would drop SQLite's locks on it.
+//! Detects that the history file was deleted, moved, replaced or truncated while it is open. SQLite
+//! continues to write to such a file, and its messages would be lost. The writer calls this module.
+//! It only calls `stat`: opening and closing the file would release SQLite's locks on it.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::log::LogError;
 
-/// How long it is believed that nothing has changed.
-const INTERVAL: Duration = Duration::from_millis(250);
+/// The minimum time between two checks of [`FileWatch::check_if_due`].
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Which file it is, whatever it is called.
+/// Identifies a file independently of its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FileId {
     device: u64,
     inode: u64,
 }
 
-/// What is known of the file and its write-ahead log.
+/// The state of the file and its write-ahead log at the last check.
 #[derive(Debug)]
 pub(super) struct FileWatch {
     path: PathBuf,
     wal: PathBuf,
-    file: Option<FileId>,
-    log: Option<FileId>,
-    /// The most bytes that the file had: it never shrinks by itself.
+    file_id: Option<FileId>,
+    wal_id: Option<FileId>,
+    /// The size of the file. SQLite never makes it smaller.
     bytes: u64,
     checked: Instant,
 }
 
 impl FileWatch {
-    /// Watches a file that was just opened.
-    pub(super) fn start(path: &Path) -> Self {
+    /// Creates a watch for a file that was just opened.
+    pub(super) fn new(path: &Path) -> Self {
         let mut watch = Self {
             path: path.to_owned(),
             wal: wal_path(path),
-            file: None,
-            log: None,
+            file_id: None,
+            wal_id: None,
             bytes: 0,
             checked: Instant::now(),
         };
-        watch.begin();
+        watch.reset();
         watch
     }
 
-    /// Takes the files as they are now for the right ones, since they were just opened.
-    pub(super) fn begin(&mut self) {
-        (self.file, self.log) = (FileId::of(&self.path), FileId::of(&self.wal));
+    /// Starts again with the current files, which were just opened.
+    pub(super) fn reset(&mut self) {
+        (self.file_id, self.wal_id) = (FileId::of(&self.path), FileId::of(&self.wal));
         self.bytes = self.path.metadata().map_or(0, |file| file.len());
     }
 
-    /// Looks now and then, in a stream of calls.
-    pub(super) fn check_now_and_then(&mut self) -> Result<(), LogError> {
-        if self.checked.elapsed() < INTERVAL { Ok(()) } else { self.check() }
+    /// Calls [`FileWatch::check`], unless the last check was very recent.
+    pub(super) fn check_if_due(&mut self) -> Result<(), LogError> {
+        if self.checked.elapsed() < CHECK_INTERVAL { Ok(()) } else { self.check() }
     }
 
-    /// Says what has become of the file, if it is not the one that was opened.
+    /// Returns an error if the files are no longer those that were opened.
     pub(super) fn check(&mut self) -> Result<(), LogError> {
         let path = self.path.display();
-        let failed = |words: String| {
+        let failed = |what: String| {
             Err(LogError::Failed(format!(
-                "{words} while the server was running; put the file back, or restart the server"
+                "{what} while the server was running; put the file back, or restart the server"
             )))
         };
         let Ok(file) = self.path.metadata() else {
             return failed(format!("{path} was deleted or moved"));
         };
-        if FileId::of(&self.path) != self.file {
+        if FileId::of(&self.path) != self.file_id {
             return failed(format!("{path} was replaced by another file"));
         }
         if file.len() < self.bytes {
             return failed(format!("{path} was truncated"));
         }
-        // It may be made after the file was opened.
-        let log = FileId::of(&self.wal);
-        if self.log.is_some() && log != self.log {
+        // SQLite may create the write-ahead log some time after it opens the file.
+        let wal_id = FileId::of(&self.wal);
+        if self.wal_id.is_some() && wal_id != self.wal_id {
             return failed(format!("{} was deleted, moved or replaced", self.wal.display()));
         }
-        (self.log, self.bytes, self.checked) = (log, file.len(), Instant::now());
+        (self.wal_id, self.bytes, self.checked) = (wal_id, file.len(), Instant::now());
         Ok(())
     }
 }
@@ -90,7 +90,8 @@ pub(super) fn wal_path(path: &Path) -> PathBuf {
 }
 
 impl FileId {
-    /// The id of the file at a path; none where there is no file, or on a system without ids.
+    /// Returns the id of the file at a path. Returns `None` if there is no file, or on a system
+    /// other than Unix.
     #[cfg(unix)]
     pub(super) fn of(path: &Path) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;

@@ -1,5 +1,5 @@
-//! The one that writes: what the hub appends is committed as a whole before it is answered. It
-//! blocks its thread, which is nobody else's.
+//! The writer of the journal. It commits each append of the hub in one transaction, and then
+//! answers. It also prunes: see [`retention`]. It has a thread of its own, which it blocks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::domain::{Draft, Epoch, RoomName, Seq, Timestamp};
 use crate::log::{Append, LogError, Placed, Probe};
 use crate::metrics::Limit;
 
-/// About the most that one append adds to the file, in bytes.
+/// The approximate maximum by which one append grows the file, in bytes.
 const APPEND_BYTES: u64 = 1024 * 1024;
 
-/// How many rooms' numbers are remembered.
+/// The maximum number of rooms whose ids are cached.
 const ROOMS_MAX: usize = 65_536;
 
-/// How long it is believed that what worked works.
+/// A probe succeeds without a test if the last commit is not older than this.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The actor that writes the journal.
@@ -31,16 +31,17 @@ pub struct Writer {
     pub(super) connection: Connection,
     pub(super) epoch: Epoch,
     head: Seq,
-    rooms: HashMap<RoomName, i64>,
-    /// What all messages count for that are not pruned, in bytes.
+    /// The ids of rooms, as far as they are cached.
+    room_ids: HashMap<RoomName, i64>,
+    /// The size of all messages that are not pruned, in bytes, as `keep_bytes` counts them.
     pub(super) kept_bytes: i64,
-    /// When something was last committed.
+    /// The time of the last commit of an append.
     committed: Option<Instant>,
-    /// Whether the connection is to be made anew before it is used again.
-    broken: bool,
+    /// Whether the connection must be reopened before it is used again.
+    needs_reopen: bool,
     pub(super) options: Options,
-    /// The last room that was looked at for something to prune.
-    pub(super) pruned: i64,
+    /// The id of the last room that the current pruning pass has finished.
+    pub(super) prune_cursor: i64,
     lock: Option<Arc<Lock>>,
     file: FileWatch,
 }
@@ -53,7 +54,7 @@ impl Actor for Writer {
     }
 }
 
-/// Ends in order.
+/// Closes the journal and stops the writer.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Close;
@@ -74,7 +75,7 @@ impl Handler<Probe> for Writer {
         self.file.check()?;
         match self.committed {
             Some(at) if at.elapsed() < PROBE_INTERVAL => Ok(()),
-            // No message; but what the file says of itself is written anew all the same.
+            // An append without messages still writes `head`, which tests a commit.
             Some(_) | None => self.append(&[]).map(|_| ()),
         }
     }
@@ -85,9 +86,9 @@ impl Handler<Close> for Writer {
 
     fn handle(&mut self, _: Close, ctx: &mut Self::Context) {
         if let Err(error) = self.close() {
-            warn!("the journal's end is not in order: {error}");
+            warn!("cannot close the journal cleanly: {error}");
         }
-        // Nothing is written any more, and whoever waits for this may open the file again.
+        // The caller may reopen the file as soon as it has the answer.
         self.lock = None;
         ctx.stop();
     }
@@ -100,83 +101,86 @@ impl Writer {
             connection,
             epoch,
             head,
-            rooms: HashMap::new(),
+            room_ids: HashMap::new(),
             kept_bytes,
             committed: None,
-            broken: false,
-            file: FileWatch::start(&options.path),
+            needs_reopen: false,
+            file: FileWatch::new(&options.path),
             options,
-            pruned: 0,
+            prune_cursor: 0,
             lock,
         }
     }
 
+    /// Commits messages in one transaction. Returns the outcome for each, in the same order.
     pub(super) fn append(&mut self, drafts: &[Draft]) -> Result<Vec<Placed>, LogError> {
-        self.mend()?;
-        let mut batch = Batch {
+        self.ensure_usable()?;
+        let mut append = AppendTransaction {
             head: self.head,
             at: Timestamp::now(),
-            known: &self.rooms,
-            found: HashMap::new(),
-            bytes: 0,
-            over: self
+            cached_ids: &self.room_ids,
+            new_ids: HashMap::new(),
+            bytes_change: 0,
+            initial_excess: self
                 .options
                 .keep_bytes
                 .map(|most| self.kept_bytes - i64::try_from(most).unwrap_or(i64::MAX)),
         };
-        let written = batch.write(&mut self.connection, drafts);
-        let Batch { head, found, bytes, .. } = batch;
-        match written {
+        let committed = append.commit(&mut self.connection, drafts);
+        let AppendTransaction { head, new_ids, bytes_change, .. } = append;
+        match committed {
             Ok(placed) => {
-                self.kept_bytes += bytes;
+                self.kept_bytes += bytes_change;
                 self.head = head;
                 self.committed = Some(Instant::now());
-                if self.rooms.len() + found.len() > ROOMS_MAX {
-                    self.rooms.clear();
+                if self.room_ids.len() + new_ids.len() > ROOMS_MAX {
+                    self.room_ids.clear();
                 }
-                self.rooms.extend(found);
+                self.room_ids.extend(new_ids);
                 Ok(placed)
             }
-            Err(error) => Err(self.failed(&error)),
+            Err(error) => Err(self.record_error(&error)),
         }
     }
 
-    /// Counts what all messages count for, in a file that was just opened.
-    pub(super) fn count_bytes(&mut self) -> Result<(), LogError> {
-        let counted = schema::kept_bytes(&self.connection);
-        self.kept_bytes = counted.map_err(|error| self.failed(&error))?;
+    /// Reads `kept_bytes` from a file that was just reopened.
+    pub(super) fn load_kept_bytes(&mut self) -> Result<(), LogError> {
+        let kept_bytes = schema::kept_bytes(&self.connection);
+        self.kept_bytes = kept_bytes.map_err(|error| self.record_error(&error))?;
         Ok(())
     }
 
-    /// Marks the end as one in order, unless a fault has left that in doubt.
+    /// Marks the file as cleanly closed, unless an earlier error leaves that in doubt.
     pub(super) fn close(&mut self) -> Result<(), LogError> {
-        self.mend()?;
-        schema::close(&self.connection).map_err(|error| self.failed(&error))
+        self.ensure_usable()?;
+        schema::close(&self.connection).map_err(|error| self.record_error(&error))
     }
 
-    /// Makes the connection anew, if there was a fault that it may not have survived.
-    pub(super) fn mend(&mut self) -> Result<(), LogError> {
-        if !self.broken {
-            return self.file.check_now_and_then();
+    /// Reopens the file after an error that may have left the connection unusable. Otherwise checks
+    /// from time to time that the file is still the one that was opened.
+    pub(super) fn ensure_usable(&mut self) -> Result<(), LogError> {
+        if !self.needs_reopen {
+            return self.file.check_if_due();
         }
         match schema::reopen(&self.options.path, self.options.sync, self.options.max_bytes) {
             Ok((connection, Some(epoch), head)) if epoch == self.epoch && head >= self.head => {
-                // What failed may have been committed all the same: its places are taken.
-                (self.connection, self.head, self.broken) = (connection, head, false);
-                self.file.begin();
-                self.count_bytes()
+                // An append that returned an error may still have been committed. Taking the head
+                // of the file makes sure that its sequence numbers are not assigned again.
+                (self.connection, self.head, self.needs_reopen) = (connection, head, false);
+                self.file.reset();
+                self.load_kept_bytes()
             }
             Ok(_) => Err(LogError::Failed("the database was replaced; restart the server".into())),
-            Err(error) => Err(self.failed(&error)),
+            Err(error) => Err(self.record_error(&error)),
         }
     }
 
-    /// Notes a fault, and says what it is to the hub.
-    pub(super) fn failed(&mut self, error: &rusqlite::Error) -> LogError {
+    /// Records an error of SQLite, and converts it for the hub.
+    pub(super) fn record_error(&mut self, error: &rusqlite::Error) -> LogError {
         let code = error.sqlite_error_code();
-        let passes = [ErrorCode::DiskFull, ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
-        let is_busy = code.is_some_and(|code| passes.contains(&code));
-        self.broken |= !is_busy;
+        let temporary = [ErrorCode::DiskFull, ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
+        let is_busy = code.is_some_and(|code| temporary.contains(&code));
+        self.needs_reopen |= !is_busy;
         if code == Some(ErrorCode::DiskFull) && self.is_at_limit() {
             self.options.metrics.count_limit(Limit::MaxDbBytes);
         }
@@ -189,7 +193,7 @@ impl Writer {
 }
 
 impl Writer {
-    /// Whether the file is about as large as it may be, and not only the disk full.
+    /// Returns whether the file has about its maximum size. If not, the disk itself is full.
     fn is_at_limit(&self) -> bool {
         let pragma = |name| self.connection.pragma_query_value(None, name, |row| row.get(0));
         let (pages, page): (i64, i64) =
@@ -199,77 +203,81 @@ impl Writer {
     }
 }
 
-/// One append under way. What it finds out counts only once it is committed.
-struct Batch<'a> {
+/// The transaction of one append. The writer takes over its fields once it is committed.
+struct AppendTransaction<'a> {
     head: Seq,
     at: Timestamp,
-    known: &'a HashMap<RoomName, i64>,
-    found: HashMap<RoomName, i64>,
-    /// By how much all messages count for more, in bytes.
-    bytes: i64,
-    /// By how much they count for more than they may before it, or for less.
-    over: Option<i64>,
+    cached_ids: &'a HashMap<RoomName, i64>,
+    /// The ids of rooms that were not cached.
+    new_ids: HashMap<RoomName, i64>,
+    /// The change of the writer's `kept_bytes`.
+    bytes_change: i64,
+    /// `kept_bytes` minus `keep_bytes` before the append. Negative below the limit, `None` without
+    /// one.
+    initial_excess: Option<i64>,
 }
 
-impl Batch<'_> {
-    fn write(
+impl AppendTransaction<'_> {
+    fn commit(
         &mut self,
         connection: &mut Connection,
         drafts: &[Draft],
     ) -> rusqlite::Result<Vec<Placed>> {
-        let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut placed = Vec::with_capacity(drafts.len());
         for in_room in drafts.chunk_by(|a, b| a.room == b.room) {
-            let room = self.room(&change, &in_room[0].room)?;
+            let room = self.room_id(&transaction, &in_room[0].room)?;
             let before = self.head;
             let mut bytes = 0;
             for draft in in_room {
-                let placed_at = self.place(&change, room, draft)?;
-                if let Placed::New(..) = placed_at {
+                let outcome = self.insert(&transaction, room, draft)?;
+                if let Placed::New(..) = outcome {
                     let text = i64::try_from(draft.text.as_str().len()).unwrap_or(i64::MAX);
                     bytes += text + schema::MESSAGE_BYTES;
                 }
-                placed.push(placed_at);
+                placed.push(outcome);
             }
             let added = integer(self.head) - integer(before);
-            change
+            transaction
                 .prepare_cached(
                     "UPDATE rooms SET messages = messages + ?2, bytes = bytes + ?3 WHERE id = ?1",
                 )?
                 .execute((room, added, bytes))?;
-            self.bytes += bytes;
+            self.bytes_change += bytes;
         }
-        if let Some(excess) = self.over.map(|over| over + self.bytes).filter(|over| *over > 0) {
-            self.bytes -= retention::shed(&change, excess, self.at)?;
+        let excess = self.initial_excess.map(|excess| excess + self.bytes_change);
+        if let Some(excess) = excess.filter(|excess| *excess > 0) {
+            self.bytes_change -= retention::prune_largest_rooms(&transaction, excess, self.at)?;
         }
-        schema::set_meta(&change, "head", integer(self.head))?;
-        change.commit()?;
+        schema::set_meta(&transaction, "head", integer(self.head))?;
+        transaction.commit()?;
         Ok(placed)
     }
 
-    fn room(&mut self, change: &Transaction<'_>, name: &RoomName) -> rusqlite::Result<i64> {
-        if let Some(&id) = self.known.get(name).or_else(|| self.found.get(name)) {
+    /// Returns the id of a room. Inserts the room if it is new.
+    fn room_id(&mut self, transaction: &Transaction<'_>, name: &RoomName) -> rusqlite::Result<i64> {
+        if let Some(&id) = self.cached_ids.get(name).or_else(|| self.new_ids.get(name)) {
             return Ok(id);
         }
-        let select = "SELECT id FROM rooms WHERE name = ?1";
-        let known = change.prepare_cached(select)?;
-        let id = { known }.query_row([name.as_str()], |row| row.get(0)).optional()?;
+        let select = transaction.prepare_cached("SELECT id FROM rooms WHERE name = ?1")?;
+        let id = { select }.query_row([name.as_str()], |row| row.get(0)).optional()?;
         let id = match id {
             Some(id) => id,
             None => {
-                change
+                transaction
                     .prepare_cached("INSERT INTO rooms (name) VALUES (?1)")?
                     .execute([name.as_str()])?;
-                change.last_insert_rowid()
+                transaction.last_insert_rowid()
             }
         };
-        self.found.insert(name.clone(), id);
+        self.new_ids.insert(name.clone(), id);
         Ok(id)
     }
 
-    fn place(
+    /// Inserts a message, unless the room has a message of the same author with the same id.
+    fn insert(
         &mut self,
-        change: &Transaction<'_>,
+        transaction: &Transaction<'_>,
         room: i64,
         draft: &Draft,
     ) -> rusqlite::Result<Placed> {
@@ -278,16 +286,16 @@ impl Batch<'_> {
         let id = origin.map(|origin| origin.id.as_str());
         if id.is_some() {
             let select = "SELECT seq FROM messages WHERE room = ?1 AND author = ?2 AND id = ?3";
-            let mut select = change.prepare_cached(select)?;
-            let said = select.query_row((room, author, id), |row| row.get::<_, i64>(0));
-            if let Some(seq) = said.optional()? {
+            let mut select = transaction.prepare_cached(select)?;
+            let duplicate = select.query_row((room, author, id), |row| row.get::<_, i64>(0));
+            if let Some(seq) = duplicate.optional()? {
                 return Ok(Placed::Duplicate(Seq::new(seq.unsigned_abs())));
             }
         }
         self.head = self.head.next();
         let insert = "INSERT INTO messages (room, seq, at, nick, text, attributed, author, id)
                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
-        change.prepare_cached(insert)?.execute((
+        transaction.prepare_cached(insert)?.execute((
             room,
             integer(self.head),
             i64::try_from(self.at.millis()).unwrap_or(i64::MAX),
@@ -301,7 +309,7 @@ impl Batch<'_> {
     }
 }
 
-/// SQLite's integers have a sign.
+/// Converts a sequence number to SQLite's signed integer.
 pub(super) fn integer(seq: Seq) -> i64 {
     i64::try_from(seq.get()).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Converts errors of ACME to log messages.
+//! Converts errors of `rustls-acme` to log messages, and classifies them.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,26 +7,26 @@ use rustls_acme::OrderError;
 use rustls_acme::acme::{AcmeError, Auth, Identifier};
 use serde::Deserialize;
 
-/// Class of a failure. It selects the delay before the next attempt.
+/// The class of a failure. It selects the delay before the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// There was no connection to the authority.
+    /// No connection to the authority could be made.
     NoConnection,
-    /// Anything else, such as a failed validation. The authority may count the attempt, or have
-    /// issued a certificate.
+    /// Any other failure, such as a failed validation. The authority may count it against a rate
+    /// limit, or may have issued a certificate.
     Failed,
-    /// The new certificate is due for renewal already.
+    /// The new certificate is already due for renewal, so the system clock is probably wrong.
     Clock,
 }
 
-/// Why an attempt failed.
+/// Why an attempt to obtain a certificate failed.
 #[derive(Debug)]
 pub(super) struct Problem {
     pub(super) cause: Cause,
     text: String,
 }
 
-/// How an authority describes an error (RFC 7807).
+/// The JSON in which an authority describes an error (RFC 7807).
 #[derive(Deserialize)]
 struct Details {
     #[serde(default)]
@@ -39,7 +39,7 @@ impl Problem {
     }
 
     pub(super) fn clock() -> Self {
-        let text = "the new certificate is due for renewal already; check the system's clock";
+        let text = "the new certificate is already due for renewal; check the system clock";
         Self { cause: Cause::Clock, text: text.into() }
     }
 
@@ -47,7 +47,7 @@ impl Problem {
         Self::failed(format!("no certificate within {}", humantime::format_duration(time)))
     }
 
-    pub(super) fn of(error: &OrderError) -> Self {
+    pub(super) fn from_order(error: &OrderError) -> Self {
         match error {
             OrderError::BadAuth(auth) => Self::failed(failed_validation(auth)),
             OrderError::BadOrder(order) => {
@@ -56,9 +56,9 @@ impl Problem {
                 Self::failed(format!("the authority rejected the order: {detail}"))
             }
             OrderError::TooManyAttemptsAuth(domain) => {
-                Self::failed(format!("the authority has not validated {domain} in time"))
+                Self::failed(format!("the authority did not validate {domain} in time"))
             }
-            OrderError::Acme(AcmeError::HttpRequest(error)) => of_http(&error.to_string()),
+            OrderError::Acme(AcmeError::HttpRequest(error)) => from_http(&error.to_string()),
             OrderError::ProcessingTimeout(_) | OrderError::Acme(_) | OrderError::Rcgen(_) => {
                 Self::failed(error.to_string())
             }
@@ -79,15 +79,15 @@ fn failed_validation(auth: &Auth) -> String {
     format!("the authority cannot validate {domain} by a TLS connection to its port 443: {detail}")
 }
 
-/// Reads the text of a failed request, since its type is private to `rustls-acme`.
-fn of_http(text: &str) -> Problem {
+/// Parses the text of an HTTP error, since its type is private to `rustls-acme`.
+fn from_http(text: &str) -> Problem {
     let Some((status, body)) =
         text.strip_prefix("non 2xx http status: ").and_then(|rest| rest.split_once(' '))
     else {
         let text = format!("the connection to the authority failed: {}", system_message(text));
         return Problem { cause: Cause::NoConnection, text };
     };
-    // The body is formatted by `Debug`, which for most JSON is a string of JSON, too.
+    // The body is formatted with `Debug`. For most JSON texts the result is a valid JSON string.
     let details = serde_json::from_str::<String>(body)
         .and_then(|body| serde_json::from_str::<Details>(&body));
     let detail = details.map_or_else(
@@ -97,7 +97,7 @@ fn of_http(text: &str) -> Problem {
     Problem::failed(format!("the authority answered with status {status}: {detail}"))
 }
 
-/// The message of the operating system in the text of an error, or all of the text.
+/// Returns the message of the operating system in the text of an error, or the whole text.
 fn system_message(text: &str) -> &str {
     let quoted = |before| text.split_once(before)?.1.split_once('"').map(|(message, _)| message);
     quoted("message: \"").or_else(|| quoted("error: \"")).unwrap_or(text)
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn error_of_the_authority_is_reported_with_its_reason() {
         let http = |status: u16, body: &str| {
-            let problem = of_http(&format!("non 2xx http status: {status} {body:?}"));
+            let problem = from_http(&format!("non 2xx http status: {status} {body:?}"));
             assert_eq!(problem.cause, Cause::Failed);
             problem.text
         };
@@ -123,20 +123,20 @@ mod tests {
     }
 
     #[test]
-    fn failed_connection_is_told_in_the_words_of_the_system() {
+    fn failed_connection_is_reported_with_the_message_of_the_system() {
         let os = io::Error::other("name or service not known");
         let known = format!("http error: ConnectError(TcpConnect({os:?}))");
         let other = "http error: ConnectError(TlsConnect(Custom { error: UnknownIssuer }))";
         for (text, message) in
             [(known.as_str(), "name or service not known"), (other, "UnknownIssuer")]
         {
-            let problem = of_http(text);
+            let problem = from_http(text);
             assert_eq!(problem.cause, Cause::NoConnection);
             let start = "the connection to the authority failed: ";
             assert!(problem.text.starts_with(start), "{problem}");
             assert!(problem.text.contains(message), "{problem}");
         }
-        assert_eq!(of_http(&known).text.matches("name").count(), 1);
+        assert_eq!(from_http(&known).text.matches("name").count(), 1);
         let refused = "TcpConnect(Os { code: 111, message: \"Connection refused\" })";
         assert_eq!(system_message(refused), "Connection refused");
     }
@@ -151,7 +151,7 @@ mod tests {
                      "error": {"type": "connection", "detail": "connection refused"}}]}"#,
         )
         .expect("an authorization");
-        let problem = Problem::of(&OrderError::BadAuth(auth));
+        let problem = Problem::from_order(&OrderError::BadAuth(auth));
         let expected = "the authority cannot validate chat.example by a TLS connection to its \
                         port 443: connection refused";
         assert_eq!((problem.cause, problem.text.as_str()), (Cause::Failed, expected));

@@ -1,4 +1,4 @@
-//! The folder with the account key and the certificate.
+//! The folder with the account key and the certificate. Only the user of the server can access it.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -12,16 +12,17 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use super::AcmeError;
 use crate::config::Acme;
 
-/// Keeps the files of one account and one list of domains. Their names depend on both, so a
-/// certificate of the staging environment is never taken for another.
+/// The files of one account and one list of domains. Their names depend on the authority, the
+/// contacts and the domains, so a certificate of the staging environment is never used in
+/// production.
 pub(super) struct Store {
     account: PathBuf,
     certificate: PathBuf,
 }
 
 impl Store {
-    /// Creates the folder if there is none. Checks that it is writable, and that only this user has
-    /// access to it.
+    /// Creates the folder if it does not exist. Checks that it is writable, and that only this user
+    /// can access it.
     pub(super) fn open(acme: &Acme) -> Result<Self, AcmeError> {
         let dir = &acme.dir;
         let failed = |source| AcmeError::Dir { path: dir.clone(), source };
@@ -56,12 +57,12 @@ impl Store {
         Ok(store)
     }
 
-    /// Where the certificate is kept.
+    /// Returns the path of the certificate.
     pub(super) fn certificate_path(&self) -> &Path {
         &self.certificate
     }
 
-    /// The certificate with its key, in PEM.
+    /// Returns the certificate with its key, in PEM.
     pub(super) fn certificate(&self) -> io::Result<Option<Vec<u8>>> {
         read(&self.certificate)
     }
@@ -70,14 +71,14 @@ impl Store {
         save(&self.certificate, pem)
     }
 
-    /// The account's key, in PKCS #8.
+    /// Returns the account key, in PKCS #8, if there is a valid one.
     pub(super) fn account(&self) -> io::Result<Option<Vec<u8>>> {
         let key = read(&self.account)?;
         Ok(key.filter(|key| {
             let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.as_slice()));
             let is_key = any_ecdsa_type(&der).is_ok();
             if !is_key {
-                error!("{} has no valid key; making a new account", self.account.display());
+                error!("{} has no valid key; creating a new account", self.account.display());
             }
             is_key
         }))
@@ -88,7 +89,8 @@ impl Store {
     }
 }
 
-/// Derives a part of a file's name from the URL of an authority and a list in any order.
+/// Derives a part of a file name from the URL of an authority and a list, whose order does not
+/// matter.
 fn digest<'a>(url: &'a str, mut list: Vec<&'a str>) -> String {
     list.sort_unstable();
     let mut digest = Sha256::new();
@@ -99,6 +101,7 @@ fn digest<'a>(url: &'a str, mut list: Vec<&'a str>) -> String {
     digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Reads a file. Returns `None` if it does not exist.
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -107,9 +110,9 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Writes a file that only its owner may read. After a crash it has the old or the new content.
+/// Replaces a file atomically. Only its owner can read it.
 fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // Another server may share the folder.
+    // The process id prevents a conflict with another server that uses the same folder.
     let temporary = path.with_extension(format!("{}.new", std::process::id()));
     let _ = fs::remove_file(&temporary);
     let mut options = OpenOptions::new();
@@ -136,7 +139,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn files_are_readable_by_their_owner_only() {
+    fn files_are_readable_only_by_their_owner() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().expect("a folder");
         let dir = folder.path().join("a/keys");
@@ -153,12 +156,12 @@ mod tests {
         assert_eq!(modes, [0o600, 0o600, 0o700]);
         let open = fs::Permissions::from_mode(0o750);
         fs::set_permissions(&dir, open).expect("our own folder");
-        let refused = Store::open(&acme(dir)).err().expect("a refusal").to_string();
-        assert!(refused.contains("(mode 750)"), "{refused}");
+        let error = Store::open(&acme(dir)).err().expect("an error").to_string();
+        assert!(error.contains("(mode 750)"), "{error}");
     }
 
     #[test]
-    fn other_authorities_and_domains_have_other_files() {
+    fn names_of_files_depend_on_the_authority_and_the_domains() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut acme = acme(folder.path().join("keys"));
         let first = Store::open(&acme).expect("a folder");
