@@ -227,13 +227,12 @@ mod tests {
         assert!(drained.await.is_err(), "the channel closes");
         let mut messages = 0;
         loop {
-            match delivered.recv().await.expect("a close at the end") {
-                Deliver::Close(reason) => break assert_eq!(reason, DisconnectReason::ShuttingDown),
-                deliver => {
-                    let batches = deliver.batches().iter();
-                    messages += batches.map(|batch| batch.messages().len()).sum::<usize>();
-                }
+            let deliver = delivered.recv().await.expect("a close at the end");
+            if let Deliver::Close(reason) = deliver {
+                assert_eq!(reason, DisconnectReason::ShuttingDown);
+                break;
             }
+            messages += deliver.batches().iter().map(|batch| batch.messages().len()).sum::<usize>();
         }
         assert_eq!(messages, 3);
     }

@@ -2,14 +2,14 @@
 //! server that is started with it assigns sequence numbers again that the original has assigned to
 //! other messages.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
+use tempfile::NamedTempFile;
 use thiserror::Error;
 
 use super::absolute;
@@ -62,13 +62,19 @@ pub fn backup(
     let snapshot = source.unchecked_transaction().map_err(read_error)?;
     snapshot.query_row("SELECT count(*) FROM meta", [], |_| Ok(())).map_err(read_error)?;
 
-    let partial = PartialCopy::create(&dest)?;
-    let write_error = |error| BackupError::Sqlite(partial.path.clone(), error);
-    let mut copy = Connection::open(&partial.path).map_err(write_error)?;
+    let part = create_beside(&dest).map_err(|error| BackupError::System(dest.clone(), error))?;
+    let write_error = |error| BackupError::Sqlite(dest.clone(), error);
+    let mut copy = Connection::open(part.path()).map_err(write_error)?;
     copy_pages(&snapshot, &mut copy, progress).map_err(write_error)?;
     schema::remove_epoch(&copy).map_err(write_error)?;
     copy.close().map_err(|(_, error)| write_error(error))?;
-    partial.finish(&dest)
+    publish(part, &dest).map_err(|error| {
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            BackupError::Exists(dest)
+        } else {
+            BackupError::System(dest, error)
+        }
+    })
 }
 
 fn copy_pages(
@@ -99,70 +105,31 @@ fn copy_pages(
     }
 }
 
-/// An unfinished copy. It is deleted on drop, unless it was finished.
-struct PartialCopy {
-    path: PathBuf,
+/// Creates an empty file beside the destination. It is deleted on drop, unless it is published.
+fn create_beside(dest: &Path) -> io::Result<NamedTempFile> {
+    let mut name = dest.file_name().unwrap_or_default().to_owned();
+    name.push(".part-");
+    let folder = dest.parent().unwrap_or(Path::new("."));
+    // Created by `OpenOptions`, so its permissions are those of every new file.
+    let create = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
+    tempfile::Builder::new().prefix(&name).make_in(folder, create)
 }
 
-impl PartialCopy {
-    fn create(dest: &Path) -> Result<Self, BackupError> {
-        let path = with_suffix(dest, ".part");
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(_) => Ok(Self { path }),
-            // Another backup is running, or was killed. There is no way to know which.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(BackupError::Exists(path))
-            }
-            Err(error) => Err(BackupError::System(path, error)),
-        }
+/// Syncs the copy to disk and renames it to `dest`, unless that exists.
+fn publish(part: NamedTempFile, dest: &Path) -> io::Result<()> {
+    part.as_file().sync_all()?;
+    part.persist_noclobber(dest).map_err(|error| error.error)?;
+    match dest.parent() {
+        Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
+        _ => Ok(()),
     }
-
-    /// Syncs the copy to disk and renames it to `dest`.
-    fn finish(self, dest: &Path) -> Result<(), BackupError> {
-        let finished = || {
-            // Some systems sync only files that are open for writing.
-            OpenOptions::new().write(true).open(&self.path)?.sync_all()?;
-            // Another program may have created the file meanwhile. std has no rename that does not
-            // overwrite, so this check comes as late as possible.
-            if dest.symlink_metadata().is_ok() {
-                return Err(io::ErrorKind::AlreadyExists.into());
-            }
-            fs::rename(&self.path, dest)?;
-            match dest.parent() {
-                Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
-                _ => Ok(()),
-            }
-        };
-        finished().map_err(|error: io::Error| {
-            if error.kind() == io::ErrorKind::AlreadyExists {
-                BackupError::Exists(dest.to_owned())
-            } else {
-                BackupError::System(dest.to_owned(), error)
-            }
-        })
-    }
-}
-
-impl Drop for PartialCopy {
-    fn drop(&mut self) {
-        // After the rename these files do not exist. If one cannot be deleted, the next backup
-        // reports it.
-        for suffix in ["", "-journal", "-wal", "-shm"] {
-            let _ = fs::remove_file(with_suffix(&self.path, suffix));
-        }
-    }
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::tests::{append_numbers, folder, options, read_all, texts, writer};
     use super::*;
+    use std::fs;
 
     #[test]
     fn backup_of_a_running_server_is_a_snapshot_with_its_own_epoch() {
@@ -207,6 +174,9 @@ mod tests {
         let error = backup(&path, &copy, &mut |_, _| fs::write(&copy, "precious").expect("a file"));
         assert!(matches!(error, Err(BackupError::Exists(_))), "{error:?}");
         assert_eq!(fs::read_to_string(&copy).expect("a file"), "precious");
-        assert!(!folder.path().join("copy.db.part").exists());
+        let names = fs::read_dir(folder.path()).expect("a folder");
+        let names = names.map(|entry| entry.expect("an entry").file_name());
+        let mut parts = names.filter(|name| name.to_string_lossy().contains(".part-"));
+        assert_eq!(parts.next(), None);
     }
 }
