@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 use chinwag::domain::{ChatMessage, Draft, Nick, Seq, Timestamp};
 use chinwag::hub::Deliver;
-use chinwag::log::{Responder, Append, Appended, LogError, Messages, Page, Placed, Probe};
+use chinwag::log::{Append, Appended, LogError, Messages, Page, Placed, Probe, Responder};
 use chinwag::protocol::{Event, Reply};
 use tokio::sync::oneshot;
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use chinwag::domain::{ClientId, Epoch, Identity, MessageId, MessageText, Nick, RoomName, Seq};
-use chinwag::hub::{Broadcast, CatchUp, Hello, History, Join, Leave, ListRooms, Register, Unregister, Who};
+use chinwag::hub::{
+    Broadcast, CatchUp, Hello, History, Join, Leave, ListRooms, Register, Unregister, Who,
+};
 use chinwag::log::{Log, Probe};
 use chinwag::{Config, Hub};
 use proptest::prelude::*;
