@@ -1,5 +1,5 @@
-//! The routes `/healthz` and `/readyz`: whether the server runs, and whether it can commit messages.
-//! A load balancer or an orchestrator polls them.
+//! The routes `/healthz` and `/readyz`: whether the server runs, and whether it can commit
+//! messages. A load balancer or an orchestrator polls them.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

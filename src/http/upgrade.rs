@@ -157,7 +157,7 @@ impl ResponseError for UpgradeError {
         }
         let mut response = HttpResponse::build(self.status_code());
         if let Self::Limit(refused) = self {
-            // Rounded up, since a client that comes too early would fail again.
+            // Rounded up, since a client that retries too early would be refused again.
             let seconds = refused.retry_after().as_millis().div_ceil(1000).max(1);
             response.insert_header((header::RETRY_AFTER, seconds.to_string()));
         }

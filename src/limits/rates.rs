@@ -1,4 +1,4 @@
-//! Rates of messages and commands: of an identity, of a connection and of an address. Wraps the rate
+//! The rates of messages and commands of an identity, a connection and an address. Wraps the rate
 //! limiters of `governor`. The permit of a connection counts against them.
 
 use std::hash::Hash;

@@ -1,6 +1,6 @@
-//! What belongs to a connection from accept to close, while actors and HTTP requests come and go:
-//! its TCP settings, limits on its HTTP requests, and its [`ForceClose`]. Counts the open
-//! WebSockets, so that a shutdown can wait for them. Reads and writes nothing.
+//! The state that a connection has from accept to close: its TCP settings, the limits of its HTTP
+//! requests, and its [`ForceClose`]. Counts the open WebSockets, so that a shutdown can wait for
+//! them. Reads and writes nothing.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -94,9 +94,9 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Creates a set of connections. A peer that takes nothing of what is written to it for
-    /// `write_timeout` is disconnected. Call it on an actix system: it spawns a task, which ends
-    /// when all clones and connections are dropped.
+    /// Creates a set of connections. A peer that reads nothing for `write_timeout` while output
+    /// waits for it is disconnected. Call it on an actix system: it spawns a task, which ends when
+    /// all clones and connections are dropped.
     #[must_use]
     pub fn new(write_timeout: Duration) -> Self {
         Self {

@@ -138,8 +138,8 @@ impl FrameValidator {
     /// payload is complete.
     ///
     /// # Errors
-    /// Returns [`EndReason::Protocol`] for a violation of RFC 6455, and [`EndReason::TooBig`] if the
-    /// frame exceeds a limit.
+    /// Returns [`EndReason::Protocol`] for a violation of RFC 6455, and [`EndReason::TooBig`] if
+    /// the frame exceeds a limit.
     pub(super) fn check(&self, header: &Header) -> Result<(), EndReason> {
         let known = matches!(
             header.opcode,

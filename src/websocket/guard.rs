@@ -26,7 +26,7 @@ pub(super) struct FlowControl(Rc<FlowState>);
 struct FlowState {
     /// Whether the actor has paused reading.
     is_paused: Cell<bool>,
-    /// Whether the peer does not take what is written.
+    /// Whether writing is blocked because the peer does not read.
     is_write_blocked: Cell<bool>,
     write_unblocked_at: Cell<Option<Instant>>,
     /// Whether the actor waits until everything is written.
@@ -54,8 +54,8 @@ impl FlowControl {
         self.0.is_paused.get() || self.0.is_write_blocked.get()
     }
 
-    /// Records that the peer does not take what is written. This pauses reading, so that the peer
-    /// causes no more output.
+    /// Records that writing is blocked because the peer does not read. This pauses reading, so that
+    /// the peer causes no more output.
     pub(super) fn set_write_blocked(&self) {
         self.0.is_write_blocked.set(true);
     }
@@ -70,7 +70,7 @@ impl FlowControl {
         self.0.is_awaited.take() || was_blocked
     }
 
-    /// Returns whether the peer does not take what is written.
+    /// Returns whether writing is blocked because the peer does not read.
     pub(super) fn is_write_blocked(&self) -> bool {
         self.0.is_write_blocked.get()
     }

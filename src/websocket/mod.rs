@@ -219,9 +219,9 @@ impl Socket {
         }
     }
 
-    /// Queues a text. It is written when the actor is idle and the peer takes it. Queued texts are
-    /// joined by `\n` into few messages. A text that must be a message of its own goes through
-    /// `WebsocketContext::text` instead.
+    /// Queues a text. It is written when the actor is idle and the connection is writable. Queued
+    /// texts are joined by `\n` into few messages. Use `WebsocketContext::text` for a text that
+    /// must be a message of its own.
     ///
     /// The queue is not bounded: check [`Socket::is_full`] or await [`Socket::room`] before writing
     /// more, or count deliveries with a [`Budget`].
@@ -240,8 +240,8 @@ impl Socket {
         self.outbox.compresses()
     }
 
-    /// Queues a text as an iterator of its parts. A part is taken from the iterator when the peer
-    /// takes it, so a long text is never in memory as a whole. A text that exceeds
+    /// Queues a text as an iterator of its parts. The next part is taken from the iterator when the
+    /// connection is writable, so a long text is never in memory as a whole. A text that exceeds
     /// [`MAX_COALESCED_BYTES`] is sent in fragments, uncompressed. A shorter one is sent in one
     /// frame, compressed if compression was negotiated.
     pub fn write_parts(&mut self, parts: impl Iterator<Item = String> + 'static) {
@@ -267,7 +267,7 @@ impl Socket {
         self.outbox.release_later(amount);
     }
 
-    /// Returns whether the actor should write nothing more until the peer has taken what is queued.
+    /// Returns whether the actor should write nothing more until the peer has read more.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.flow.is_write_blocked() || self.outbox.is_full()

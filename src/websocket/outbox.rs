@@ -26,7 +26,7 @@ const FULL_MESSAGES: usize = 64;
 /// The frame of an empty ping.
 const PING: &[u8] = &[FIN | opcode::PING, 0];
 
-/// A text message as an iterator of its parts, which are encoded when the peer takes them. A
+/// A text message as an iterator of its parts, each encoded when the connection is writable. A
 /// message that exceeds [`MAX_COALESCED_BYTES`] is sent in fragments (RFC 6455 section 5.4), so
 /// that a slow peer does not keep a long message in memory. Fragments are not compressed: Safari
 /// cannot read compressed fragments (nats-server#2613).
