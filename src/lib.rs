@@ -1,47 +1,48 @@
-//! chinwag is a web chat server on the actor model: gorilla/websocket's chat example, grown up.
-//! It is a program, and a library that another actix-web program mounts and extends with actor
-//! messages of its own.
+//! chinwag is a web chat server on the actor model: gorilla/websocket's chat example as a complete
+//! server. It is a program, and a library that another actix-web program mounts and extends with
+//! its own actor messages.
 //!
 //! # The way of one message
 //!
 //! ```text
-//! browser ──frame──▶ Session actor ──Broadcast──▶ Hub actor ──Append───▶ Journal
-//!                    (one per socket)             (one, own   ◀─Appended─ (SQLite, own
-//! browser ◀─frame─── Session actor ◀──Deliver──── thread)                  thread)
+//! browser ──frame──▶ Session ──Broadcast──▶ Hub ──Append────▶ log (SQLite on its own
+//! browser ◀─frame─── Session ◀──Deliver──── Hub ◀──Appended── thread, or in memory)
 //! ```
 //!
-//! 1. [`http`] answers the handshake, once [`admission`] lets it in, and starts a session on the
-//!    hardened WebSocket of [`socket`].
-//! 2. The session, which knows its client by the names of [`domain`], reads a frame, decodes it
-//!    with [`wire`] into a [`Command`](wire::Command), and sends the [`hub`] a
-//!    [`Broadcast`](hub::Broadcast). It reads no further while the hub has yet to accept as much
-//!    as one message may hold.
-//! 3. The hub puts the message into the room's pending batch and flushes it when that is due: the
-//!    `journal`, if there is one, gives it its place and commits it, and the hub then
-//!    delivers the one [`Batch`](wire::Batch) to every member. A member that does not take it is
-//!    evicted.
-//! 4. Each session puts what is delivered into its socket's outbox; when its mailbox is empty,
-//!    that is written as one WebSocket message. The frame of a batch is encoded once for all.
+//! 1. The HTTP routes of [`http`] check the handshake and start a session, which is an actor with
+//!    a [`websocket`] that resists hostile peers.
+//! 2. The session decodes what its client sends by a [`protocol`] into a
+//!    [`Command`](protocol::Command), and sends the [`hub`] a [`Broadcast`](hub::Broadcast).
+//! 3. The hub adds the message to the pending messages of its room. When the room is due, the hub
+//!    appends them to the [`log`], which assigns sequence numbers and commits them.
+//! 4. The hub delivers one [`Batch`](hub::Batch) to all members. A member whose send queue is full
+//!    is evicted.
+//! 5. Each session writes what was delivered. The first one encodes the batch, for all members.
 //!
-//! # Layout, in reading order
+//! `ARCHITECTURE.md` names the files and functions of each step.
 //!
-//! * [`config`]: every limit and interval.
-//! * [`server`]: start the actors, bind, run, stop in order.
-//! * [`http`] and [`admission`]: the routes, and who may connect.
-//! * [`socket`]: the hardened WebSocket, which knows nothing of chat.
+//! # Layout
+//!
+//! A module imports only modules above it in this list, and [`domain`] and [`websocket`] import
+//! none.
+//!
+//! * [`domain`]: names, texts, messages; parsed once.
+//! * [`websocket`]: the WebSocket. It knows nothing of chat.
+//! * [`protocol`]: the text and the JSON protocol, and the reasons of disconnects.
+//! * [`metrics`]: counters of what happens, and what the hub holds.
+//! * [`config`]: limits and intervals.
+//! * `limits`: connections and rates of each address.
+//! * [`log`]: the contract of a log; a log in memory, and one in SQLite (feature `journal`).
+//! * [`hub`]: the rooms and their members.
 //! * `session`: the actor of one connection.
-//! * [`wire`]: the protocols.
-//! * [`domain`]: names and texts, parsed once.
-//! * [`hub`]: the rooms, and who is in them.
-//! * `journal`: what was said, on disk (with the feature of that name, on by default).
-//! * [`metrics`]: what happens, counted.
+//! * [`http`]: the routes.
+//! * [`server`]: start, run and shut down all of this.
 //!
 //! # Mounting it
 //!
-//! [`server::start`] starts all of it in one call. A program that has an `HttpServer` of its own
-//! mounts a [`Chat`], and takes over what [`server`] does for the program: the settings of each
-//! connection, without which a client that does not read lives for ever, and the end in order.
-//! This is `examples/mount.rs`:
+//! [`server::start`] starts a complete server. A program with its own `HttpServer` mounts a
+//! [`Chat`]. It must then configure its connections and shut down in order, as [`server`] does:
+//! otherwise a client that does not read stays connected forever. This is `examples/mount.rs`:
 //!
 //! ```no_run
 #![doc = include_str!("../examples/mount.rs")]

@@ -82,3 +82,57 @@ impl LogBackend for MemoryLog {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{ClientId, Identity, MessageId, MessageText, Nick};
+
+    fn draft(room: &str, id: Option<&str>) -> Draft {
+        let author = Identity::of_key("a key of sixteen or more").expect("a key");
+        let id = id.map(|id| MessageId::parse(id).expect("an id"));
+        Draft {
+            room: RoomName::parse(room).expect("a room"),
+            nick: Nick::anonymous(ClientId::next()),
+            text: MessageText::parse("hello", 5).expect("a text"),
+            attributed: false,
+            origin: id.map(|id| Origin { author, id }),
+        }
+    }
+
+    fn seqs(placed: Vec<Placed>) -> Vec<(u64, bool)> {
+        let seq = |placed| match placed {
+            Placed::New(seq, _) => (seq.get(), true),
+            Placed::Duplicate(seq) => (seq.get(), false),
+        };
+        placed.into_iter().map(seq).collect()
+    }
+
+    #[test]
+    fn repeated_message_is_a_duplicate_only_in_its_room() {
+        let mut log = MemoryLog::default();
+        let drafts =
+            [draft("a", Some("x")), draft("a", None), draft("b", Some("x")), draft("a", Some("x"))];
+        assert_eq!(seqs(log.place(&drafts)), [(1, true), (2, true), (3, true), (1, false)]);
+    }
+
+    #[test]
+    fn floor_is_the_last_message_of_the_room_before_the_page() {
+        let mut log = MemoryLog::default();
+        log.place(&[draft("a", None), draft("b", None), draft("a", None)]);
+        let floor = |log: &MemoryLog, room: &str, before| {
+            let room = RoomName::parse(room).expect("a room");
+            log.empty_page(&room, Seq::new(before)).floor.get()
+        };
+        assert_eq!(floor(&log, "a", 4), 3);
+        assert_eq!(floor(&log, "a", 3), 2);
+        assert_eq!(floor(&log, "b", 4), 2);
+        assert_eq!(floor(&log, "silent", 4), 0);
+        // The rooms that were used longest ago are forgotten.
+        let drafts: Vec<_> = (0..ROOMS_MAX).map(|n| draft(&format!("r{n}"), None)).collect();
+        log.place(&drafts);
+        assert_eq!(log.rooms.len(), ROOMS_MAX);
+        assert_eq!(floor(&log, "a", u64::MAX), 3);
+        assert_eq!(floor(&log, "silent", u64::MAX), 3);
+    }
+}

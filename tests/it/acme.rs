@@ -475,15 +475,15 @@ async fn invalid_acme_flags_print_one_line_that_names_the_flag() {
     let domain = |name: &str| format!("--acme\n{name}");
     let invalid: Vec<(String, i32, &str, &str)> = vec![
         (with(&["--tls-cert", "a", "--tls-key", "b"]), 2, "--acme", "cannot be used together"),
-        (domain(""), 2, "--acme", "takes a DNS name"),
-        (domain("192.0.2.1"), 2, "--acme", "takes a DNS name"),
-        (domain("[::1]"), 2, "--acme", "takes a DNS name"),
-        (domain("*.chat.example"), 2, "--acme", "takes a DNS name"),
+        (domain(""), 2, "--acme", "must be a DNS name"),
+        (domain("192.0.2.1"), 2, "--acme", "must be a DNS name"),
+        (domain("[::1]"), 2, "--acme", "must be a DNS name"),
+        (domain("*.chat.example"), 2, "--acme", "must be a DNS name"),
         (domain("bücher.example"), 2, "--acme", "xn-- form"),
-        (domain("chat.example:443"), 2, "--acme", "takes a DNS name"),
-        (domain("https://chat.example"), 2, "--acme", "takes a DNS name"),
-        (with(&["--acme-contact", "me"]), 2, "--acme-contact", "takes an e-mail address"),
-        (with(&["--acme-url", "http://ca.example/"]), 2, "--acme-url", "takes the https address"),
+        (domain("chat.example:443"), 2, "--acme", "must be a DNS name"),
+        (domain("https://chat.example"), 2, "--acme", "must be a DNS name"),
+        (with(&["--acme-contact", "me"]), 2, "--acme-contact", "must be an e-mail address"),
+        (with(&["--acme-url", "http://ca.example/"]), 2, "--acme-url", "must be the https URL"),
         (
             with(&["--acme-staging", "--acme-url", "https://ca.example/"]),
             2,

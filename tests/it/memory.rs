@@ -300,5 +300,7 @@ async fn each_connection_uses_one_file_descriptor() {
         client.leave().await;
         clients.push(Client::connect(program.addr, "").await);
     }
-    eventually("50 more descriptors", async || program.descriptors() == before + 50).await;
+    // The last client of the warm-up may still be counted in `before`.
+    let expected = before + 49..=before + 50;
+    eventually("50 more descriptors", async || expected.contains(&program.descriptors())).await;
 }

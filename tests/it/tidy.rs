@@ -1,4 +1,4 @@
-//! Rules about the source itself, each with the reason it has.
+//! Rules about the source code and the documents.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Rust files below a folder, by their paths from the root.
+/// Returns the Rust files below a folder, as paths from the root.
 fn sources(folder: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
@@ -31,7 +31,7 @@ fn sources(folder: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The code of a file: without comments, and without the tests at its end.
+/// Returns the code of a file without comments and without the tests at its end.
 fn code(path: &Path) -> String {
     let text = read(path);
     let code = text.split("#[cfg(test)]").next().unwrap();
@@ -49,7 +49,7 @@ fn none_in(folder: &str, allowed: impl Fn(&Path) -> bool, forbidden: &[&str]) {
 }
 
 #[test]
-fn the_deprecated_crate_is_named_only_where_it_is_fenced_in() {
+fn only_three_modules_name_actix_web_actors() {
     let fence = |path: &Path| {
         path.starts_with("src/websocket")
             || path.starts_with("src/session")
@@ -59,13 +59,13 @@ fn the_deprecated_crate_is_named_only_where_it_is_fenced_in() {
 }
 
 #[test]
-fn the_hub_does_no_input_or_output_and_never_waits() {
+fn hub_does_no_io_and_never_waits() {
     let io = ["std::fs", "std::net", "std::io", "tokio::net", "tokio::fs", ".await", "block_on"];
     none_in("src/hub", |_| false, &io);
 }
 
 #[test]
-fn domain_and_protocol_know_no_actor() {
+fn domain_and_protocol_name_no_actors() {
     for folder in ["src/domain", "src/protocol"] {
         none_in(folder, |_| false, &["actix", "Addr<", "Recipient<"]);
     }
@@ -115,29 +115,29 @@ fn modules_import_only_modules_below_them() {
     assert!(arrows.len() > 20, "there are imports to check: {arrows:?}");
 }
 
-/// While a context waits, its mailbox and timers stand still, and several waits are last in,
-/// first out. A clone of a recipient has a place of its own in the mailbox (actix#329).
+/// While a context waits, its mailbox and timers stand still, and of several waits the last one
+/// ends first. Each clone of a recipient may exceed the mailbox's limit by one (actix#329).
 #[test]
-fn no_session_waits_and_no_recipient_is_cloned() {
+fn no_context_waits_and_no_recipient_is_cloned() {
     none_in("src", |_| false, &["ctx.wait(", "recipient.clone()", "to.clone()"]);
 }
 
 #[test]
-fn sql_is_in_the_sqlite_log_alone() {
+fn sql_is_only_in_the_sqlite_log() {
     let journal = |path: &Path| path.starts_with("src/log/sqlite");
     none_in("src", journal, &["rusqlite", "SELECT ", "INSERT "]);
 }
 
 #[test]
-fn a_client_leaves_the_registry_in_exactly_one_function() {
+fn exactly_one_function_removes_clients() {
     let removals: usize =
         sources("src/hub").iter().map(|path| code(path).matches("clients.remove(").count()).sum();
     assert_eq!(removals, 1);
 }
 
-/// Who mounts the chat has no command line of ours. The program adds what to do (`hints.rs`).
+/// A program that mounts the chat does not have our flags. `cli/hints.rs` adds them to errors.
 #[test]
-fn the_library_speaks_of_no_flags() {
+fn library_names_no_flags() {
     let program =
         ["main.rs", "commands.rs", "check_config.rs", "hints.rs", "logging.rs", "args.rs"];
     for path in sources("src").iter().filter(|path| !program.iter().any(|own| path.ends_with(own)))
@@ -156,7 +156,7 @@ fn lines_fit_in_100_columns() {
     }
 }
 
-/// Words of a text that look like `--flag`.
+/// Returns the words of a text that look like `--flag`.
 fn flags(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !(c.is_ascii_lowercase() || c == '-'))
         .filter(|word| word.starts_with("--") && word.len() > 3)
@@ -176,7 +176,7 @@ fn documentation_has_every_flag_of_the_program_with_its_default() {
     known.retain(|flag| !["--help", "--version"].contains(flag));
     assert_eq!(flags(&table.join("\n")), known);
 
-    // "[default: 25s]" in the help stands as `25s` in the flag's row.
+    // "[default: 25s]" in the help is `25s` in the flag's row.
     for paragraph in help.split("\n      --").skip(1) {
         let flag = paragraph.split([' ', '\n']).next().unwrap();
         let row = table.iter().find(|row| row.contains(&format!("`--{flag} ")));
@@ -189,7 +189,7 @@ fn documentation_has_every_flag_of_the_program_with_its_default() {
 }
 
 #[test]
-fn relative_links_and_images_of_the_documents_resolve() {
+fn links_and_images_in_documents_resolve() {
     let mut checked = 0;
     for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/OPERATIONS.md"]
         .into_iter()
@@ -209,9 +209,9 @@ fn relative_links_and_images_of_the_documents_resolve() {
     assert!(checked >= 10, "the documents have links to check, not {checked}");
 }
 
-/// Every name that the README sets beside gorilla's is one that the source defines.
+/// The source defines every name in the README's table of gorilla's names.
 #[test]
-fn the_table_from_gorillas_example_to_chinwag_holds() {
+fn table_of_gorillas_names_matches_the_source() {
     let readme = read("README.md");
     let (_, section) = readme.split_once("## From gorilla's example to chinwag").unwrap();
     let section = section.split("\n## ").next().unwrap();
@@ -223,7 +223,7 @@ fn the_table_from_gorillas_example_to_chinwag_holds() {
             if name.ends_with('/') || name.ends_with(".rs") || name.ends_with(".html") {
                 assert!(root().join(name).exists(), "{name}");
             } else {
-                // `hub::Register` is ours and defined; `try_send` is only used.
+                // A name with a path is defined here; `try_send` is only used.
                 let (path, last) = name.rsplit_once("::").unwrap_or(("", name));
                 let words = |kind: &&str| source.contains(&format!("{kind} {last}"));
                 let defined = ["struct", "enum", "fn"].iter().any(words);
@@ -233,6 +233,30 @@ fn the_table_from_gorillas_example_to_chinwag_holds() {
         }
     }
     assert!(checked >= 10, "the table has names to check, not {checked}");
+}
+
+#[test]
+fn walk_of_a_message_names_existing_files_and_functions() {
+    let document = read("ARCHITECTURE.md");
+    let (_, section) = document.split_once("## The way of one message").unwrap();
+    let section = section.split("\n### ").next().unwrap();
+    let mut files = Vec::new();
+    for row in section.lines().filter(|line| line.starts_with("| ") && line.contains("`: `")) {
+        let step = row.split('|').nth(2).unwrap().trim().trim_matches('`');
+        let (file, function) = step.split_once("`: `").unwrap();
+        let code = code(&Path::new("src").join(file));
+        let last = function.rsplit("::").next().unwrap();
+        let defined =
+            code.contains(&format!("fn {last}(")) || code.contains(&format!("fn {last}<"));
+        assert!(defined || code.contains(&format!("impl {function} for")), "{step}");
+        files.push(file.to_owned());
+    }
+    assert!(files.len() >= 15, "the walk has steps to check, not {}", files.len());
+    for file in &files {
+        let times = files.iter().filter(|other| *other == file).count();
+        let is_entered_twice = ["protocol/json.rs", "hub/commit.rs"].contains(&file.as_str());
+        assert!(times == 1 || is_entered_twice && times == 2, "{file} is entered {times} times");
+    }
 }
 
 #[test]

@@ -70,6 +70,14 @@ impl Hub {
         }
     }
 
+    /// Adds committed messages to the room's ring, or keeps them until the ring is filled.
+    pub(in crate::hub) fn remember(&mut self, name: &RoomName, messages: &[Arc<ChatMessage>]) {
+        self.rings.push(name, messages);
+        if let Some(room) = self.rooms.get_mut(name).filter(|room| !room.joining.is_empty()) {
+            room.committed_since.extend_from_slice(messages);
+        }
+    }
+
     /// Answers a request from the ring, or reads what is missing from the log.
     pub(super) fn tell_history(&mut self, asked: History) {
         // Messages that are not delivered yet are not history.

@@ -7,7 +7,7 @@ use actix::prelude::*;
 
 use super::Room;
 use crate::config::Config;
-use crate::domain::{ChatMessage, ClientId, Identity, Position, RoomName};
+use crate::domain::{ClientId, Identity, Position, RoomName};
 use crate::hub::Hub;
 use crate::hub::history::{Purpose, RING_BYTES_MAX, Read, Ring};
 use crate::hub::registry::subtract_opened_room;
@@ -228,14 +228,6 @@ impl Hub {
             room: name,
         };
         self.answer(id, joined, reference);
-    }
-
-    /// Adds committed messages to the room's ring, or keeps them until the ring is filled.
-    pub(in crate::hub) fn remember(&mut self, name: &RoomName, messages: &[Arc<ChatMessage>]) {
-        self.rings.push(name, messages);
-        if let Some(room) = self.rooms.get_mut(name).filter(|room| !room.joining.is_empty()) {
-            room.committed_since.extend_from_slice(messages);
-        }
     }
 
     /// Adds a client to a room.

@@ -26,9 +26,9 @@ pub(in crate::hub) struct Room {
     names: HashMap<String, Identity>,
     pub(super) presence: PresenceDelta,
     /// Clients that join as soon as the ring is filled.
-    pub(super) joining: Vec<Join>,
+    pub(in crate::hub) joining: Vec<Join>,
     /// Messages that were committed after the read for the ring began.
-    pub(super) committed_since: Vec<Arc<ChatMessage>>,
+    pub(in crate::hub) committed_since: Vec<Arc<ChatMessage>>,
     pub(in crate::hub) pending: Vec<Pending>,
     pub(in crate::hub) pending_bytes: usize,
     /// Requests for history that came after a pending message.
