@@ -22,8 +22,8 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use futures_core::Stream;
 use tokio_util::codec::Decoder;
 
-use assembly::{Assembly, Whole};
-use guard::{Gate, Guard};
+use assembly::{Assembly, Received};
+use guard::{FlowControl, Guard};
 
 // These modules are private to the library, so the benchmark compiles them itself.
 #[path = "../src/websocket/assembly.rs"]
@@ -101,7 +101,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
 /// Decodes everything in the chunks like the stream decoder of actix-web-actors and the socket, and
 /// returns the number of text messages.
 fn receive(chunks: Vec<Bytes>) -> Result<usize, EndReason> {
-    let mut guard = Guard::new(Chunks(chunks), Gate::default(), 28 * 1024, true);
+    let mut guard = Guard::new(Chunks(chunks), FlowControl::default(), 28 * 1024, true);
     let mut codec = Codec::new().max_size(28 * 1024);
     let mut assembly = Assembly::default();
     let (mut buffer, mut texts, mut idle) = (BytesMut::new(), 0, false);
@@ -122,7 +122,7 @@ fn receive(chunks: Vec<Bytes>) -> Result<usize, EndReason> {
             Frame::Continuation(item) => Message::Continuation(item),
             frame => panic!("unexpected frame {frame:?}"),
         };
-        texts += usize::from(matches!(assembly.push(message)?, Some(Whole::Text(_))));
+        texts += usize::from(matches!(assembly.push(message)?, Some(Received::Text(_))));
     }
 }
 

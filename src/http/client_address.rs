@@ -1,5 +1,5 @@
-//! The address of the client that sent a request: the peer of the connection, or the address that a
-//! trusted proxy names.
+//! Finds the address of the client that sent a request: the peer of the connection, or the address
+//! that a trusted proxy names. The limits and the check of the origin use it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Once;
@@ -88,19 +88,19 @@ fn header_text(value: &header::HeaderValue) -> &str {
     value.to_str().unwrap_or_default()
 }
 
-/// Warns once about a proxy that is not trusted. It must be on a private network, so that the
-/// warning does not recommend to trust a stranger.
+/// Warns once about a proxy that is not trusted. Addresses outside private networks cause no
+/// warning, since any client can send the header.
 fn warn_of_untrusted_proxy(peer: IpAddr) {
     static WARNED: Once = Once::new();
-    let is_close = match peer.to_canonical() {
+    let is_private = match peer.to_canonical() {
         IpAddr::V4(peer) => peer.is_loopback() || peer.is_private(),
         IpAddr::V6(peer) => peer.is_loopback() || peer.is_unique_local(),
     };
-    if is_close {
+    if is_private {
         WARNED.call_once(|| {
             warn!(
-                "requests from {peer} have X-Forwarded-For, but it is not a trusted proxy; all of \
-                 them count for one address"
+                "{peer} sends X-Forwarded-For but is not a trusted proxy; its clients share the \
+                 limits of one address"
             );
         });
     }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn only_trusted_proxies_are_believed() {
+    fn forwarded_address_counts_only_from_a_trusted_proxy() {
         assert_eq!(client(&[], "127.0.0.1", &["198.51.100.7"]), "127.0.0.1");
         assert_eq!(client(&["127.0.0.1"], "192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
         assert_eq!(client(&["127.0.0.1"], "127.0.0.1", &["198.51.100.7"]), "198.51.100.7");

@@ -1,4 +1,5 @@
-//! `/metrics` for Prometheus.
+//! The route `/metrics` for Prometheus. It asks the hub for its numbers; the module `metrics` has
+//! the others and encodes them.
 
 use std::time::Instant;
 
@@ -12,6 +13,7 @@ use super::status::{ANSWER_TIME_MAX, Unready};
 use crate::config::Config;
 use crate::hub::GetStats;
 
+/// The media type of the OpenMetrics text format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Adds the route for every client.

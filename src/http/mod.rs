@@ -1,4 +1,5 @@
-//! The HTTP routes: the upgrade to a WebSocket, the page, and what operators ask.
+//! The HTTP routes: the upgrade to a WebSocket, the page, and the routes for operators. [`Chat`]
+//! adds them to an actix-web app. The server does, and so can a program that mounts the chat.
 
 mod client_address;
 #[cfg(feature = "metrics")]
@@ -98,7 +99,8 @@ impl Chat {
 
     fn count_socket(&self, tcp: &TcpStream, extensions: &Extensions) {
         let peer = tcp.peer_addr().map(|peer| peer.ip()).ok();
-        match peer.filter(|peer| !self.proxies.trust(*peer)).map(|peer| self.sockets.take(peer)) {
+        match peer.filter(|peer| !self.proxies.trust(*peer)).map(|peer| self.sockets.acquire(peer))
+        {
             Some(Ok(permit)) => Connections::keep(extensions, permit),
             Some(Err(_)) => drop(SockRef::from(tcp).shutdown(Shutdown::Both)),
             None => {}

@@ -1,4 +1,5 @@
-//! Which pages may connect: checks the `Host` and `Origin` headers of a handshake.
+//! Checks the `Host` and `Origin` headers of a handshake, which tell which pages may connect. It
+//! reads no request itself: `client_address` passes the headers.
 
 use thiserror::Error;
 
@@ -18,7 +19,7 @@ pub(super) struct RequestOrigin<'a> {
 /// Why a request is answered with status 403.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub(super) enum OriginRefused {
-    /// The server does not have this host name.
+    /// The host is not one of the server's.
     #[error("host not allowed; the operator of this server can add it to its public hosts")]
     Host,
     /// The page belongs to another site.

@@ -1,4 +1,7 @@
-//! Serves the page: the built-in files, or those of `--static-dir`.
+//! Serves the page: the built-in files, or those of the directory in [`Config::static_dir`]. It
+//! knows nothing of the content of the files.
+//!
+//! [`Config::static_dir`]: crate::config::Config::static_dir
 
 use std::io::Write;
 use std::sync::LazyLock;

@@ -1,4 +1,5 @@
-//! Limits of requests on a connection: their number, their bodies, and the time between them.
+//! The middleware that limits the requests of a connection: their number, their bodies, and the
+//! time between them. The counters and the reset of a connection are in `websocket::connection`.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,8 +15,10 @@ use tokio::time::timeout;
 
 use crate::websocket;
 
-/// How much of an unwanted body is read, in bytes, and for how long.
+/// The greatest part of a request's body that is read, in bytes.
 const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
+
+/// The time limit for reading a request's body.
 const MAX_DISCARD_TIME: Duration = Duration::from_secs(5);
 
 /// Limits the requests of a connection. Wrap an app in it with `actix_web::middleware::from_fn`.
@@ -34,8 +37,8 @@ pub async fn bound_requests(
     mut req: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let request_state = websocket::begin_request(req.request());
-    if request_state.is_cut_off() {
+    let pending = websocket::begin_request(req.request());
+    if pending.is_disconnected() {
         return Ok(req
             .into_response(HttpResponse::TooManyRequests().finish())
             .map_into_boxed_body());
@@ -55,12 +58,12 @@ pub async fn bound_requests(
         let _ = timeout(MAX_DISCARD_TIME, read).await;
     }
     let mut response = next.call(req).await?;
-    if request_state.is_last() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if pending.is_last() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     Ok(response.map_body(|head, body| match head.status {
         StatusCode::SWITCHING_PROTOCOLS => body.boxed(),
-        _ => request_state.answer(body),
+        _ => pending.response_body(body),
     }))
 }
 
@@ -78,23 +81,24 @@ mod tests {
     use tokio::time::sleep;
 
     const DEADLINE: Duration = Duration::from_secs(20);
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
-    /// Takes longer than a next request may to answer, and again to write the body.
+    /// Answers later than [`NEXT_REQUEST_TIMEOUT`], and writes the body for longer than that.
     async fn slow() -> HttpResponse {
-        sleep(PATIENCE * 3 / 2).await;
+        sleep(NEXT_REQUEST_TIMEOUT * 3 / 2).await;
         let parts = futures_util::stream::unfold(0, async |n| {
-            sleep(PATIENCE / 2).await;
+            sleep(NEXT_REQUEST_TIMEOUT / 2).await;
             (n < 3).then_some((Ok::<_, Error>(Bytes::from_static(b"part")), n + 1))
         });
         HttpResponse::Ok().streaming(Box::pin(parts))
     }
 
-    /// As long as a file of the page.
+    /// Repeated to the length of a file of the page.
     const LONG: &str = "quick with 10 kB behind it";
 
     fn start() -> SocketAddr {
-        let connections = Connections::new(DEADLINE).with_next_request(PATIENCE);
+        let connections =
+            Connections::new(DEADLINE).with_next_request_timeout(NEXT_REQUEST_TIMEOUT);
         let app = || {
             let quick = web::get().to(|| async { "quick" });
             App::new()
@@ -110,13 +114,14 @@ mod tests {
         addr
     }
 
-    async fn ask(tcp: &mut TcpStream, path: &str, end: &str) -> String {
+    /// Sends a request. Returns the response, which ends with `end`.
+    async fn get(tcp: &mut TcpStream, path: &str, end: &str) -> String {
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         tcp.write_all(request.as_bytes()).await.expect("it is open");
         let mut answer = Vec::new();
         let read = async {
             while !answer.ends_with(end.as_bytes()) {
-                assert_ne!(tcp.read_buf(&mut answer).await.expect("an answer"), 0, "cut off");
+                assert_ne!(tcp.read_buf(&mut answer).await.expect("an answer"), 0, "disconnected");
             }
         };
         timeout(DEADLINE, read).await.expect("in time");
@@ -124,28 +129,28 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_second_request_that_drips_is_cut_off_as_a_first_one_is() {
+    async fn client_that_sends_its_second_request_too_slowly_is_disconnected() {
         let mut tcp = TcpStream::connect(start()).await.expect("a connection");
-        ask(&mut tcp, "/", "quick").await;
+        get(&mut tcp, "/", "quick").await;
         let (mut reader, mut writer) = tcp.into_split();
         let drip = async {
             while writer.write_all(b"G").await.is_ok() {
-                sleep(PATIENCE / 10).await;
+                sleep(NEXT_REQUEST_TIMEOUT / 10).await;
             }
         };
         let end = timeout(DEADLINE, async {
             tokio::select! {
                 () = drip => {}
-                read = reader.read_u8() => assert!(read.is_err(), "nothing is answered"),
+                read = reader.read_u8() => assert!(read.is_err(), "there is no response"),
             }
         });
-        end.await.expect("it does not drip for ever");
+        end.await.expect("the server disconnects the client");
     }
 
-    /// Sends requests without waiting; says whether all are answered before the connection ends.
+    /// Pipelines requests. Returns whether all are answered before the connection ends.
     async fn are_answered(path: &str, count: usize, bytes: usize) -> bool {
         let mut tcp = TcpStream::connect(start()).await.expect("a connection");
-        let head = ask(&mut tcp, "/", "quick").await.len() - "quick".len();
+        let head = get(&mut tcp, "/", "quick").await.len() - "quick".len();
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").repeat(count);
         tcp.write_all(request.as_bytes()).await.expect("it is open");
         let mut answers = Vec::new();
@@ -161,27 +166,27 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn client_that_pipelines_many_requests_is_cut_off() {
+    async fn client_that_pipelines_many_requests_is_disconnected() {
         assert!(are_answered("/", 10, "quick".len()).await);
         assert!(!are_answered("/", 1000, "quick".len()).await);
         assert!(!are_answered("/long", 200, 400 * LONG.len()).await);
     }
 
     #[actix_web::test]
-    async fn a_connection_carries_a_hundred_requests() {
+    async fn connection_carries_100_requests() {
         let mut tcp = TcpStream::connect(start()).await.expect("a connection");
         for n in 1..=100 {
-            let answer = ask(&mut tcp, "/", "quick").await.to_lowercase();
+            let answer = get(&mut tcp, "/", "quick").await.to_lowercase();
             assert_eq!(answer.contains("connection: close"), n == 100, "{n}: {answer}");
         }
     }
 
     #[actix_web::test]
-    async fn an_answer_may_take_as_long_as_it_likes_and_so_may_its_body() {
+    async fn response_and_its_body_may_take_longer_than_the_next_request() {
         let mut tcp = TcpStream::connect(start()).await.expect("a connection");
-        ask(&mut tcp, "/", "quick").await;
-        let answer = ask(&mut tcp, "/slow", "\r\n0\r\n\r\n").await;
+        get(&mut tcp, "/", "quick").await;
+        let answer = get(&mut tcp, "/slow", "\r\n0\r\n\r\n").await;
         assert_eq!(answer.matches("part").count(), 3);
-        ask(&mut tcp, "/", "quick").await;
+        get(&mut tcp, "/", "quick").await;
     }
 }

@@ -1,4 +1,5 @@
-//! `/healthz` and `/readyz`: whether the server runs, and whether it can do its work.
+//! The routes `/healthz` and `/readyz`: whether the server runs, and whether it can commit
+//! messages. A load balancer or an orchestrator polls them.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,23 +55,23 @@ async fn readyz(chat: web::Data<Chat>) -> HttpResponse {
     let answer = timeout(ANSWER_TIME_MAX, answer.wait_for(Option::is_some)).await;
     match answer.ok().and_then(|answer| answer.ok()?.clone()) {
         Some(Answered { outcome: Ok(()), .. }) => answer_with(StatusCode::OK, "ready"),
-        Some(Answered { outcome: Err(words), .. }) => {
-            answer_with(StatusCode::SERVICE_UNAVAILABLE, &words)
+        Some(Answered { outcome: Err(error), .. }) => {
+            answer_with(StatusCode::SERVICE_UNAVAILABLE, &error)
         }
         None => Unready::TooSlow.error_response(),
     }
 }
 
-fn answer_with(status: StatusCode, words: &str) -> HttpResponse {
+fn answer_with(status: StatusCode, text: &str) -> HttpResponse {
     let mut answer = HttpResponse::build(status);
-    answer.content_type("text/plain; charset=utf-8").body(format!("{words}\n"))
+    answer.content_type("text/plain; charset=utf-8").body(format!("{text}\n"))
 }
 
 /// How long an answer is reused.
 const ANSWER_AGE_MAX: Duration = Duration::from_secs(1);
 
-/// Whether the hub and the log are ready. Only one request for this is in progress at a time, so
-/// that requests do not queue while a disk is slow.
+/// The last known readiness of the hub and the log. It is requested once at a time, so that
+/// requests do not queue while a disk is slow.
 #[derive(Debug, Default)]
 pub(super) struct Readiness(Mutex<Option<watch::Receiver<Option<Answered>>>>);
 
@@ -85,17 +86,17 @@ impl Readiness {
     /// Returns the latest answer or the request in progress. Otherwise starts a request.
     fn ask(&self, hub: &Addr<Hub>) -> watch::Receiver<Option<Answered>> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_use = known.as_ref().filter(|answer| match &*answer.borrow() {
+        let usable = known.as_ref().filter(|answer| match &*answer.borrow() {
             Some(answered) => answered.at.elapsed() < ANSWER_AGE_MAX,
             // The task of the request may have ended without an answer.
             None => answer.has_changed().is_ok(),
         });
-        if let Some(answer) = of_use {
+        if let Some(answer) = usable {
             return answer.clone();
         }
         let (sender, answer) = watch::channel(None);
         let hub = hub.clone();
-        // Its own task, which outlives the HTTP request.
+        // A task of its own outlives the HTTP request.
         rt::spawn(async move {
             let outcome = probe(&hub).await.map_err(|error| error.to_string());
             // All receivers may be gone.

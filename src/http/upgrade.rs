@@ -1,4 +1,5 @@
-//! The upgrade of a request to a WebSocket: checks the request and starts a session.
+//! The route `/ws`: checks a request for a WebSocket and starts a session. The handshake itself is
+//! in `websocket`.
 
 use std::sync::Arc;
 
@@ -48,9 +49,9 @@ async fn upgrade(
 ) -> Result<HttpResponse, UpgradeError> {
     ws::handshake(req).map_err(|error| UpgradeError::NoHandshake(error.into()))?;
     let client = Client::of(req, &chat.proxies);
-    // Checked first: attempts of another site's page must not count for the visitor's address.
+    // Checked first, since requests of another site's page must not count for its visitor.
     chat.origins.check(client.origin(req))?;
-    let permit = chat.connections.take(client.address)?;
+    let permit = chat.connections.acquire(client.address)?;
     let params = params(req)?;
     if params.protocol == Protocol::Text && !params.nick.is_anonymous() {
         let (room, nick) = (params.room.clone(), params.nick.clone());
@@ -140,7 +141,7 @@ impl ResponseError for UpgradeError {
         match self {
             Self::NoHandshake(error) => error.as_response_error().status_code(),
             Self::Limit(ConnectionRefused::Server) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Limit(ConnectionRefused::Address | ConnectionRefused::Attempts(_)) => {
+            Self::Limit(ConnectionRefused::Address | ConnectionRefused::ConnectRate(_)) => {
                 StatusCode::TOO_MANY_REQUESTS
             }
             Self::Origin(_) => StatusCode::FORBIDDEN,
@@ -156,7 +157,7 @@ impl ResponseError for UpgradeError {
         }
         let mut response = HttpResponse::build(self.status_code());
         if let Self::Limit(refused) = self {
-            // Rounded up, since a client that comes too early would fail again.
+            // Rounded up, since a client that retries too early would be refused again.
             let seconds = refused.retry_after().as_millis().div_ceil(1000).max(1);
             response.insert_header((header::RETRY_AFTER, seconds.to_string()));
         }

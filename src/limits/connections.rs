@@ -1,5 +1,6 @@
-//! How many may be connected at once, in all and from one address, and how often an address may
-//! try.
+//! The limits of connections: their number in total and for each address, and the rate at which an
+//! address may connect. A [`ConnectionPermit`] counts one connection until it is dropped, and its
+//! messages and commands.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -12,18 +13,19 @@ use std::time::Duration;
 use governor::clock::{Clock, DefaultClock};
 use thiserror::Error;
 
-use super::rates::{Limiter, OwnRates, Rates};
+use super::rates::{ConnectionRates, KeyedLimiter, Rates};
 use crate::config::{Config, Rate};
 use crate::domain::Identity;
 use crate::metrics::{Limit, Metrics};
 
-/// How long to stay away when the places are taken, which nobody knows better.
-const COME_BACK: Duration = Duration::from_secs(5);
+/// How long a client should wait if the limit of connections is reached.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// What a browser may open at once to load a page, and a few more.
-const SOCKETS_OF_A_BROWSER: usize = 16;
+/// The number of connections that a browser may open to load the page, with a reserve.
+const BROWSER_CONNECTIONS: usize = 16;
 
-/// What counts as one address: of IPv6 the first 64 bits, since whoever has one has all with these.
+/// The unit of limits by address: an IPv4 address, or the first 64 bits of an IPv6 address, since
+/// one host usually has a whole such network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SourceAddress(IpAddr);
 
@@ -36,86 +38,88 @@ impl SourceAddress {
     }
 }
 
-/// Why there is no place for somebody just now.
+/// Why a connection is refused.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub(crate) enum ConnectionRefused {
-    /// All are taken.
-    #[error("the server has as many connections as it takes; try again later")]
+    /// The server has reached its limit of connections.
+    #[error("the server has reached its limit of connections; try again later")]
     Server,
-    /// Those for one address are.
-    #[error("there are as many connections from your address as the server takes")]
+    /// The address has reached its limit of connections.
+    #[error("your address has reached its limit of connections; close one or try again later")]
     Address,
-    /// The address tries too often.
-    #[error("there are too many attempts from your address; try again later")]
-    Attempts(Duration),
+    /// The address exceeds the rate of connections. The client may connect after this time.
+    #[error("your address connects too often; try again later")]
+    ConnectRate(Duration),
 }
 
 impl ConnectionRefused {
-    /// How long to stay away.
+    /// Returns how long the client should wait before it connects again.
     #[must_use]
     pub(crate) fn retry_after(self) -> Duration {
         match self {
-            Self::Server | Self::Address => COME_BACK,
-            Self::Attempts(wait) => wait,
+            Self::Server | Self::Address => RETRY_AFTER,
+            Self::ConnectRate(wait) => wait,
         }
     }
 }
 
-/// The places of a server, by a clock.
+/// Limits connections and issues a [`ConnectionPermit`] for each.
 #[derive(Debug)]
 pub(crate) struct ConnectionLimiter<C: Clock = DefaultClock> {
-    in_all: Option<usize>,
+    total: Option<usize>,
     per_address: Option<usize>,
-    attempts: Option<Limiter<SourceAddress, C>>,
+    connect_rate: Option<KeyedLimiter<SourceAddress, C>>,
     shared: Arc<Shared<C>>,
 }
 
-/// What the places of a server have in common.
+/// What a limiter shares with its permits.
 #[derive(Debug)]
 struct Shared<C: Clock> {
-    taken: Mutex<Taken>,
+    counts: Mutex<Counts>,
     rates: Rates<C>,
     metrics: Metrics,
 }
 
+/// The numbers of permits.
 #[derive(Debug, Default)]
-struct Taken {
-    in_all: usize,
-    by_source: HashMap<SourceAddress, usize>,
+struct Counts {
+    total: usize,
+    by_address: HashMap<SourceAddress, usize>,
 }
 
-/// A place that somebody has. Dropping it gives it back.
+/// The permit of one connection. Dropping it returns it.
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit<C: Clock = DefaultClock> {
     source: SourceAddress,
     shared: Arc<Shared<C>>,
-    /// Many connections say and ask nothing.
-    own: OnceCell<Box<OwnRates<C>>>,
+    /// Created when it is first needed, since many connections send nothing.
+    rates: OnceCell<Box<ConnectionRates<C>>>,
 }
 
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 
 impl<C: Clock + Clone> ConnectionPermit<C> {
-    /// The address that counts.
+    /// Returns the address that the connection counts for.
     pub(crate) fn address(&self) -> SourceAddress {
         self.source
     }
 
-    fn own(&self) -> &OwnRates<C> {
-        self.own.get_or_init(|| Box::new(self.shared.rates.of_one()))
+    fn rates(&self) -> &ConnectionRates<C> {
+        self.rates.get_or_init(|| Box::new(self.shared.rates.for_connection()))
     }
 
-    /// Counts a message of so many bytes by whoever has this place, unless that is too much.
+    /// Counts a message of this length, in bytes. An identity has one rate on all its connections.
     ///
     /// # Errors
-    /// How long to wait with it.
-    pub(crate) fn count_message(&self, who: Identity, bytes: usize) -> Result<(), Duration> {
+    /// Returns how long the message must wait if it exceeds a rate.
+    pub(crate) fn count_message(&self, identity: Identity, bytes: usize) -> Result<(), Duration> {
         let Rates { messages, messages_from_address, bytes_per_hour, bytes_per_day, .. } =
             &self.shared.rates;
         let source = &self.source;
-        // Who may not go on must not use up what is left to others at the same address.
-        self.limit(Limit::PublishRate, messages, |rate| rate.count(&who, ONE))?;
-        self.limit(Limit::PublishRate, &self.own().messages, |rate| rate.count(ONE))?;
+        // The rates of the identity and the connection come first: a message that exceeds them must
+        // not count against others at the same address.
+        self.limit(Limit::PublishRate, messages, |rate| rate.count(&identity, ONE))?;
+        self.limit(Limit::PublishRate, &self.rates().messages, |rate| rate.count(ONE))?;
         let from_address = Limit::PublishRatePerAddress;
         self.limit(from_address, messages_from_address, |rate| rate.count(source, ONE))?;
         let bytes = u32::try_from(bytes).ok().and_then(NonZeroU32::new).unwrap_or(ONE);
@@ -125,15 +129,15 @@ impl<C: Clock + Clone> ConnectionPermit<C> {
         self.limit(per_day, bytes_per_day, |rate| rate.count(source, bytes))
     }
 
-    /// Counts a command that is no message, unless it is one too many. One that makes the hub do
-    /// the work of several costs as much as these.
+    /// Counts a command that publishes no message. One with the work of several commands has their
+    /// cost.
     ///
     /// # Errors
-    /// How long to wait with it.
+    /// Returns how long the command must wait if it exceeds a rate.
     pub(crate) fn count_command(&self, cost: NonZeroU32) -> Result<(), Duration> {
-        self.limit(Limit::CommandRate, &self.own().commands, |rate| rate.count(cost))?;
+        self.limit(Limit::CommandRate, &self.rates().commands, |rate| rate.count(cost))?;
         let from_address = &self.shared.rates.commands_from_address;
-        let count = |rate: &Limiter<_, _>| rate.count(&self.source, cost);
+        let count = |rate: &KeyedLimiter<_, _>| rate.count(&self.source, cost);
         self.limit(Limit::CommandRatePerAddress, from_address, count)
     }
 
@@ -149,21 +153,21 @@ impl<C: Clock + Clone> ConnectionPermit<C> {
 }
 
 impl ConnectionLimiter {
-    /// As many as a configuration has; and those who have one may say as much as it allows.
+    /// Returns a limiter of WebSockets with the limits of the configuration.
     #[must_use]
     pub(crate) fn of(config: &Config) -> Self {
         Self::with_clock(config, &DefaultClock::default())
     }
 
-    /// For the sockets of one address, of which some carry plain HTTP, or nothing yet: twice as
-    /// many as it may have WebSockets, and some for a browser that loads the page.
+    /// Returns a limiter of all connections, including those that carry plain HTTP or nothing yet.
+    /// An address may have twice as many as WebSockets, and those of a browser that loads the page.
     #[must_use]
     pub(crate) fn of_sockets(config: &Config) -> Self {
         let per_address = config.max_connections_per_address;
         let sockets = Config {
             max_connections: None,
             max_connections_per_address: per_address
-                .map(|most| most.saturating_mul(2).saturating_add(SOCKETS_OF_A_BROWSER)),
+                .map(|most| most.saturating_mul(2).saturating_add(BROWSER_CONNECTIONS)),
             connect_rate: None,
             ..config.clone()
         };
@@ -173,70 +177,73 @@ impl ConnectionLimiter {
 
 impl<C: Clock + Clone> ConnectionLimiter<C> {
     fn with_clock(config: &Config, clock: &C) -> Self {
-        let attempts = config
+        let connect_rate = config
             .connect_rate
-            .map(|rate| Limiter::new(Rate { per_second: rate, burst: rate }, clock));
+            .map(|rate| KeyedLimiter::new(Rate { per_second: rate, burst: rate }, clock));
         Self {
-            in_all: config.max_connections,
+            total: config.max_connections,
             per_address: config.max_connections_per_address,
-            attempts,
+            connect_rate,
             shared: Arc::new(Shared {
-                taken: Mutex::default(),
+                counts: Mutex::default(),
                 rates: Rates::of(config, clock),
                 metrics: config.metrics.clone(),
             }),
         }
     }
 
-    /// Takes a place for somebody at this address.
+    /// Acquires a permit for a connection from this address.
     ///
     /// # Errors
-    /// Why there is none.
-    pub(crate) fn take(&self, address: IpAddr) -> Result<ConnectionPermit<C>, ConnectionRefused> {
-        self.try_take(address).inspect_err(|no_place| {
-            self.shared.metrics.count_limit(match no_place {
+    /// Returns why the connection is refused.
+    pub(crate) fn acquire(
+        &self,
+        address: IpAddr,
+    ) -> Result<ConnectionPermit<C>, ConnectionRefused> {
+        self.try_acquire(address).inspect_err(|reason| {
+            self.shared.metrics.count_limit(match reason {
                 ConnectionRefused::Server => Limit::MaxConnections,
                 ConnectionRefused::Address => Limit::MaxConnectionsPerAddress,
-                ConnectionRefused::Attempts(_) => Limit::ConnectRate,
+                ConnectionRefused::ConnectRate(_) => Limit::ConnectRate,
             });
         })
     }
 
-    fn try_take(&self, address: IpAddr) -> Result<ConnectionPermit<C>, ConnectionRefused> {
+    fn try_acquire(&self, address: IpAddr) -> Result<ConnectionPermit<C>, ConnectionRefused> {
         let source = SourceAddress::of(address);
-        if let Some(attempts) = &self.attempts {
-            attempts.count(&source, ONE).map_err(ConnectionRefused::Attempts)?;
+        if let Some(connect_rate) = &self.connect_rate {
+            connect_rate.count(&source, ONE).map_err(ConnectionRefused::ConnectRate)?;
         }
-        let mut taken = lock(&self.shared.taken);
-        if self.in_all.is_some_and(|most| taken.in_all >= most) {
+        let mut counts = lock(&self.shared.counts);
+        if self.total.is_some_and(|most| counts.total >= most) {
             return Err(ConnectionRefused::Server);
         }
-        let theirs = taken.by_source.get(&source).copied().unwrap_or_default();
-        if self.per_address.is_some_and(|most| theirs >= most) {
+        let count = counts.by_address.get(&source).copied().unwrap_or_default();
+        if self.per_address.is_some_and(|most| count >= most) {
             return Err(ConnectionRefused::Address);
         }
-        taken.in_all += 1;
-        taken.by_source.insert(source, theirs + 1);
-        Ok(ConnectionPermit { source, shared: Arc::clone(&self.shared), own: OnceCell::new() })
+        counts.total += 1;
+        counts.by_address.insert(source, count + 1);
+        Ok(ConnectionPermit { source, shared: Arc::clone(&self.shared), rates: OnceCell::new() })
     }
 }
 
 impl<C: Clock> Drop for ConnectionPermit<C> {
     fn drop(&mut self) {
-        let mut taken = lock(&self.shared.taken);
-        taken.in_all -= 1;
-        if let Entry::Occupied(mut theirs) = taken.by_source.entry(self.source) {
-            *theirs.get_mut() -= 1;
-            if *theirs.get() == 0 {
-                theirs.remove();
+        let mut counts = lock(&self.shared.counts);
+        counts.total -= 1;
+        if let Entry::Occupied(mut count) = counts.by_address.entry(self.source) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
             }
         }
     }
 }
 
-/// The counts are whole between any two statements, also if somebody panicked there.
-fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
-    taken.lock().unwrap_or_else(PoisonError::into_inner)
+/// Locks the counts. A panic cannot leave them inconsistent, so a poisoned lock is used.
+fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -245,13 +252,13 @@ mod tests {
     use crate::domain::ClientId;
     use governor::clock::FakeRelativeClock;
 
-    fn at(address: &str) -> IpAddr {
+    fn ip(address: &str) -> IpAddr {
         address.parse().expect("an address")
     }
 
-    fn places(in_all: Option<usize>, per_address: Option<usize>) -> ConnectionLimiter {
+    fn limiter(total: Option<usize>, per_address: Option<usize>) -> ConnectionLimiter {
         ConnectionLimiter::of(&Config {
-            max_connections: in_all,
+            max_connections: total,
             max_connections_per_address: per_address,
             connect_rate: None,
             ..Config::default()
@@ -263,26 +270,29 @@ mod tests {
         Some(Rate { per_second: per_second?, burst: burst? })
     }
 
-    fn talk(publish_rate: Option<Rate>, publish_rate_per_address: Option<Rate>) -> Config {
+    fn publish_config(
+        publish_rate: Option<Rate>,
+        publish_rate_per_address: Option<Rate>,
+    ) -> Config {
         Config { publish_rate, publish_rate_per_address, connect_rate: None, ..Config::default() }
     }
 
-    fn somebody() -> Identity {
+    fn new_identity() -> Identity {
         Identity::of_client(ClientId::next())
     }
 
     #[test]
-    fn places_are_taken_up_to_the_limit_and_given_back() {
-        let places = places(Some(3), Some(2));
-        let first = places.take(at("192.0.2.1")).expect("the first");
-        let _second = places.take(at("192.0.2.1")).expect("the second");
-        assert_eq!(places.take(at("::ffff:192.0.2.1")).err(), Some(ConnectionRefused::Address));
-        let _third = places.take(at("192.0.2.2")).expect("the third");
-        assert_eq!(places.take(at("192.0.2.3")).err(), Some(ConnectionRefused::Server));
+    fn permits_are_issued_up_to_the_limits_and_again_after_they_are_dropped() {
+        let limiter = limiter(Some(3), Some(2));
+        let first = limiter.acquire(ip("192.0.2.1")).expect("the first");
+        let _second = limiter.acquire(ip("192.0.2.1")).expect("the second");
+        assert_eq!(limiter.acquire(ip("::ffff:192.0.2.1")).err(), Some(ConnectionRefused::Address));
+        let _third = limiter.acquire(ip("192.0.2.2")).expect("the third");
+        assert_eq!(limiter.acquire(ip("192.0.2.3")).err(), Some(ConnectionRefused::Server));
         drop(first);
-        let _again = places.take(at("192.0.2.1")).expect("its place");
-        let taken = lock(&places.shared.taken);
-        assert_eq!((taken.in_all, taken.by_source.len()), (3, 2));
+        let _again = limiter.acquire(ip("192.0.2.1")).expect("a permit");
+        let counts = lock(&limiter.shared.counts);
+        assert_eq!((counts.total, counts.by_address.len()), (3, 2));
     }
 
     #[test]
@@ -290,27 +300,30 @@ mod tests {
         let most =
             Config { max_connections_per_address: Some(usize::MAX / 2), ..Config::default() };
         let sockets = ConnectionLimiter::of_sockets(&most);
-        let taken: Vec<_> = (0..100).map(|_| sockets.take(at("192.0.2.1"))).collect();
-        assert!(taken.iter().all(Result::is_ok));
+        let permits: Vec<_> = (0..100).map(|_| sockets.acquire(ip("192.0.2.1"))).collect();
+        assert!(permits.iter().all(Result::is_ok));
     }
 
     #[test]
-    fn whoever_has_one_address_of_ipv6_has_all_that_begin_alike() {
-        let places = places(None, Some(1));
-        let _first = places.take(at("2001:db8:0:1::1")).expect("the first");
-        assert_eq!(places.take(at("2001:db8:0:1:ffff::2")).err(), Some(ConnectionRefused::Address));
-        assert!(places.take(at("2001:db8:0:2::1")).is_ok());
+    fn ipv6_addresses_with_the_same_64_bits_count_as_one() {
+        let limiter = limiter(None, Some(1));
+        let _first = limiter.acquire(ip("2001:db8:0:1::1")).expect("the first");
+        assert_eq!(
+            limiter.acquire(ip("2001:db8:0:1:ffff::2")).err(),
+            Some(ConnectionRefused::Address)
+        );
+        assert!(limiter.acquire(ip("2001:db8:0:2::1")).is_ok());
     }
 
     #[test]
-    fn an_identity_says_a_burst_and_then_as_much_as_its_rate_wherever_it_is() {
+    fn identity_has_one_burst_and_one_rate_on_all_its_connections() {
         let clock = FakeRelativeClock::default();
-        let places = ConnectionLimiter::with_clock(&talk(rate(2, 3), None), &clock);
+        let limiter = ConnectionLimiter::with_clock(&publish_config(rate(2, 3), None), &clock);
         let [first, second, third] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
-            .map(|address| places.take(at(address)).expect("a place"));
-        let (ada, ben) = (somebody(), somebody());
-        for place in [&first, &second, &third] {
-            assert_eq!(place.count_message(ada, 1), Ok(()));
+            .map(|address| limiter.acquire(ip(address)).expect("a permit"));
+        let (ada, ben) = (new_identity(), new_identity());
+        for permit in [&first, &second, &third] {
+            assert_eq!(permit.count_message(ada, 1), Ok(()));
         }
         let half = Duration::from_millis(500);
         assert_eq!(first.count_message(ada, 1), Err(half));
@@ -321,47 +334,49 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_says_no_more_under_however_many_names() {
-        let places =
-            ConnectionLimiter::with_clock(&talk(rate(1, 2), None), &FakeRelativeClock::default());
-        let place = places.take(at("192.0.2.1")).expect("a place");
-        assert_eq!(place.count_message(somebody(), 1), Ok(()));
-        assert_eq!(place.count_message(somebody(), 1), Ok(()));
-        assert!(place.count_message(somebody(), 1).is_err());
+    fn connection_has_one_rate_for_all_its_identities() {
+        let limiter = ConnectionLimiter::with_clock(
+            &publish_config(rate(1, 2), None),
+            &FakeRelativeClock::default(),
+        );
+        let permit = limiter.acquire(ip("192.0.2.1")).expect("a permit");
+        assert_eq!(permit.count_message(new_identity(), 1), Ok(()));
+        assert_eq!(permit.count_message(new_identity(), 1), Ok(()));
+        assert!(permit.count_message(new_identity(), 1).is_err());
     }
 
     #[test]
-    fn an_address_says_no_more_by_however_many_connections() {
-        let talk = talk(rate(1, 1), rate(1, 2));
-        let places = ConnectionLimiter::with_clock(&talk, &FakeRelativeClock::default());
-        let place = || places.take(at("192.0.2.1")).expect("a place");
-        let (first, ada) = (place(), somebody());
+    fn address_has_one_rate_for_all_its_connections() {
+        let config = publish_config(rate(1, 1), rate(1, 2));
+        let limiter = ConnectionLimiter::with_clock(&config, &FakeRelativeClock::default());
+        let permit = || limiter.acquire(ip("192.0.2.1")).expect("a permit");
+        let (first, ada) = (permit(), new_identity());
         assert_eq!(first.count_message(ada, 1), Ok(()));
         for _ in 0..9 {
-            assert!(first.count_message(ada, 1).is_err(), "it uses up nobody else's part");
+            assert!(first.count_message(ada, 1).is_err(), "it does not count for the address");
         }
-        assert_eq!(place().count_message(somebody(), 1), Ok(()));
-        assert!(place().count_message(somebody(), 1).is_err());
+        assert_eq!(permit().count_message(new_identity(), 1), Ok(()));
+        assert!(permit().count_message(new_identity(), 1).is_err());
         assert_eq!(
-            places.take(at("192.0.2.2")).expect("a place").count_message(somebody(), 1),
+            limiter.acquire(ip("192.0.2.2")).expect("a permit").count_message(new_identity(), 1),
             Ok(())
         );
     }
 
     #[test]
-    fn an_address_tries_as_often_as_allowed_and_is_told_when_it_may_again() {
+    fn address_that_exceeds_the_connect_rate_is_told_when_to_try_again() {
         let clock = FakeRelativeClock::default();
         let four = Config { connect_rate: NonZeroU32::new(4), ..Config::default() };
-        let places = ConnectionLimiter::with_clock(&four, &clock);
+        let limiter = ConnectionLimiter::with_clock(&four, &clock);
         for _ in 0..4 {
-            assert!(places.take(at("192.0.2.1")).is_ok());
+            assert!(limiter.acquire(ip("192.0.2.1")).is_ok());
         }
         let quarter = Duration::from_millis(250);
-        let refused = places.take(at("192.0.2.1")).err();
-        assert_eq!(refused, Some(ConnectionRefused::Attempts(quarter)));
-        assert!(places.take(at("192.0.2.2")).is_ok(), "others are not concerned");
+        let refused = limiter.acquire(ip("192.0.2.1")).err();
+        assert_eq!(refused, Some(ConnectionRefused::ConnectRate(quarter)));
+        assert!(limiter.acquire(ip("192.0.2.2")).is_ok(), "other addresses may connect");
         clock.advance(quarter);
-        assert!(places.take(at("192.0.2.1")).is_ok());
-        assert!(places.take(at("192.0.2.1")).is_err());
+        assert!(limiter.acquire(ip("192.0.2.1")).is_ok());
+        assert!(limiter.acquire(ip("192.0.2.1")).is_err());
     }
 }

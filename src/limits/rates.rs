@@ -1,4 +1,5 @@
-//! How much may be said and asked: by one, and from one address.
+//! The rates of messages and commands of an identity, a connection and an address. Wraps the rate
+//! limiters of `governor`. The permit of a connection counts against them.
 
 use std::hash::Hash;
 use std::num::NonZeroU32;
@@ -15,24 +16,26 @@ use super::connections::SourceAddress;
 use crate::config::{Config, Rate};
 use crate::domain::Identity;
 
-/// Counts what one does, by a clock.
+/// A rate limiter for a single source.
 #[derive(Debug)]
-pub(super) struct OneLimiter<C: Clock = DefaultClock> {
-    one: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
+pub(super) struct DirectLimiter<C: Clock = DefaultClock> {
+    limiter: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
     burst: NonZeroU32,
     clock: C,
 }
 
-impl<C: Clock + Clone> OneLimiter<C> {
+impl<C: Clock + Clone> DirectLimiter<C> {
     pub(super) fn new(rate: Rate, clock: &C) -> Self {
-        let one = RateLimiter::direct_with_clock(quota(rate), clock.clone());
-        Self { one, burst: rate.burst, clock: clock.clone() }
+        let limiter = RateLimiter::direct_with_clock(quota(rate), clock.clone());
+        Self { limiter, burst: rate.burst, clock: clock.clone() }
     }
 
-    /// Counts what counts as several, unless that is too many: then says how long to wait. What
-    /// costs more than a burst costs a whole burst.
+    /// Counts an action with this cost. A cost above the burst counts as the burst.
+    ///
+    /// # Errors
+    /// Returns how long the action must wait if it exceeds the rate. It does not count then.
     pub(super) fn count(&self, cost: NonZeroU32) -> Result<(), Duration> {
-        in_time(self.one.check_n(cost.min(self.burst)), &self.clock)
+        wait_time(self.limiter.check_n(cost.min(self.burst)), &self.clock)
     }
 }
 
@@ -42,93 +45,97 @@ fn quota(rate: Rate) -> Quota {
 
 type Checked<C> = Result<Result<(), NotUntil<<C as Clock>::Instant>>, InsufficientCapacity>;
 
-/// Says how long to wait, if something is too early.
-fn in_time<C: Clock>(checked: Checked<C>, clock: &C) -> Result<(), Duration> {
-    let checked = checked.expect("the cost is no more than the burst");
-    checked.map_err(|early| early.wait_time_from(clock.now()))
+/// Converts the outcome of a check. The error is the time to wait.
+fn wait_time<C: Clock>(checked: Checked<C>, clock: &C) -> Result<(), Duration> {
+    let checked = checked.expect("the cost is at most the burst");
+    checked.map_err(|not_until| not_until.wait_time_from(clock.now()))
 }
 
-/// Counts what each of many does, by a clock.
+/// A rate limiter for each of many keys.
 #[derive(Debug)]
-pub(super) struct Limiter<K: Hash + Eq + Clone, C: Clock = DefaultClock> {
-    by_key: RateLimiter<K, DefaultKeyedStateStore<K>, C, NoOpMiddleware<C::Instant>>,
+pub(super) struct KeyedLimiter<K: Hash + Eq + Clone, C: Clock = DefaultClock> {
+    limiter: RateLimiter<K, DefaultKeyedStateStore<K>, C, NoOpMiddleware<C::Instant>>,
     burst: NonZeroU32,
-    counted: AtomicUsize,
+    /// The number of counts so far, for the next cleanup.
+    count: AtomicUsize,
     clock: C,
 }
 
-/// After how many counts those are forgotten who have been quiet since.
-const REMEMBERED: usize = 4096;
+/// The number of counts after which a limiter forgets keys whose burst is available again.
+const CLEANUP_INTERVAL: usize = 4096;
 
-impl<K: Hash + Eq + Clone, C: Clock + Clone> Limiter<K, C> {
+impl<K: Hash + Eq + Clone, C: Clock + Clone> KeyedLimiter<K, C> {
     pub(super) fn new(rate: Rate, clock: &C) -> Self {
         Self::with_quota(quota(rate), clock)
     }
 
     fn with_quota(quota: Quota, clock: &C) -> Self {
         let burst = quota.burst_size();
-        let by_key = RateLimiter::new(quota, DefaultKeyedStateStore::default(), clock.clone());
-        Self { by_key, burst, counted: AtomicUsize::new(0), clock: clock.clone() }
+        let limiter = RateLimiter::new(quota, DefaultKeyedStateStore::default(), clock.clone());
+        Self { limiter, burst, count: AtomicUsize::new(0), clock: clock.clone() }
     }
 
-    /// Counts what counts as several, unless that is too many: then says how long to wait. What
-    /// costs more than a burst costs a whole burst.
+    /// Counts an action of this key. See [`DirectLimiter::count`].
     pub(super) fn count(&self, key: &K, cost: NonZeroU32) -> Result<(), Duration> {
-        if self.counted.fetch_add(1, Ordering::Relaxed) % REMEMBERED == REMEMBERED - 1 {
-            self.by_key.retain_recent();
-            self.by_key.shrink_to_fit();
+        if self.count.fetch_add(1, Ordering::Relaxed) % CLEANUP_INTERVAL == CLEANUP_INTERVAL - 1 {
+            self.limiter.retain_recent();
+            self.limiter.shrink_to_fit();
         }
-        in_time(self.by_key.check_key_n(key, cost.min(self.burst)), &self.clock)
+        wait_time(self.limiter.check_key_n(key, cost.min(self.burst)), &self.clock)
     }
 }
 
-/// The rates of a server, by who it is and by the address that it comes from.
+/// The rates of a server: its limiters for identities and addresses, and the rates of a connection.
 #[derive(Debug)]
 pub(super) struct Rates<C: Clock = DefaultClock> {
     clock: C,
-    /// What one connection may say and ask, whoever it says it is.
+    /// The rate of messages of one connection, whatever its identity.
     publish_rate: Option<Rate>,
+    /// The rate of commands of one connection.
     command_rate: Option<Rate>,
-    pub(super) messages: Option<Limiter<Identity, C>>,
-    pub(super) messages_from_address: Option<Limiter<SourceAddress, C>>,
-    /// Bytes of text from one address, in an hour and in a day: what fills the disk.
-    pub(super) bytes_per_hour: Option<Limiter<SourceAddress, C>>,
-    pub(super) bytes_per_day: Option<Limiter<SourceAddress, C>>,
-    pub(super) commands_from_address: Option<Limiter<SourceAddress, C>>,
+    pub(super) messages: Option<KeyedLimiter<Identity, C>>,
+    pub(super) messages_from_address: Option<KeyedLimiter<SourceAddress, C>>,
+    /// Limits bytes of text, since texts fill the disk.
+    pub(super) bytes_per_hour: Option<KeyedLimiter<SourceAddress, C>>,
+    pub(super) bytes_per_day: Option<KeyedLimiter<SourceAddress, C>>,
+    pub(super) commands_from_address: Option<KeyedLimiter<SourceAddress, C>>,
 }
 
-/// The rates of one connection.
+/// The limiters of one connection.
 #[derive(Debug)]
-pub(super) struct OwnRates<C: Clock = DefaultClock> {
-    pub(super) messages: Option<OneLimiter<C>>,
-    pub(super) commands: Option<OneLimiter<C>>,
+pub(super) struct ConnectionRates<C: Clock = DefaultClock> {
+    pub(super) messages: Option<DirectLimiter<C>>,
+    pub(super) commands: Option<DirectLimiter<C>>,
 }
 
 impl<C: Clock + Clone> Rates<C> {
     pub(super) fn of(config: &Config, clock: &C) -> Self {
         let per_hour = config.publish_bytes_per_hour_per_address.map(Quota::per_hour);
         let per_day = config.publish_bytes_per_day_per_address.and_then(per_day);
-        let limiter = |rate: Option<Rate>| rate.map(|rate| Limiter::new(rate, clock));
+        let limiter = |rate: Option<Rate>| rate.map(|rate| KeyedLimiter::new(rate, clock));
         Self {
             clock: clock.clone(),
             publish_rate: config.publish_rate,
             command_rate: config.command_rate,
-            messages: config.publish_rate.map(|rate| Limiter::new(rate, clock)),
+            messages: config.publish_rate.map(|rate| KeyedLimiter::new(rate, clock)),
             messages_from_address: limiter(config.publish_rate_per_address),
-            bytes_per_hour: per_hour.map(|quota| Limiter::with_quota(quota, clock)),
-            bytes_per_day: per_day.map(|quota| Limiter::with_quota(quota, clock)),
+            bytes_per_hour: per_hour.map(|quota| KeyedLimiter::with_quota(quota, clock)),
+            bytes_per_day: per_day.map(|quota| KeyedLimiter::with_quota(quota, clock)),
             commands_from_address: limiter(config.command_rate_per_address),
         }
     }
 
-    /// Those of a new connection.
-    pub(super) fn of_one(&self) -> OwnRates<C> {
-        let limiter = |rate: Option<Rate>| rate.map(|rate| OneLimiter::new(rate, &self.clock));
-        OwnRates { messages: limiter(self.publish_rate), commands: limiter(self.command_rate) }
+    /// Creates the limiters of a connection.
+    pub(super) fn for_connection(&self) -> ConnectionRates<C> {
+        let limiter = |rate: Option<Rate>| rate.map(|rate| DirectLimiter::new(rate, &self.clock));
+        ConnectionRates {
+            messages: limiter(self.publish_rate),
+            commands: limiter(self.command_rate),
+        }
     }
 }
 
-/// So many at once, and as many again in a day.
+/// Returns a quota with a burst that becomes available again in a day.
 fn per_day(most: NonZeroU32) -> Option<Quota> {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     Some(Quota::with_period(DAY / most.get())?.allow_burst(most))
@@ -140,15 +147,15 @@ mod tests {
     use governor::clock::FakeRelativeClock;
 
     #[test]
-    fn those_who_have_been_quiet_are_forgotten() {
+    fn keys_whose_burst_is_available_are_forgotten() {
         let one = NonZeroU32::MIN;
         let clock = FakeRelativeClock::default();
-        let limiter = Limiter::new(Rate { per_second: one, burst: one }, &clock);
-        for n in 1..REMEMBERED {
+        let limiter = KeyedLimiter::new(Rate { per_second: one, burst: one }, &clock);
+        for n in 1..CLEANUP_INTERVAL {
             assert_eq!(limiter.count(&n, one), Ok(()));
         }
         clock.advance(Duration::from_secs(2));
         assert_eq!(limiter.count(&0, one), Ok(()));
-        assert_eq!(limiter.by_key.len(), 1);
+        assert_eq!(limiter.limiter.len(), 1);
     }
 }

@@ -240,7 +240,7 @@ mod tests {
             let options = Options::new(100);
             let params = ConnectParams { client, protocol, nick, room, history: 0 };
             let upgraded = websocket::upgrade(&req, payload, options, |socket| {
-                let permit = ConnectionLimiter::of(&config).take(Ipv4Addr::LOCALHOST.into());
+                let permit = ConnectionLimiter::of(&config).acquire(Ipv4Addr::LOCALHOST.into());
                 let permit = permit.expect("there is no limit");
                 Session::new(params, socket, permit, Arc::clone(&session_hub), Arc::clone(&config))
             });

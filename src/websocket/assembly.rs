@@ -1,5 +1,5 @@
-//! Whole messages out of fragments (RFC 6455 section 5.4), with text checked as it arrives.
-//! The guard has bounded their sizes before.
+//! Assembles messages from fragments (RFC 6455 section 5.4). Checks the UTF-8 of each fragment when
+//! it arrives. The guard has limited the size of the message before.
 
 use actix_http::ws::{self, Item};
 use bytes::{Bytes, BytesMut};
@@ -7,9 +7,9 @@ use bytestring::ByteString;
 
 use super::EndReason;
 
-/// What a peer says once fragments are put together.
+/// A complete message or a control frame.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Whole {
+pub(super) enum Received {
     Text(ByteString),
     Binary(Bytes),
     Ping(Bytes),
@@ -17,7 +17,7 @@ pub(super) enum Whole {
     Close(Option<ws::CloseReason>),
 }
 
-/// The message under way, when there is one.
+/// Holds the unfinished message, if there is one.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
     partial: Option<Partial>,
@@ -26,25 +26,29 @@ pub(super) struct Assembly {
 #[derive(Debug)]
 struct Partial {
     bytes: BytesMut,
-    /// For text: how many of the bytes are known to be whole characters.
+    /// The length of the prefix that is known to be UTF-8, in bytes. None for a binary message.
     valid: Option<usize>,
 }
 
 impl Assembly {
-    /// Takes one frame; gives the message that it completes.
-    pub(super) fn push(&mut self, frame: ws::Message) -> Result<Option<Whole>, EndReason> {
+    /// Adds a frame. Returns the message that it completes, if any.
+    ///
+    /// # Errors
+    /// Returns [`EndReason::InvalidText`] for text that is not UTF-8, and [`EndReason::Protocol`]
+    /// for a continuation without a first frame.
+    pub(super) fn push(&mut self, frame: ws::Message) -> Result<Option<Received>, EndReason> {
         match frame {
-            ws::Message::Text(text) => Ok(Some(Whole::Text(text))),
-            ws::Message::Binary(bytes) => Ok(Some(Whole::Binary(bytes))),
-            ws::Message::Ping(bytes) => Ok(Some(Whole::Ping(bytes))),
-            ws::Message::Pong(_) => Ok(Some(Whole::Pong)),
-            ws::Message::Close(reason) => Ok(Some(Whole::Close(reason))),
-            ws::Message::Continuation(item) => self.continued(item),
+            ws::Message::Text(text) => Ok(Some(Received::Text(text))),
+            ws::Message::Binary(bytes) => Ok(Some(Received::Binary(bytes))),
+            ws::Message::Ping(bytes) => Ok(Some(Received::Ping(bytes))),
+            ws::Message::Pong(_) => Ok(Some(Received::Pong)),
+            ws::Message::Close(reason) => Ok(Some(Received::Close(reason))),
+            ws::Message::Continuation(item) => self.push_fragment(item),
             ws::Message::Nop => Ok(None),
         }
     }
 
-    fn continued(&mut self, item: ws::Item) -> Result<Option<Whole>, EndReason> {
+    fn push_fragment(&mut self, item: ws::Item) -> Result<Option<Received>, EndReason> {
         let (fragment, last) = match item {
             Item::FirstText(fragment) => {
                 self.partial = Some(Partial { bytes: BytesMut::new(), valid: Some(0) });
@@ -74,7 +78,7 @@ impl Partial {
         if let Some(valid) = &mut self.valid {
             match std::str::from_utf8(&self.bytes[*valid..]) {
                 Ok(_) => *valid = self.bytes.len(),
-                // A character that goes on in the next fragment is no error yet.
+                // The next fragment may complete the character.
                 Err(error) if error.error_len().is_none() => *valid += error.valid_up_to(),
                 Err(_) => return Err(EndReason::InvalidText),
             }
@@ -82,12 +86,12 @@ impl Partial {
         Ok(())
     }
 
-    fn finish(self) -> Result<Whole, EndReason> {
+    fn finish(self) -> Result<Received, EndReason> {
         let bytes = self.bytes.freeze();
         if self.valid.is_none() {
-            return Ok(Whole::Binary(bytes));
+            return Ok(Received::Binary(bytes));
         }
-        ByteString::try_from(bytes).map(Whole::Text).map_err(|_| EndReason::InvalidText)
+        ByteString::try_from(bytes).map(Received::Text).map_err(|_| EndReason::InvalidText)
     }
 }
 
@@ -96,7 +100,7 @@ mod tests {
     use super::*;
     use ws::Message;
 
-    fn feed(items: Vec<Item>) -> Result<Option<Whole>, EndReason> {
+    fn assemble(items: Vec<Item>) -> Result<Option<Received>, EndReason> {
         let mut assembly = Assembly::default();
         let mut last = Ok(None);
         for item in items {
@@ -113,33 +117,33 @@ mod tests {
     }
 
     #[test]
-    fn fragments_become_one_message_with_pings_in_between() {
+    fn fragments_with_a_ping_between_them_become_one_message() {
         let mut assembly = Assembly::default();
         let first = Message::Continuation(Item::FirstText(bytes(b"he")));
         assert_eq!(assembly.push(first), Ok(None));
         let ping = assembly.push(Message::Ping(bytes(b"p")));
-        assert_eq!(ping, Ok(Some(Whole::Ping(bytes(b"p")))));
+        assert_eq!(ping, Ok(Some(Received::Ping(bytes(b"p")))));
         let last = Message::Continuation(Item::Last(bytes(b"y")));
-        assert_eq!(assembly.push(last), Ok(Some(Whole::Text("hey".into()))));
+        assert_eq!(assembly.push(last), Ok(Some(Received::Text("hey".into()))));
     }
 
     #[test]
-    fn a_character_may_be_cut_between_fragments() {
-        let cut = vec![Item::FirstText(bytes(b"\xe2\x82")), Item::Last(bytes(b"\xac"))];
-        assert_eq!(feed(cut), Ok(Some(Whole::Text("€".into()))));
+    fn character_may_be_split_between_fragments() {
+        let split = vec![Item::FirstText(bytes(b"\xe2\x82")), Item::Last(bytes(b"\xac"))];
+        assert_eq!(assemble(split), Ok(Some(Received::Text("€".into()))));
     }
 
     #[test]
-    fn text_that_cannot_become_utf_8_is_refused_at_the_fragment_that_shows_it() {
-        let bad = vec![Item::FirstText(bytes(b"ok \xff"))];
-        assert_eq!(feed(bad), Err(EndReason::InvalidText));
-        let cut_off = vec![Item::FirstText(bytes(b"\xe2\x82")), Item::Last(bytes(b""))];
-        assert_eq!(feed(cut_off), Err(EndReason::InvalidText));
+    fn invalid_text_is_rejected_at_the_first_invalid_fragment() {
+        let invalid = vec![Item::FirstText(bytes(b"ok \xff"))];
+        assert_eq!(assemble(invalid), Err(EndReason::InvalidText));
+        let truncated = vec![Item::FirstText(bytes(b"\xe2\x82")), Item::Last(bytes(b""))];
+        assert_eq!(assemble(truncated), Err(EndReason::InvalidText));
     }
 
     #[test]
-    fn binary_is_not_checked_for_text() {
+    fn binary_message_need_not_be_utf_8() {
         let binary = vec![Item::FirstBinary(bytes(b"\xff")), Item::Last(bytes(b"\xfe"))];
-        assert_eq!(feed(binary), Ok(Some(Whole::Binary(bytes(b"\xff\xfe")))));
+        assert_eq!(assemble(binary), Ok(Some(Received::Binary(bytes(b"\xff\xfe")))));
     }
 }

@@ -1,8 +1,9 @@
-//! The end of a WebSocket: why it ended, and what a close frame says.
+//! Why a WebSocket ends, and the close frame that says so. The socket ends a connection for an
+//! [`EndReason`]; the actor ends it with a [`Close`] of its own.
 
 use actix_web_actors::ws::{CloseCode, CloseReason, ProtocolError};
 
-/// Why a WebSocket ended without the actor's doing.
+/// Why a WebSocket ended without a [`Close`] of the actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
     /// The peer sent a close frame, and the socket answered it.
@@ -70,8 +71,8 @@ impl Close {
         Self { reason: None, discards: false }
     }
 
-    /// Discards what is not written yet, instead of writing it before the close frame. Use it for a
-    /// peer that is too slow or silent.
+    /// Discards queued output instead of writing it before the close frame. Use it for a peer that
+    /// is too slow or silent.
     #[must_use]
     pub fn discarding(self) -> Self {
         Self { discards: true, ..self }

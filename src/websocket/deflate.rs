@@ -1,6 +1,6 @@
 //! The WebSocket extension permessage-deflate (RFC 7692): negotiates it, compresses and
-//! decompresses messages. Neither side keeps a context between messages, so a message is
-//! compressed once for all its readers, and a connection holds no state for it.
+//! decompresses messages. Neither side keeps a context between messages, so a message is compressed
+//! once for all its receivers, and a connection has no state for it.
 
 use std::cell::RefCell;
 
@@ -32,7 +32,7 @@ thread_local! {
     static INFLATE: RefCell<Decompress> = RefCell::new(Decompress::new(false));
 }
 
-/// Compression level.
+/// The compression level.
 const LEVEL: u32 = 6;
 
 /// Accepts the first acceptable offer among the request's `Sec-WebSocket-Extensions` headers.
@@ -92,7 +92,7 @@ pub(super) fn deflate(text: &[u8]) -> Vec<u8> {
             let rest = &text[usize::try_from(deflate.total_in()).expect("at most its length")..];
             deflate
                 .compress_vec(rest, &mut compressed, FlushCompress::Sync)
-                .expect("a stream that was not finished takes more");
+                .expect("an unfinished stream accepts input");
             if compressed.len() < compressed.capacity() {
                 break;
             }
@@ -105,7 +105,7 @@ pub(super) fn deflate(text: &[u8]) -> Vec<u8> {
     })
 }
 
-/// A text to join with others.
+/// A text, plain or compressed, to join with others.
 #[derive(Clone, Copy)]
 pub(super) enum Part<'a> {
     Plain(&'a [u8]),
@@ -152,8 +152,8 @@ fn put_stored(message: &mut Vec<u8>, texts: &[&[u8]]) {
 /// Decompresses a whole message into at most `max_bytes`.
 ///
 /// # Errors
-/// [`EndReason::TooBig`] if the message is longer, and [`EndReason::Protocol`] if it
-/// is invalid or truncated, or refers to an earlier message.
+/// Returns [`EndReason::TooBig`] if the message is longer, and [`EndReason::Protocol`] if it is
+/// invalid or truncated, or refers to an earlier message.
 pub(super) fn inflate(mut compressed: Vec<u8>, max_bytes: usize) -> Result<Vec<u8>, EndReason> {
     compressed.extend(FLUSHED);
     compressed.extend(LAST_BLOCK);
@@ -198,7 +198,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 50, ..ProptestConfig::default() })]
 
-        /// Also texts that compression makes longer.
+        /// Random bytes include texts that compression makes longer.
         #[test]
         fn compressed_text_decompresses_to_itself(
             text in prop::collection::vec(any::<u8>(), 1..40_000),

@@ -1,6 +1,7 @@
-//! Drives a connection that carries a WebSocket, in a task that owns it: polls the actor also while
-//! the peer does not read, reads into one buffer that all connections of a thread share, writes
-//! frames as they are, and resets the connection when the kernel accepts nothing for too long.
+//! The task that owns a connection with a WebSocket. It polls the actor even while the peer does
+//! not read, reads into a buffer that all connections of a thread share, writes frames without
+//! copying them, and resets the connection if the kernel accepts nothing for the write timeout. The
+//! upgrade service starts it.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -20,41 +21,42 @@ use log::debug;
 use socket2::SockRef;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::LINGER;
+use super::CLOSE_TIMEOUT;
 use super::connection::Connection;
-use super::force_close::end;
-use super::guard::Gate;
+use super::force_close::reset;
+use super::guard::FlowControl;
 use super::outbox::Outbox;
 use super::tcp::Transport;
-use super::upgrade::Driven;
+use super::upgrade::DriverState;
 
-/// What is read at once, in bytes.
-const READ_BYTES: usize = 32 * 1024;
+/// The size of the read buffer, in bytes.
+const READ_BUFFER_BYTES: usize = 32 * 1024;
 
-/// Most reads in a row. Unlimited reads would exhaust tokio's cooperative budget in every poll, and
-/// then no timer of this task would ever fire.
-const READS: u32 = 16;
+/// The greatest number of reads in one poll. Unlimited reads would exhaust tokio's cooperative
+/// budget in every poll, and then no timer of this task would ever fire.
+const MAX_CONSECUTIVE_READS: u32 = 16;
 
-/// What is taken out of the outbox to be written at once.
-const WRITE_BYTES: usize = 32 * 1024;
-const WRITE_FRAMES: usize = 16;
+/// The size from which a batch of frames is full, in bytes. A batch is written together.
+const WRITE_BATCH_BYTES: usize = 32 * 1024;
+
+/// The greatest number of frames in a batch.
+const WRITE_BATCH_FRAMES: usize = 16;
 
 thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BUFFER_BYTES].into_boxed_slice());
 }
 
-/// What the peer sends.
+/// The bytes that the peer sends, as the payload of the handshake's request.
 pub(super) struct Inbound<T> {
     io: Rc<RefCell<T>>,
-    /// What came together with the request.
-    early: Bytes,
-    /// Reads in a row so far.
-    reads: u32,
+    /// Bytes that were read together with the request.
+    initial: Bytes,
+    consecutive_reads: u32,
 }
 
 impl<T> Inbound<T> {
-    pub(super) fn new(io: Rc<RefCell<T>>, early: Bytes) -> Self {
-        Self { io, early, reads: 0 }
+    pub(super) fn new(io: Rc<RefCell<T>>, initial: Bytes) -> Self {
+        Self { io, initial, consecutive_reads: 0 }
     }
 }
 
@@ -63,11 +65,11 @@ impl<T: Transport> Stream for Inbound<T> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        if !this.early.is_empty() {
-            return Poll::Ready(Some(Ok(std::mem::take(&mut this.early))));
+        if !this.initial.is_empty() {
+            return Poll::Ready(Some(Ok(std::mem::take(&mut this.initial))));
         }
-        if this.reads == READS {
-            this.reads = 0;
+        if this.consecutive_reads == MAX_CONSECUTIVE_READS {
+            this.consecutive_reads = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -75,7 +77,7 @@ impl<T: Transport> Stream for Inbound<T> {
             let mut buffer = ReadBuf::new(buffer);
             let mut io = this.io.borrow_mut();
             let read = Pin::new(&mut *io).poll_read(cx, &mut buffer);
-            this.reads = if read.is_ready() { this.reads + 1 } else { 0 };
+            this.consecutive_reads = if read.is_ready() { this.consecutive_reads + 1 } else { 0 };
             match ready!(read) {
                 Ok(()) if buffer.filled().is_empty() => Poll::Ready(None),
                 Ok(()) => Poll::Ready(Some(Ok(Bytes::copy_from_slice(buffer.filled())))),
@@ -85,36 +87,37 @@ impl<T: Transport> Stream for Inbound<T> {
     }
 }
 
-/// The connection's task.
+/// The task of a connection.
 pub(super) struct Driver<T> {
     io: Rc<RefCell<T>>,
-    /// What runs the actor. It yields what the actor says past the outbox: the close frame, and in
-    /// other crates whatever their contexts write.
+    /// The response's body. Polling it runs the actor. It yields frames that bypass the outbox: the
+    /// close frame, and what the actor writes through its context.
     actor: BoxBody,
     outbox: Outbox,
-    gate: Gate,
+    flow: FlowControl,
     writing: VecDeque<Bytes>,
-    /// Frames to send after everything in the outbox. Usually empty.
-    #[expect(clippy::box_collection, reason = "a word in place of four, in every connection")]
-    farewell: Option<Box<VecDeque<Bytes>>>,
-    /// Whether the actor has ended.
-    ended: bool,
+    /// Frames of the actor to write after everything in the outbox. Usually none.
+    #[expect(clippy::box_collection, reason = "one word instead of four in every connection")]
+    trailing: Option<Box<VecDeque<Bytes>>>,
+    actor_ended: bool,
     /// Whether the sending half of the connection has been shut down.
-    shut: bool,
+    is_shut_down: bool,
     write_timeout: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Whether the deadline is that of a close that we began: progress does not extend it.
-    final_deadline: bool,
+    /// Whether the deadline is that of a close by this side. Progress does not extend it.
+    has_final_deadline: bool,
     connection: Option<Rc<Connection>>,
 }
 
-/// How writing came to its end for now.
-enum Written {
-    All,
-    /// All, and there is nothing left to wait for.
+/// The outcome of a poll for writing.
+enum WriteStatus {
+    /// Everything has been written.
+    Complete,
+    /// Everything has been written, and the connection can be closed.
     Ended,
-    /// The peer takes no more. Says whether it has taken anything.
+    /// The kernel accepts no more.
     Blocked {
+        /// Whether it has accepted anything in this poll.
         progress: bool,
     },
 }
@@ -124,78 +127,81 @@ impl<T: Transport> Driver<T> {
         io: Rc<RefCell<T>>,
         head: Bytes,
         actor: BoxBody,
-        Driven { outbox, gate }: Driven,
+        DriverState { outbox, flow }: DriverState,
         write_timeout: Duration,
         connection: Option<Rc<Connection>>,
     ) -> Self {
-        // The driver has a deadline of its own from here on.
+        // From here on the driver's own deadline applies.
         set_user_timeout(io.borrow().tcp(), None);
         Self {
             io,
             actor,
             outbox,
-            gate,
+            flow,
             writing: VecDeque::from([head]),
-            farewell: None,
-            ended: false,
-            shut: false,
+            trailing: None,
+            actor_ended: false,
+            is_shut_down: false,
             write_timeout,
             deadline: None,
-            final_deadline: false,
+            has_final_deadline: false,
             connection,
         }
     }
 
-    /// Lets the actor do all that it can, unless it says a lot itself: then it has more to do. What
-    /// was delivered together is in the outbox otherwise, and goes out together.
+    /// Polls the actor until it is idle, so that everything in its mailbox is written together.
+    /// Returns whether the actor has more to do, because it wrote a full batch through its context.
     fn poll_actor(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut said = 0;
-        while !self.ended && said < WRITE_BYTES {
+        let mut written = 0;
+        while !self.actor_ended && written < WRITE_BATCH_BYTES {
             match Pin::new(&mut self.actor).poll_next(cx) {
                 Poll::Ready(Some(Ok(bytes))) => {
-                    said += bytes.len();
+                    written += bytes.len();
                     // No other message may go out between fragments (RFC 6455 section 5.4).
-                    if self.outbox.is_last() || self.outbox.has_parts() || self.farewell.is_some() {
-                        self.farewell.get_or_insert_default().push_back(bytes);
+                    if self.outbox.is_finished()
+                        || self.outbox.has_parts()
+                        || self.trailing.is_some()
+                    {
+                        self.trailing.get_or_insert_default().push_back(bytes);
                     } else {
                         self.writing.push_back(bytes);
                     }
                 }
                 Poll::Ready(Some(Err(_)) | None) => {
-                    self.ended = true;
-                    // Frees the session's memory and its connection slot.
+                    self.actor_ended = true;
+                    // Drops the actor with everything that it owns.
                     self.actor = BoxBody::new(());
-                    if !self.outbox.is_last() {
-                        // The peer has closed, and reads no more.
+                    if !self.outbox.is_finished() {
+                        // The peer has closed, so it reads nothing more.
                         self.outbox.clear();
                     }
                 }
                 Poll::Pending => return false,
             }
         }
-        !self.ended
+        !self.actor_ended
     }
 
-    /// Makes sure that there is something to write, if there is anything.
+    /// Takes the next batch of frames if the last one has been written.
     fn refill(&mut self) {
         if !self.writing.is_empty() {
             return;
         }
         let mut bytes = 0;
-        while self.writing.len() < WRITE_FRAMES
-            && bytes < WRITE_BYTES
+        while self.writing.len() < WRITE_BATCH_FRAMES
+            && bytes < WRITE_BATCH_BYTES
             && let Some(frame) = self.outbox.next()
         {
             bytes += frame.len();
             self.writing.push_back(frame);
         }
         if self.writing.is_empty() {
-            // The end; or none, and an idle connection keeps no buffer.
-            self.writing = self.farewell.take().map_or_else(VecDeque::new, |farewell| *farewell);
+            // A new queue has no buffer, so an idle connection keeps none.
+            self.writing = self.trailing.take().map_or_else(VecDeque::new, |trailing| *trailing);
         }
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<Written> {
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<WriteStatus> {
         let mut progress = false;
         loop {
             self.refill();
@@ -203,15 +209,15 @@ impl<T: Transport> Driver<T> {
             let mut io = Pin::new(&mut *io);
             if self.writing.is_empty() {
                 return match io.poll_flush(cx)? {
-                    Poll::Ready(()) => Ok(Written::All),
-                    Poll::Pending => Ok(Written::Blocked { progress }),
+                    Poll::Ready(()) => Ok(WriteStatus::Complete),
+                    Poll::Pending => Ok(WriteStatus::Blocked { progress }),
                 };
             }
             let written = if let [frame] = self.writing.make_contiguous() {
                 io.as_mut().poll_write(cx, frame)
             } else {
-                let mut slices = [IoSlice::new(&[]); WRITE_FRAMES];
-                let count = self.writing.len().min(WRITE_FRAMES);
+                let mut slices = [IoSlice::new(&[]); WRITE_BATCH_FRAMES];
+                let count = self.writing.len().min(WRITE_BATCH_FRAMES);
                 for (slice, bytes) in slices.iter_mut().zip(&self.writing) {
                     *slice = IoSlice::new(bytes);
                 }
@@ -223,40 +229,44 @@ impl<T: Transport> Driver<T> {
                     progress = true;
                     advance(&mut self.writing, bytes);
                 }
-                Poll::Pending => return Ok(Written::Blocked { progress }),
+                Poll::Pending => return Ok(WriteStatus::Blocked { progress }),
             }
         }
     }
 
-    /// Shuts down the sending half. After a close that we began it then waits for the peer to
-    /// close: closing a socket with unread input resets the connection and discards the send
-    /// buffer.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> io::Result<Written> {
+    /// Shuts down the sending half of the connection. After a close by this side it then waits for
+    /// the peer to close: closing a socket with unread input resets the connection and discards the
+    /// send buffer.
+    fn poll_shutdown_connection(&mut self, cx: &mut Context<'_>) -> io::Result<WriteStatus> {
         let mut io = self.io.borrow_mut();
-        if !self.shut {
-            // Bounds how long the kernel keeps its send buffer.
+        if !self.is_shut_down {
+            // Limits how long the kernel keeps its send buffer.
             set_user_timeout(io.tcp(), Some(self.write_timeout));
             if Pin::new(&mut *io).poll_shutdown(cx)?.is_pending() {
-                return Ok(Written::Blocked { progress: false });
+                return Ok(WriteStatus::Blocked { progress: false });
             }
-            self.shut = true;
+            self.is_shut_down = true;
             if let Some(connection) = &self.connection {
-                connection.closed();
+                connection.mark_closed();
             }
         }
         drop(io);
-        Ok(if self.poll_discard(cx)?.is_ready() { Written::Ended } else { Written::All })
+        Ok(if self.poll_discard_input(cx)?.is_ready() {
+            WriteStatus::Ended
+        } else {
+            WriteStatus::Complete
+        })
     }
 
-    /// Discards input after the actor has ended. Ready at the end of the input, or if the peer has
-    /// closed already.
-    fn poll_discard(&self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
-        if !self.gate.is_closing() || self.gate.peer_closed() {
+    /// Discards input after the actor has ended. It is ready at the end of the input, or if no
+    /// input needs to be awaited because the peer closed first.
+    fn poll_discard_input(&self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        if !self.flow.is_closing() || self.flow.peer_closed() {
             return Ok(Poll::Ready(()));
         }
         let mut io = self.io.borrow_mut();
         BUFFER.with_borrow_mut(|buffer| {
-            for _ in 0..READS {
+            for _ in 0..MAX_CONSECUTIVE_READS {
                 let mut buffer = ReadBuf::new(buffer);
                 if Pin::new(&mut *io).poll_read(cx, &mut buffer)?.is_pending() {
                     return Ok(Poll::Pending);
@@ -270,23 +280,24 @@ impl<T: Transport> Driver<T> {
         })
     }
 
-    /// Ready at the deadline: a write timeout without progress, or, after a close that we began, a
-    /// write timeout (at least [`LINGER`]) in all.
-    fn poll_deadline(&mut self, written: &Written, cx: &mut Context<'_>) -> Poll<()> {
-        let is_closing = self.gate.is_closing();
-        let begins = match written {
-            _ if self.final_deadline => false,
+    /// Is ready at the deadline. While writing is blocked, that is a write timeout without
+    /// progress. After a close by this side, it is a write timeout in all, at least
+    /// [`CLOSE_TIMEOUT`].
+    fn poll_deadline(&mut self, status: &WriteStatus, cx: &mut Context<'_>) -> Poll<()> {
+        let is_closing = self.flow.is_closing();
+        let begins = match status {
+            _ if self.has_final_deadline => false,
             _ if is_closing => true,
-            Written::All | Written::Ended => {
+            WriteStatus::Complete | WriteStatus::Ended => {
                 self.deadline = None;
                 false
             }
-            Written::Blocked { progress } => *progress || self.deadline.is_none(),
+            WriteStatus::Blocked { progress } => *progress || self.deadline.is_none(),
         };
-        self.final_deadline = is_closing;
+        self.has_final_deadline = is_closing;
         if begins {
-            let time = if is_closing { LINGER } else { Duration::ZERO };
-            let at = Instant::now() + self.write_timeout.max(time);
+            let minimum = if is_closing { CLOSE_TIMEOUT } else { Duration::ZERO };
+            let at = Instant::now() + self.write_timeout.max(minimum);
             match &mut self.deadline {
                 Some(deadline) => deadline.as_mut().reset(at),
                 None => self.deadline = Some(Box::pin(sleep_until(at))),
@@ -304,52 +315,53 @@ impl<T: Transport> Future for Driver<T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        let written = loop {
+        let status = loop {
             let has_more = this.poll_actor(cx);
-            let written = match this.poll_write(cx) {
-                Ok(Written::All) if this.ended => this.poll_end(cx),
-                Ok(Written::All) if this.gate.unblock() | has_more => continue,
-                written => written,
+            let status = match this.poll_write(cx) {
+                Ok(WriteStatus::Complete) if this.actor_ended => this.poll_shutdown_connection(cx),
+                Ok(WriteStatus::Complete) if this.flow.clear_write_blocked() | has_more => continue,
+                status => status,
             };
-            let written = match written {
-                // Otherwise a peer that reads only after it has sent everything would deadlock.
-                Ok(Written::Blocked { progress }) if this.ended => {
-                    this.poll_discard(cx).map(|_| Written::Blocked { progress })
+            let status = match status {
+                // Without this, a peer that reads only after it has sent everything would deadlock.
+                Ok(WriteStatus::Blocked { progress }) if this.actor_ended => {
+                    this.poll_discard_input(cx).map(|_| WriteStatus::Blocked { progress })
                 }
-                written => written,
+                status => status,
             };
-            match written {
-                Ok(Written::Ended) => return Poll::Ready(()),
-                Ok(written) => break written,
+            match status {
+                Ok(WriteStatus::Ended) => return Poll::Ready(()),
+                Ok(status) => break status,
                 Err(error) => {
-                    debug!("writing to a connection failed: {error}");
+                    debug!("cannot write to a connection: {error}");
                     return Poll::Ready(());
                 }
             }
         };
-        let is_blocked = matches!(written, Written::Blocked { .. });
+        let is_blocked = matches!(status, WriteStatus::Blocked { .. });
         if is_blocked {
-            this.gate.block();
+            this.flow.set_write_blocked();
         }
-        ready!(this.poll_deadline(&written, cx));
+        ready!(this.poll_deadline(&status, cx));
         if is_blocked {
-            end(&SockRef::from(this.io.borrow().tcp()));
+            reset(&SockRef::from(this.io.borrow().tcp()));
         }
         Poll::Ready(())
     }
 }
 
-/// How long the kernel keeps a connection whose peer takes nothing. Only Linux has the option.
+/// Sets how long the kernel keeps a connection whose peer acknowledges nothing. Only Linux has this
+/// option.
 fn set_user_timeout(tcp: &TcpStream, timeout: Option<Duration>) {
     #[cfg(target_os = "linux")]
     if let Err(error) = SockRef::from(tcp).set_tcp_user_timeout(timeout) {
-        debug!("a connection keeps its TCP_USER_TIMEOUT: {error}");
+        debug!("cannot set TCP_USER_TIMEOUT of a connection: {error}");
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (tcp, timeout);
 }
 
-/// Takes so many bytes off the front.
+/// Removes a number of bytes from the front of the queue.
 fn advance(queue: &mut VecDeque<Bytes>, mut bytes: usize) {
     while let Some(front) = queue.front_mut() {
         if bytes < front.len() {
@@ -380,8 +392,8 @@ mod tests {
         (Tcp::new(accepted.expect("a connection").0), peer.expect("a connection"))
     }
 
-    /// An actor that says nothing.
-    fn silent() -> BoxBody {
+    /// Returns the body of an actor that writes nothing.
+    fn silent_actor() -> BoxBody {
         BodyStream::new(stream::pending::<Result<Bytes, io::Error>>()).boxed()
     }
 
@@ -389,22 +401,23 @@ mod tests {
         Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
     }
 
-    /// Takes as much as it has room for, and has written it when it is told so: as TLS does.
-    struct Hesitant {
+    /// A transport with a buffer, like TLS: it accepts `room` bytes, and a flush completes when
+    /// `flushed` is true.
+    struct BufferingTransport {
         tcp: Tcp,
         room: Rc<Cell<usize>>,
-        taken: Rc<RefCell<Vec<u8>>>,
+        accepted: Rc<RefCell<Vec<u8>>>,
         flushed: Rc<Cell<bool>>,
     }
 
-    impl Hesitant {
+    impl BufferingTransport {
         fn new(tcp: Tcp) -> Self {
-            let (room, taken) = (Rc::new(Cell::new(usize::MAX)), Rc::default());
-            Self { tcp, room, taken, flushed: Rc::new(Cell::new(true)) }
+            let (room, accepted) = (Rc::new(Cell::new(usize::MAX)), Rc::default());
+            Self { tcp, room, accepted, flushed: Rc::new(Cell::new(true)) }
         }
     }
 
-    impl AsyncRead for Hesitant {
+    impl AsyncRead for BufferingTransport {
         fn poll_read(
             self: Pin<&mut Self>,
             _: &mut Context<'_>,
@@ -414,7 +427,7 @@ mod tests {
         }
     }
 
-    impl AsyncWrite for Hesitant {
+    impl AsyncWrite for BufferingTransport {
         fn poll_write(
             self: Pin<&mut Self>,
             _: &mut Context<'_>,
@@ -425,7 +438,7 @@ mod tests {
                 return Poll::Pending;
             }
             self.room.set(self.room.get() - room);
-            self.taken.borrow_mut().extend_from_slice(&bytes[..room]);
+            self.accepted.borrow_mut().extend_from_slice(&bytes[..room]);
             Poll::Ready(Ok(room))
         }
 
@@ -438,78 +451,82 @@ mod tests {
         }
     }
 
-    impl Transport for Hesitant {
+    impl Transport for BufferingTransport {
         fn tcp(&self) -> &TcpStream {
             self.tcp.tcp()
         }
     }
 
     #[actix_web::test]
-    async fn what_a_transport_holds_back_is_not_written() {
+    async fn writing_is_blocked_until_the_transport_is_flushed() {
         let (tcp, _peer) = pair().await;
-        let io = Hesitant::new(tcp);
+        let io = BufferingTransport::new(tcp);
         let flushed = Rc::clone(&io.flushed);
         flushed.set(false);
         let io = Rc::new(RefCell::new(io));
-        let driven = Driven::default();
+        let state = DriverState::default();
         let timeout = Duration::from_secs(3600);
         let head = Bytes::from_static(b"HTTP/1.1 101\r\n\r\n");
-        let mut driver = Driver::new(io, head, silent(), driven.clone(), timeout, None);
-        driven.outbox.push(TextFrame::new("hello"));
+        let mut driver = Driver::new(io, head, silent_actor(), state.clone(), timeout, None);
+        state.outbox.push(TextFrame::new("hello"));
         assert_eq!(poll(&mut driver), Poll::Pending);
-        assert!(driven.gate.is_blocked());
+        assert!(state.flow.is_write_blocked());
         flushed.set(true);
         assert_eq!(poll(&mut driver), Poll::Pending);
-        assert!(!driven.gate.is_blocked());
-        assert!(driven.gate.unblocked().is_some(), "its silence is forgiven");
+        assert!(!state.flow.is_write_blocked());
+        assert!(state.flow.write_unblocked_at().is_some(), "the blocked time is not silence");
     }
 
     #[actix_web::test]
     async fn frames_of_the_context_never_interleave_with_fragments() {
         let (tcp, _peer) = pair().await;
-        let io = Hesitant::new(tcp);
-        let (room, taken) = (Rc::clone(&io.room), Rc::clone(&io.taken));
-        let said = Rc::new(RefCell::new(VecDeque::new()));
-        let actor = Rc::clone(&said);
+        let io = BufferingTransport::new(tcp);
+        let (room, accepted) = (Rc::clone(&io.room), Rc::clone(&io.accepted));
+        let frames = Rc::new(RefCell::new(VecDeque::new()));
+        let actor = Rc::clone(&frames);
         let actor = stream::poll_fn(move |_| match actor.borrow_mut().pop_front() {
-            Some(said) => Poll::Ready(Some(Ok::<Bytes, io::Error>(said))),
+            Some(frame) => Poll::Ready(Some(Ok::<Bytes, io::Error>(frame))),
             None => Poll::Pending,
         });
-        let driven = Driven::default();
+        let state = DriverState::default();
         let (io, timeout) = (Rc::new(RefCell::new(io)), Duration::from_secs(3600));
         let actor = BodyStream::new(actor).boxed();
         let head = Bytes::from_static(b"HTTP/1.1 101\r\n\r\n");
-        let mut driver = Driver::new(io, head, actor, driven.clone(), timeout, None);
+        let mut driver = Driver::new(io, head, actor, state.clone(), timeout, None);
         assert_eq!(poll(&mut driver), Poll::Pending);
-        room.set(WRITE_BYTES / 2);
-        driven.outbox.push_parts((0..4).map(|_| "x".repeat(WRITE_BYTES / 2)));
+        room.set(WRITE_BATCH_BYTES / 2);
+        state.outbox.push_parts((0..4).map(|_| "x".repeat(WRITE_BATCH_BYTES / 2)));
         assert_eq!(poll(&mut driver), Poll::Pending);
         for text in [&b"\x81\x01a"[..], b"\x81\x01b"] {
-            said.borrow_mut().push_back(Bytes::from_static(text));
+            frames.borrow_mut().push_back(Bytes::from_static(text));
             assert_eq!(poll(&mut driver), Poll::Pending);
         }
         room.set(usize::MAX);
         assert_eq!(poll(&mut driver), Poll::Pending);
-        let taken = taken.borrow();
-        assert!(taken.ends_with(b"x\x81\x01a\x81\x01b"), "{:?}", &taken[taken.len() - 20..]);
+        let accepted = accepted.borrow();
+        assert!(
+            accepted.ends_with(b"x\x81\x01a\x81\x01b"),
+            "{:?}",
+            &accepted[accepted.len() - 20..]
+        );
     }
 
-    /// The write timeout of plain HTTP is the system's, by what the peer acknowledges. It is not
-    /// for a WebSocket: a reader that keeps its window shut for a while is no dead one.
+    /// The kernel's timeout ends a connection whose receive window is closed for long. For a
+    /// WebSocket the driver decides, since such a peer may be alive.
     #[cfg(target_os = "linux")]
     #[actix_web::test]
-    async fn systems_timeout_is_off_while_the_driver_has_the_connection() {
+    async fn tcp_user_timeout_is_off_while_the_driver_has_the_connection() {
         let (tcp, _peer) = pair().await;
         let set = SockRef::from(tcp.tcp()).set_tcp_user_timeout(Some(Duration::from_secs(1)));
         set.expect("Linux has it");
         let shared = Rc::clone(&tcp.shared);
         let io = Rc::new(RefCell::new(tcp));
-        let driven = Driven::default();
+        let state = DriverState::default();
         let second = Duration::from_secs(1);
         let timeout = || SockRef::from(&*shared).tcp_user_timeout().expect("Linux has it");
-        // The actor has ended already: when all is written, the kernel has its timeout again.
+        // The actor has ended already, so the timeout is set again when everything is written.
         let head = Bytes::from_static(b"HTTP/1.1 101\r\n\r\n");
-        let mut driver = Driver::new(io, head, BoxBody::new(()), driven, second, None);
+        let mut driver = Driver::new(io, head, BoxBody::new(()), state, second, None);
         assert_eq!(timeout().unwrap_or_default(), Duration::ZERO);
         assert_eq!(poll(&mut driver), Poll::Ready(()));
         assert_eq!(timeout(), Some(second));

@@ -1,7 +1,7 @@
-//! The last resort where actix-http keeps the connection. A peer that does not read keeps the
-//! connection's task waiting for the socket to be writable, and all that time the actor on it is
-//! not polled (actix-web#2441): it cannot obey an order to close, nor can its timers run. So the
-//! socket itself is shut down from outside.
+//! Ends a connection of actix-http from outside its task. While a peer does not read, that task
+//! waits for the socket to be writable and does not poll the actor (actix-web#2441): the actor can
+//! handle no message, and its timers do not run. A [`ForceClose`] resets the socket instead.
+//! Connections with a driver do not need it.
 
 use std::net::Shutdown;
 use std::sync::{Arc, Weak};
@@ -12,59 +12,60 @@ use socket2::Socket;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-/// A socket that is to end, unless it is gone by then, and since when.
-type Appointment = (Weak<Socket>, Instant);
+/// A socket to reset, and when that was requested.
+type Request = (Weak<Socket>, Instant);
 
-/// The power to end a connection whose actor may not be able to. It does not keep the connection
-/// alive. The default one ends nothing.
+/// Ends a connection whose actor may be unable to end it. It does not keep the connection alive.
+/// The default value does nothing.
 #[derive(Clone, Debug, Default)]
-pub struct ForceClose(Option<(Weak<Socket>, Reaper)>);
+pub struct ForceClose(Option<(Weak<Socket>, ForceCloseQueue)>);
 
 impl ForceClose {
-    pub(super) fn new(socket: &Arc<Socket>, reaper: &Reaper) -> Self {
-        Self(Some((Arc::downgrade(socket), reaper.clone())))
+    pub(super) fn new(socket: &Arc<Socket>, queue: &ForceCloseQueue) -> Self {
+        Self(Some((Arc::downgrade(socket), queue.clone())))
     }
 
-    /// Ends the connection once the write timeout has passed, whatever its peer reads. Until then
-    /// it may still end in order.
+    /// Schedules a reset of the connection for when the write timeout has passed, whether or not
+    /// its peer reads. Until then the connection may still close in order.
     pub fn arm(&self) {
-        if let Some((socket, reaper)) = &self.0 {
-            reaper.schedule(socket.clone());
+        if let Some((socket, queue)) = &self.0 {
+            queue.schedule(socket.clone());
         }
     }
 }
 
-/// Ends sockets when their time has come. All wait equally long, so they queue in order; a
-/// connection is in the queue twice at the most, once by whoever evicts it and once by itself.
+/// Resets sockets after a delay. The delay is the same for all, so they queue in order. A
+/// connection is in the queue at most twice: once when it is evicted and once when it closes.
 #[derive(Clone, Debug)]
-pub(super) struct Reaper(mpsc::UnboundedSender<Appointment>);
+pub(super) struct ForceCloseQueue(mpsc::UnboundedSender<Request>);
 
-impl Reaper {
+impl ForceCloseQueue {
     pub(super) fn start(delay: Duration) -> Self {
-        let (appointments, mut queue) = mpsc::unbounded_channel::<Appointment>();
+        let (sender, mut queue) = mpsc::unbounded_channel::<Request>();
         actix_web::rt::spawn(async move {
             while let Some((socket, at)) = queue.recv().await {
                 sleep_until(at + delay).await;
                 if let Some(socket) = socket.upgrade() {
-                    end(&socket);
+                    reset(&socket);
                 }
             }
         });
-        Self(appointments)
+        Self(sender)
     }
 
     fn schedule(&self, socket: Weak<Socket>) {
-        // It fails when the server's system has ended, and the sockets with it.
+        // This fails when the server's system has stopped, which has closed its sockets.
         let _ = self.0.send((socket, Instant::now()));
     }
 }
 
-pub(super) fn end(socket: &Socket) {
-    // What is unwritten would keep its memory in the kernel for as long as the peer likes; with
-    // no linger it goes at once, and the peer sees a reset.
-    let ended =
+/// Resets a connection and discards what is not written yet.
+pub(super) fn reset(socket: &Socket) {
+    // A linger time of zero discards unwritten data. Otherwise the kernel would keep it for as long
+    // as the peer does not read it.
+    let outcome =
         socket.set_linger(Some(Duration::ZERO)).and_then(|()| socket.shutdown(Shutdown::Both));
-    if let Err(error) = ended {
-        debug!("a connection was gone before it was cut off: {error}");
+    if let Err(error) = outcome {
+        debug!("cannot reset a connection, which has probably ended: {error}");
     }
 }

@@ -1,10 +1,11 @@
-//! The header of a WebSocket frame (RFC 6455 section 5.2), read without its payload.
+//! Headers of WebSocket frames (RFC 6455 section 5.2). The guard reads and validates those of the
+//! peer here, before their payload arrives. Text frames get theirs here.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::EndReason;
 
-/// Frame types, as RFC 6455 section 5.2 numbers them.
+/// Frame types (RFC 6455 section 5.2).
 pub(super) mod opcode {
     pub(in super::super) const CONTINUATION: u8 = 0x0;
     pub(in super::super) const TEXT: u8 = 0x1;
@@ -14,39 +15,39 @@ pub(super) mod opcode {
     pub(in super::super) const PONG: u8 = 0xA;
 }
 
-/// The bit in a frame's first byte that says that its message ends with it.
-pub(super) const FINAL: u8 = 0x80;
+/// The bit in the first byte that marks the last frame of a message.
+pub(super) const FIN: u8 = 0x80;
 
-/// The longest header, in bytes, with a masking key.
-const HEADER_LEN_MAX: usize = 14;
+/// The length of the longest header with a masking key, in bytes.
+const MAX_HEADER_LEN: usize = 14;
 
+/// The bit in the second byte that announces a masking key.
 const MASKED: u8 = 0x80;
 
-/// The longest payload of a control frame, in bytes (RFC 6455 section 5.5).
+/// The length of the longest payload of a control frame, in bytes (RFC 6455 section 5.5).
 const MAX_CONTROL_PAYLOAD: u64 = 125;
 
-/// Fragments of one message that may be empty. Those that are not are bounded by the size of the
-/// message.
+/// The greatest number of empty fragments in a message. The size of the message limits the others.
 const MAX_EMPTY_FRAGMENTS: u32 = 128;
 
 /// The bit in [`Header::reserved`] that marks the first frame of a compressed message (RFC 7692
 /// section 6).
 pub(super) const COMPRESSED: u8 = 0x40;
 
-/// What the first 2 to 14 bytes of a frame say.
+/// The header of a frame, which has 2 to 14 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) fin: bool,
     pub(super) reserved: u8,
     pub(super) opcode: u8,
     pub(super) masked: bool,
-    /// Bytes of the header itself, the masking key included.
+    /// The length of the header with the masking key, in bytes.
     pub(super) header_len: usize,
     pub(super) payload_len: u64,
 }
 
 impl Header {
-    /// Reads a header, or nothing while it is not whole.
+    /// Reads a header. Returns `None` if it is incomplete.
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let [first, second, rest @ ..] = bytes else { return None };
         let masked = second & 0x80 != 0;
@@ -71,7 +72,7 @@ impl Header {
     }
 }
 
-/// Writes a header without a masking key. `masked` is the bit that announces one, or 0.
+/// Writes a header without the masking key. `masked` is [`MASKED`] or 0.
 fn put_header(frame: &mut BytesMut, first: u8, masked: u8, payload_len: usize) {
     const LENGTH_IN_16_BITS: u8 = 126;
     const LENGTH_IN_64_BITS: u8 = 127;
@@ -91,32 +92,32 @@ fn put_header(frame: &mut BytesMut, first: u8, masked: u8, payload_len: usize) {
 
 /// Creates an unmasked frame: writes the header and reserves space for the payload.
 pub(super) fn begin_frame(first: u8, payload_len: usize) -> BytesMut {
-    let mut frame = BytesMut::with_capacity(HEADER_LEN_MAX + payload_len);
+    let mut frame = BytesMut::with_capacity(MAX_HEADER_LEN + payload_len);
     put_header(&mut frame, first, 0, payload_len);
     frame
 }
 
-/// Encodes a whole message as a client does, with a masking key of zeros.
+/// Encodes a message in one frame like a client, with a masking key of zeros.
 pub(super) fn encode_masked(opcode: u8, payload: &[u8]) -> Bytes {
-    let mut frame = BytesMut::with_capacity(HEADER_LEN_MAX + payload.len());
-    put_header(&mut frame, FINAL | opcode, MASKED, payload.len());
+    let mut frame = BytesMut::with_capacity(MAX_HEADER_LEN + payload.len());
+    put_header(&mut frame, FIN | opcode, MASKED, payload.len());
     frame.put_u32(0);
     frame.put_slice(payload);
     frame.freeze()
 }
 
-/// What a client's frames must keep to, judged by their headers alone, so that no byte of a
-/// payload is held for a frame that will be refused.
+/// Validates the frames of a peer by their headers, so that no payload is buffered for a frame that
+/// is rejected.
 #[derive(Debug)]
-pub(super) struct Rules {
+pub(super) struct FrameValidator {
     max_message_bytes: usize,
     /// Whether compression was negotiated.
     compression: bool,
-    /// The fragmented message under way.
+    /// The unfinished fragmented message.
     message: Option<Message>,
 }
 
-/// A message so far.
+/// The fragments of a message so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Message {
     bytes: u64,
@@ -124,7 +125,7 @@ struct Message {
     compressed: bool,
 }
 
-impl Rules {
+impl FrameValidator {
     pub(super) fn new(max_message_bytes: usize, compression: bool) -> Self {
         Self { max_message_bytes, compression, message: None }
     }
@@ -133,8 +134,12 @@ impl Rules {
         self.max_message_bytes
     }
 
-    /// Whether a frame may come next. Changes nothing, so it may be asked while its payload is
-    /// still arriving.
+    /// Checks whether a frame may come next. Changes nothing, so it may be called again until the
+    /// payload is complete.
+    ///
+    /// # Errors
+    /// Returns [`EndReason::Protocol`] for a violation of RFC 6455, and [`EndReason::TooBig`] if
+    /// the frame exceeds a limit.
     pub(super) fn check(&self, header: &Header) -> Result<(), EndReason> {
         let known = matches!(
             header.opcode,
@@ -161,17 +166,17 @@ impl Rules {
         }
         let message = self.message_with(header);
         // `inflate` checks the decompressed size. Compressed data may be longer than the text:
-        // fixed Huffman codes take up to 9 bits a byte.
+        // fixed Huffman codes take up to 9 bits for a byte.
         let max_bytes = self.max_message_bytes as u64;
-        let longer = if message.compressed { max_bytes / 8 + 64 } else { 0 };
-        if message.bytes > max_bytes + longer || message.empty_fragments > MAX_EMPTY_FRAGMENTS {
+        let overhead = if message.compressed { max_bytes / 8 + 64 } else { 0 };
+        if message.bytes > max_bytes + overhead || message.empty_fragments > MAX_EMPTY_FRAGMENTS {
             return Err(EndReason::TooBig);
         }
         Ok(())
     }
 
-    /// Takes note of a frame that has passed [`Rules::check`] and arrived whole.
-    pub(super) fn passed(&mut self, header: &Header) {
+    /// Records a complete frame that [`FrameValidator::check`] has accepted.
+    pub(super) fn accept(&mut self, header: &Header) {
         if !header.is_control() {
             self.message = (!header.fin).then(|| self.message_with(header));
         }
@@ -195,11 +200,11 @@ mod tests {
         let mut bytes = vec![first, MASKED | 127];
         bytes.extend(payload_len.to_be_bytes());
         bytes.extend([0; 4]);
-        Header::parse(&bytes).expect("14 bytes are a whole header")
+        Header::parse(&bytes).expect("14 bytes are a complete header")
     }
 
     #[test]
-    fn a_header_is_read_only_when_it_is_whole() {
+    fn header_is_read_only_when_it_is_complete() {
         let headers: [(&[u8], u64); 3] = [
             (&[0x81, MASKED | 5, 1, 2, 3, 4], 5),
             (&[0x82, MASKED | 126, 1, 0, 1, 2, 3, 4], 256),
@@ -209,53 +214,53 @@ mod tests {
             for part in 0..bytes.len() {
                 assert_eq!(Header::parse(&bytes[..part]), None, "{part} bytes of {bytes:?}");
             }
-            let header = Header::parse(bytes).expect("it is whole");
+            let header = Header::parse(bytes).expect("it is complete");
             assert_eq!((header.header_len, header.payload_len), (bytes.len(), payload_len));
             assert!(header.masked);
         }
     }
 
     #[test]
-    fn a_message_over_the_limit_is_refused_at_the_header_also_in_fragments() {
-        let mut rules = Rules::new(100, false);
-        assert_eq!(rules.check(&header(0x81, 100)), Ok(()));
-        assert_eq!(rules.check(&header(0x81, 101)), Err(EndReason::TooBig));
-        rules.passed(&header(0x01, 60));
-        assert_eq!(rules.check(&header(0x80, 40)), Ok(()));
-        assert_eq!(rules.check(&header(0x80, 41)), Err(EndReason::TooBig));
-        rules.passed(&header(0x80, 40));
-        assert_eq!(rules.check(&header(0x81, 100)), Ok(()), "the next message starts at 0");
+    fn message_that_exceeds_the_limit_is_rejected_at_the_header_also_in_fragments() {
+        let mut validator = FrameValidator::new(100, false);
+        assert_eq!(validator.check(&header(0x81, 100)), Ok(()));
+        assert_eq!(validator.check(&header(0x81, 101)), Err(EndReason::TooBig));
+        validator.accept(&header(0x01, 60));
+        assert_eq!(validator.check(&header(0x80, 40)), Ok(()));
+        assert_eq!(validator.check(&header(0x80, 41)), Err(EndReason::TooBig));
+        validator.accept(&header(0x80, 40));
+        assert_eq!(validator.check(&header(0x81, 100)), Ok(()), "the next message starts at 0");
     }
 
     #[test]
     fn compressed_message_may_exceed_the_limit_by_an_eighth_and_64_bytes() {
-        let mut rules = Rules::new(800, true);
-        assert_eq!(rules.check(&header(0xC1, 964)), Ok(()));
-        assert_eq!(rules.check(&header(0xC1, 965)), Err(EndReason::TooBig));
-        assert_eq!(rules.check(&header(0x81, 801)), Err(EndReason::TooBig));
-        rules.passed(&header(0x41, 960));
-        assert_eq!(rules.check(&header(0x80, 4)), Ok(()));
-        assert_eq!(rules.check(&header(0x80, 5)), Err(EndReason::TooBig));
-        assert_eq!(rules.check(&header(0xC0, 1)), Err(EndReason::Protocol));
-        rules.passed(&header(0x80, 4));
-        assert_eq!(rules.check(&header(0x81, 801)), Err(EndReason::TooBig));
+        let mut validator = FrameValidator::new(800, true);
+        assert_eq!(validator.check(&header(0xC1, 964)), Ok(()));
+        assert_eq!(validator.check(&header(0xC1, 965)), Err(EndReason::TooBig));
+        assert_eq!(validator.check(&header(0x81, 801)), Err(EndReason::TooBig));
+        validator.accept(&header(0x41, 960));
+        assert_eq!(validator.check(&header(0x80, 4)), Ok(()));
+        assert_eq!(validator.check(&header(0x80, 5)), Err(EndReason::TooBig));
+        assert_eq!(validator.check(&header(0xC0, 1)), Err(EndReason::Protocol));
+        validator.accept(&header(0x80, 4));
+        assert_eq!(validator.check(&header(0x81, 801)), Err(EndReason::TooBig));
     }
 
     #[test]
-    fn empty_fragments_are_counted() {
-        let mut rules = Rules::new(100, false);
-        rules.passed(&header(0x01, 0));
+    fn message_with_too_many_empty_fragments_is_rejected() {
+        let mut validator = FrameValidator::new(100, false);
+        validator.accept(&header(0x01, 0));
         for _ in 1..MAX_EMPTY_FRAGMENTS {
-            assert_eq!(rules.check(&header(0x00, 0)), Ok(()));
-            rules.passed(&header(0x00, 0));
+            assert_eq!(validator.check(&header(0x00, 0)), Ok(()));
+            validator.accept(&header(0x00, 0));
         }
-        assert_eq!(rules.check(&header(0x00, 0)), Err(EndReason::TooBig));
-        assert_eq!(rules.check(&header(0x80, 0)), Ok(()), "the last one ends the message");
+        assert_eq!(validator.check(&header(0x00, 0)), Err(EndReason::TooBig));
+        assert_eq!(validator.check(&header(0x80, 0)), Ok(()), "the last one ends the message");
     }
 
     #[test]
-    fn what_rfc_6455_forbids_is_a_protocol_error() {
-        let rules = Rules::new(100, false);
+    fn violations_of_rfc_6455_are_protocol_errors() {
+        let validator = FrameValidator::new(100, false);
         let forbidden = [
             header(0x80 | 0x40 | opcode::TEXT, 1),
             header(0x80 | 0x3, 1),
@@ -267,11 +272,11 @@ mod tests {
             Header { masked: false, ..header(0x81, 1) },
         ];
         for header in forbidden {
-            assert_eq!(rules.check(&header), Err(EndReason::Protocol), "{header:?}");
+            assert_eq!(validator.check(&header), Err(EndReason::Protocol), "{header:?}");
         }
-        let mut rules = Rules::new(100, false);
-        rules.passed(&header(opcode::TEXT, 1));
-        assert_eq!(rules.check(&header(0x81, 1)), Err(EndReason::Protocol));
-        assert_eq!(rules.check(&header(0x80 | opcode::PING, 1)), Ok(()));
+        let mut validator = FrameValidator::new(100, false);
+        validator.accept(&header(opcode::TEXT, 1));
+        assert_eq!(validator.check(&header(0x81, 1)), Err(EndReason::Protocol));
+        assert_eq!(validator.check(&header(0x80 | opcode::PING, 1)), Ok(()));
     }
 }

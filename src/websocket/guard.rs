@@ -1,9 +1,8 @@
-//! The guard stands between the connection's bytes and the codec of `actix-web-actors`. It is a
-//! judge: a frame that breaks the rules is refused at its header, before its payload is held. It
-//! is a meter: it hands on one whole frame at a time, and nothing while the session's [`Gate`] is
-//! shut, so that the pressure reaches the sender's TCP. And once the connection is being closed
-//! it throws away what still comes, until the peer has closed too. It collects the fragments of a
-//! compressed message, decompresses it, and yields it as one uncompressed frame.
+//! The guard stands between the bytes of a connection and the codec of `actix-web-actors`. It
+//! checks the header of each frame before it buffers the payload, and decompresses messages. It
+//! yields one frame at a time, and none while its [`FlowControl`] is paused, so that TCP
+//! backpressure reaches the peer. Once the connection is closing, it discards input until the peer
+//! closes.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -17,88 +16,92 @@ use futures_core::Stream;
 
 use super::EndReason;
 use super::deflate::inflate;
-use super::frame::{COMPRESSED, Header, Rules, encode_masked, opcode};
+use super::frame::{COMPRESSED, FrameValidator, Header, encode_masked, opcode};
 
-/// What guard, session and driver share: their hold on the guard, and the guard's verdict.
+/// The state of reading and writing that the guard, the socket and the driver share.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Gate(Rc<GateState>);
+pub(super) struct FlowControl(Rc<FlowState>);
 
 #[derive(Debug, Default)]
-struct GateState {
-    shut: Cell<bool>,
-    /// Whether the peer does not take what is written.
-    blocked: Cell<bool>,
-    /// When it last began to take it again.
-    unblocked: Cell<Option<Instant>>,
-    /// Whether the session waits for what is written to go out.
-    waiting: Cell<bool>,
-    discarding: Cell<bool>,
+struct FlowState {
+    /// Whether the actor has paused reading.
+    is_paused: Cell<bool>,
+    /// Whether writing is blocked because the peer does not read.
+    is_write_blocked: Cell<bool>,
+    write_unblocked_at: Cell<Option<Instant>>,
+    /// Whether the actor waits until everything is written.
+    is_awaited: Cell<bool>,
+    is_closing: Cell<bool>,
     peer_closed: Cell<bool>,
-    verdict: Cell<Option<EndReason>>,
+    rejection: Cell<Option<EndReason>>,
     waker: RefCell<Option<Waker>>,
 }
 
-impl Gate {
-    /// No frame is handed on until [`Gate::open`].
-    pub(super) fn shut(&self) {
-        self.0.shut.set(true);
+impl FlowControl {
+    /// Pauses reading: the guard yields no frame until [`FlowControl::resume`].
+    pub(super) fn pause(&self) {
+        self.0.is_paused.set(true);
     }
 
-    pub(super) fn open(&self) {
-        self.0.shut.set(false);
+    /// Resumes reading.
+    pub(super) fn resume(&self) {
+        self.0.is_paused.set(false);
         self.wake();
     }
 
-    pub(super) fn is_shut(&self) -> bool {
-        self.0.shut.get() || self.0.blocked.get()
+    /// Returns whether reading is paused, by the actor or because writing is blocked.
+    pub(super) fn is_paused(&self) -> bool {
+        self.0.is_paused.get() || self.0.is_write_blocked.get()
     }
 
-    /// The peer does not take what is written. Nothing that it has sent is handed on until it does,
-    /// so that it causes no more.
-    pub(super) fn block(&self) {
-        self.0.blocked.set(true);
+    /// Records that writing is blocked because the peer does not read. This pauses reading, so that
+    /// the peer causes no more output.
+    pub(super) fn set_write_blocked(&self) {
+        self.0.is_write_blocked.set(true);
     }
 
-    /// All has been written. Says whether anybody has waited for that.
-    pub(super) fn unblock(&self) -> bool {
-        let was_blocked = self.0.blocked.replace(false);
+    /// Records that everything has been written. Returns whether the actor must be polled again,
+    /// because writing was blocked or [`FlowControl::notify_when_written`] was called.
+    pub(super) fn clear_write_blocked(&self) -> bool {
+        let was_blocked = self.0.is_write_blocked.replace(false);
         if was_blocked {
-            self.0.unblocked.set(Some(Instant::now()));
+            self.0.write_unblocked_at.set(Some(Instant::now()));
         }
-        self.0.waiting.take() || was_blocked
+        self.0.is_awaited.take() || was_blocked
     }
 
-    pub(super) fn is_blocked(&self) -> bool {
-        self.0.blocked.get()
+    /// Returns whether writing is blocked because the peer does not read.
+    pub(super) fn is_write_blocked(&self) -> bool {
+        self.0.is_write_blocked.get()
     }
 
-    /// When the peer last began to take again what is written.
-    pub(super) fn unblocked(&self) -> Option<Instant> {
-        self.0.unblocked.get()
+    /// Returns when writing was last unblocked.
+    pub(super) fn write_unblocked_at(&self) -> Option<Instant> {
+        self.0.write_unblocked_at.get()
     }
 
-    /// The session waits for what is written to go out.
-    pub(super) fn wait(&self) {
-        self.0.waiting.set(true);
+    /// Requests that the actor is polled again when everything has been written.
+    pub(super) fn notify_when_written(&self) {
+        self.0.is_awaited.set(true);
     }
 
-    /// Whether the connection is being closed.
+    /// Returns whether this side is closing the connection.
     pub(super) fn is_closing(&self) -> bool {
-        self.0.discarding.get()
+        self.0.is_closing.get()
     }
 
-    /// From now on everything that comes is thrown away, until the peer's close frame or its end.
-    pub(super) fn discard(&self) {
-        self.0.discarding.set(true);
+    /// Begins to close: the guard discards input until the peer's close frame or the end.
+    pub(super) fn discard_input(&self) {
+        self.0.is_closing.set(true);
         self.wake();
     }
 
-    /// Why the guard refused a frame, when it did.
-    pub(super) fn verdict(&self) -> Option<EndReason> {
-        self.0.verdict.get()
+    /// Returns why the guard rejected a frame, if it did.
+    pub(super) fn rejection(&self) -> Option<EndReason> {
+        self.0.rejection.get()
     }
 
-    /// Whether the peer's close frame, good or bad, has come.
+    /// Returns whether the peer has sent a close frame, valid or not.
     pub(super) fn peer_closed(&self) -> bool {
         self.0.peer_closed.get()
     }
@@ -110,18 +113,18 @@ impl Gate {
     }
 }
 
-/// A payload stream that yields whole, lawful frames, one between two `Pending`s.
+/// A payload stream that yields complete, valid frames. After each frame it is pending once.
 #[derive(Debug)]
 pub(super) struct Guard<S> {
     payload: S,
-    gate: Gate,
-    rules: Rules,
+    flow: FlowControl,
+    validator: FrameValidator,
     received: BytesMut,
     /// The fragments of the unfinished compressed message.
     compressed: Option<Box<Compressed>>,
-    handed_on: bool,
-    /// Bytes of the frame being thrown away that have not come yet.
-    skipping: u64,
+    has_yielded: bool,
+    /// The bytes of a discarded frame that have not been received yet.
+    bytes_to_skip: u64,
 }
 
 /// An unfinished compressed message.
@@ -132,34 +135,39 @@ struct Compressed {
 }
 
 impl<S> Guard<S> {
-    pub(super) fn new(payload: S, gate: Gate, max_message_bytes: usize, compression: bool) -> Self {
+    pub(super) fn new(
+        payload: S,
+        flow: FlowControl,
+        max_message_bytes: usize,
+        compression: bool,
+    ) -> Self {
         Self {
             payload,
-            gate,
-            rules: Rules::new(max_message_bytes, compression),
+            flow,
+            validator: FrameValidator::new(max_message_bytes, compression),
             received: BytesMut::new(),
             compressed: None,
-            handed_on: false,
-            skipping: 0,
+            has_yielded: false,
+            bytes_to_skip: 0,
         }
     }
 
-    /// Returns the next complete frame.
+    /// Returns the next frame, or `None` if it is incomplete.
     fn next_frame(&mut self) -> Result<Option<Bytes>, EndReason> {
         let Some(header) = Header::parse(&self.received) else { return Ok(None) };
-        self.rules.check(&header)?;
-        let payload_len = usize::try_from(header.payload_len).expect("checked against a limit");
+        self.validator.check(&header)?;
+        let payload_len = usize::try_from(header.payload_len).expect("`check` limits it");
         let frame_len = header.header_len + payload_len;
         if self.received.len() < frame_len {
             return Ok(None);
         }
-        self.rules.passed(&header);
+        self.validator.accept(&header);
         if header.opcode == opcode::CLOSE {
-            self.gate.0.peer_closed.set(true);
+            self.flow.0.peer_closed.set(true);
         }
         let frame = self.received.split_to(frame_len);
         if self.received.is_empty() {
-            // An idle connection keeps no buffer, however large its last frames were.
+            // Drops the buffer, so an idle connection keeps none.
             self.received = BytesMut::new();
         }
         let is_compressed = header.reserved == COMPRESSED || self.compressed.is_some();
@@ -169,8 +177,9 @@ impl<S> Guard<S> {
         self.decompress(&header, frame).map(Some)
     }
 
-    /// Adds a frame to the unfinished compressed message. Returns the whole message after its last
-    /// frame, and an empty pong before: the session counts each fragment, and hears from its peer.
+    /// Adds a frame to the unfinished compressed message. Returns the decompressed message after
+    /// its last frame. For other frames it returns an empty pong, so that the actor can count them
+    /// and the peer does not seem silent.
     fn decompress(&mut self, header: &Header, mut frame: BytesMut) -> Result<Bytes, EndReason> {
         let mut payload = frame.split_off(header.header_len);
         // The masking key is the end of the header (RFC 6455 section 5.2).
@@ -185,24 +194,23 @@ impl<S> Guard<S> {
             self.compressed = Some(message);
             return Ok(encode_masked(opcode::PONG, &[]));
         }
-        let whole = inflate(message.payload, self.rules.max_message_bytes())?;
-        Ok(encode_masked(message.opcode, &whole))
+        let payload = inflate(message.payload, self.validator.max_message_bytes())?;
+        Ok(encode_masked(message.opcode, &payload))
     }
 
-    /// Throws away what was received, frame by frame; says whether a close frame was among it.
+    /// Discards received frames. Returns whether there was a close frame.
     fn skip_to_close(&mut self) -> bool {
         loop {
-            let skipped = self.skipping.min(self.received.len() as u64);
-            self.received
-                .advance(usize::try_from(skipped).expect("at most the length of a buffer"));
-            self.skipping -= skipped;
+            let skipped = self.bytes_to_skip.min(self.received.len() as u64);
+            self.received.advance(usize::try_from(skipped).expect("at most the buffer's length"));
+            self.bytes_to_skip -= skipped;
             let Some(header) = Header::parse(&self.received) else { return false };
             if header.opcode == opcode::CLOSE {
-                self.gate.0.peer_closed.set(true);
+                self.flow.0.peer_closed.set(true);
                 return true;
             }
             self.received.advance(header.header_len);
-            self.skipping = header.payload_len;
+            self.bytes_to_skip = header.payload_len;
         }
     }
 }
@@ -215,42 +223,42 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        // The stream decoder of actix-web-actors empties its payload into a buffer of its own
-        // until that is pending, then decodes one frame, has it handled, and comes back at once.
-        // So one `Pending` after each frame, which needs no waker, makes it handle frame by frame.
-        if std::mem::take(&mut this.handed_on) {
+        // The stream decoder of actix-web-actors reads its payload into a buffer until the payload
+        // is pending. Then it decodes one frame, lets the actor handle it, and polls again at once.
+        // So it handles each frame before it reads the next one, and this `Pending` needs no waker.
+        if std::mem::take(&mut this.has_yielded) {
             return Poll::Pending;
         }
         loop {
-            if this.gate.0.discarding.get() {
+            if this.flow.0.is_closing.get() {
                 this.compressed = None;
                 if this.skip_to_close() {
                     return Poll::Ready(None);
                 }
-            } else if this.gate.is_shut() {
-                this.gate.0.waker.replace(Some(cx.waker().clone()));
+            } else if this.flow.is_paused() {
+                this.flow.0.waker.replace(Some(cx.waker().clone()));
                 return Poll::Pending;
             } else {
                 match this.next_frame() {
                     Ok(Some(frame)) => {
-                        this.handed_on = true;
+                        this.has_yielded = true;
                         return Poll::Ready(Some(Ok(frame)));
                     }
                     Ok(None) => {}
                     Err(reason) => {
-                        this.gate.0.verdict.set(Some(reason));
-                        this.gate.discard();
+                        this.flow.0.rejection.set(Some(reason));
+                        this.flow.discard_input();
                         return Poll::Ready(Some(Err(PayloadError::Overflow)));
                     }
                 }
             }
             match ready!(Pin::new(&mut this.payload).poll_next(cx)) {
                 Some(Ok(chunk)) if this.received.is_empty() => {
-                    // Not copied, if nobody else has it.
+                    // This copies nothing if the chunk has no other owner.
                     this.received = BytesMut::from(chunk);
                 }
                 Some(Ok(chunk)) => this.received.extend_from_slice(&chunk),
-                // A reset and an end come to the same: there is no peer any more.
+                // After an error the connection has ended, too.
                 Some(Err(_)) | None => return Poll::Ready(None),
             }
         }
@@ -262,7 +270,7 @@ mod tests {
     use super::*;
     use std::collections::VecDeque;
 
-    /// A payload whose chunks are all there; then it is pending for ever.
+    /// A payload with these chunks. After them it is pending forever.
     struct Chunks(VecDeque<Bytes>);
 
     impl Stream for Chunks {
@@ -273,10 +281,10 @@ mod tests {
         }
     }
 
-    fn guard(chunks: &[&[u8]]) -> (Guard<Chunks>, Gate) {
+    fn guard(chunks: &[&[u8]]) -> (Guard<Chunks>, FlowControl) {
         let chunks = Chunks(chunks.iter().map(|chunk| Bytes::copy_from_slice(chunk)).collect());
-        let gate = Gate::default();
-        (Guard::new(chunks, gate.clone(), 10, false), gate)
+        let flow = FlowControl::default();
+        (Guard::new(chunks, flow.clone(), 10, false), flow)
     }
 
     fn poll(guard: &mut Guard<Chunks>) -> Poll<Option<Result<Bytes, String>>> {
@@ -292,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_handed_on_one_at_a_time_however_they_were_cut() {
+    fn frames_are_yielded_one_at_a_time_whatever_the_chunks_are() {
         let both = [HI, HI].concat();
         let one_byte_each: Vec<&[u8]> = both.chunks(1).collect();
         for chunks in [vec![&both[..]], vec![&both[..9], &both[9..]], one_byte_each] {
@@ -306,44 +314,44 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_read_while_the_gate_is_shut() {
-        let (mut guard, gate) = guard(&[HI, HI]);
-        gate.shut();
+    fn nothing_is_read_while_reading_is_paused() {
+        let (mut guard, flow) = guard(&[HI, HI]);
+        flow.pause();
         assert_eq!(poll(&mut guard), Poll::Pending);
         assert_eq!(guard.payload.0.len(), 2);
-        gate.open();
+        flow.resume();
         assert_eq!(poll(&mut guard), frame(HI));
     }
 
     #[test]
-    fn who_does_not_take_what_is_written_is_not_read_unless_the_connection_is_being_closed() {
-        let (mut guard, gate) = guard(&[HI, CLOSE]);
-        gate.block();
+    fn nothing_is_read_while_writing_is_blocked_unless_the_connection_is_closing() {
+        let (mut guard, flow) = guard(&[HI, CLOSE]);
+        flow.set_write_blocked();
         assert_eq!(poll(&mut guard), Poll::Pending);
         assert_eq!(guard.payload.0.len(), 2);
-        assert!(gate.unblock(), "the driver is told to let the actor read on");
+        assert!(flow.clear_write_blocked(), "the driver must poll the actor again");
         assert_eq!(poll(&mut guard), frame(HI));
-        assert!(!gate.unblock());
-        gate.block();
-        gate.discard();
+        assert!(!flow.clear_write_blocked());
+        flow.set_write_blocked();
+        flow.discard_input();
         assert_eq!(poll(&mut guard), Poll::Pending, "after each frame");
         assert_eq!(poll(&mut guard), Poll::Ready(None));
     }
 
     #[test]
-    fn an_oversize_frame_is_refused_before_its_payload_and_then_skipped() {
-        let (mut guard, gate) = guard(&[&[0x82, 0x80 | 11, 0, 0, 0, 0], &[0; 11], HI, CLOSE]);
+    fn oversize_frame_is_rejected_before_its_payload_is_read_and_then_skipped() {
+        let (mut guard, flow) = guard(&[&[0x82, 0x80 | 11, 0, 0, 0, 0], &[0; 11], HI, CLOSE]);
         assert!(matches!(poll(&mut guard), Poll::Ready(Some(Err(_)))));
-        assert_eq!(gate.verdict(), Some(EndReason::TooBig));
-        assert_eq!(guard.payload.0.len(), 3, "it had not asked for the payload");
-        assert_eq!(poll(&mut guard), Poll::Ready(None), "the peer's close frame ends it");
+        assert_eq!(flow.rejection(), Some(EndReason::TooBig));
+        assert_eq!(guard.payload.0.len(), 3, "it has not read the payload");
+        assert_eq!(poll(&mut guard), Poll::Ready(None), "the peer's close frame ends the stream");
     }
 
     #[test]
-    fn what_comes_after_a_close_of_ours_is_thrown_away_until_the_peer_closes() {
-        let (mut guard, gate) = guard(&[HI, &HI[..3], &HI[3..]]);
-        gate.shut();
-        gate.discard();
+    fn input_after_a_close_by_this_side_is_discarded_until_the_peer_closes() {
+        let (mut guard, flow) = guard(&[HI, &HI[..3], &HI[3..]]);
+        flow.pause();
+        flow.discard_input();
         assert_eq!(poll(&mut guard), Poll::Pending);
         guard.payload.0.push_back(Bytes::from_static(CLOSE));
         assert_eq!(poll(&mut guard), Poll::Ready(None));

@@ -1,14 +1,15 @@
-//! A WebSocket on `actix-web-actors` that others cannot harm: it knows nothing of chat, and any
-//! actor on a [`WebsocketContext`] can stand on it.
+//! A WebSocket for actors, with limits on everything that a peer can send or leave unread. It is
+//! independent of the chat: any actor on a [`WebsocketContext`] can use it.
 //!
 //! [`upgrade`] answers the handshake and starts the actor with its [`Socket`]. The actor passes
 //! what its `StreamHandler` is given to [`Socket::receive`] and [`Socket::finished`], which answer
-//! pings and close frames, and ends the connection with [`Socket::close`]. While the actor waits
-//! for somebody else to take what it has received, it holds the socket with [`Socket::pause`].
+//! pings and close frames. It ends the connection with [`Socket::close`]. While the actor cannot
+//! take more input, it pauses reading with [`Socket::pause`].
 //!
-//! On a server of [`Connections::serve`] a connection is driven by a task of its own. In any other
-//! `HttpServer` it stays with actix-http, as the body of a response, and the actor stands still
-//! while its peer does not read: put [`Connections::on_connect`] there, which cuts such peers off.
+//! On a server of [`Connections::serve`], each WebSocket has a task of its own, the driver. In any
+//! other `HttpServer`, actix-http keeps the connection and writes the WebSocket as the body of a
+//! response. There the actor is not polled while the peer does not read (actix-web#2441), so use
+//! the hook [`Connections::on_connect`], which disconnects such peers.
 
 mod assembly;
 mod close;
@@ -41,19 +42,19 @@ use actix_web_actors::ws::{self, CloseReason, WebsocketContext, WsResponseBuilde
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use assembly::{Assembly, Whole};
+use assembly::{Assembly, Received};
 pub use close::{Close, EndReason};
 pub use connection::Connections;
 pub(crate) use connection::begin_request;
 pub use force_close::ForceClose;
-use guard::{Gate, Guard};
+use guard::{FlowControl, Guard};
 pub use outbox::Budget;
-use outbox::{Outbox, Outgoing};
+use outbox::{Outbox, OutboxBody};
 pub use text_frame::{MAX_COALESCED_BYTES, TextFrame};
-use upgrade::Driven;
+use upgrade::DriverState;
 
-/// How long a connection that we close is kept to let the peer read why and close as well.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long the peer has to read the close frame or a rejected handshake's response, and to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Options of a WebSocket handshake.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +65,8 @@ pub struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// Options without subprotocols and compression. No message of the peer may be longer than
-    /// `max_message_bytes`, assembled and decompressed.
+    /// Returns options without subprotocols and compression. `max_message_bytes` limits the length
+    /// of an assembled and decompressed message of the peer.
     #[must_use]
     pub fn new(max_message_bytes: usize) -> Self {
         Self { protocols: &[], max_message_bytes, compression: false }
@@ -100,16 +101,16 @@ where
     A: Actor<Context = WebsocketContext<A>>,
     A: StreamHandler<Result<ws::Message, ws::ProtocolError>>,
 {
-    let driven = req.extensions().get::<Driven>().cloned();
-    let is_driven = driven.is_some();
-    let Driven { gate, outbox } = driven.unwrap_or_default();
+    let driver_state = req.extensions().get::<DriverState>().cloned();
+    let has_driver = driver_state.is_some();
+    let DriverState { flow, outbox } = driver_state.unwrap_or_default();
     let Options { protocols, max_message_bytes, compression } = options;
     let extension = if compression { deflate::accept(req.headers()) } else { None };
     if extension.is_some() {
         outbox.set_compression();
     }
-    let guard = Guard::new(payload, gate.clone(), max_message_bytes, extension.is_some());
-    let socket = Socket::new(gate.clone(), outbox.clone(), connection::force_close(req));
+    let guard = Guard::new(payload, flow.clone(), max_message_bytes, extension.is_some());
+    let socket = Socket::new(flow.clone(), outbox.clone(), connection::force_close(req));
     let (addr, mut response) = WsResponseBuilder::new(actor(socket), req, guard)
         .protocols(protocols)
         .frame_size(max_message_bytes)
@@ -118,53 +119,53 @@ where
         let extension = HeaderValue::from_static(extension);
         response.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, extension);
     }
-    connection::upgraded(req);
-    if is_driven {
+    connection::mark_upgraded(req);
+    if has_driver {
         return Ok((addr, response));
     }
-    // The plain road: actix-http keeps the connection, and writes what the body yields.
-    let response = response.map_body(|_, actor| Outgoing::new(actor, outbox, gate).boxed());
+    // actix-http keeps the connection and writes what the body yields.
+    let response = response.map_body(|_, actor| OutboxBody::new(actor, outbox, flow).boxed());
     Ok((addr, response))
 }
 
-/// What has come in, once the socket has done its own part.
+/// What the actor gets from [`Socket::receive`] and [`Socket::finished`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming {
-    /// A whole text message.
+    /// A complete text message.
     Text(ByteString),
-    /// A whole binary message.
+    /// A complete binary message.
     Binary(Bytes),
-    /// Nothing for the actor: a ping, a pong, a fragment, or what comes after the end.
+    /// Nothing for the actor: a ping, a pong, a fragment, or anything after the end.
     Nothing,
-    /// The connection has ended or is ending, for this reason. Said once.
+    /// The connection has ended or is ending, for this reason. Returned once for each connection.
     Ended(EndReason),
 }
 
-/// The actor's hold on its connection.
+/// The actor's handle of its connection.
 #[derive(Debug)]
 pub struct Socket {
-    gate: Gate,
+    flow: FlowControl,
     outbox: Outbox,
     assembly: Assembly,
     force_close: ForceClose,
-    heard: Instant,
-    ending: bool,
+    last_received: Instant,
+    is_ending: bool,
 }
 
 impl Socket {
-    fn new(gate: Gate, outbox: Outbox, force_close: ForceClose) -> Self {
-        let (assembly, heard) = (Assembly::default(), Instant::now());
-        Self { gate, outbox, assembly, force_close, heard, ending: false }
+    fn new(flow: FlowControl, outbox: Outbox, force_close: ForceClose) -> Self {
+        let (assembly, last_received) = (Assembly::default(), Instant::now());
+        Self { flow, outbox, assembly, force_close, last_received, is_ending: false }
     }
 
-    /// Ends the connection from outside the actor. Does nothing on a server of
-    /// [`Connections::serve`], where the actor can always be told to close.
+    /// Returns a handle that ends the connection from outside the actor. It does nothing on a
+    /// server of [`Connections::serve`], where the actor can always handle a message to close.
     #[must_use]
     pub fn force_close(&self) -> ForceClose {
         self.force_close.clone()
     }
 
-    /// Takes what the actor's `StreamHandler::handle` was given.
+    /// Processes an item that the actor's `StreamHandler::handle` was given.
     pub fn receive<A>(
         &mut self,
         item: Result<ws::Message, ws::ProtocolError>,
@@ -173,27 +174,27 @@ impl Socket {
     where
         A: Actor<Context = WebsocketContext<A>>,
     {
-        if self.ending {
+        if self.is_ending {
             return Incoming::Nothing;
         }
-        self.heard = Instant::now();
-        let whole = match item {
+        self.last_received = Instant::now();
+        let received = match item {
             Ok(frame) => self.assembly.push(frame),
             Err(error) => {
-                Err(self.gate.verdict().unwrap_or_else(|| EndReason::of_protocol_error(&error)))
+                Err(self.flow.rejection().unwrap_or_else(|| EndReason::of_protocol_error(&error)))
             }
         };
-        match whole {
-            Ok(Some(Whole::Text(text))) => Incoming::Text(text),
-            Ok(Some(Whole::Binary(bytes))) => Incoming::Binary(bytes),
-            Ok(Some(Whole::Ping(bytes))) => {
-                // In order with what the actor says by its context.
+        match received {
+            Ok(Some(Received::Text(text))) => Incoming::Text(text),
+            Ok(Some(Received::Binary(bytes))) => Incoming::Binary(bytes),
+            Ok(Some(Received::Ping(bytes))) => {
+                // Written by the context, in order with frames that the actor writes there.
                 ctx.pong(&bytes);
                 Incoming::Nothing
             }
-            Ok(Some(Whole::Pong) | None) => Incoming::Nothing,
-            Ok(Some(Whole::Close(reason))) => {
-                self.ending = true;
+            Ok(Some(Received::Pong) | None) => Incoming::Nothing,
+            Ok(Some(Received::Close(reason))) => {
+                self.is_ending = true;
                 ctx.close(reason.map(|reason| CloseReason::from(reason.code)));
                 ctx.stop();
                 Incoming::Ended(EndReason::Left)
@@ -205,27 +206,27 @@ impl Socket {
         }
     }
 
-    /// Takes the end of the stream: the actor's `StreamHandler::finished` was called.
+    /// Processes the end of the stream. Call it from the actor's `StreamHandler::finished`.
     pub fn finished<A>(&mut self, ctx: &mut WebsocketContext<A>) -> Incoming
     where
         A: Actor<Context = WebsocketContext<A>>,
     {
         ctx.stop();
-        if std::mem::replace(&mut self.ending, true) {
+        if std::mem::replace(&mut self.is_ending, true) {
             Incoming::Nothing
         } else {
             Incoming::Ended(EndReason::Vanished)
         }
     }
 
-    /// Writes a text as soon as the actor has nothing more to do and the connection has room. Texts
-    /// that wait go out joined by `\n`, as few messages of many lines. What the connection is to
-    /// tell apart as messages goes out by the context's own `text`.
+    /// Queues a text. It is written when the actor is idle and the connection is writable. Queued
+    /// texts are joined by `\n` into few messages. Use `WebsocketContext::text` for a text that
+    /// must be a message of its own.
     ///
     /// The queue is not bounded: check [`Socket::is_full`] or await [`Socket::room`] before writing
     /// more, or count deliveries with a [`Budget`].
     pub fn write(&mut self, text: TextFrame) {
-        if !self.ending {
+        if !self.is_ending {
             self.outbox.push(text);
         }
     }
@@ -239,61 +240,63 @@ impl Socket {
         self.outbox.compresses()
     }
 
-    /// Writes a text of which each part is made when the connection has room for it: a long one
-    /// goes out in fragments, and is never held as a whole. A message in one frame is compressed if
-    /// compression was negotiated.
+    /// Queues a text as an iterator of its parts. The next part is taken from the iterator when the
+    /// connection is writable, so a long text is never in memory as a whole. A text that exceeds
+    /// [`MAX_COALESCED_BYTES`] is sent in fragments, uncompressed. A shorter one is sent in one
+    /// frame, compressed if compression was negotiated.
     pub fn write_parts(&mut self, parts: impl Iterator<Item = String> + 'static) {
-        if !self.ending {
+        if !self.is_ending {
             self.outbox.push_parts(parts);
         }
     }
 
-    /// Sends a ping.
+    /// Sends a ping. It overtakes queued texts.
     pub fn ping(&mut self) {
-        if !self.ending {
+        if !self.is_ending {
             self.outbox.push_ping();
         }
     }
 
-    /// Sets the budget that [`Socket::release`] gives back to. Call it once, before that.
+    /// Sets the budget of [`Socket::release`]. Call it once, before the first release.
     pub fn set_budget(&mut self, budget: Arc<dyn Budget>) {
         self.outbox.set_budget(budget);
     }
 
-    /// Releases an amount of the budget once all that was written until now has gone out.
+    /// Releases an amount of the budget as soon as everything that is queued now has been written.
     pub fn release(&mut self, amount: u64) {
         self.outbox.release_later(amount);
     }
 
-    /// Whether the peer has to take more of what was written before it is worth writing more.
+    /// Returns whether the actor should write nothing more until the peer has read more.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.gate.is_blocked() || self.outbox.is_full()
+        self.flow.is_write_blocked() || self.outbox.is_full()
     }
 
-    /// Waits until it is not.
+    /// Waits until [`Socket::is_full`] returns false.
     pub fn room(&self) -> impl Future<Output = ()> + use<> {
-        let (gate, outbox) = (self.gate.clone(), self.outbox.clone());
-        // The actor is polled again when all has been written.
+        let (flow, outbox) = (self.flow.clone(), self.outbox.clone());
+        // No waker is needed: the actor is polled again when everything has been written.
         poll_fn(move |_| {
-            if gate.is_blocked() || outbox.is_full() {
-                gate.wait();
+            if flow.is_write_blocked() || outbox.is_full() {
+                flow.notify_when_written();
                 return Poll::Pending;
             }
             Poll::Ready(())
         })
     }
 
-    /// Closes the connection: writes what waits, unless `close` discards it, then the close frame.
-    /// Stops the actor once the peer has closed too, or 2 seconds later. What the peer sends until
-    /// then is discarded, since closing with input unread would reset the connection and the peer
-    /// could not read the reason. A peer that reads nothing is disconnected after the write
-    /// timeout.
+    /// Closes the connection: writes what is queued, unless `close` discards it, then the close
+    /// frame. Stops the actor when the peer has closed, too, or after 2 seconds.
+    ///
+    /// Input is discarded until then: closing a socket with unread input resets the connection, and
+    /// the peer might never read the close frame. A peer that does not read is disconnected after
+    /// the write timeout.
     pub fn close<A>(&mut self, close: Close, ctx: &mut WebsocketContext<A>)
     where
         A: Actor<Context = WebsocketContext<A>>,
     {
-        if std::mem::replace(&mut self.ending, true) {
+        if std::mem::replace(&mut self.is_ending, true) {
             return;
         }
         if close.discards {
@@ -302,39 +305,40 @@ impl Socket {
             // Nothing may follow the close frame.
             self.outbox.finish();
         }
-        self.gate.discard();
+        self.flow.discard_input();
         self.force_close.arm();
         ctx.close(close.reason);
-        if self.gate.peer_closed() {
+        if self.flow.peer_closed() {
             ctx.stop();
         } else {
-            ctx.run_later(LINGER, |_, ctx| ctx.stop());
+            ctx.run_later(CLOSE_TIMEOUT, |_, ctx| ctx.stop());
         }
     }
 
-    /// Whether the connection is ending; nothing more should be written to it.
+    /// Returns whether the connection is ending. Nothing more should be written to it then.
     #[must_use]
     pub fn is_ending(&self) -> bool {
-        self.ending
+        self.is_ending
     }
 
-    /// Reads no more from the peer until [`Socket::resume`]. At most the frames already received
-    /// are held, and the peer's TCP feels it.
+    /// Stops reading until [`Socket::resume`], so that TCP backpressure reaches the peer. At most
+    /// the chunk of input that was read last stays in memory.
     pub fn pause(&mut self) {
-        self.gate.shut();
+        self.flow.pause();
     }
 
-    /// Reads on. A peer that could not be heard has its silence forgiven.
+    /// Resumes reading. The time of the pause does not count for [`Socket::is_silent`].
     pub fn resume(&mut self) {
-        self.heard = Instant::now();
-        self.gate.open();
+        self.last_received = Instant::now();
+        self.flow.resume();
     }
 
-    /// Whether nothing at all was heard from the peer for longer than `timeout`, although it was
-    /// listened to.
+    /// Returns whether nothing was received from the peer for longer than `timeout`, although
+    /// nothing prevented reading.
     #[must_use]
     pub fn is_silent(&self, timeout: Duration) -> bool {
-        let since = self.gate.unblocked().map_or(self.heard, |at| at.max(self.heard));
-        !self.gate.is_shut() && since.elapsed() > timeout
+        let received = self.last_received;
+        let since = self.flow.write_unblocked_at().map_or(received, |at| at.max(received));
+        !self.flow.is_paused() && since.elapsed() > timeout
     }
 }

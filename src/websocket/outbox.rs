@@ -1,5 +1,6 @@
-//! What goes out to the peer. Text is encoded before it comes here, once for all peers it goes to,
-//! and is handed to the connection without being encoded or copied again, as it would be by
+//! The queue of frames to write to the peer. The socket fills it; the driver or, on actix-http's
+//! connections, [`OutboxBody`] empties it. A text is encoded once for all peers before it is
+//! queued, and is not copied again as it would be by
 //! [`WebsocketContext::text`](actix_web_actors::ws::WebsocketContext::text).
 
 use std::cell::{OnceCell, RefCell};
@@ -15,21 +16,22 @@ use std::task::{Context, Poll};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use bytes::Bytes;
 
-use super::frame::{FINAL, opcode};
-use super::guard::Gate;
+use super::frame::{FIN, opcode};
+use super::guard::FlowControl;
 use super::text_frame::{MAX_COALESCED_BYTES, TextFrame};
 
-/// How many messages wait before a client is read no further until they have gone.
-const MANY_MESSAGES: usize = 64;
+/// The number of queued texts from which the outbox counts as full.
+const FULL_MESSAGES: usize = 64;
 
 /// The frame of an empty ping.
-const PING: &[u8] = &[FINAL | opcode::PING, 0];
+const PING: &[u8] = &[FIN | opcode::PING, 0];
 
-/// A text message of which each part is made when the connection has room for it. What does not fit
-/// into [`MAX_COALESCED_BYTES`] goes out in fragments (RFC 6455 section 5.4), so that nobody holds
-/// all of a long message for a peer that takes its time. Fragments are not compressed: Safari
+/// A text message as an iterator of its parts, each encoded when the connection is writable. A
+/// message that exceeds [`MAX_COALESCED_BYTES`] is sent in fragments (RFC 6455 section 5.4), so
+/// that a slow peer does not keep a long message in memory. Fragments are not compressed: Safari
 /// cannot read compressed fragments (nats-server#2613).
 struct Parts {
+    /// Encoded one fragment ahead, since a frame says whether it is the last.
     next: Option<TextFrame>,
     texts: Peekable<Box<dyn Iterator<Item = String>>>,
 }
@@ -38,20 +40,21 @@ impl Parts {
     fn new(texts: impl Iterator<Item = String> + 'static) -> Self {
         let texts: Box<dyn Iterator<Item = String>> = Box::new(texts);
         let mut parts = Self { next: None, texts: texts.peekable() };
-        parts.next = parts.make(opcode::TEXT);
+        parts.next = parts.encode_next(opcode::TEXT);
         parts
     }
 
-    fn make(&mut self, kind: u8) -> Option<TextFrame> {
+    fn encode_next(&mut self, opcode: u8) -> Option<TextFrame> {
         let mut text = self.texts.next()?;
         let fits = |text: &str, next: &str| text.len() + next.len() <= MAX_COALESCED_BYTES;
         while let Some(next) = self.texts.next_if(|next| fits(&text, next)) {
             text.push_str(&next);
         }
-        let end = if self.is_last() { FINAL } else { 0 };
-        Some(TextFrame::encode(end | kind, text.len(), [text.as_bytes()].into_iter()))
+        let fin = if self.is_last() { FIN } else { 0 };
+        Some(TextFrame::encode(fin | opcode, text.len(), [text.as_bytes()].into_iter()))
     }
 
+    /// Returns whether `next` is the last fragment.
     fn is_last(&mut self) -> bool {
         self.texts.peek().is_none()
     }
@@ -62,7 +65,7 @@ impl Iterator for Parts {
 
     fn next(&mut self) -> Option<TextFrame> {
         let fragment = self.next.take()?;
-        self.next = self.make(opcode::CONTINUATION);
+        self.next = self.encode_next(opcode::CONTINUATION);
         Some(fragment)
     }
 }
@@ -73,34 +76,34 @@ impl fmt::Debug for Parts {
     }
 }
 
-/// Bounds what waits for a connection, for whoever writes to it.
+/// Counts what is queued for a connection, so that senders can limit it.
 pub trait Budget: fmt::Debug + Send + Sync {
-    /// So much has gone out to the connection, or was thrown away.
+    /// Releases an amount that has been written to the connection or discarded.
     fn release(&self, amount: u64);
 }
 
-/// Texts that wait for the connection to have room. The actor's half puts them in; the driver, or
-/// the body's half, takes them out.
+/// The queue of frames. Its clones share one queue.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outbox(Rc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: RefCell<Waiting>,
+    queue: RefCell<Queue>,
     budget: OnceCell<Arc<dyn Budget>>,
 }
 
 impl Drop for State {
     fn drop(&mut self) {
-        let mut waiting = take(self.waiting.get_mut());
-        waiting.taken = waiting.pushed;
-        self.release(&mut waiting);
+        // What is still queued is discarded, so its budget is released.
+        let mut queue = take(self.queue.get_mut());
+        queue.dequeued = queue.enqueued;
+        self.release(&mut queue);
     }
 }
 
 impl State {
-    fn release(&self, waiting: &mut Waiting) {
-        let released = waiting.released();
+    fn release(&self, queue: &mut Queue) {
+        let released = queue.released();
         if released > 0
             && let Some(budget) = self.budget.get()
         {
@@ -110,25 +113,27 @@ impl State {
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
-    /// How many pings wait. They overtake messages.
+struct Queue {
+    /// The number of queued pings. They overtake messages.
     pings: u32,
+    /// The texts before the first fragmented message.
     texts: VecDeque<TextFrame>,
-    /// Each message in parts, and the texts behind it.
-    behind: VecDeque<(Parts, VecDeque<TextFrame>)>,
-    /// How many messages have come and gone.
-    pushed: u32,
-    taken: u32,
-    /// What is released when so many messages have gone.
+    /// The fragmented messages, each with the texts that follow it.
+    fragmented: VecDeque<(Parts, VecDeque<TextFrame>)>,
+    /// The number of messages that were added so far. It wraps around.
+    enqueued: u32,
+    /// The number of messages that were removed so far. It wraps around.
+    dequeued: u32,
+    /// Amounts of the budget, each with the value of `dequeued` at which it is released.
     releases: VecDeque<(u32, u64)>,
-    /// Whether nothing comes behind this but the end.
-    last: bool,
-    /// Whether compression was negotiated. It is here, where it takes no space: with 8 bytes more
-    /// in [`State`], fragmentation of the heap cost 2.6 kB a connection.
+    /// Whether only the actor's close frame follows.
+    is_finished: bool,
+    /// Whether compression was negotiated. Here it takes no additional space: with 8 bytes more in
+    /// [`State`], heap fragmentation cost 2.6 kB for each connection.
     compresses: bool,
 }
 
-impl Waiting {
+impl Queue {
     fn next(&mut self) -> Option<Bytes> {
         if self.pings > 0 {
             self.pings -= 1;
@@ -140,29 +145,29 @@ impl Waiting {
                 self.count(before - self.texts.len());
                 return Some(frame.into_bytes());
             }
-            // An idle connection keeps no buffer.
+            // New queues have no buffer, so an idle connection keeps none.
             self.texts = VecDeque::new();
-            let Some((parts, _)) = self.behind.front_mut() else {
-                self.behind = VecDeque::new();
+            let Some((parts, _)) = self.fragmented.front_mut() else {
+                self.fragmented = VecDeque::new();
                 return None;
             };
             if let Some(fragment) = parts.next() {
                 return Some(fragment.into_bytes());
             }
             self.count(1);
-            self.texts = self.behind.pop_front()?.1;
+            self.texts = self.fragmented.pop_front()?.1;
         }
     }
 
     fn count(&mut self, messages: usize) {
-        self.taken = self.taken.wrapping_add(u32::try_from(messages).unwrap_or(u32::MAX));
+        self.dequeued = self.dequeued.wrapping_add(u32::try_from(messages).unwrap_or(u32::MAX));
     }
 
-    /// Takes what is released by now.
+    /// Removes the releases that are due, and returns their sum.
     fn released(&mut self) -> u64 {
         let mut released = 0;
         while let Some(&(due, amount)) = self.releases.front()
-            && self.taken.wrapping_sub(due) <= u32::MAX / 2
+            && self.dequeued.wrapping_sub(due) <= u32::MAX / 2
         {
             released += amount;
             self.releases.pop_front();
@@ -175,115 +180,117 @@ impl Waiting {
 }
 
 impl Outbox {
+    /// Adds a text.
     pub(super) fn push(&self, frame: TextFrame) {
         debug_assert!(!frame.is_compressed() || self.compresses(), "compression was negotiated");
-        let mut waiting = self.0.waiting.borrow_mut();
-        let Waiting { texts, behind, pushed, .. } = &mut *waiting;
-        *pushed = pushed.wrapping_add(1);
-        behind.back_mut().map_or(texts, |(_, texts)| texts).push_back(frame);
+        let mut queue = self.0.queue.borrow_mut();
+        let Queue { texts, fragmented, enqueued, .. } = &mut *queue;
+        *enqueued = enqueued.wrapping_add(1);
+        fragmented.back_mut().map_or(texts, |(_, texts)| texts).push_back(frame);
     }
 
-    /// Adds a message in parts. A short one waits as any other text.
+    /// Adds a text in parts. One that fits into a frame is added like any other text.
     pub(super) fn push_parts(&self, texts: impl Iterator<Item = String> + 'static) {
         let mut parts = Parts::new(texts);
         if parts.is_last() {
-            parts.for_each(|whole| {
-                self.push(if self.compresses() { whole.compressed() } else { whole });
+            parts.for_each(|frame| {
+                self.push(if self.compresses() { frame.compressed() } else { frame });
             });
         } else {
-            let mut waiting = self.0.waiting.borrow_mut();
-            waiting.pushed = waiting.pushed.wrapping_add(1);
-            waiting.behind.push_back((parts, VecDeque::new()));
+            let mut queue = self.0.queue.borrow_mut();
+            queue.enqueued = queue.enqueued.wrapping_add(1);
+            queue.fragmented.push_back((parts, VecDeque::new()));
         }
     }
 
-    /// Adds a ping. The context would keep a buffer for it.
+    /// Adds a ping. Written through the context, it would make the context keep a buffer.
     pub(super) fn push_ping(&self) {
-        self.0.waiting.borrow_mut().pings += 1;
+        self.0.queue.borrow_mut().pings += 1;
     }
 
     /// Marks compression as negotiated.
     pub(super) fn set_compression(&self) {
-        self.0.waiting.borrow_mut().compresses = true;
+        self.0.queue.borrow_mut().compresses = true;
     }
 
     pub(super) fn compresses(&self) -> bool {
-        self.0.waiting.borrow().compresses
+        self.0.queue.borrow().compresses
     }
 
-    /// Releases to this budget what [`Outbox::release_later`] says.
+    /// Sets the budget of [`Outbox::release_later`]. A second call does nothing.
     pub(super) fn set_budget(&self, budget: Arc<dyn Budget>) {
-        // It is set once, when the actor starts.
         let _ = self.0.budget.set(budget);
     }
 
-    /// Releases an amount as soon as all that waits now has gone.
+    /// Releases an amount of the budget when everything that is queued now has left the queue.
     pub(super) fn release_later(&self, amount: u64) {
-        let mut waiting = self.0.waiting.borrow_mut();
-        let due = waiting.pushed;
-        waiting.releases.push_back((due, amount));
-        self.0.release(&mut waiting);
+        let mut queue = self.0.queue.borrow_mut();
+        let due = queue.enqueued;
+        queue.releases.push_back((due, amount));
+        self.0.release(&mut queue);
     }
 
-    /// Lets all that waits go out before what the actor says now, which is its last.
+    /// Makes everything that is queued precede the close frame that the actor writes now.
     pub(super) fn finish(&self) {
-        self.0.waiting.borrow_mut().last = true;
+        self.0.queue.borrow_mut().is_finished = true;
     }
 
-    /// Throws away what waits.
+    /// Discards everything that is queued.
     pub(super) fn clear(&self) {
-        let mut waiting = self.0.waiting.borrow_mut();
-        waiting.pings = 0;
-        waiting.texts = VecDeque::new();
-        waiting.behind = VecDeque::new();
-        waiting.taken = waiting.pushed;
-        self.0.release(&mut waiting);
+        let mut queue = self.0.queue.borrow_mut();
+        queue.pings = 0;
+        queue.texts = VecDeque::new();
+        queue.fragmented = VecDeque::new();
+        queue.dequeued = queue.enqueued;
+        self.0.release(&mut queue);
     }
 
-    /// Whether a lot waits, or a message that is too long for one frame.
+    /// Returns whether there are many queued texts or a fragmented message.
     pub(super) fn is_full(&self) -> bool {
-        let waiting = self.0.waiting.borrow();
-        waiting.texts.len() >= MANY_MESSAGES || !waiting.behind.is_empty()
+        let queue = self.0.queue.borrow();
+        queue.texts.len() >= FULL_MESSAGES || !queue.fragmented.is_empty()
     }
 
-    /// Whether a message that is too long for one frame waits or is on its way.
+    /// Returns whether a fragmented message is queued or partly written.
     pub(super) fn has_parts(&self) -> bool {
-        !self.0.waiting.borrow().behind.is_empty()
+        !self.0.queue.borrow().fragmented.is_empty()
     }
 
-    pub(super) fn is_last(&self) -> bool {
-        self.0.waiting.borrow().last
+    /// Returns whether [`Outbox::finish`] was called.
+    pub(super) fn is_finished(&self) -> bool {
+        self.0.queue.borrow().is_finished
     }
 
-    /// The next frame, with as many texts as fit.
+    /// Removes the next frame and returns it. It joins as many texts as fit.
     pub(super) fn next(&self) -> Option<Bytes> {
-        let mut waiting = self.0.waiting.borrow_mut();
-        let next = waiting.next();
-        self.0.release(&mut waiting);
+        let mut queue = self.0.queue.borrow_mut();
+        let next = queue.next();
+        self.0.release(&mut queue);
         next
     }
 }
 
-/// The response's body where actix-http keeps the connection: that of `actix-web-actors`, which
-/// runs the actor and carries its close frame, and what the outbox holds beside it.
-pub(super) struct Outgoing {
+/// The response's body on a connection that actix-http keeps. It combines the frames of the outbox
+/// with the body of `actix-web-actors`, which runs the actor and yields its close frame.
+pub(super) struct OutboxBody {
     actor: BoxBody,
     outbox: Outbox,
-    gate: Gate,
-    writing: bool,
-    /// What the actor has said that goes out behind all that waits.
-    held: Option<Option<Result<Bytes, BoxError>>>,
+    flow: FlowControl,
+    /// Whether the last poll yielded a frame of the outbox.
+    is_draining: bool,
+    /// What the actor's body has yielded, while the outbox precedes it.
+    deferred: Option<Option<Result<Bytes, BoxError>>>,
 }
 
 type BoxError = <BoxBody as MessageBody>::Error;
 
-impl Outgoing {
-    pub(super) fn new(actor: BoxBody, outbox: Outbox, gate: Gate) -> Self {
-        Self { actor, outbox, gate, writing: false, held: None }
+impl OutboxBody {
+    pub(super) fn new(actor: BoxBody, outbox: Outbox, flow: FlowControl) -> Self {
+        Self { actor, outbox, flow, is_draining: false, deferred: None }
     }
 }
 
-impl MessageBody for Outgoing {
+impl MessageBody for OutboxBody {
     type Error = BoxError;
 
     fn size(&self) -> BodySize {
@@ -294,32 +301,32 @@ impl MessageBody for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        if self.writing
+        if self.is_draining
             && let Some(frame) = self.outbox.next()
         {
             return Poll::Ready(Some(Ok(frame)));
         }
-        if let Some(said) = self.held.take() {
-            return Poll::Ready(said);
+        if let Some(item) = self.deferred.take() {
+            return Poll::Ready(item);
         }
         loop {
-            // When the actor is pending, its mailbox is empty: what was delivered together goes out
-            // together.
+            // Once this is pending, the mailbox of the actor is empty, so everything in it is
+            // written together.
             let actor = Pin::new(&mut self.actor).poll_next(cx);
-            if actor.is_ready() && !self.outbox.is_last() {
+            if actor.is_ready() && !self.outbox.is_finished() {
                 return actor;
             }
             let next = self.outbox.next();
-            self.writing = next.is_some();
+            self.is_draining = next.is_some();
             match (next, actor) {
                 (Some(frame), actor) => {
-                    if let Poll::Ready(said) = actor {
-                        self.held = Some(said);
+                    if let Poll::Ready(item) = actor {
+                        self.deferred = Some(item);
                     }
                     return Poll::Ready(Some(Ok(frame)));
                 }
-                // The actor reads on, now that there is room.
-                (None, Poll::Pending) if self.gate.unblock() => {}
+                // The actor is polled again, since it may wait for this.
+                (None, Poll::Pending) if self.flow.clear_write_blocked() => {}
                 (None, actor) => return actor,
             }
         }
@@ -333,12 +340,12 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     #[test]
-    fn a_long_message_leaves_in_fragments_made_one_by_one_and_a_short_one_as_any_text() {
-        let made = Rc::new(Cell::new(0));
+    fn long_message_is_fragmented_on_demand_and_a_short_one_is_sent_like_any_text() {
+        let created = Rc::new(Cell::new(0));
         let parts = |count: usize| {
-            let made = Rc::clone(&made);
+            let created = Rc::clone(&created);
             let part = move |_| {
-                made.set(made.get() + 1);
+                created.set(created.get() + 1);
                 "x".repeat(MAX_COALESCED_BYTES / 4)
             };
             (0..count).map(part)
@@ -350,14 +357,14 @@ mod tests {
         outbox.push(TextFrame::new("c"));
         let first_bytes = |frame: Bytes| (frame[0], frame.len() > MAX_COALESCED_BYTES / 4);
         assert_eq!(outbox.next().as_deref(), Some(&b"\x81\x03a\nb"[..]));
-        assert!(made.get() <= 5, "{} parts were made for nobody", made.get());
+        assert!(created.get() <= 5, "{} parts were created too early", created.get());
         let rest: Vec<_> = std::iter::from_fn(|| outbox.next()).map(first_bytes).collect();
         assert_eq!(rest, [(0x01, true), (0x00, true), (0x80, true), (0x81, false)]);
-        assert_eq!(made.get(), 9);
+        assert_eq!(created.get(), 9);
     }
 
     #[test]
-    fn dropping_the_outbox_releases_what_is_left_of_its_budget() {
+    fn dropping_the_outbox_releases_the_rest_of_its_budget() {
         #[derive(Debug, Default)]
         struct Released(AtomicU64);
         impl Budget for Released {

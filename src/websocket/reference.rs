@@ -1,5 +1,5 @@
-//! A plain WebSocket parser that is given everything at once, to hold guard and assembly against:
-//! by random input in the tests, by the fuzzer in `fuzz/`.
+//! A simple WebSocket parser that gets all input at once. Tests with random input and the fuzzer in
+//! `fuzz/` compare guard and assembly with it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -14,23 +14,23 @@ use futures_core::Stream;
 use tokio_util::codec::Decoder;
 
 use super::EndReason;
-use super::assembly::{Assembly, Whole};
-use super::guard::{Gate, Guard};
+use super::assembly::{Assembly, Received};
+use super::guard::{FlowControl, Guard};
 
-/// The longest message, in bytes, small enough for random input to cross.
+/// The limit of a message, in bytes. It is small enough for random input to exceed it.
 pub(super) const LIMIT: usize = 200;
 
-type Outcome = (Vec<Whole>, Option<EndReason>);
+type Outcome = (Vec<Received>, Option<EndReason>);
 
-/// Panics unless guard and assembly, given the input in chunks of these lengths in turn, make of
-/// it what the plain parser does.
-#[allow(unreachable_pub, reason = "the fuzzer reaches it")]
+/// Panics unless guard and assembly parse the input like the reference parser. They get the input
+/// in chunks whose lengths cycle through `chunks`.
+#[allow(unreachable_pub, reason = "the fuzzer uses it")]
 pub fn check(input: &[u8], chunks: &[u8], compression: bool) {
-    assert_eq!(guarded(input, chunks, compression), plain(input, compression));
+    assert_eq!(parse_with_guard(input, chunks, compression), parse(input, compression));
 }
 
-/// What guard, codec and assembly make of the input.
-fn guarded(input: &[u8], chunks: &[u8], compression: bool) -> Outcome {
+/// Parses the input with guard, codec and assembly.
+fn parse_with_guard(input: &[u8], chunks: &[u8], compression: bool) -> Outcome {
     let mut rest = input;
     let mut lengths = chunks.iter().copied().cycle().map(|length| usize::from(length).max(1));
     let mut payload = Vec::new();
@@ -40,44 +40,44 @@ fn guarded(input: &[u8], chunks: &[u8], compression: bool) -> Outcome {
         rest = others;
     }
     payload.reverse();
-    let gate = Gate::default();
-    let mut guard = Guard::new(Chunks(payload), gate.clone(), LIMIT, compression);
+    let flow = FlowControl::default();
+    let mut guard = Guard::new(Chunks(payload), flow.clone(), LIMIT, compression);
     let mut codec = Codec::new().max_size(LIMIT);
     let mut assembly = Assembly::default();
-    let mut wholes = Vec::new();
+    let mut received = Vec::new();
     let mut pending = 0;
     loop {
         let frame = match Pin::new(&mut guard).poll_next(&mut Context::from_waker(Waker::noop())) {
-            // After each frame it is pending once; twice, and there is nothing more.
-            Poll::Pending if pending == 1 => return (wholes, None),
+            // The guard is pending once after each frame, and twice at the end of the input.
+            Poll::Pending if pending == 1 => return (received, None),
             Poll::Pending => {
                 pending += 1;
                 continue;
             }
-            Poll::Ready(None) => return (wholes, None),
-            Poll::Ready(Some(Err(_))) => return (wholes, gate.verdict()),
+            Poll::Ready(None) => return (received, None),
+            Poll::Ready(Some(Err(_))) => return (received, flow.rejection()),
             Poll::Ready(Some(Ok(frame))) => frame,
         };
         pending = 0;
-        let whole = decode(&mut codec, frame)
+        let message = decode(&mut codec, frame)
             .map_err(|error| EndReason::of_protocol_error(&error))
             .and_then(|message| assembly.push(message));
-        match whole {
-            Ok(Some(Whole::Close(reason))) => {
-                wholes.push(Whole::Close(reason));
-                return (wholes, None);
+        match message {
+            Ok(Some(Received::Close(reason))) => {
+                received.push(Received::Close(reason));
+                return (received, None);
             }
-            Ok(whole) => wholes.extend(whole),
-            Err(reason) => return (wholes, Some(reason)),
+            Ok(message) => received.extend(message),
+            Err(reason) => return (received, Some(reason)),
         }
     }
 }
 
-/// As the stream decoder of actix-web-actors does it.
+/// Decodes a frame like the stream decoder of actix-web-actors.
 fn decode(codec: &mut Codec, frame: Bytes) -> Result<Message, ProtocolError> {
     let mut buffer = BytesMut::from(frame);
-    let frame = codec.decode(&mut buffer)?.expect("the guard hands on whole frames");
-    assert!(buffer.is_empty(), "and one at a time");
+    let frame = codec.decode(&mut buffer)?.expect("the guard yields complete frames");
+    assert!(buffer.is_empty(), "the guard yields one frame at a time");
     let not_text = |_| ProtocolError::Io(std::io::ErrorKind::InvalidData.into());
     Ok(match frame {
         Frame::Text(bytes) => Message::Text(ByteString::try_from(bytes).map_err(not_text)?),
@@ -89,7 +89,7 @@ fn decode(codec: &mut Codec, frame: Bytes) -> Result<Message, ProtocolError> {
     })
 }
 
-/// A payload whose chunks are all there, last first; then it is pending for ever.
+/// A payload with these chunks, last chunk first. After them it is pending forever.
 struct Chunks(Vec<Bytes>);
 
 impl Stream for Chunks {
@@ -100,14 +100,14 @@ impl Stream for Chunks {
     }
 }
 
-/// What the plain parser makes of the input.
-fn plain(mut input: &[u8], compression: bool) -> Outcome {
-    let mut wholes = Vec::new();
+/// Parses the input with the reference parser.
+fn parse(mut input: &[u8], compression: bool) -> Outcome {
+    let mut received = Vec::new();
     let mut message: Option<Unfinished> = None;
     loop {
-        let Some((first, length, mask, after)) = header(input) else { return (wholes, None) };
+        let Some((first, length, mask, after)) = header(input) else { return (received, None) };
         let (fin, opcode) = (first & 0x80 != 0, first & 0x0F);
-        let lawful = match opcode {
+        let is_allowed = match opcode {
             0x0 => message.is_some(),
             0x1 | 0x2 => message.is_none(),
             0x8..=0xA => fin && length <= 125,
@@ -115,20 +115,21 @@ fn plain(mut input: &[u8], compression: bool) -> Outcome {
         };
         let starts_compressed = compression && first & 0x70 == 0x40 && matches!(opcode, 0x1 | 0x2);
         let reserved = !starts_compressed && first & 0x70 != 0;
-        if !lawful || reserved || mask.is_none() || length > i64::MAX as u64 {
-            return (wholes, Some(EndReason::Protocol));
+        if !is_allowed || reserved || mask.is_none() || length > i64::MAX as u64 {
+            return (received, Some(EndReason::Protocol));
         }
         let control = opcode >= 0x8;
-        let so_far = message.as_ref().map_or((0, 0), |m| (m.bytes.len() as u64, m.empty));
-        let empty = so_far.1 + u32::from(length == 0 && !fin);
+        let (bytes, empty) =
+            message.as_ref().map_or((0, 0), |m| (m.bytes.len() as u64, m.empty_fragments));
+        let empty_fragments = empty + u32::from(length == 0 && !fin);
         let compressed = message.as_ref().map_or(starts_compressed, |m| m.compressed);
         let limit = if compressed { LIMIT + LIMIT / 8 + 64 } else { LIMIT };
-        if !control && (so_far.0 + length > limit as u64 || empty > 128) {
-            return (wholes, Some(EndReason::TooBig));
+        if !control && (bytes + length > limit as u64 || empty_fragments > 128) {
+            return (received, Some(EndReason::TooBig));
         }
         let length = length as usize;
         if after.len() < length {
-            return (wholes, None);
+            return (received, None);
         }
         let mask = mask.expect("checked above");
         let payload: Vec<u8> =
@@ -137,39 +138,39 @@ fn plain(mut input: &[u8], compression: bool) -> Outcome {
         match opcode {
             0x8 => {
                 let Some(reason) = close_reason(&payload) else {
-                    return (wholes, Some(EndReason::Protocol));
+                    return (received, Some(EndReason::Protocol));
                 };
-                wholes.push(Whole::Close(reason));
-                return (wholes, None);
+                received.push(Received::Close(reason));
+                return (received, None);
             }
-            0x9 => wholes.push(Whole::Ping(payload.into())),
-            0xA => wholes.push(Whole::Pong),
+            0x9 => received.push(Received::Ping(payload.into())),
+            0xA => received.push(Received::Pong),
             _ => {
                 let mut unfinished = message.take().unwrap_or_else(|| Unfinished {
                     text: opcode == 0x1,
                     compressed,
                     bytes: Vec::new(),
-                    empty: 0,
+                    empty_fragments: 0,
                 });
                 unfinished.bytes.extend(payload);
-                unfinished.empty = empty;
+                unfinished.empty_fragments = empty_fragments;
                 if compressed && !fin {
                     message = Some(unfinished);
-                    // What the guard yields in place of a fragment.
-                    wholes.push(Whole::Pong);
+                    // The guard yields a pong instead of a fragment.
+                    received.push(Received::Pong);
                     continue;
                 }
                 if compressed {
                     unfinished.bytes = match inflate(&unfinished.bytes) {
                         Ok(bytes) => bytes,
-                        Err(reason) => return (wholes, Some(reason)),
+                        Err(reason) => return (received, Some(reason)),
                     };
                 }
                 if unfinished.text && !unfinished.is_text(fin) {
-                    return (wholes, Some(EndReason::InvalidText));
+                    return (received, Some(EndReason::InvalidText));
                 }
                 if fin {
-                    wholes.push(unfinished.finish());
+                    received.push(unfinished.finish());
                 } else {
                     message = Some(unfinished);
                 }
@@ -178,7 +179,7 @@ fn plain(mut input: &[u8], compression: bool) -> Outcome {
     }
 }
 
-/// Decompresses byte by byte.
+/// Decompresses a message byte by byte.
 fn inflate(payload: &[u8]) -> Result<Vec<u8>, EndReason> {
     let mut inflate = Decompress::new(false);
     let mut output = [0; LIMIT + 1];
@@ -206,35 +207,36 @@ fn inflate(payload: &[u8]) -> Result<Vec<u8>, EndReason> {
     Err(EndReason::Protocol)
 }
 
+/// An unfinished message.
 struct Unfinished {
     text: bool,
     compressed: bool,
     bytes: Vec<u8>,
-    empty: u32,
+    empty_fragments: u32,
 }
 
 impl Unfinished {
-    fn is_text(&self, whole: bool) -> bool {
+    fn is_text(&self, is_complete: bool) -> bool {
         match std::str::from_utf8(&self.bytes) {
             Ok(_) => true,
-            Err(error) => !whole && error.error_len().is_none(),
+            Err(error) => !is_complete && error.error_len().is_none(),
         }
     }
 
-    fn finish(self) -> Whole {
+    fn finish(self) -> Received {
         if self.text {
             let text = String::from_utf8(self.bytes).expect("checked before");
-            Whole::Text(text.into())
+            Received::Text(text.into())
         } else {
-            Whole::Binary(self.bytes.into())
+            Received::Binary(self.bytes.into())
         }
     }
 }
 
-/// First byte, payload length, mask and what follows.
+/// The first byte, the payload's length, the mask, and the rest of the input.
 type Head<'a> = (u8, u64, Option<[u8; 4]>, &'a [u8]);
 
-/// Nothing while the header is not whole.
+/// Reads a header. Returns `None` if it is incomplete.
 fn header(input: &[u8]) -> Option<Head<'_>> {
     let (&first, input) = input.split_first()?;
     let (&second, input) = input.split_first()?;
@@ -256,15 +258,16 @@ fn header(input: &[u8]) -> Option<Head<'_>> {
     Some((first, length, mask.try_into().ok(), input))
 }
 
-/// RFC 6455 sections 5.5.1 and 7.4; nothing for a payload that is not allowed.
+/// Parses the payload of a close frame (RFC 6455 sections 5.5.1 and 7.4). Returns `None` if it is
+/// invalid.
 fn close_reason(payload: &[u8]) -> Option<Option<CloseReason>> {
-    let Some((code, words)) = payload.split_at_checked(2) else {
+    let Some((code, text)) = payload.split_at_checked(2) else {
         return payload.is_empty().then_some(None);
     };
     let code = u16::from(code[0]) << 8 | u16::from(code[1]);
-    let words = std::str::from_utf8(words).ok()?;
+    let text = std::str::from_utf8(text).ok()?;
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999).then(|| {
-        let description = (!words.is_empty()).then(|| words.to_owned());
+        let description = (!text.is_empty()).then(|| text.to_owned());
         Some(CloseReason { code: CloseCode::from(code), description })
     })
 }
@@ -275,7 +278,7 @@ mod tests {
     use crate::websocket::deflate::deflate;
     use proptest::prelude::*;
 
-    /// Frames that are mostly right, since wholly random bytes hardly ever are.
+    /// Generates frames that are mostly valid, since random bytes hardly ever are.
     fn frame() -> impl Strategy<Value = Vec<u8>> {
         let first = prop_oneof![
             8 => prop::sample::select(vec![0x81, 0x82, 0x01, 0x02, 0x00, 0x80, 0x89, 0x8A]),
@@ -293,9 +296,9 @@ mod tests {
             1 => Just(b"\xAC".to_vec()),
             1 => Just(Vec::new()),
         ];
-        (first, payload, any::<[u8; 4]>(), 0..40u8).prop_map(|(first, payload, mask, odd)| {
+        (first, payload, any::<[u8; 4]>(), 0..40u8).prop_map(|(first, payload, mask, form)| {
             let mut bytes = vec![first];
-            match (payload.len(), odd) {
+            match (payload.len(), form) {
                 (0..126, 2..) => bytes.push(0x80 | payload.len() as u8),
                 (length, 1..) => {
                     bytes.push(0x80 | 126);
@@ -316,19 +319,20 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
         #[test]
-        fn guard_and_assembly_read_frames_as_the_plain_parser_does(
+        fn guard_and_assembly_parse_frames_like_the_reference(
             frames in prop::collection::vec(frame(), 0..12),
             cut in 0..30usize,
             chunks in prop::collection::vec(1..=255u8, 0..4),
             compression: bool,
         ) {
             let mut input = frames.concat();
+            // A third of the inputs are truncated.
             input.truncate(input.len().saturating_sub(cut.saturating_sub(20)));
             check(&input, &chunks, compression);
         }
 
         #[test]
-        fn guard_and_assembly_read_noise_as_the_plain_parser_does(
+        fn guard_and_assembly_parse_random_bytes_like_the_reference(
             input in prop::collection::vec(any::<u8>(), 0..400),
             chunks in prop::collection::vec(1..=255u8, 0..4),
             compression: bool,
@@ -338,12 +342,12 @@ mod tests {
     }
 
     #[test]
-    fn many_empty_fragments_are_refused_by_both() {
+    fn guard_and_reference_reject_many_empty_fragments() {
         let mut input = vec![0x01, 0x80, 0, 0, 0, 0];
         for _ in 0..200 {
             input.extend([0x00, 0x80, 0, 0, 0, 0]);
         }
         check(&input, &[7], false);
-        assert_eq!(plain(&input, false).1, Some(EndReason::TooBig));
+        assert_eq!(parse(&input, false).1, Some(EndReason::TooBig));
     }
 }

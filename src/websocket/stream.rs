@@ -1,4 +1,5 @@
-//! The byte stream under a connection: plain TCP, or TLS over TCP.
+//! The byte stream of a connection: plain TCP, or TLS over TCP. The server turns each accepted
+//! connection into one. Encryption is left to rustls.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -13,7 +14,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::tcp::{Tcp, Transport};
 
-/// Most bytes that TLS buffers for a peer that does not read, in addition to the kernel.
+/// The size of the buffer of TLS for a peer that does not read, in bytes. The kernel has its own.
 #[cfg(feature = "tls")]
 const TLS_BUFFER_BYTES: usize = 32 * 1024;
 
@@ -31,13 +32,13 @@ pub(super) enum Stream {
 
 /// Turns an accepted connection into a [`Stream`].
 #[derive(Clone)]
-pub(super) enum Security {
+pub(super) enum Acceptor {
     Plain,
     #[cfg(feature = "tls")]
     Tls(TlsAcceptor),
 }
 
-impl fmt::Debug for Security {
+impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Plain => "Plain",
@@ -47,7 +48,7 @@ impl fmt::Debug for Security {
     }
 }
 
-impl Security {
+impl Acceptor {
     /// Waits until the peer has sent something and, with TLS, until the handshake is complete.
     pub(super) async fn accept(self, tcp: Tcp) -> Result<Stream, DispatchError> {
         // actix-http allocates 16 kB for a connection at once. Thousands of clients that connect
@@ -71,7 +72,7 @@ impl Security {
     }
 }
 
-/// Both variants, as a trait object.
+/// The trait object for both variants of [`Stream`].
 trait Io: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
@@ -85,7 +86,7 @@ impl Stream {
         }
     }
 
-    /// The TCP connection below.
+    /// Returns the TCP connection below.
     pub(super) fn socket(&self) -> &Tcp {
         match self {
             Self::Plain(tcp) => tcp,

@@ -1,5 +1,5 @@
-//! A TCP connection that several own: the one that reads and writes it, and whoever may have to end
-//! it. So nobody needs a second descriptor of it.
+//! A TCP connection with shared ownership. Its task reads and writes it, and others can reset it
+//! without a second descriptor.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -13,17 +13,17 @@ use actix_web::dev::Extensions;
 use actix_web::rt::net::TcpStream;
 use socket2::SockRef;
 
-/// A stream that a connection can be driven on.
+/// A byte stream that a [`Driver`](super::driver::Driver) can own.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
-    /// The TCP connection under it.
+    /// Returns the TCP connection below.
     fn tcp(&self) -> &TcpStream;
 }
 
-/// The connection.
+/// A TCP connection with shared ownership.
 #[derive(Debug)]
 pub(super) struct Tcp {
     pub(super) shared: Rc<TcpStream>,
-    /// The connection's data for its requests, until actix-http takes it over.
+    /// The connection data for the requests, until actix-http takes it.
     extensions: RefCell<Option<Box<Extensions>>>,
 }
 
@@ -32,7 +32,7 @@ impl Tcp {
         Self { shared: Rc::new(tcp), extensions: RefCell::default() }
     }
 
-    pub(super) fn keep_extensions(&self, extensions: Extensions) {
+    pub(super) fn store_extensions(&self, extensions: Extensions) {
         self.extensions.replace(Some(Box::new(extensions)));
     }
 

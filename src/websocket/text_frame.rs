@@ -1,34 +1,35 @@
-//! A text message as it goes out: encoded once for all peers, joined with others, or compressed.
+//! A text message, encoded as a frame once for all peers. Compresses frames, and joins queued ones
+//! into one message. The outbox queues them.
 
 use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes};
 
 use super::deflate::{self, Part, deflate};
-use super::frame::{COMPRESSED, FINAL, begin_frame, opcode};
+use super::frame::{COMPRESSED, FIN, begin_frame, opcode};
 
-/// The longest frame that texts are joined into, in bytes: 16 KiB. In an `HttpServer` a connection
-/// never shrinks its write buffer, so frames stay small.
+/// The greatest length of joined texts, in bytes: 16 KiB. It is small, because a connection of
+/// actix-http never shrinks its write buffer.
 pub const MAX_COALESCED_BYTES: usize = 16 * 1024;
 
-/// The first byte of a whole text message in one frame.
-const WHOLE: u8 = FINAL | opcode::TEXT;
+/// The first byte of a text message in one frame.
+const UNFRAGMENTED: u8 = FIN | opcode::TEXT;
 
-/// A text message as the one frame that it goes out in (RFC 6455 section 5.2): not masked, and so
-/// the same for every peer. Its clones share their bytes.
+/// A text message, encoded as one frame (RFC 6455 section 5.2). A server does not mask its frames,
+/// so the frame is the same for every peer. Its clones share their bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextFrame {
     bytes: Bytes,
     header_len: u8,
-    /// The length of the text in bytes, also if it is compressed.
+    /// The length of the uncompressed text, in bytes.
     text_len: u32,
 }
 
 impl TextFrame {
-    /// The frame of a text.
+    /// Returns the frame of a text.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        Self::encode(WHOLE, text.len(), [text.as_bytes()].into_iter())
+        Self::encode(UNFRAGMENTED, text.len(), [text.as_bytes()].into_iter())
     }
 
     /// Returns a compressed copy of the frame, or an unchanged one if the text is shorter than 200
@@ -40,12 +41,12 @@ impl TextFrame {
             return self.clone();
         }
         let payload = deflate(self.payload());
-        Self { text_len: self.text_len, ..Self::of_compressed(&payload) }
+        Self { text_len: self.text_len, ..Self::from_compressed(&payload) }
     }
 
-    /// The frame of a compressed message. The length of its text is not known.
-    fn of_compressed(payload: &[u8]) -> Self {
-        Self::encode(WHOLE | COMPRESSED, payload.len(), [payload].into_iter())
+    /// Returns the frame of a compressed message. Its `text_len` is that of the compressed payload.
+    fn from_compressed(payload: &[u8]) -> Self {
+        Self::encode(UNFRAGMENTED | COMPRESSED, payload.len(), [payload].into_iter())
     }
 
     /// Returns the length of the frame in bytes.
@@ -63,34 +64,34 @@ impl TextFrame {
         self.bytes[0] & COMPRESSED != 0
     }
 
-    /// Takes the first of the texts that wait, with as many of those behind it as fit with it into
-    /// [`MAX_COALESCED_BYTES`], joined by `\n`. One that is alone in its frame is not copied, also
-    /// if it is longer by itself. Compressed texts are joined as they are.
-    pub fn coalesce(waiting: &mut VecDeque<Self>) -> Option<Self> {
-        let mut bytes = waiting.front()?.text_len as usize;
+    /// Removes the first text from a queue, with as many following texts as fit into
+    /// [`MAX_COALESCED_BYTES`]. Returns them as one frame, joined by `\n`. A single text is not
+    /// copied, and may be longer. Compressed texts are joined without compressing them again.
+    pub fn coalesce(queue: &mut VecDeque<Self>) -> Option<Self> {
+        let mut bytes = queue.front()?.text_len as usize;
         let mut count = 1;
-        for next in waiting.iter().skip(1) {
-            let grown = bytes + "\n".len() + next.text_len as usize;
-            if grown > MAX_COALESCED_BYTES {
+        for next in queue.iter().skip(1) {
+            let total = bytes + "\n".len() + next.text_len as usize;
+            if total > MAX_COALESCED_BYTES {
                 break;
             }
-            bytes = grown;
+            bytes = total;
             count += 1;
         }
         if count == 1 {
-            return waiting.pop_front();
+            return queue.pop_front();
         }
-        let frames = waiting.iter().take(count);
+        let frames = queue.iter().take(count);
         let joined = if frames.clone().any(Self::is_compressed) {
-            Self::of_compressed(&deflate::join(frames.map(Self::part)))
+            Self::from_compressed(&deflate::join(frames.map(Self::part)))
         } else {
-            Self::encode(WHOLE, bytes, frames.map(Self::payload))
+            Self::encode(UNFRAGMENTED, bytes, frames.map(Self::payload))
         };
-        waiting.drain(..count);
+        queue.drain(..count);
         Some(joined)
     }
 
-    /// The payload: UTF-8 text, or its compressed form.
+    /// Returns the payload: the text, or the compressed text.
     fn payload(&self) -> &[u8] {
         &self.bytes[usize::from(self.header_len)..]
     }
@@ -103,7 +104,8 @@ impl TextFrame {
         }
     }
 
-    /// Encodes a frame with this first byte.
+    /// Encodes a frame with this first byte and the texts as payload, joined by `\n`. `len` is the
+    /// length of the payload.
     pub(super) fn encode<'a>(first: u8, len: usize, texts: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut frame = begin_frame(first, len);
         let header_len = u8::try_from(frame.len()).expect("at most 10 bytes");
@@ -125,20 +127,20 @@ mod tests {
     use bytes::BytesMut;
 
     fn frames(texts: &[&str]) -> Vec<String> {
-        let mut waiting = texts.iter().map(|text| TextFrame::new(text)).collect();
-        let frames = std::iter::from_fn(|| TextFrame::coalesce(&mut waiting));
+        let mut queue = texts.iter().map(|text| TextFrame::new(text)).collect();
+        let frames = std::iter::from_fn(|| TextFrame::coalesce(&mut queue));
         frames.map(|frame| String::from_utf8(frame.payload().to_vec()).expect("text")).collect()
     }
 
     #[test]
-    fn what_waits_leaves_as_one_frame_joined_by_newlines() {
+    fn queued_texts_become_one_frame_joined_by_newlines() {
         assert_eq!(frames(&["a", "b", "c"]), ["a\nb\nc"]);
         assert_eq!(frames(&["a"]), ["a"]);
         assert_eq!(frames(&[]), [""; 0]);
     }
 
     #[test]
-    fn a_frame_is_filled_to_its_last_byte_and_no_further() {
+    fn joined_texts_may_fill_a_frame_exactly() {
         let half = "x".repeat(MAX_COALESCED_BYTES / 2);
         let rest = "y".repeat(MAX_COALESCED_BYTES / 2 - 1);
         assert_eq!(frames(&[&half, &rest]), [format!("{half}\n{rest}")]);
@@ -147,35 +149,35 @@ mod tests {
     }
 
     #[test]
-    fn compressed_texts_are_joined_up_to_the_same_length_of_text() {
+    fn compressed_texts_are_joined_up_to_the_same_uncompressed_length() {
         let short = TextFrame::new("a");
         assert_eq!(short.compressed(), short);
         let long = "b".repeat(300);
         let compressed = TextFrame::new(&long).compressed();
-        assert_eq!(compressed.bytes[0], WHOLE | COMPRESSED);
+        assert_eq!(compressed.bytes[0], UNFRAGMENTED | COMPRESSED);
         let text = |frame: &TextFrame| inflate(frame.payload().to_vec(), 100_000);
-        let waiting = [&short, &compressed, &compressed, &short];
-        let mut waiting = waiting.into_iter().cloned().collect();
-        let joined = TextFrame::coalesce(&mut waiting).expect("a frame");
-        assert_eq!(joined.bytes[0], WHOLE | COMPRESSED);
+        let queue = [&short, &compressed, &compressed, &short];
+        let mut queue = queue.into_iter().cloned().collect();
+        let joined = TextFrame::coalesce(&mut queue).expect("a frame");
+        assert_eq!(joined.bytes[0], UNFRAGMENTED | COMPRESSED);
         assert_eq!(text(&joined), Ok(format!("a\n{long}\n{long}\na").into_bytes()));
         assert!(joined.encoded_len() < 60, "{joined:?}");
-        assert!(waiting.is_empty());
+        assert!(queue.is_empty());
         let half = TextFrame::new(&"c".repeat(MAX_COALESCED_BYTES / 2)).compressed();
-        let mut waiting = [&half, &half, &half].into_iter().cloned().collect();
-        assert_eq!(TextFrame::coalesce(&mut waiting), Some(half));
-        assert_eq!(waiting.len(), 2);
+        let mut queue = [&half, &half, &half].into_iter().cloned().collect();
+        assert_eq!(TextFrame::coalesce(&mut queue), Some(half));
+        assert_eq!(queue.len(), 2);
     }
 
     #[test]
-    fn a_text_longer_than_a_frame_goes_alone() {
+    fn text_that_exceeds_the_limit_is_not_joined() {
         let long = "x".repeat(MAX_COALESCED_BYTES + 1);
         assert_eq!(frames(&["a", &long, "b"]), ["a".to_owned(), long, "b".to_owned()]);
     }
 
-    /// Against the codec that the other end may be using.
+    /// Decodes with the codec of actix-http, which clients may use.
     #[test]
-    fn every_length_is_encoded_as_a_codec_reads_it() {
+    fn frame_of_every_length_is_decoded_by_a_clients_codec() {
         use actix_http::ws::{Codec, Frame};
         use tokio_util::codec::Decoder;
         for len in [0, 1, 125, 126, 127, 255, 256, 65_535, 65_536] {

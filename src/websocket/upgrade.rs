@@ -1,6 +1,6 @@
-//! The upgrade service of a server: actix-http gives it each connection whose client asks for a
-//! WebSocket, and is rid of it. The request is answered by the same app as all others; when the
-//! answer is an upgrade, a [`Driver`] takes the connection over.
+//! The server with drivers, and its upgrade service. actix-http passes each connection whose client
+//! requests a WebSocket to the upgrade service and keeps no part of it. The app answers the request
+//! like any other. If the response is an upgrade, a [`Driver`] takes over the connection.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -31,31 +31,29 @@ use bytes::{Bytes, BytesMut};
 use log::debug;
 use tokio::time::timeout;
 
+use super::CLOSE_TIMEOUT;
 use super::connection::{Connection, Connections};
 use super::driver::{Driver, Inbound};
-use super::guard::Gate;
+use super::guard::FlowControl;
 use super::outbox::Outbox;
 use super::stream::Stream;
 use super::tcp::{Tcp, Transport};
 
-/// How long a client has to read a rejected handshake's response and to close.
-const LINGER: Duration = Duration::from_secs(2);
-
-/// Time limit for the first byte (with TLS, the whole handshake), and then for the first request's
-/// head.
-const FIRST_REQUEST: Duration = Duration::from_secs(5);
+/// The time limit for the first byte (with TLS, for the handshake), and then for the head of the
+/// first request.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Connections {
-    /// Serves an app as `HttpServer` does, but for connections that [`upgrade`](super::upgrade)
-    /// makes WebSockets: each of these is driven by a small task of its own, which lets its actor
-    /// go on while the peer does not read. An idle one takes one descriptor and less than 4 kB, in
-    /// place of two and 14.
+    /// Serves an app like `HttpServer`, but gives each connection that [`upgrade`](super::upgrade)
+    /// makes a WebSocket a small task of its own. That task polls the actor even while the peer
+    /// does not read. An idle WebSocket takes one descriptor and less than 4 kB, instead of two
+    /// descriptors and 14 kB.
     ///
     /// - `app` is called twice for each worker, so create shared state outside of it.
     /// - `connected` is called for each connection, like the hook of `HttpServer::on_connect`. Use
     ///   `Chat::connected` for a chat. Its extensions are dropped at the upgrade; a value that must
     ///   live as long as the connection goes into [`Connections::keep`].
-    /// - The app's `AppConfig` always has the host `localhost:8080` and is not secure.
+    /// - The app's `AppConfig` always has the host `localhost:8080`, and its `secure` is false.
     /// - A graceful stop of the HTTP server drops open WebSockets. Disable its signals and stop as
     ///   in the example.
     ///
@@ -76,7 +74,7 @@ impl Connections {
     ///     rt::spawn(server);
     ///     stop_signal()?.await;
     ///     http.pause().await;
-    ///     // Tell each actor to close its socket here.
+    ///     // Make each actor close its socket here.
     ///     connections.all_closed().await;
     ///     http.stop(false).await;
     ///     Ok(())
@@ -84,7 +82,7 @@ impl Connections {
     /// ```
     ///
     /// # Errors
-    /// When the system does not let the server have the listener.
+    /// Returns an error if the operating system does not allow the server to use the listener.
     pub fn serve<A, I, S, B>(
         &self,
         http: ServerBuilder,
@@ -116,27 +114,27 @@ impl Connections {
                 map_config(app, |()| AppConfig::default())
             };
             let http = HttpService::build()
-                .client_request_timeout(FIRST_REQUEST)
+                .client_request_timeout(FIRST_REQUEST_TIMEOUT)
                 .client_disconnect_timeout(connections.write_timeout)
                 .on_connect_ext(|stream: &Stream, extensions: &mut Extensions| {
                     extensions.extend(stream.socket().take_extensions());
                 })
-                .upgrade(Upgrades { app: app(), write_timeout: connections.write_timeout })
+                .upgrade(UpgradeFactory { app: app(), write_timeout: connections.write_timeout })
                 .finish(app());
             let (tracking, connected) = (connections.clone(), connected.clone());
-            let security = connections.security.clone();
+            let acceptor = connections.acceptor.clone();
             let accept = move |tcp: TcpStream| {
                 let peer = tcp.peer_addr().ok();
-                // Else what is said waits for the acknowledgement of what was said before.
+                // Without this, a message may wait for the acknowledgement of the one before.
                 if let Err(error) = tcp.set_nodelay(true) {
-                    debug!("a connection keeps TCP's delay: {error}");
+                    debug!("cannot set TCP_NODELAY of a connection: {error}");
                 }
                 let tcp = Tcp::new(tcp);
                 let mut extensions = Extensions::new();
                 tracking.track_driven(&tcp, &mut extensions);
                 connected(tcp.tcp(), &mut extensions);
-                tcp.keep_extensions(extensions);
-                let accept = timeout(FIRST_REQUEST, security.clone().accept(tcp));
+                tcp.store_extensions(extensions);
+                let accept = timeout(FIRST_REQUEST_TIMEOUT, acceptor.clone().accept(tcp));
                 async move {
                     match accept.await {
                         Ok(stream) => Ok((stream?, Protocol::Http1, peer)),
@@ -149,16 +147,15 @@ impl Connections {
     }
 }
 
-/// Makes the upgrade service of each worker. A peer to which nothing can be written for the write
-/// timeout is cut off.
-struct Upgrades<F> {
+/// Creates the upgrade service of each worker.
+struct UpgradeFactory<F> {
     app: F,
     write_timeout: Duration,
 }
 
 type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
-impl<F, T> ServiceFactory<(Request, Framed<T, Codec>)> for Upgrades<F>
+impl<F, T> ServiceFactory<(Request, Framed<T, Codec>)> for UpgradeFactory<F>
 where
     T: Transport,
     F: ServiceFactory<
@@ -173,30 +170,31 @@ where
     type Response = ();
     type Error = Error;
     type Config = ();
-    type Service = Upgrade<F::Service>;
+    type Service = UpgradeService<F::Service>;
     type InitError = F::InitError;
     type Future = LocalFuture<Result<Self::Service, Self::InitError>>;
 
     fn new_service(&self, (): ()) -> Self::Future {
         let (app, write_timeout) = (self.app.new_service(()), self.write_timeout);
-        Box::pin(async move { Ok(Upgrade { app: app.await?, write_timeout }) })
+        Box::pin(async move { Ok(UpgradeService { app: app.await?, write_timeout }) })
     }
 }
 
-/// The service of one worker.
-struct Upgrade<S> {
+/// The upgrade service of one worker.
+struct UpgradeService<S> {
     app: S,
     write_timeout: Duration,
 }
 
-/// What the app finds in the extensions of a request whose connection will be driven.
+/// What a socket shares with its driver. A request has it in its extensions if a driver will take
+/// over its connection.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Driven {
+pub(super) struct DriverState {
     pub(super) outbox: Outbox,
-    pub(super) gate: Gate,
+    pub(super) flow: FlowControl,
 }
 
-impl<S, T> Service<(Request, Framed<T, Codec>)> for Upgrade<S>
+impl<S, T> Service<(Request, Framed<T, Codec>)> for UpgradeService<S>
 where
     T: Transport,
     S: Service<Request, Response = Response<BoxBody>, Error = Response<BoxBody>>,
@@ -214,11 +212,11 @@ where
         let parts = framed.into_parts();
         let (mut codec, mut unwritten) = (parts.codec, parts.write_buf);
         let io = Rc::new(RefCell::new(parts.io));
-        let early = Bytes::copy_from_slice(&parts.read_buf);
-        let driven = Driven::default();
-        let inbound = Inbound::new(Rc::clone(&io), early);
+        let initial = Bytes::copy_from_slice(&parts.read_buf);
+        let state = DriverState::default();
+        let inbound = Inbound::new(Rc::clone(&io), initial);
         *req.payload() = Payload::Stream { payload: Box::pin(inbound) };
-        req.extensions_mut().insert(driven.clone());
+        req.extensions_mut().insert(state.clone());
         let connection = req.conn_data::<Rc<Connection>>().cloned();
         let response = self.app.call(req);
         let write_timeout = self.write_timeout;
@@ -231,17 +229,17 @@ where
             }
             let size = body.size();
             if let Err(error) = codec.encode(Message::Item((response, size)), &mut unwritten) {
-                debug!("an answer cannot be encoded: {error}");
+                debug!("cannot encode the response to a handshake: {error}");
                 return Ok(());
             }
             if is_upgrade {
                 let head = Bytes::copy_from_slice(&unwritten);
-                // A task of its own is smaller than the one in which the request came.
-                rt::spawn(Driver::new(io, head, body, driven, write_timeout, connection));
+                // A new task is smaller than the current one, which has handled HTTP.
+                rt::spawn(Driver::new(io, head, body, state, write_timeout, connection));
             } else {
-                let answered = timeout(LINGER, answer(&io, codec, unwritten, body));
-                if let Ok(Err(error)) = answered.await {
-                    debug!("a refusal cannot be written: {error}");
+                let written = timeout(CLOSE_TIMEOUT, write_response(&io, codec, unwritten, body));
+                if let Ok(Err(error)) = written.await {
+                    debug!("cannot write the response to a rejected handshake: {error}");
                 }
             }
             Ok(())
@@ -249,9 +247,9 @@ where
     }
 }
 
-/// Writes an answer that is no upgrade, and reads until the peer closes: a connection that is
-/// closed with input unread is reset, and the peer may never see the answer.
-async fn answer<T: Transport>(
+/// Writes a response that is not an upgrade, and reads until the peer closes: closing a connection
+/// with unread input resets it, and the peer might never read the response.
+async fn write_response<T: Transport>(
     io: &RefCell<T>,
     mut codec: Codec,
     mut unwritten: BytesMut,
@@ -302,7 +300,7 @@ mod tests {
     async fn small_messages_are_not_delayed() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let addr = listener.local_addr().expect("it is bound");
-        let (sender, delays) = mpsc::channel();
+        let (sender, nodelay) = mpsc::channel();
         let connected = move |tcp: &TcpStream, _: &mut Extensions| {
             let _ = sender.send(tcp.nodelay().expect("it is open"));
         };
@@ -311,7 +309,7 @@ mod tests {
         let server = connections.serve(http, listener, App::new, connected).expect("a server");
         rt::spawn(server.run());
         let peer = Peer::connect(addr).expect("a connection");
-        let wait = rt::task::spawn_blocking(move || delays.recv_timeout(Duration::from_secs(20)));
+        let wait = rt::task::spawn_blocking(move || nodelay.recv_timeout(Duration::from_secs(20)));
         assert_eq!(wait.await.expect("no panic"), Ok(true));
         drop(peer);
     }
