@@ -1,5 +1,6 @@
 //! Mounts the chat in an actix-web program, with the same protection as in the chinwag program:
-//! slow and silent clients are closed, and SIGINT, SIGTERM and SIGHUP shut it down gracefully.
+//! connections of slow and silent clients are closed, and SIGINT, SIGTERM and SIGHUP shut it down
+//! gracefully.
 
 use std::future::Future;
 use std::net::TcpListener;
@@ -30,7 +31,7 @@ pub async fn serve(
     let mounted = chat.clone();
     let running = HttpServer::new(move || {
         App::new()
-            // Limits the time of a request, and reads unexpected bodies.
+            // Limits requests, and reads and discards their bodies.
             .wrap(from_fn(http::bound_requests))
             .route("/about", web::get().to(|| async { "A chat of our own." }))
             .configure(|app| mounted.configure(app))

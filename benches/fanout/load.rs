@@ -3,8 +3,9 @@
 //! Every message is a [`record`] of the same length, with a number and the time when it was due.
 //! All members of a room receive the same messages in the same order. The first client to receive a
 //! message appends it to the room's log, and the bytes that the others receive are compared with
-//! the log: so every message to every client is checked, at the cost of a `memcmp`. A compressed
-//! frame is decompressed for the first client that receives it, and compared for the others.
+//! the log: so every message to every WebSocket client is checked, at the cost of a `memcmp`. A
+//! compressed frame is decompressed for the first client that receives it, and compared for the
+//! others. Messages of the floor server are only counted.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -54,7 +55,7 @@ pub(crate) enum ClientKind {
     Words,
     /// A WebSocket client that offers compression, and whose messages contain words.
     CompressedWords,
-    /// A client of the floor, which needs no handshake.
+    /// A client of the floor server (`floor.rs`). It sends no handshake.
     Frames,
 }
 
@@ -64,7 +65,7 @@ pub(crate) enum Rate {
     Silent,
     /// This many messages a second, from all clients in turn.
     PerSecond(u32),
-    /// One member of each room sends a message as soon as it has received its last one.
+    /// One member of each room sends a message as soon as it has received its own previous one.
     ClosedLoop,
 }
 
@@ -73,7 +74,7 @@ enum State {
     Connecting,
     Upgrading,
     Open,
-    /// Open, and never read.
+    /// Open, but the benchmark no longer reads from it.
     Stalled,
     Gone,
 }
@@ -86,7 +87,7 @@ struct Client {
     partial: Vec<u8>,
     /// How many messages of the room's log it has received.
     read: usize,
-    /// The number of its last message, if it waits for it.
+    /// The number of the sent message whose delivery the client awaits.
     awaits: Option<u32>,
 }
 
@@ -311,7 +312,7 @@ impl Load {
         let mut faults = std::mem::take(&mut self.faults);
         let sent = self.indices.len();
         let received: usize = self.logs.iter().map(|log| log.due.len()).sum();
-        // A message that nobody has received counts once, because its room is not known.
+        // A message that no client has received counts once, because its room is not known.
         faults.lost += (sent - received) as u64;
         for client in self.clients.iter().filter(|client| client.state == State::Open) {
             faults.lost += (self.logs[client.room].due.len() - client.read) as u64;
@@ -340,7 +341,7 @@ impl Load {
         let record = if has_words { record_of_words } else { record };
         frame.extend(record(number, due).bytes());
         let client = &mut self.clients[id];
-        // This fails only if the server has stopped reading.
+        // This fails if the server has stopped reading or has closed the connection.
         if client.tcp.write(&frame).is_ok_and(|written| written == frame.len()) {
             self.indices.push(None);
             self.counts.sent += 1;

@@ -144,7 +144,7 @@ impl GoodClient {
         let mut lines = vec![json!({"type": "hello", "nick": self.nick, "key": key})];
         lines.extend(self.rooms.keys().map(|room| self.join(room)));
         for unanswered in &mut self.outbox {
-            unanswered.sent_once = None;
+            unanswered.sent_at = None;
         }
         lines.extend(self.outbox.iter().map(say));
         send(stream, &lines).await?;
@@ -211,7 +211,7 @@ impl GoodClient {
             room: room.clone(),
             text: text(room),
             id: text(room),
-            sent_once: None,
+            sent_at: None,
         });
         client.outbox = farewells.collect();
         client.run().await;
@@ -231,7 +231,7 @@ impl GoodClient {
         let id = format!("{}-{}", self.number, self.sent);
         let text = format!("{PREFIX}{id} {:x<1$}", "", fastrand::usize(0..100));
         self.sent += 1;
-        let unanswered = Unanswered { room, text, id, sent_once: Some(Instant::now()) };
+        let unanswered = Unanswered { room, text, id, sent_at: Some(Instant::now()) };
         let line = say(&unanswered);
         self.outbox.push_back(unanswered);
         line
@@ -253,9 +253,9 @@ impl GoodClient {
                 self.soak.count(|counts| counts.duplicates += u64::from(line.duplicate));
                 let answered = self.outbox.iter().position(|message| message.id == line.id);
                 if let Some(message) = answered.and_then(|n| self.outbox.remove(n))
-                    && let Some(first) = message.sent_once
+                    && let Some(sent_at) = message.sent_at
                 {
-                    self.soak.count(|counts| counts.answered(first.elapsed()));
+                    self.soak.count(|counts| counts.answered(sent_at.elapsed()));
                 }
             }
             "joined" => self.process_joined(&line, replies),
@@ -268,7 +268,7 @@ impl GoodClient {
 
     fn process_error(&mut self, line: &Line<'_>, replies: &mut Vec<Value>) -> Option<Duration> {
         for unanswered in &mut self.outbox {
-            unanswered.sent_once = None;
+            unanswered.sent_at = None;
         }
         match line.code {
             "rate_limited" => {

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::run::Soak;
 use super::server::connect;
 
-/// The number of the first hostile client, from which its address follows.
+/// The number of the first hostile client. The client's number determines its address.
 const FIRST_NUMBER: u32 = 100_000;
 
 type Attack =
@@ -28,24 +28,24 @@ const ATTACKS: [Attack; 20] = [
     ("endless empty fragments", |v| Box::pin(v.raw(empty_fragments()))),
     ("bad UTF-8", |v| Box::pin(v.raw(frame(0x81, b"\xC3\x28")))),
     ("reserved bits", |v| Box::pin(v.raw(frame(0xF1, b"x")))),
-    ("bad close codes", |v| Box::pin(v.raw(frame(0x88, b"\x03\xE7")))),
+    ("invalid close code", |v| Box::pin(v.raw(frame(0x88, b"\x03\xE7")))),
     ("half a handshake", |v| Box::pin(v.slow_handshake())),
     ("says no hello", |v| Box::pin(v.no_hello())),
-    ("no JSON, and too much of it", |v| Box::pin(v.garbage())),
+    ("invalid and oversized JSON", |v| Box::pin(v.garbage())),
     ("joins and leaves", |v| Box::pin(v.send_repeatedly(|v| vec![v.join(), v.on_room("leave")]))),
     ("thousands of rooms", |v| Box::pin(v.send_repeatedly(|_| vec![join_to(&random_room())]))),
-    ("takes names", |v| {
+    ("changes to the nicks of others", |v| {
         Box::pin(v.send_repeatedly(|v| vec![json!({"type": "nick", "nick": v.soak.random_nick()})]))
     }),
     ("scrapes history", |v| Box::pin(v.send_repeatedly(|v| vec![v.history()]))),
-    ("asks who, and types", |v| {
+    ("sends who and typing", |v| {
         Box::pin(v.send_repeatedly(|v| vec![v.on_room("who"), v.on_room("typing")]))
     }),
     ("uses the ids of others", |v| {
         Box::pin(v.send_repeatedly(|v| vec![v.say_with_the_id_of_another()]))
     }),
-    ("comes back over and over", |v| Box::pin(v.reconnect())),
-    ("comes under another's name", |v| Box::pin(v.impersonate())),
+    ("reconnects repeatedly", |v| Box::pin(v.reconnect())),
+    ("uses another client's nick", |v| Box::pin(v.impersonate())),
 ];
 
 /// Attacks until the test is over.
@@ -124,7 +124,7 @@ impl HostileClient {
 
     fn say_with_the_id_of_another(&self) -> Value {
         let id = format!("{}-{}", fastrand::u32(0..self.soak.good), fastrand::u32(0..400));
-        json!({"type": "say", "room": self.room(), "text": "bad: not by whom it seems", "id": id})
+        json!({"type": "say", "room": self.room(), "text": "bad: reused id", "id": id})
     }
 
     async fn upgrade(&self, query: &str, json: bool) -> std::io::Result<TcpStream> {
@@ -138,10 +138,14 @@ impl HostileClient {
         );
         tcp.write_all(request.as_bytes()).await?;
         let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
+        // Frames, or the body of an error, may follow the head in the same read.
+        while !head.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
             if tcp.read_buf(&mut head).await? == 0 {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
+        }
+        if !head.starts_with(b"HTTP/1.1 101 ") {
+            return Err(std::io::ErrorKind::ConnectionRefused.into());
         }
         Ok(tcp)
     }
@@ -237,7 +241,7 @@ impl HostileClient {
     async fn impersonate(self) -> std::io::Result<()> {
         let query = format!("room={}&nick={}", self.room(), self.soak.random_nick());
         let mut tcp = self.upgrade(&query, false).await?;
-        tcp.write_all(&frame(0x81, b"bad: I am not who I seem")).await?;
+        tcp.write_all(&frame(0x81, b"bad: reused nick")).await?;
         tcp.read_to_end(&mut Vec::new()).await.map(|_| ())
     }
 }

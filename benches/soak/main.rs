@@ -1,5 +1,5 @@
-//! A load test with restarts and hostile clients: `scripts/soak [MINUTES [CLIENTS]]`. It takes 30
-//! minutes and 1,000 clients by default. Linux only.
+//! A load test with restarts and hostile clients: `scripts/soak [MINUTES [CLIENTS]]`. By default it
+//! runs for 30 minutes with 1,000 clients. Linux only.
 //!
 //! The server is the release binary with a journal and the default limits. Each client has its own
 //! address. 95 % are good clients, which connect, send messages and disconnect; 5 % are hostile.
@@ -8,7 +8,7 @@
 //! The test fails if
 //!
 //! * a message of a good client is lost, duplicated or out of order;
-//! * a good client is closed, except by a restart;
+//! * the server closes a good client's connection, other than for a restart;
 //! * the server panics or does not shut down gracefully;
 //! * the server's memory grows by more than 5 % after the first third. This is not checked if a
 //!   third is less than 5 minutes, because buffers still grow then.

@@ -55,8 +55,9 @@ pub(crate) struct Unanswered {
     pub(crate) room: String,
     pub(crate) text: String,
     pub(crate) id: String,
-    /// When it was sent, unless it was sent again.
-    pub(crate) sent_once: Option<Instant>,
+    /// When it was sent. `None` if it is a farewell or must be sent again: then its latency is not
+    /// measured.
+    pub(crate) sent_at: Option<Instant>,
 }
 
 pub(crate) fn say(Unanswered { room, text, id, .. }: &Unanswered) -> Value {
