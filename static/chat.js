@@ -7,11 +7,11 @@ import { Room } from "./room.js";
 import { load, randomHex, ROOT, save, update } from "./store.js";
 import { $, element, mentions, plural, setChildren, setText } from "./text.js";
 
-/** @import { Command, EventHandlers, Ending, ErrorEvent, Message, ReadPosition, Said, ServerEvent } from "./protocol.js" */
+/** @import { Command, EventHandlers, Ending, ErrorEvent, Message, ReadPosition, ServerEvent, UnconfirmedMessage } from "./protocol.js" */
 
 const text = $("text", HTMLTextAreaElement);
 const roomField = $("room-name", HTMLInputElement);
-const naming = $("naming", HTMLDialogElement);
+const nameDialog = $("name-dialog", HTMLDialogElement);
 const nameField = $("name", HTMLInputElement);
 const notifyBox = $("notify", HTMLInputElement);
 const themeSelect = $("theme", HTMLSelectElement);
@@ -34,7 +34,7 @@ if (linked && linked.key !== load("key", "")) {
   await confirmIdentity(linked, load("name", ""));
 }
 
-/** The secret that makes all windows of this browser one user. */
+/** The secret key of the user, shared by all windows of this browser. */
 const key = load("key", null) ?? randomHex(24);
 save("key", key);
 
@@ -63,7 +63,7 @@ const client = new Client({
   key,
   nick: load("name", ""),
   opened: () => clearInterval(countdownTimer),
-  heard: handleEvent,
+  received: handleEvent,
   closed: handleClose,
   changed: (room) => room === current && log.showPending(),
 });
@@ -101,7 +101,7 @@ function getRoom(name) {
   return room;
 }
 
-/** All windows of the browser share this list. @param {string} name @param {boolean} isJoined */
+/** Adds or removes a room in the list that all windows share. @param {string} name @param {boolean} isJoined */
 function storeRoom(name, isJoined) {
   update("rooms", /** @type {string[]} */ ([]), (names) => {
     const others = names.filter((other) => other !== name);
@@ -197,7 +197,7 @@ const showRoomList = oncePerFrame(() => setChildren($("room-list"), Array.from(r
 
 function showRooms() {
   showRoomList();
-  // Not in a frame: a page in the background draws none, but its title is visible.
+  // Updates the title at once: background tabs get no animation frames.
   const unread = Array.from(rooms.values()).reduce((sum, room) => sum + room.unread, 0);
   const elsewhere = unread - current.unread;
   setText($("show-rooms"), elsewhere > 0 ? `☰ ${elsewhere}` : "☰");
@@ -477,7 +477,7 @@ function showNote(note) {
   log.follow();
 }
 
-$("saying").addEventListener("submit", (event) => {
+$("message-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const value = text.value.trim();
   if (value === "" || isTooLong()) {
@@ -500,7 +500,7 @@ $("saying").addEventListener("submit", (event) => {
   lastTyping = 0;
 });
 
-/** @param {Said} said @param {boolean} isRetry */
+/** @param {UnconfirmedMessage} said @param {boolean} isRetry */
 function resolveFailed(said, isRetry) {
   if (isRetry) {
     client.sayAgain(current, said);
@@ -525,7 +525,7 @@ function updateComposer() {
   text.style.height = `${text.scrollHeight + 2}px`;
   const left = messageBytes - messageSize();
   const near = left < messageBytes / 5 ? `${plural(left, "byte")} left` : "";
-  $("room-left").textContent = left < 0 ? `${plural(-left, "byte")} too long` : near;
+  $("bytes-left").textContent = left < 0 ? `${plural(-left, "byte")} too long` : near;
   $("send", HTMLButtonElement).disabled = left < 0;
 }
 
@@ -541,7 +541,7 @@ text.addEventListener("input", () => {
 text.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
-    $("saying", HTMLFormElement).requestSubmit();
+    $("message-form", HTMLFormElement).requestSubmit();
   }
 });
 
@@ -569,7 +569,7 @@ function joinRoom(name) {
   }
 }
 
-$("joining").addEventListener("submit", (event) => {
+$("join-form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (roomField.value.trim() !== "") {
     joinRoom(roomField.value);
@@ -596,7 +596,7 @@ function rename(name) {
     return askForName(problem, undefined, name);
   }
   client.rename(name);
-  // Rooms that rejected the previous name because a member has it.
+  // Retries rooms that are not joined: they may have rejected the previous name.
   for (const room of rooms.values()) {
     if (!room.joined) {
       client.join(room);
@@ -608,33 +608,33 @@ function rename(name) {
 function askForName(problem, suggested, value = suggested ?? load("name", "")) {
   const available = suggested === undefined ? "" : ` “${suggested}” is available.`;
   const hasName = nick !== "" && !nick.startsWith("anonymous-");
-  setText($("naming-title"), hasName ? "Change your name" : "What should we call you?");
-  setText($("nameless"), hasName ? "Cancel" : "Stay anonymous");
-  setText($("named"), hasName ? "Save" : "Join");
+  setText($("name-title"), hasName ? "Change your name" : "What should we call you?");
+  setText($("stay-anonymous"), hasName ? "Cancel" : "Stay anonymous");
+  setText($("save-name"), hasName ? "Save" : "Join");
   $("name-problem").textContent = problem ? sentence(problem.replace(/\.$/, "")) + available : "";
   nameField.setAttribute("aria-invalid", String(problem !== ""));
   nameField.value = value;
-  if (!naming.open) {
-    naming.showModal();
+  if (!nameDialog.open) {
+    nameDialog.showModal();
   }
   nameField.select();
 }
 
-naming.addEventListener("submit", (event) => {
+nameDialog.addEventListener("submit", (event) => {
   event.preventDefault();
   const name = nameField.value.trim();
   const problem = name === "" ? "A name has 1 to 32 characters." : nameProblem(name);
   if (problem) {
     return askForName(problem, undefined, name);
   }
-  naming.close();
+  nameDialog.close();
   rename(name);
 });
-$("nameless").addEventListener("click", () => naming.close());
-naming.addEventListener("close", () => {
+$("stay-anonymous").addEventListener("click", () => nameDialog.close());
+nameDialog.addEventListener("close", () => {
   save("asked", true);
   if (client.isWelcome && !current.joined) {
-    showStatus(`You are not in #${current.name}: somebody there already uses your name. Choose another name.`);
+    showStatus(`You are not in #${current.name} yet. If somebody there uses your name, choose another name.`);
   }
   text.focus();
 });
@@ -660,7 +660,7 @@ addEventListener("storage", ({ key: changed }) => {
   if (changed === "chinwag.key" && load("key", key) !== key) {
     // This window would otherwise go on sending messages as the previous user.
     client.disconnect();
-    showStatus("You are a different user in this browser now. Reload this page to continue.");
+    showStatus("Another window changed the identity of this browser. Reload this page to continue.");
   }
 });
 
@@ -734,7 +734,7 @@ function notifyMention(room, message) {
 notifyBox.addEventListener("change", async () => {
   if (notifyBox.checked && (await Notification.requestPermission()) !== "granted") {
     notifyBox.checked = false;
-    showStatus("Notifications are blocked. Allow them in your browser’s settings for this site.");
+    showStatus("Notifications are not allowed. Allow them in your browser’s settings for this site.");
   }
   save("notify", notifyBox.checked);
 });
@@ -791,9 +791,9 @@ openRoom(normalizeRoomName(roomFromPath()), { push: false });
 if ("WebSocket" in window) {
   showStatus("Connecting…");
   client.connect();
-  addEventListener("online", () => client.hurry());
+  addEventListener("online", () => client.checkConnection());
   addEventListener("offline", () => client.offline());
-  document.addEventListener("visibilitychange", () => document.hidden || client.hurry());
+  document.addEventListener("visibilitychange", () => document.hidden || client.checkConnection());
   if (linked === null) {
     showStatus(INVALID_LINK, { isTemporary: true });
   }

@@ -1,13 +1,13 @@
 // A client for the protocol `chinwag.v1` (docs/PROTOCOL.md). It reconnects, resumes each room without
 // a gap, and sends messages in order, each exactly once. It needs WebSocket and `crypto`, but no DOM.
 //
-//     const client = new Client({ url: "wss://chat.example/ws", nick: "Ada", heard: console.log });
+//     const client = new Client({ url: "wss://chat.example/ws", nick: "Ada", received: console.log });
 //     const room = new Membership("lobby");
 //     client.join(room);
 //     client.connect();
 //     client.say(room, "hello");
 
-/** @import { Command, Ending, ErrorEvent, Said, ServerEvent } from "./protocol.js" */
+/** @import { Command, Ending, ErrorEvent, ServerEvent, UnconfirmedMessage } from "./protocol.js" */
 
 /** Close codes after which a reconnection would be closed again. */
 const TERMINAL = new Set([1002, 1003, 1007, 1008, 1009, 4003]);
@@ -28,7 +28,7 @@ export class Membership {
   seq = 0;
   /** Whether the server has confirmed the membership on the current connection. */
   joined = false;
-  /** @type {Said[]} Own messages that the server has not confirmed, oldest first. */
+  /** @type {UnconfirmedMessage[]} Own messages that the server has not confirmed, oldest first. */
   pending = [];
 
   /** @param {string} name */
@@ -48,7 +48,7 @@ export class Membership {
  * @property {number} [answerMs] how long the server may leave a command unanswered and send nothing
  *   else before the client reconnects, in milliseconds; defaults to 15,000
  * @property {() => void} [opened] called when a connection opens, after `hello` and `join` are sent
- * @property {(event: ServerEvent, command?: Command, room?: Room) => void} [heard] called for each
+ * @property {(event: ServerEvent, command?: Command, room?: Room) => void} [received] called for each
  *   event, with the command that it answers and the room of that command
  * @property {(room: Room) => void} [changed] called when a room's `pending` changes, except by `say`
  *   and `sayAgain`
@@ -78,9 +78,9 @@ export class Client {
   #failures = 0;
   /** The name that the server confirmed last. */
   #serverNick = "";
-  #lastHeard = 0;
+  #lastReceived = 0;
   #lastRef = 0;
-  /** @type {Map<number, { command: Command, room?: Room, said?: Said, at: number }>} */
+  /** @type {Map<number, { command: Command, room?: Room, said?: UnconfirmedMessage, at: number }>} */
   #unanswered = new Map();
   /** When the rate limit allows the next message, in milliseconds since 1970. */
   #pausedUntil = 0;
@@ -126,7 +126,7 @@ export class Client {
   }
 
   /** Reconnects without delay, or tests the connection. Call it after sleep or a network change. */
-  hurry() {
+  checkConnection() {
     if (this.#socket === null) {
       this.#retryTimer !== undefined && this.connect();
     } else if (this.#isWelcome) {
@@ -170,14 +170,14 @@ export class Client {
   say(room, text) {
     const bytes = crypto.getRandomValues(new Uint8Array(12));
     const id = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-    /** @type {Said} */
+    /** @type {UnconfirmedMessage} */
     const said = { id, text, state: "pending" };
     room.pending = [...room.pending, said];
     this.#sendNext(room);
     return said;
   }
 
-  /** Sends a message again that has failed. @param {Room} room @param {Said} said */
+  /** Sends a message again that has failed. @param {Room} room @param {UnconfirmedMessage} said */
   sayAgain(room, said) {
     said.state = "pending";
     delete said.problem;
@@ -195,7 +195,7 @@ export class Client {
   }
 
   /**
-   * Sends a command, if connected. `heard` is called with the answer, the command and `room`.
+   * Sends a command, if connected. `received` is called with the answer, the command and `room`.
    * @param {Command} command @param {Room} [room]
    */
   ask(command, room) {
@@ -207,7 +207,7 @@ export class Client {
     this.#isWelcome && this.#send(command);
   }
 
-  /** @param {Command} command @param {Room} [room] @param {Said} [said] @returns {Command} */
+  /** @param {Command} command @param {Room} [room] @param {UnconfirmedMessage} [said] @returns {Command} */
   #withRef(command, room, said) {
     this.#lastRef += 1;
     this.#unanswered.set(this.#lastRef, { command, room, said, at: Date.now() });
@@ -233,7 +233,7 @@ export class Client {
     // frame would leak information about it.
     this.#send(this.#helloCommand());
     this.#send(...Array.from(this.rooms.values(), (room) => this.#joinCommand(room)));
-    this.#lastHeard = Date.now();
+    this.#lastReceived = Date.now();
     this.#checkTimer = setInterval(() => this.#checkTimeouts(), this.#answerMs / 3);
     this.#callSafely(() => this.#options.opened?.());
   }
@@ -248,15 +248,15 @@ export class Client {
   #received(data) {
     clearTimeout(this.#connectTimer);
     this.#failures = 0;
-    this.#lastHeard = Date.now();
+    this.#lastReceived = Date.now();
     for (const line of data.split("\n")) {
       // An error in one line must not prevent the processing of the others.
-      this.#callSafely(() => this.#heard(JSON.parse(line)));
+      this.#callSafely(() => this.#handleEvent(JSON.parse(line)));
     }
   }
 
   /** @param {ServerEvent} event */
-  #heard(event) {
+  #handleEvent(event) {
     const ref = "ref" in event ? Number(event.ref) : 0;
     const request = this.#unanswered.get(ref);
     if (request !== undefined) {
@@ -270,7 +270,7 @@ export class Client {
     } else if (event.type === "error" && request !== undefined) {
       this.#failed(event, request);
     }
-    this.#callSafely(() => this.#options.heard?.(event, request?.command, request?.room));
+    this.#callSafely(() => this.#options.received?.(event, request?.command, request?.room));
     const room = "room" in event ? this.rooms.get(event.room) : undefined;
     if (room === undefined) {
       return;
@@ -299,7 +299,7 @@ export class Client {
     }
   }
 
-  /** @param {ErrorEvent} error @param {{ command: Command, room?: Room, said?: Said }} request */
+  /** @param {ErrorEvent} error @param {{ command: Command, room?: Room, said?: UnconfirmedMessage }} request */
   #failed({ code, message, retry_after_ms = 1000 }, { command, room, said }) {
     if (room !== undefined && said !== undefined) {
       if (code === "rate_limited") {
@@ -343,7 +343,7 @@ export class Client {
 
   #checkTimeouts() {
     const now = Date.now();
-    const silence = now - this.#lastHeard;
+    const silence = now - this.#lastReceived;
     const isWaiting = Array.from(this.#unanswered.values()).some(({ at }) => now - at > this.#answerMs);
     if (silence > this.#answerMs && isWaiting) {
       this.#closed(1006, "no response from the server");

@@ -4,7 +4,7 @@
 import { Room } from "./room.js";
 import { $, element, format, plural, setChildren } from "./text.js";
 
-/** @import { Entry, Message, Said } from "./protocol.js" */
+/** @import { Entry, Message, UnconfirmedMessage } from "./protocol.js" */
 
 /** Entries that are rendered at a time. */
 const STEP = 60;
@@ -81,14 +81,14 @@ export class Log {
   /** New messages that arrived while the user read older ones. */
   #newCount = 0;
   #isFollowing = true;
-  /** @type {WeakMap<Said, { state: string, item: HTMLElement }>} */
+  /** @type {WeakMap<UnconfirmedMessage, { state: string, item: HTMLElement }>} */
   #pendingItems = new WeakMap();
 
   /**
    * `endReached` is called when the end is visible; `resolveFailed` sends a failed message again or
    * discards it; `me` returns the user's name.
-   * @param {{ loadOlder(room: Room): void, endReached(): void, resolveFailed(said: Said, isRetry: boolean): void,
-   *   me(): string }} callbacks
+   * @param {{ loadOlder(room: Room): void, endReached(): void, me(): string,
+   *   resolveFailed(said: UnconfirmedMessage, isRetry: boolean): void }} callbacks
    */
   constructor({ loadOlder, endReached, resolveFailed, me }) {
     this.loadOlder = loadOlder;
@@ -360,7 +360,10 @@ export class Log {
     return element("article", {}, head, body);
   }
 
-  /** Returns the element of a pending message, which is replaced only if its state changes. @param {Said} said */
+  /**
+   * Returns the element of a pending message, which is replaced only if its state changes.
+   * @param {UnconfirmedMessage} said
+   */
   #pendingItem(said) {
     const known = this.#pendingItems.get(said);
     if (known?.state === said.state) {
@@ -371,7 +374,7 @@ export class Log {
     return item;
   }
 
-  /** @param {Said} said */
+  /** @param {UnconfirmedMessage} said */
   #makePending(said) {
     const text = element("div", { class: "text", dir: "auto" }, ...format(said.text, this.me()));
     const article = element("article", { class: said.state }, text);

@@ -10,7 +10,7 @@
 /**
  * A position in the history of a room.
  * @typedef {object} Position
- * @property {string} epoch the history that `seq` refers to
+ * @property {string} epoch identifies the history in which `seq` counts
  * @property {number} seq a sequence number
  */
 
@@ -30,7 +30,7 @@
  * @typedef {object} Limits
  * @property {number} message_bytes the maximum size of a message's text
  * @property {number} frame_bytes the maximum size of a WebSocket message
- * @property {number} [rooms] the maximum number of rooms of a client; absent if there is none
+ * @property {number} [rooms] the maximum number of rooms of a client; absent if unlimited
  * @property {number} history the maximum number of messages in a `history` event
  */
 
@@ -223,7 +223,7 @@
 
 /**
  * A message of this client that the server has not confirmed.
- * @typedef {object} Said
+ * @typedef {object} UnconfirmedMessage
  * @property {string} id
  * @property {string} text
  * @property {"pending" | "failed"} state

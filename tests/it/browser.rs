@@ -108,10 +108,10 @@ impl Browser {
 
     /// Enters a name in the dialog of the first visit.
     pub async fn is_called(&self, name: &str) {
-        self.until("document.querySelector('#naming').open").await;
+        self.until("document.querySelector('#name-dialog').open").await;
         self.type_into("#name", name).await;
         self.press(Key::Enter).await;
-        self.until("!document.querySelector('#naming').open").await;
+        self.until("!document.querySelector('#name-dialog').open").await;
         let shown = format!("document.querySelector('#me').textContent === {}", json!(name));
         self.until(&shown).await;
     }

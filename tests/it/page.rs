@@ -176,7 +176,7 @@ async fn eighty_quick_messages_at_the_default_limits_arrive_in_order() {
     let say = "const text = document.querySelector('#text');
         for (let n = 0; n < 80; n++) {
             text.value = `message ${n}`;
-            document.querySelector('#saying').requestSubmit();
+            document.querySelector('#message-form').requestSubmit();
         }";
     ada.run(say).await;
     for n in 0..80 {
@@ -243,7 +243,7 @@ async fn name_is_chosen_and_stored_and_rejected_names_are_explained() {
     let _ada = join_and_say(&server, "lobby", "Ada", &[]).await;
     let window = Browser::open(&url(&server, "/")).await;
     window.connected().await;
-    window.until("document.querySelector('#naming').open").await;
+    window.until("document.querySelector('#name-dialog').open").await;
     window.type_into("#name", "a: b").await;
     window.press(Key::Enter).await;
     window.until("document.querySelector('#name-problem').textContent.includes('colon')").await;
@@ -268,7 +268,7 @@ async fn name_is_chosen_and_stored_and_rejected_names_are_explained() {
     window.until("document.querySelector('#banner').hidden").await;
     window.page.refresh().await.unwrap();
     window.until("document.querySelector('#me').textContent === 'ada-3'").await;
-    window.until("!document.querySelector('#naming').open").await;
+    window.until("!document.querySelector('#name-dialog').open").await;
     window.say("/nick Eve").await;
     window.until("document.querySelector('#me').textContent === 'Eve'").await;
     window.until("document.querySelector('#member-list').textContent.includes('Eve (you)')").await;
@@ -488,11 +488,11 @@ async fn keys_for_a_menu_or_a_dialog_do_not_switch_rooms() {
     ada.until("location.pathname === '/r/milk'").await;
     ada.run("document.querySelector('#text').focus()").await;
     ada.click("#me").await;
-    ada.until("document.querySelector('#naming').open").await;
+    ada.until("document.querySelector('#name-dialog').open").await;
     ada.press_with(Key::Alt, Key::Down).await;
     ada.until("location.pathname === '/r/milk'").await;
     ada.press(Key::Escape).await;
-    ada.until("!document.querySelector('#naming').open").await;
+    ada.until("!document.querySelector('#name-dialog').open").await;
     ada.press_with(Key::Alt, Key::Down).await;
     ada.until("location.pathname === '/r/tea'").await;
     ada.close().await;
@@ -515,9 +515,9 @@ async fn text_field_grows_and_shows_remaining_bytes() {
     ada.has_line("one\ntwo").await;
     ada.until("document.querySelector('#text').value === ''").await;
     ada.type_into("#text", &"é".repeat(18)).await;
-    ada.until("document.querySelector('#room-left').textContent === '4 bytes left'").await;
+    ada.until("document.querySelector('#bytes-left').textContent === '4 bytes left'").await;
     ada.type_into("#text", "ééé").await;
-    ada.until("document.querySelector('#room-left').textContent === '2 bytes too long'").await;
+    ada.until("document.querySelector('#bytes-left').textContent === '2 bytes too long'").await;
     ada.until("document.querySelector('#send').disabled").await;
     ada.is_accessible("a text that is too long").await;
     ada.press(Key::Enter).await;

@@ -78,7 +78,7 @@ async function connect(options = {}) {
     url: proxy.url,
     WebSocket,
     key: unique("the key of a client"),
-    heard: (event, command, room) => client.received.push({ event, command, room }),
+    received: (event, command, room) => client.received.push({ event, command, room }),
     closed: (end) => client.ends.push(end),
     ...options,
   });
@@ -269,7 +269,7 @@ test("an invalid line or a callback that throws does not affect other lines", as
         socket = this;
       }
     },
-    heard: (event) => {
+    received: (event) => {
       types.push(event.type);
       if (event.type === "welcome") {
         throw new Error("a callback failed");
