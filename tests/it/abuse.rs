@@ -119,7 +119,7 @@ async fn mass_resume_does_not_disturb_others() {
     });
     talk_during(&server, run_all(attackers)).await;
     drop(first);
-    eventually("all clients to be unregistered", async || server.client_count().await == 0).await;
+    eventually("all clients to be unregistered", async || server.member_count().await == 0).await;
 }
 
 /// A large room announces presence once a second, however often members come and go.
@@ -127,7 +127,7 @@ async fn mass_resume_does_not_disturb_others() {
 async fn presence_in_a_large_room_is_paced_despite_rapid_changes() {
     let server = TestServer::start().await;
     let _members = join_all((0..110).map(|_| server.connect("room=busy"))).await;
-    eventually("the members to be registered", async || server.client_count().await == 110).await;
+    eventually("the members to be registered", async || server.member_count().await == 110).await;
     let attackers = (0..10).map(async |n| {
         let client = connect_as(&server, &format!("eve-{n}")).await;
         let nick = |m: usize| json!({"type": "nick", "nick": format!("eve-{n}-{m}")});

@@ -367,10 +367,10 @@ async fn stalled_client_that_negotiated_compression_is_evicted() {
     let server = TestServer::start_with(Config { send_queue_bytes: 100_000, ..config() }).await;
     let mut other = server.join("").await;
     let peer = Peer::compressed(server.addr(), "/ws").await;
-    eventually("two clients", async || server.client_count().await == 2).await;
+    eventually("two clients", async || server.member_count().await == 2).await;
     // The queue counts decompressed bytes. The socket takes some 4 MB of compressed text.
     let mut number = 0_u32;
-    while server.client_count().await == 2 {
+    while server.member_count().await == 2 {
         assert!(number < 50_000, "{number} messages");
         for _ in 0..50 {
             let text: String = (0..900).map(|_| char::from(fastrand::u8(b' '..b'~'))).collect();

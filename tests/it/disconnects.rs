@@ -69,7 +69,7 @@ async fn close_frame_is_answered_with_the_same_code() {
     client.stream.close(Some(frame)).await.unwrap();
     assert_eq!(client.expect_close().await.0, 4999);
     server.expect_disconnect(Reason::Left).await;
-    assert_eq!(server.client_count().await, 0);
+    assert_eq!(server.member_count().await, 0);
 }
 
 /// actix-http alone keeps the connection open for half a second to a second, every time. A busy
@@ -94,7 +94,7 @@ async fn vanished_client_is_unregistered() {
     let server = TestServer::start().await;
     drop(server.join("").await);
     server.expect_disconnect(Reason::Vanished).await;
-    assert_eq!(server.client_count().await, 0);
+    assert_eq!(server.member_count().await, 0);
 }
 
 #[actix_web::test]
@@ -161,7 +161,7 @@ async fn stalled_client_is_evicted_and_others_keep_receiving() {
     let tcp = socket.connect(server.addr()).await.unwrap();
     let mut stalled = raw_upgrade(tcp, server.addr(), "/ws").await;
     let mut sender = server.connect("").await;
-    eventually("both clients to be registered", async || server.client_count().await == 2).await;
+    eventually("both clients to be registered", async || server.member_count().await == 2).await;
 
     let long = "x".repeat(4096);
     let mut said = 0;
@@ -171,7 +171,7 @@ async fn stalled_client_is_evicted_and_others_keep_receiving() {
         said += 1;
         assert!(said < 5_000, "5,000 messages exceed the buffers of a socket");
     }
-    assert_eq!(server.client_count().await, 1);
+    assert_eq!(server.member_count().await, 1);
     sender.say("still here").await;
     sender.expect("still here").await;
 

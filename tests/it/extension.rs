@@ -23,7 +23,7 @@ mod dice;
 async fn dice_bot_answers_in_the_room() {
     let server = TestServer::start().await;
     dice::DiceBot::join(server.hub().clone(), RoomName::default()).unwrap();
-    eventually("the bot to be registered", async || server.client_count().await == 1).await;
+    eventually("the bot to be registered", async || server.member_count().await == 1).await;
     let mut ada = server.join("nick=ada").await;
     ada.say("!roll 2d6").await;
     ada.expect("ada: !roll 2d6").await;

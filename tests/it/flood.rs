@@ -17,10 +17,10 @@ async fn flood_of_60_000_messages_reaches_everyone_and_evicts_nobody() {
     const MESSAGES: usize = 60_000;
     let server = TestServer::start().await;
     let mut clients = join_all((0..20).map(|_| server.connect(""))).await;
-    eventually("all clients to be registered", async || server.client_count().await == 20).await;
+    eventually("all clients to be registered", async || server.member_count().await == 20).await;
     // The flooder reads its echoes from a raw socket.
     let tcp = raw_socket(server.addr(), "/ws").await;
-    eventually("the flooder to be registered", async || server.client_count().await == 21).await;
+    eventually("the flooder to be registered", async || server.member_count().await == 21).await;
     let (mut echoes, mut flood) = tcp.into_split();
 
     let send = async {
@@ -49,7 +49,7 @@ async fn flood_of_60_000_messages_reaches_everyone_and_evicts_nobody() {
     }));
     join(join(send, read_echoes), read).await;
     assert_eq!(server.disconnects(Reason::SlowClient).await, 0);
-    assert_eq!(server.client_count().await, 21);
+    assert_eq!(server.member_count().await, 21);
 }
 
 #[actix_web::test]

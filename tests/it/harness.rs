@@ -251,13 +251,11 @@ impl TestServer {
         Client::connect(self.addr, query)
     }
 
-    /// Connects a client and waits until the hub has registered it, so that it receives every later
-    /// message.
+    /// Connects a client and waits until it is a room member: it receives every later message.
     pub async fn join(&self, query: &str) -> Client {
-        let before = self.client_count().await;
+        let before = self.member_count().await;
         let client = self.connect(query).await;
-        eventually("the client to be registered", async || self.client_count().await > before)
-            .await;
+        eventually("the client to be a member", async || self.member_count().await > before).await;
         client
     }
 
@@ -265,7 +263,8 @@ impl TestServer {
         self.hub().send(ListRooms).await.unwrap()
     }
 
-    pub async fn client_count(&self) -> usize {
+    /// Returns the number of members of all rooms. A client counts once in each of its rooms.
+    pub async fn member_count(&self) -> usize {
         self.rooms().await.iter().map(|room| room.member_count).sum()
     }
 
@@ -302,7 +301,7 @@ pub struct Client {
     pub stream: WebSocketStream<TcpStream>,
     lines: VecDeque<String>,
     /// How many WebSocket messages were received. Each has one or more lines.
-    pub frames: usize,
+    pub messages: usize,
 }
 
 impl Client {
@@ -329,7 +328,7 @@ impl Client {
         // Browsers do so, too. Otherwise a small message waits for the previous one's ACK.
         tcp.set_nodelay(true)?;
         let (stream, _) = tokio_tungstenite::client_async(request, tcp).await?;
-        Ok(Self { stream, lines: VecDeque::new(), frames: 0 })
+        Ok(Self { stream, lines: VecDeque::new(), messages: 0 })
     }
 
     pub async fn say(&mut self, text: &str) {
@@ -345,7 +344,7 @@ impl Client {
         while self.lines.is_empty() {
             match self.stream.next().await? {
                 Ok(Message::Text(text)) => {
-                    self.frames += 1;
+                    self.messages += 1;
                     self.lines.extend(text.split('\n').map(str::to_owned));
                 }
                 Ok(Message::Close(_)) | Err(_) => return None,

@@ -191,7 +191,7 @@ async fn invalid_close_frames_end_with_1002_and_later_frames_are_ignored() {
     let frames = [frame(0x88, b"\x03\xE8"), frame(0x81, b"after the close")].concat();
     tcp.write_all(&frames).await.unwrap();
     assert_eq!(read_to_end(tcp).await, [0x88, 2, 0x03, 0xE8]);
-    eventually("all to be unregistered", async || server.client_count().await == 1).await;
+    eventually("all to be unregistered", async || server.member_count().await == 1).await;
     expect_echo(&mut reader).await;
 }
 
@@ -236,7 +236,7 @@ async fn short_lived_connections_are_all_unregistered() {
         }))
         .await;
     }
-    eventually("all to be unregistered", async || server.client_count().await == 1).await;
+    eventually("all to be unregistered", async || server.member_count().await == 1).await;
     expect_echo(&mut bystander).await;
     let disconnects =
         server.disconnects(Reason::Vanished).await + server.disconnects(Reason::Dropped).await;

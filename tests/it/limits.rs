@@ -573,7 +573,7 @@ async fn rooms_are_charged_to_remaining_members_when_their_opener_leaves() {
     for room in ["a", "b"] {
         others.push(connect_with_query(&server, &format!("?room={room}"), elsewhere).await);
     }
-    eventually("the other address to join both rooms", async || server.client_count().await == 4)
+    eventually("the other address to join both rooms", async || server.member_count().await == 4)
         .await;
     ada.send(&[leave("a"), leave("b"), join("c"), join("d")]).await;
     ada.expect("left").await;

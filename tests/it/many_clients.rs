@@ -17,7 +17,7 @@ async fn two_hundred_clients_receive_every_message_once_in_the_same_order() {
     const MESSAGES: usize = 1000;
     let server = TestServer::start().await;
     let mut clients = join_all((0..CLIENTS).map(|_| server.connect(""))).await;
-    eventually("all clients to be registered", async || server.client_count().await == CLIENTS)
+    eventually("all clients to be registered", async || server.member_count().await == CLIENTS)
         .await;
 
     // Four others send 100 messages a second in total, for 10 seconds.
@@ -54,7 +54,7 @@ async fn three_hundred_clients_vanish_while_three_hundred_others_join() {
     const HALF: usize = 300;
     let server = TestServer::start().await;
     let vanishing = join_all((0..HALF).map(|_| server.connect("room=here"))).await;
-    eventually("the first half to be registered", async || server.client_count().await == HALF)
+    eventually("the first half to be registered", async || server.member_count().await == HALF)
         .await;
 
     let vanish = async {
@@ -67,7 +67,7 @@ async fn three_hundred_clients_vanish_while_three_hundred_others_join() {
     let ((), mut joined) = futures_util::future::join(vanish, join).await;
 
     eventually("only the second half to be registered", async || {
-        server.client_count().await == HALF
+        server.member_count().await == HALF
     })
     .await;
     joined[0].say("who is here?").await;
@@ -91,7 +91,7 @@ async fn fifty_stalled_clients_do_not_affect_the_other_950() {
     let server = TestServer::start_with(limited).await;
     let mut readers = join_all((STALLED..CLIENTS).map(|_| server.connect("room=slow"))).await;
     let stalled = join_all((0..STALLED).map(|_| slow_client(&server, 4 * 1024))).await;
-    eventually("all clients to be registered", async || server.client_count().await == CLIENTS)
+    eventually("all clients to be registered", async || server.member_count().await == CLIENTS)
         .await;
     let mut writer = server.join("room=slow").await;
     let padding = "x".repeat(1000);
@@ -113,6 +113,6 @@ async fn fifty_stalled_clients_do_not_affect_the_other_950() {
         }))
         .await;
     }
-    assert_eq!(server.client_count().await, CLIENTS - STALLED + 1, "no other client is evicted");
+    assert_eq!(server.member_count().await, CLIENTS - STALLED + 1, "no other client is evicted");
     drop(stalled);
 }

@@ -97,7 +97,7 @@ async fn clients_behind_nginx_keep_their_own_address_and_host() {
     let mut ada = nginx.connect_from("127.0.0.2", "/ws?nick=Ada", "chat.example").await.unwrap();
     let mut ben =
         nginx.connect_from("127.0.0.3", "/chat/ws?nick=Ben", "chat.example").await.unwrap();
-    eventually("both clients to be registered", async || server.client_count().await == 2).await;
+    eventually("both clients to be registered", async || server.member_count().await == 2).await;
     ada.say("through the proxy").await;
     for client in [&mut ada, &mut ben] {
         client.expect("Ada: through the proxy").await;

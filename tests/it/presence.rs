@@ -96,7 +96,7 @@ async fn two_connections_of_one_identity_are_one_member() {
     // Ada leaves when her last connection ends.
     drop(first);
     eventually("the first connection to be unregistered", async || {
-        server.client_count().await == 2
+        server.member_count().await == 2
     })
     .await;
     ben.send(&[json!({"type": "who", "room": "a"})]).await;
@@ -141,13 +141,13 @@ async fn name_is_free_once_the_last_connection_of_its_owner_ends() {
     let again = join_as(&server, "Ada").await;
     let mut other = JsonClient::hello(server.addr(), json!({"nick": "ada"})).await;
     drop(ada);
-    eventually("one connection to be unregistered", async || server.client_count().await == 2)
+    eventually("one connection to be unregistered", async || server.member_count().await == 2)
         .await;
     other.send(&[join("a")]).await;
     other.expect_error("nick_taken").await;
     drop(again);
     eventually("the other connection to be unregistered", async || {
-        server.client_count().await == 1
+        server.member_count().await == 1
     })
     .await;
     other.send(&[join("a")]).await;
@@ -190,7 +190,7 @@ async fn one_of_many_text_clients_that_claim_a_name_at_once_stays() {
     }
     eventually("one client to remain", async || {
         let closed = server.disconnects(Reason::NameTaken).await;
-        server.client_count().await == 1 && closed as usize == streams.len() - 1
+        server.member_count().await == 1 && closed as usize == streams.len() - 1
     })
     .await;
 }

@@ -311,7 +311,7 @@ async fn terminal_close_shows_its_reason_and_does_not_reconnect() {
     ada.page.find(Locator::Css("#send")).await.unwrap().click().await.unwrap();
     ada.until("document.querySelector('#status').textContent.includes('too big')").await;
     ada.until("!document.querySelector('#status').textContent.includes('Reconnecting')").await;
-    eventually("the client to be removed", async || server.client_count().await == 0).await;
+    eventually("the client to be removed", async || server.member_count().await == 0).await;
     ada.is_accessible("ended").await;
     // The message may be the cause, so it is not sent again automatically.
     ada.until("document.querySelector('.failed .problem').textContent.includes('too big')").await;

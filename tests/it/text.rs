@@ -98,7 +98,7 @@ async fn name_prefix_is_allowed_once_its_owner_has_left() {
     other.say("ada: not me").await;
     assert!(other.line().await.unwrap().ends_with(": ada: not me"));
     ada.leave().await;
-    eventually("her to be unregistered", async || server.client_count().await == 1).await;
+    eventually("her to be unregistered", async || server.member_count().await == 1).await;
     other.say("ada: was here").await;
     other.expect("ada: was here").await;
 }
@@ -167,7 +167,7 @@ async fn room_remembers_at_most_resume_buffer_messages_even_when_empty() {
     late.expect("three").await;
     early.leave().await;
     late.leave().await;
-    eventually("all clients to be unregistered", async || server.client_count().await == 0).await;
+    eventually("all clients to be unregistered", async || server.member_count().await == 0).await;
     let mut next = server.join("history=100").await;
     next.expect("two").await;
     next.expect("three").await;
@@ -185,7 +185,7 @@ async fn queued_lines_are_coalesced_into_few_frames() {
     for n in 0..500 {
         late.expect(&n.to_string()).await;
     }
-    assert_eq!(late.frames, 1, "500 short lines fit one frame");
+    assert_eq!(late.messages, 1, "500 short lines fit one message");
 }
 
 #[actix_web::test]

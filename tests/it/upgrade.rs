@@ -130,7 +130,7 @@ async fn invalid_query_parameter_is_refused_with_an_explanation() {
         assert_eq!(status(&answer), "400", "{query}: {answer}");
         assert!(answer.contains(words), "{query}: {answer}");
     }
-    assert_eq!(server.client_count().await, 0);
+    assert_eq!(server.member_count().await, 0);
 }
 
 #[actix_web::test]

@@ -105,7 +105,7 @@ async fn slow_client_is_evicted_within_twice_the_write_timeout() {
         let tcp = slow_client(&server, 16 * 1024).await;
         slow.push(actix_web::rt::spawn(read_slowly(tcp, speed)));
     }
-    eventually("all clients to be registered", async || server.client_count().await == 8).await;
+    eventually("all clients to be registered", async || server.member_count().await == 8).await;
     assert_eq!(sockets_of(&server), 8);
     // 400 messages of 4 kB a second: 1.6 MB/s, sixteen times the speed of the fastest slow client.
     let long = "x".repeat(4000);
@@ -130,7 +130,7 @@ async fn slow_client_is_evicted_within_twice_the_write_timeout() {
     let evicted = Instant::now();
     eventually("the sockets of slow clients to be closed", async || sockets_of(&server) == 2).await;
     assert!(evicted.elapsed() < 2 * WRITE_TIMEOUT, "{:?}", evicted.elapsed());
-    assert_eq!(server.client_count().await, 2, "the reader and the writer stay connected");
+    assert_eq!(server.member_count().await, 2, "the reader and the writer stay connected");
     for task in slow {
         task.abort();
     }
@@ -153,7 +153,7 @@ async fn stalled_client_in_a_silent_room_is_closed_within_twice_write_timeout() 
     let silent = Instant::now();
     eventually("its socket to be closed", async || sockets_of(&server) == 0).await;
     assert!(silent.elapsed() < 2 * WRITE_TIMEOUT, "{:?}", silent.elapsed());
-    eventually("the client to be unregistered", async || server.client_count().await == 0).await;
+    eventually("the client to be unregistered", async || server.member_count().await == 0).await;
     let _ = stalled.read_to_end(&mut Vec::new()).await;
 }
 
@@ -172,7 +172,7 @@ async fn slow_reader_that_keeps_up_with_a_quiet_room_stays_connected() {
         // The sleep makes the room quiet.
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    assert_eq!(server.client_count().await, 2);
+    assert_eq!(server.member_count().await, 2);
     assert!(!reading.is_finished());
     reading.abort();
 }
@@ -224,7 +224,7 @@ async fn client_that_reads_again_after_the_pong_timeout_stays_connected() {
     });
     writer.write_all(&frame(0x81, b"I am back")).await.unwrap();
     within("its message", async { while sender.line().await.unwrap() != "I am back" {} }).await;
-    assert_eq!(server.client_count().await, 2);
+    assert_eq!(server.member_count().await, 2);
     assert!(!reading.is_finished());
     reading.abort();
 }

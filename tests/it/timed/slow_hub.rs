@@ -69,7 +69,7 @@ async fn slow_hub_applies_backpressure_without_closing_the_sender() {
     assert!(received > 10_000, "it received only {received} bytes");
     assert!(pings >= 5, "only {pings} pings");
     assert_eq!(server.disconnects(Reason::NoPong).await, 0);
-    assert_eq!(server.client_count().await, 1);
+    assert_eq!(server.member_count().await, 1);
 }
 
 #[actix_web::test]
