@@ -2,7 +2,7 @@
 //! server. It is a program, and a library that another actix-web program mounts and extends with
 //! its own actor messages.
 //!
-//! # The way of one message
+//! # The path of a message
 //!
 //! ```text
 //! browser ──frame──▶ Session ──Broadcast──▶ Hub ──Append────▶ log (SQLite on its own
@@ -11,10 +11,10 @@
 //!
 //! 1. The HTTP routes of [`http`] check the handshake and start a session, which is an actor with
 //!    a [`websocket`] that resists hostile peers.
-//! 2. The session decodes what its client sends by a [`protocol`] into a
+//! 2. The session decodes its client's input with a [`protocol`] into a
 //!    [`Command`](protocol::Command), and sends the [`hub`] a [`Broadcast`](hub::Broadcast).
-//! 3. The hub adds the message to the pending messages of its room. When the room is due, the hub
-//!    appends them to the [`log`], which assigns sequence numbers and commits them.
+//! 3. The hub adds the message to the pending messages of its room. When the room's flush is due,
+//!   the hub    appends them to the [`log`], which assigns sequence numbers and commits them.
 //! 4. The hub delivers one [`Batch`](hub::Batch) to all members. A member whose send queue is full
 //!    is evicted.
 //! 5. Each session writes what was delivered. The first one encodes the batch, for all members.
@@ -30,7 +30,7 @@
 //! * [`websocket`]: the WebSocket. It knows nothing of chat.
 //! * [`protocol`]: the text and the JSON protocol, and the reasons of disconnects.
 //! * [`metrics`]: counters of what happens, and what the hub holds.
-//! * [`config`]: limits and intervals.
+//! * [`config`]: all settings.
 //! * `limits`: connections and rates of each address.
 //! * [`log`]: the contract of a log; a log in memory, and one in SQLite (feature `journal`).
 //! * [`hub`]: the rooms and their members.
@@ -41,8 +41,9 @@
 //! # Mounting it
 //!
 //! [`server::start`] starts a complete server. A program with its own `HttpServer` mounts a
-//! [`Chat`]. It must then configure its connections and shut down in order, as [`server`] does:
-//! otherwise a client that does not read stays connected forever. This is `examples/mount.rs`:
+//! [`Chat`]. It must configure its connections with a hook, or a client that does not read stays
+//! connected forever. To shut down, it stops accepting, drains the hub and then stops. This is
+//! `examples/mount.rs`:
 //!
 //! ```no_run
 #![doc = include_str!("../examples/mount.rs")]

@@ -66,8 +66,9 @@ struct Listening {
 /// Certificates, allowed origins and trusted proxies.
 #[derive(Clone, Debug, clap::Args)]
 struct Security {
-    /// Domain to obtain a certificate for, from Let's Encrypt, whose terms of service you accept.
-    /// Serves HTTPS. The certificate authority connects to port 443 of the domain.
+    /// Obtain a certificate for this domain from Let's Encrypt, and serve HTTPS. By using this flag
+    /// you accept its terms of service. The certificate authority connects to port 443 of the
+    /// domain.
     #[arg(long, env = "CHINWAG_ACME", value_name = "DOMAIN", value_delimiter = ',')]
     acme: Vec<DomainName>,
 
@@ -103,7 +104,7 @@ struct Security {
     tls_key: Option<PathBuf>,
 
     /// Origin whose pages may connect, in addition to the server's own; * allows all.
-    #[arg(long, env = "CHINWAG_ALLOWED_ORIGIN", value_name = "O", value_delimiter = ',')]
+    #[arg(long, env = "CHINWAG_ALLOWED_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     allowed_origin: Vec<AllowedOrigin>,
 
     /// Address or network of a proxy whose X-Forwarded-For and X-Forwarded-Host headers are
@@ -120,7 +121,8 @@ struct History {
     #[arg(value_parser = db)]
     db: Db,
 
-    /// Durability of committed messages: full survives power loss, normal only a crash.
+    /// Durability of committed messages. full: they survive power loss. normal: they survive a
+    /// crash of the program.
     #[arg(long, env = "CHINWAG_DB_SYNC", value_name = "full|normal", default_value = "full")]
     #[arg(value_parser = db_sync)]
     db_sync: DbSync,
@@ -137,7 +139,7 @@ struct History {
     keep_bytes: Option<usize>,
 
     /// How long to keep a message [default: no limit]
-    #[arg(long, env = "CHINWAG_KEEP_FOR", value_name = "D", value_parser = interval)]
+    #[arg(long, env = "CHINWAG_KEEP_FOR", value_name = "DURATION", value_parser = interval)]
     keep_for: Option<Duration>,
 
     /// Maximum size of the history file in bytes. While it is full, messages are rejected. 0: no
@@ -160,8 +162,8 @@ struct Limits {
     #[arg(value_parser = number::<1, MAX_BYTES>)]
     max_message_bytes: usize,
 
-    /// Maximum size of a WebSocket message in bytes, at least --max-message-bytes [default: 6 x
-    /// --max-message-bytes + 4096]
+    /// Maximum size of a WebSocket message in bytes, after joining its fragments; at least
+    /// --max-message-bytes [default: 6 x --max-message-bytes + 4096]
     #[arg(long, env = "CHINWAG_MAX_FRAME_BYTES", value_name = "N")]
     #[arg(value_parser = number::<1, { 8 * MAX_BYTES }>)]
     max_frame_bytes: Option<usize>,
@@ -177,7 +179,7 @@ struct Limits {
     #[arg(default_value = "100", value_parser = limit::<1>)]
     max_connections_per_address: Limit,
 
-    /// Connection attempts per second from one address. 0: no limit.
+    /// WebSocket connection attempts per second from one address. 0: no limit.
     #[arg(long, env = "CHINWAG_CONNECT_RATE", value_name = "N", default_value = "20")]
     #[arg(value_parser = limit::<1>)]
     connect_rate: Limit,
@@ -244,7 +246,7 @@ struct Limits {
     #[arg(value_parser = limit::<1>)]
     max_rooms: Limit,
 
-    /// Maximum number of rooms with members that clients of one address opened. 0: no limit.
+    /// Maximum number of rooms in use that were opened by clients at one address. 0: no limit.
     #[arg(long, env = "CHINWAG_MAX_ROOMS_PER_ADDRESS", value_name = "N", default_value = "1000")]
     #[arg(value_parser = limit::<1>)]
     max_rooms_per_address: Limit,
@@ -275,7 +277,7 @@ struct Operation {
     workers: Option<usize>,
 
     /// Maximum interval between two batches of a busy room. 0 sends every message at once.
-    #[arg(long, env = "CHINWAG_BATCH_WINDOW", value_name = "D", default_value = "50ms")]
+    #[arg(long, env = "CHINWAG_BATCH_WINDOW", value_name = "DURATION", default_value = "50ms")]
     #[arg(value_parser = duration)]
     batch_window: Duration,
 
@@ -285,23 +287,23 @@ struct Operation {
 
     /// The server resets a connection if a write makes no progress, or a close does not finish, for
     /// this time.
-    #[arg(long, env = "CHINWAG_WRITE_TIMEOUT", value_name = "D", default_value = "10s")]
+    #[arg(long, env = "CHINWAG_WRITE_TIMEOUT", value_name = "DURATION", default_value = "10s")]
     #[arg(value_parser = interval)]
     write_timeout: Duration,
 
     /// Interval between pings to a client.
-    #[arg(long, env = "CHINWAG_PING_INTERVAL", value_name = "D", default_value = "25s")]
+    #[arg(long, env = "CHINWAG_PING_INTERVAL", value_name = "DURATION", default_value = "25s")]
     #[arg(value_parser = interval)]
     ping_interval: Duration,
 
     /// The server closes a connection that is silent for this time, which must be longer than
     /// --ping-interval.
-    #[arg(long, env = "CHINWAG_PONG_TIMEOUT", value_name = "D", default_value = "60s")]
+    #[arg(long, env = "CHINWAG_PONG_TIMEOUT", value_name = "DURATION", default_value = "60s")]
     #[arg(value_parser = interval)]
     pong_timeout: Duration,
 
     /// How long a shutdown waits for the clients, and then for the history file.
-    #[arg(long, env = "CHINWAG_SHUTDOWN_TIMEOUT", value_name = "D", default_value = "5s")]
+    #[arg(long, env = "CHINWAG_SHUTDOWN_TIMEOUT", value_name = "DURATION", default_value = "5s")]
     #[arg(value_parser = duration)]
     shutdown_timeout: Duration,
 }

@@ -149,7 +149,7 @@ pub struct Config {
     pub max_rooms_per_client: Option<usize>,
     /// Maximum number of rooms with members. Defaults to 10000.
     pub max_rooms: Option<usize>,
-    /// Maximum number of rooms with members that clients of one address opened. Defaults to 1000.
+    /// Maximum number of rooms in use that were opened by clients at one address. Defaults to 1000.
     pub max_rooms_per_address: Option<usize>,
     /// Maximum number of connections in one room. Defaults to 10000.
     pub max_members_per_room: Option<usize>,
@@ -167,13 +167,13 @@ pub enum ConfigError {
     /// No address to listen on is set.
     #[error("listen must have at least one address")]
     NoListen,
-    /// The limit for WebSocket messages is below that for chat messages, which is given.
+    /// The limit for WebSocket messages is below `max_message_bytes`, which the field holds.
     #[error("max_frame_bytes must be at least max_message_bytes ({0})")]
     FrameTooSmall(usize),
     /// The send queue cannot hold the answers to the requests of one client.
     #[error("send_queue must be at least {SEND_QUEUE_MIN}")]
     SendQueueTooSmall,
-    /// Every client would time out before its first ping. The ping interval is given.
+    /// Every client would time out before its first ping. The field is the ping interval.
     #[error("pong_timeout must be longer than ping_interval ({0})")]
     PongTimeoutTooShort(humantime::FormattedDuration),
     /// Only one of certificate and key is set.
@@ -199,8 +199,8 @@ pub enum ConfigError {
     NoPage(PathBuf),
 }
 
-/// The minimum of `send_queue`. With less, the answers to its own requests could evict a client
-/// that reads as fast as it can.
+/// The minimum of `send_queue`. With a shorter queue, a client could be evicted because of its own
+/// requests, even if it reads at full speed.
 const SEND_QUEUE_MIN: usize = 16;
 
 impl Default for Config {

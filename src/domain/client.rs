@@ -16,8 +16,8 @@ impl ClientId {
         Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Returns a fraction of an interval. The fractions of consecutive clients are spread evenly
-    /// between none of the interval and almost all of it (golden ratio, as in Fibonacci hashing).
+    /// Returns a fraction of an interval, from zero up to, but excluding, the interval. The
+    /// fractions of consecutive clients are spread evenly (golden ratio, as in Fibonacci hashing).
     #[must_use]
     pub fn part_of(self, interval: Duration) -> Duration {
         const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;

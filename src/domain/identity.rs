@@ -13,7 +13,7 @@ use super::{ClientId, random};
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity([u8; 16]);
 
-/// The key of an [`Identity`] has a wrong length.
+/// The text is not the key of an [`Identity`]: its length is wrong.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("a key must have 16 to 256 characters")]
 pub struct BadKey;

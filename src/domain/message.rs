@@ -14,7 +14,7 @@ use super::{Identity, MessageText, Nick, RoomName, Seq, Timestamp, memory_bytes}
 #[serde(transparent)]
 pub struct MessageId(Box<str>);
 
-/// A [`MessageId`] has a wrong length.
+/// The text is not a [`MessageId`]: its length is wrong.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("an id must have 1 to 64 characters")]
 pub struct BadMessageId;
@@ -61,8 +61,9 @@ pub struct Draft {
     pub nick: Nick,
     /// The text.
     pub text: MessageText,
-    /// Whether a line of the text protocol begins with the author's name. It does for every named
-    /// author, and for one without a name if the text could be read as a message of a member.
+    /// Whether the text protocol shows the author's name before the text. Always true for a chosen
+    /// name. True for a generated name only if the text could be mistaken for another member's
+    /// message.
     pub attributed: bool,
     /// The message's origin, if its author gave it an id.
     pub origin: Option<Origin>,
@@ -103,7 +104,7 @@ impl ChatMessage {
     /// Returns about how much memory the message takes, in bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
         let id = self.id.as_ref().map_or(0, |id| id.as_str().len());
-        // A name is held in two forms.
+        // A name is usually held in two forms.
         memory_bytes(self.text.as_str().len()) + 2 * self.nick.as_str().len() + id
     }
 }

@@ -1,5 +1,5 @@
-//! The nouns of the chat: clients, identities, rooms, names, texts, messages. Every value is parsed
-//! once, where it enters the program. Code further in relies on it without checking again.
+//! The value types of the chat: clients, identities, rooms, names, texts, messages. Every value is
+//! parsed once, where it enters the program. The rest of the program does not check it again.
 
 mod characters;
 mod client;

@@ -13,10 +13,10 @@ use super::characters::{
 };
 
 /// The name of a user: 1 to 32 characters in NFKC, trimmed, with inner white space reduced to one
-/// space. It has no control, bidirectional or invisible characters and no colon. It does not begin
+/// space. It has no colon, control character or invisible character. It does not begin
 /// with a combining mark and has at most two in a row.
 ///
-/// Names that differ only in case are equal. A room has only one of several names that look alike:
+/// Names that differ only in case are equal. Two users in a room cannot have names that look alike:
 /// see [`Nick::forms`].
 #[derive(Clone)]
 pub struct Nick(Arc<Name>);
@@ -36,13 +36,13 @@ pub enum BadNick {
     /// It is empty after trimming, or has more than [`Nick::MAX_CHARS`] characters.
     #[error("a name must have 1 to 32 characters")]
     Length,
-    /// It has a colon or an invisible character.
-    #[error("a name must not contain colons, line breaks or invisible characters")]
+    /// It has a colon, a control character or an invisible character.
+    #[error("a name must not contain colons, control characters or invisible characters")]
     Character,
     /// It begins with a combining mark, or has more than two in a row.
     #[error("a name must not begin with a combining mark or have more than two in a row")]
     Marks,
-    /// It begins like the names that the server gives to users without a name.
+    /// It begins like a generated name.
     #[error("a name must not begin with 'anonymous-'")]
     Reserved,
 }
@@ -54,7 +54,7 @@ impl Nick {
     /// The number of colons in a line that are tried as the end of a name.
     const COLONS_MAX: usize = 4;
 
-    /// The prefix of the names that the server gives to users without a name.
+    /// The prefix of generated names.
     pub const ANONYMOUS_PREFIX: &'static str = "anonymous-";
 
     /// Parses a name as typed.
@@ -86,8 +86,8 @@ impl Nick {
         if Self::is_reserved(&nick.forms()) { Err(BadNick::Reserved) } else { Ok(nick) }
     }
 
-    /// Returns the name of a client without a name: `anonymous-` and four letters or digits. A
-    /// million consecutive clients have different names.
+    /// Returns the generated name of a client that has not chosen one: `anonymous-` and four
+    /// letters or digits. A million consecutive clients have different names.
     #[must_use]
     pub fn anonymous(client: ClientId) -> Self {
         const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -110,10 +110,10 @@ impl Nick {
         Self::parse(&format!("{begin}{end}")).ok()
     }
 
-    /// Returns whether the server gave this name to a client without a name.
+    /// Returns whether this is a generated name.
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
-        // No chosen name begins like this or looks like it does.
+        // `parse` rejects this prefix and prefixes that look like it.
         self.as_str().starts_with(Self::ANONYMOUS_PREFIX)
     }
 
@@ -122,7 +122,7 @@ impl Nick {
     /// everything that looks like a colon may end a name or be part of it.
     #[must_use]
     pub fn forms_claimed_by(line: &str) -> Vec<[String; 2]> {
-        // Most lines need no closer look.
+        // An ASCII line without a colon claims no name.
         if !line.contains(|c: char| c == ':' || !c.is_ascii()) {
             return Vec::new();
         }
@@ -133,7 +133,7 @@ impl Nick {
             in_space = c.is_whitespace();
             !is_surplus
         });
-        // Every text that looks like a name fits in this: "rn" looks like "m".
+        // A look-alike may be longer than the name: "rn" looks like "m".
         let head: String = folded.take(4 * Self::MAX_CHARS).collect();
         let colons = head.char_indices().filter(|(_, c)| looks_like_a_colon(*c));
         let names =
@@ -142,7 +142,7 @@ impl Nick {
         names.map(|name| Self::from_trusted(name).forms().map(str::to_owned)).collect()
     }
 
-    /// Returns whether a name with these forms looks like one that the server gives.
+    /// Returns whether a name with these forms looks like a generated name.
     #[must_use]
     pub fn is_reserved<S: AsRef<str>>([key, name_skeleton]: &[S; 2]) -> bool {
         static SKELETON: LazyLock<String> = LazyLock::new(|| skeleton(Nick::ANONYMOUS_PREFIX));
@@ -150,7 +150,7 @@ impl Nick {
         key.as_ref().starts_with(Self::ANONYMOUS_PREFIX) || looks_reserved
     }
 
-    /// Returns a name that was stored, whatever the rules were then.
+    /// Creates a name without validating it.
     pub(crate) fn from_trusted(shown: String) -> Self {
         let key: String = lower(&shown).collect();
         let key = (key != shown).then(|| key.into());
@@ -170,7 +170,7 @@ impl Nick {
     }
 
     /// Returns the two forms by which names are compared: the key and the confusable skeleton. A
-    /// name is taken if somebody else has one of its forms.
+    /// name is taken if another user in the room has one of its forms.
     #[must_use]
     pub fn forms(&self) -> [&str; 2] {
         let skeleton = self.0.skeleton.get_or_init(|| skeleton(&self.0.shown).into());

@@ -55,7 +55,7 @@ impl RoomName {
         }
     }
 
-    /// Returns a name that was stored, whatever the rules were then.
+    /// Creates a name without validating it: one that was stored.
     #[cfg(feature = "journal")]
     pub(crate) fn from_trusted(name: String) -> Self {
         Self(name.into())

@@ -102,7 +102,7 @@ const INVISIBLE: [char; 9] = [
 ];
 
 #[test]
-fn names_have_no_invisible_characters_and_texts_have_visible_ones() {
+fn names_reject_invisible_characters_and_texts_need_a_visible_one() {
     for c in INVISIBLE {
         let (alone, within) = (c.to_string(), format!("a{c}b"));
         assert_eq!(nick(&alone), Err(BadNick::Character), "{c:?}");
@@ -148,7 +148,7 @@ fn names_that_the_server_gives_are_distinct() {
 }
 
 #[test]
-fn line_claims_the_name_before_its_first_colon_as_a_reader_sees_it() {
+fn line_claims_the_names_before_its_first_colons() {
     let claims = |line: &str, name: &str| {
         let name = Nick::parse(name).expect("a name");
         let claimed = Nick::forms_claimed_by(line);

@@ -51,7 +51,7 @@ impl MessageText {
         }
     }
 
-    /// Returns a text that was stored, whatever the rules were then.
+    /// Creates a text without validating it: one that was stored.
     #[cfg(feature = "journal")]
     pub(crate) fn from_trusted(text: String) -> Self {
         Self(text.into())

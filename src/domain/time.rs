@@ -1,5 +1,5 @@
-//! The time of messages. It follows the system clock, but not when that jumps, and never runs
-//! backwards.
+//! The time of messages. It follows the system clock, ignores jumps of more than a minute, and
+//! never runs backwards.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,8 +14,9 @@ use serde::Serialize;
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// Returns the current time. If the system clock is set by more than a minute, the change is
-    /// ignored: forward for an hour, backward until the process is restarted.
+    /// Returns the current time. A forward change of the system clock by more than a minute is
+    /// ignored for an hour. A backward change is ignored until the process restarts or the clock
+    /// agrees again.
     #[must_use]
     pub fn now() -> Self {
         static CLOCK: Mutex<Clock> = Mutex::new(Clock::new());
@@ -25,7 +26,7 @@ impl Timestamp {
         if was_trusted && !clock.is_trusted {
             warn!(
                 "the system clock was changed by more than a minute; the times of messages ignore \
-                 the change. If the clock is right now, restart the server"
+                 the change. If the new time is correct, restart the server"
             );
         }
         now

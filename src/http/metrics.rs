@@ -1,5 +1,5 @@
-//! The route `/metrics` for Prometheus. It asks the hub for its numbers; the module `metrics` has
-//! the others and encodes them.
+//! The route `/metrics` for Prometheus. It asks the hub for its statistics. `crate::metrics` adds
+//! the counters and encodes everything and encodes them.
 
 use std::time::Instant;
 
@@ -21,8 +21,8 @@ pub(super) fn configure(app: &mut web::ServiceConfig) {
     app.service(web::resource("/metrics").get(metrics));
 }
 
-/// Adds the route for clients on this machine. The host must be allowed, so that a page cannot read
-/// the metrics by DNS rebinding.
+/// Adds the route for clients on this machine. The `Host` and `Origin` headers must be allowed, so
+/// that a page cannot read the metrics by DNS rebinding.
 pub(super) fn configure_for_this_machine(app: &mut web::ServiceConfig) {
     app.service(web::resource("/metrics").get(metrics_for_this_machine));
 }
@@ -41,8 +41,8 @@ async fn metrics_for_this_machine(
 ) -> Result<HttpResponse, Unready> {
     let client = Client::of(&req, &chat.proxies);
     // A request that a proxy passes on may come from elsewhere.
-    let is_here = client.address.is_loopback() && !is_forwarded(&req);
-    if is_here && chat.origins.check(client.origin(&req)).is_ok() {
+    let is_local = client.address.is_loopback() && !is_forwarded(&req);
+    if is_local && chat.origins.check(client.origin(&req)).is_ok() {
         metrics(chat).await
     } else {
         Ok(HttpResponse::NotFound().finish())

@@ -37,9 +37,9 @@ pub struct Chat {
     origins: Arc<OriginPolicy>,
     proxies: Arc<Proxies>,
     /// Limits WebSockets.
-    connections: Arc<ConnectionLimiter>,
+    websocket_limiter: Arc<ConnectionLimiter>,
     /// Limits all connections, including those that carry plain HTTP.
-    sockets: Arc<ConnectionLimiter>,
+    connection_limiter: Arc<ConnectionLimiter>,
     readiness: Arc<status::Readiness>,
 }
 
@@ -52,8 +52,8 @@ impl Chat {
             hub: Arc::new(hub),
             origins: Arc::new(origins),
             proxies: Arc::new(Proxies::new(config.trusted_proxies.clone())),
-            connections: Arc::new(ConnectionLimiter::of(&config)),
-            sockets: Arc::new(ConnectionLimiter::of_sockets(&config)),
+            websocket_limiter: Arc::new(ConnectionLimiter::of(&config)),
+            connection_limiter: Arc::new(ConnectionLimiter::of_sockets(&config)),
             readiness: Arc::default(),
             config: Arc::new(config),
         }
@@ -99,7 +99,9 @@ impl Chat {
 
     fn count_socket(&self, tcp: &TcpStream, extensions: &Extensions) {
         let peer = tcp.peer_addr().map(|peer| peer.ip()).ok();
-        match peer.filter(|peer| !self.proxies.trust(*peer)).map(|peer| self.sockets.acquire(peer))
+        match peer
+            .filter(|peer| !self.proxies.trust(*peer))
+            .map(|peer| self.connection_limiter.acquire(peer))
         {
             Some(Ok(permit)) => Connections::keep(extensions, permit),
             Some(Err(_)) => drop(SockRef::from(tcp).shutdown(Shutdown::Both)),

@@ -51,7 +51,7 @@ async fn upgrade(
     let client = Client::of(req, &chat.proxies);
     // Checked first, since requests of another site's page must not count for its visitor.
     chat.origins.check(client.origin(req))?;
-    let permit = chat.connections.acquire(client.address)?;
+    let permit = chat.websocket_limiter.acquire(client.address)?;
     let params = params(req)?;
     if params.protocol == Protocol::Text && !params.nick.is_anonymous() {
         let (room, nick) = (params.room.clone(), params.nick.clone());

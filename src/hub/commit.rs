@@ -1,6 +1,6 @@
 //! Committing: flushed messages are appended to the log. When the log has answered, they are
 //! delivered, their senders get receipts, and requests for history that waited are answered. One
-//! append is in flight at a time; rooms that come due meanwhile go with the next one.
+//! append is in flight at a time; rooms that come due meanwhile wait for a later append.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::log::{Append, Appended, LogBackend, LogError, Placed, Responder};
 use crate::metrics::Outcome;
 use crate::protocol::{ErrorCode, Event, Refusal, Reply};
 
-/// The greatest size of one append of several rooms, in bytes of text. A client may be a member of
-/// all these rooms and receives them as one delivery.
+/// No further room joins an append that has reached this size, in bytes of text. A client may be a
+/// member of all these rooms and receives them as one delivery.
 const APPEND_BYTES_MAX: usize = 256 * 1024;
 
 /// The hub's state of its log.
@@ -39,7 +39,7 @@ struct InFlightAppend {
     /// For each message its sender and the time of its acceptance.
     senders: Vec<(Option<Sender>, Instant)>,
     /// Requests for history that are answered after these messages.
-    asked: Vec<History>,
+    history_requests: Vec<History>,
     began: Instant,
 }
 
@@ -75,14 +75,15 @@ impl Hub {
         }
     }
 
-    fn append(&mut self, Flush { pending, asked }: Flush) {
+    fn append(&mut self, Flush { pending, history_requests }: Flush) {
         if pending.is_empty() {
             return;
         }
         let Some(hub) = self.this.upgrade() else { return };
         let apart = |Pending { draft, sender, accepted }| (draft, (sender, accepted));
         let (drafts, senders): (Vec<_>, _) = pending.into_iter().map(apart).unzip();
-        self.log.in_flight = Some(InFlightAppend { senders, asked, began: Instant::now() });
+        self.log.in_flight =
+            Some(InFlightAppend { senders, history_requests, began: Instant::now() });
         let answer = Responder::<Appended>::new(hub.recipient());
         if let Some(appended) = self.log.backend.append(Append { drafts, answer }) {
             self.appended(appended);
@@ -108,7 +109,7 @@ impl Hub {
         {
             let flush = self.take_pending(&name);
             all.pending.extend(flush.pending);
-            all.asked.extend(flush.asked);
+            all.history_requests.extend(flush.history_requests);
         }
         all
     }
@@ -121,12 +122,12 @@ impl Hub {
         room.take_pending()
     }
 
-    /// Answers a request for history after the messages that its client has sent before it.
-    pub(super) fn answer_after_commit(&mut self, asked: History) {
-        match (self.rooms.get_mut(&asked.room), &mut self.log.in_flight) {
-            (Some(room), _) if !room.pending.is_empty() => room.asked.push(asked),
-            (Some(room), Some(append)) if room.in_flight => append.asked.push(asked),
-            _ => self.tell_history(asked),
+    /// Answers a request for history once the room's pending and in-flight messages are committed.
+    pub(super) fn answer_after_commit(&mut self, request: History) {
+        match (self.rooms.get_mut(&request.room), &mut self.log.in_flight) {
+            (Some(room), _) if !room.pending.is_empty() => room.history_requests.push(request),
+            (Some(room), Some(append)) if room.in_flight => append.history_requests.push(request),
+            _ => self.answer_from_history(request),
         }
     }
 
@@ -177,8 +178,8 @@ impl Hub {
         for (client, replies) in receipts {
             self.send_to(client, Deliver::Direct(replies));
         }
-        for asked in append.asked {
-            self.tell_history(asked);
+        for request in append.history_requests {
+            self.answer_from_history(request);
         }
     }
 

@@ -44,7 +44,7 @@ impl Handler<Hello> for Hub {
         } else {
             self.change_identity(id, before, after, &nick);
         }
-        let welcome = Event::Welcome { nick, limits: self.limits.told };
+        let welcome = Event::Welcome { nick, limits: self.limits.advertised };
         self.answer(id, welcome, reference);
     }
 }
@@ -73,7 +73,7 @@ impl Hub {
         let rooms = std::mem::replace(&mut client.rooms, map_for_one_room());
         client.identity = after;
         for name in rooms.keys() {
-            self.exit(id, before, name);
+            self.remove_member(id, before, name);
         }
         self.detach(before);
         // After the client has left, since the name may have belonged to its former identity.
@@ -81,7 +81,7 @@ impl Hub {
         self.rename(after, nick);
         self.attach(after, nick.clone());
         for name in rooms.keys() {
-            self.enter(id, name);
+            self.add_member(id, name);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The hub: one actor that knows every client and every room, and delivers each message to the
 //! members of its room. Sessions send it [`Register`], [`Unregister`] and [`Broadcast`], and it
-//! sends them [`Deliver`]. Every other message has its own file. The hub does no input or output
-//! and never waits.
+//! sends them [`Deliver`]. The submodules define the other messages. The hub does no input or
+//! output and never waits.
 
 mod admin;
 mod batch;
@@ -72,7 +72,7 @@ pub struct Register {
     pub client: ClientId,
     /// The user's name.
     pub nick: Nick,
-    /// Whether to deliver other events than messages: receipts, presence.
+    /// Whether to deliver events other than messages, such as receipts and presence.
     pub events: bool,
     /// Where to deliver.
     pub to: ClientHandle,
@@ -103,8 +103,8 @@ pub struct Broadcast {
     pub id: Option<MessageId>,
     /// The reference that the answer repeats.
     pub reference: Option<Ref>,
-    /// A permit of the sender's semaphore. The hub drops it when it has accepted the message. A
-    /// sender without permits waits, which bounds the hub's mailbox.
+    /// A permit of the sender's semaphore. The hub holds it until the room has space. A sender
+    /// without permits waits, which bounds the hub's mailbox.
     pub permit: OwnedSemaphorePermit,
 }
 
@@ -153,8 +153,8 @@ impl Handler<Broadcast> for Hub {
 }
 
 impl Hub {
-    /// Removes a client and tells it to close, as the chat example does with a client whose channel
-    /// is full.
+    /// Removes a client and tells it to close, as gorilla's chat example does with a client whose
+    /// channel is full.
     fn evict(&mut self, id: ClientId, reason: DisconnectReason) {
         if let Some(client) = self.remove(id, reason) {
             client.handle.close(reason);
@@ -165,7 +165,7 @@ impl Hub {
     fn remove(&mut self, id: ClientId, reason: DisconnectReason) -> Option<Client> {
         let client = self.clients.remove(&id)?;
         for name in client.rooms.keys() {
-            self.leave(id, client.identity, name);
+            self.remove_member_and_close(id, client.identity, name);
         }
         self.detach(client.identity);
         debug!("client {id} removed: {reason}");

@@ -41,7 +41,7 @@ pub(super) struct Sender {
 pub(super) struct Flush {
     pub(super) pending: Vec<Pending>,
     /// Requests for history that clients sent after these messages.
-    pub(super) asked: Vec<History>,
+    pub(super) history_requests: Vec<History>,
 }
 
 impl Hub {

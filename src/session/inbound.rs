@@ -52,7 +52,7 @@ impl Session {
                 // A client that does not read answers must not cause more of them.
                 self.inbox = Some(frame);
                 self.hold();
-                ctx.spawn(self.socket.room().into_actor(self).map(|(), session, ctx| {
+                ctx.spawn(self.socket.writable().into_actor(self).map(|(), session, ctx| {
                     session.go_on(ctx);
                 }));
                 return;
@@ -104,7 +104,8 @@ impl Session {
                 self.ask(Hello { client, nick: Some(nick), identity: None, reference }, ctx);
             }
             Command::Join { room, after } => {
-                let catch_up = after.map_or(CatchUp::Latest(CatchUp::LATEST), CatchUp::After);
+                let catch_up =
+                    after.map_or(CatchUp::Latest(CatchUp::DEFAULT_COUNT), CatchUp::After);
                 self.ask(Join { client, room, catch_up, reference }, ctx);
             }
             Command::Leave { room } => self.ask(Leave { client, room, reference }, ctx),

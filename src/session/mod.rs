@@ -1,6 +1,6 @@
 //! The session: one actor for each WebSocket. [`inbound`] reads what the client sends and passes it
 //! on to the hub. [`outbound`] writes what the hub delivers. [`heartbeat`] pings, and [`throttle`]
-//! delays what exceeds a rate. A session unregisters exactly once, however it ends.
+//! delays or rejects what exceeds a rate. A session unregisters exactly once, however it ends.
 
 mod heartbeat;
 mod inbound;
@@ -23,7 +23,7 @@ use crate::limits::ConnectionPermit;
 use crate::protocol::{DisconnectReason, Protocol};
 use crate::websocket::{Close, EndReason, Socket};
 
-/// What the HTTP request for the WebSocket asked for.
+/// The parameters of a connection, from its HTTP request.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectParams {
     pub(crate) client: ClientId,
@@ -44,17 +44,17 @@ pub(crate) struct Session {
     registration: Option<Registration>,
     queue: QueueBudget,
     permit: ConnectionPermit,
-    /// The identity whose messages are counted.
+    /// The identity to which the publish rate applies.
     identity: Identity,
     /// Bounds the messages that the hub has not accepted yet, in bytes of memory.
     backlog: Option<Arc<Semaphore>>,
-    /// What the client has sent and is not handled yet. Nothing more is read meanwhile.
+    /// Received input that is not handled yet. Nothing more is read meanwhile.
     inbox: Option<ByteString>,
-    /// Whether the next command waits.
+    /// Whether input is paused: for the hub, for a rate limit or because the client does not read.
     held: bool,
     /// Whether a client of the JSON protocol has sent `hello`.
     greeted: bool,
-    /// The cost that was counted for a change of name that the hub has not answered yet.
+    /// The rate-limit cost already counted for a pending change of name.
     renaming: Option<u32>,
     /// The last time at which others were told that the user is typing.
     typed: Option<Instant>,
@@ -174,8 +174,8 @@ impl From<EndReason> for DisconnectReason {
     }
 }
 
-/// The session's entry in the hub's registry. Its drop unregisters: also if the connection's task
-/// is dropped, or a handler panics.
+/// The session's entry in the hub's registry. Dropping it unregisters the client, even if the
+/// connection's task is dropped or a handler panics.
 struct Registration {
     client: ClientId,
     /// Shared by all sessions, since each `Addr` allocates 100 bytes.

@@ -36,7 +36,7 @@ const READ_BUFFER_BYTES: usize = 32 * 1024;
 /// budget in every poll, and then no timer of this task would ever fire.
 const MAX_CONSECUTIVE_READS: u32 = 16;
 
-/// The size from which a batch of frames is full, in bytes. A batch is written together.
+/// A batch of frames with this many bytes is full. A batch is written together.
 const WRITE_BATCH_BYTES: usize = 32 * 1024;
 
 /// The greatest number of frames in a batch.
@@ -157,7 +157,8 @@ impl<T: Transport> Driver<T> {
             match Pin::new(&mut self.actor).poll_next(cx) {
                 Poll::Ready(Some(Ok(bytes))) => {
                     written += bytes.len();
-                    // No other message may go out between fragments (RFC 6455 section 5.4).
+                    // A close frame follows everything in the outbox, and no other message may go
+                    // out between fragments (RFC 6455 section 5.4).
                     if self.outbox.is_finished()
                         || self.outbox.has_parts()
                         || self.trailing.is_some()
@@ -280,8 +281,8 @@ impl<T: Transport> Driver<T> {
         })
     }
 
-    /// Is ready at the deadline. While writing is blocked, that is a write timeout without
-    /// progress. After a close by this side, it is a write timeout in all, at least
+    /// Is ready at the deadline. While writing is blocked, each progress restarts the write
+    /// timeout. After a close by this side, nothing extends it; it is then at least
     /// [`CLOSE_TIMEOUT`].
     fn poll_deadline(&mut self, status: &WriteStatus, cx: &mut Context<'_>) -> Poll<()> {
         let is_closing = self.flow.is_closing();
@@ -474,7 +475,10 @@ mod tests {
         flushed.set(true);
         assert_eq!(poll(&mut driver), Poll::Pending);
         assert!(!state.flow.is_write_blocked());
-        assert!(state.flow.write_unblocked_at().is_some(), "the blocked time is not silence");
+        assert!(
+            state.flow.write_unblocked_at().is_some(),
+            "blocked time does not count as silence"
+        );
     }
 
     #[actix_web::test]

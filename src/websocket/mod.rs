@@ -6,9 +6,9 @@
 //! pings and close frames. It ends the connection with [`Socket::close`]. While the actor cannot
 //! take more input, it pauses reading with [`Socket::pause`].
 //!
-//! On a server of [`Connections::serve`], each WebSocket has a task of its own, the driver. In any
-//! other `HttpServer`, actix-http keeps the connection and writes the WebSocket as the body of a
-//! response. There the actor is not polled while the peer does not read (actix-web#2441), so use
+//! On a server run by [`Connections::serve`], each WebSocket has a task of its own, the driver. In
+//! any other `HttpServer`, actix-http keeps the connection and writes the WebSocket as the body of
+//! a response. There the actor is not polled while the peer does not read (actix-web#2441), so use
 //! the hook [`Connections::on_connect`], which disconnects such peers.
 
 mod assembly;
@@ -65,14 +65,15 @@ pub struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// Returns options without subprotocols and compression. `max_message_bytes` limits the length
+    /// Returns options without subprotocols or compression. `max_message_bytes` limits the length
     /// of an assembled and decompressed message of the peer.
     #[must_use]
     pub fn new(max_message_bytes: usize) -> Self {
         Self { protocols: &[], max_message_bytes, compression: false }
     }
 
-    /// Sets the supported subprotocols. The handshake selects the first requested one of these.
+    /// Sets the supported subprotocols. The handshake selects the client's first requested
+    /// subprotocol that is in this list.
     #[must_use]
     pub fn protocols(self, protocols: &'a [&'a str]) -> Self {
         Self { protocols, ..self }
@@ -86,8 +87,8 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Answers a WebSocket handshake and starts the actor that `actor` makes on its socket. Returns the
-/// actor's address and the response.
+/// Answers a WebSocket handshake and starts the actor that the closure `actor` returns for its
+/// socket. Returns the actor's address and the response.
 ///
 /// # Errors
 /// Returns an error, which is also the HTTP response, if the request is not a WebSocket handshake.
@@ -159,7 +160,7 @@ impl Socket {
     }
 
     /// Returns a handle that ends the connection from outside the actor. It does nothing on a
-    /// server of [`Connections::serve`], where the actor can always handle a message to close.
+    /// server of [`Connections::serve`], where the actor always processes its mailbox.
     #[must_use]
     pub fn force_close(&self) -> ForceClose {
         self.force_close.clone()
@@ -223,8 +224,8 @@ impl Socket {
     /// texts are joined by `\n` into few messages. Use `WebsocketContext::text` for a text that
     /// must be a message of its own.
     ///
-    /// The queue is not bounded: check [`Socket::is_full`] or await [`Socket::room`] before writing
-    /// more, or count deliveries with a [`Budget`].
+    /// The queue is not bounded: check [`Socket::is_full`] or await [`Socket::writable`] before
+    /// writing more, or count deliveries with a [`Budget`].
     pub fn write(&mut self, text: TextFrame) {
         if !self.is_ending {
             self.outbox.push(text);
@@ -274,7 +275,7 @@ impl Socket {
     }
 
     /// Waits until [`Socket::is_full`] returns false.
-    pub fn room(&self) -> impl Future<Output = ()> + use<> {
+    pub fn writable(&self) -> impl Future<Output = ()> + use<> {
         let (flow, outbox) = (self.flow.clone(), self.outbox.clone());
         // No waker is needed: the actor is polled again when everything has been written.
         poll_fn(move |_| {

@@ -118,7 +118,7 @@ async fn invalid_query_parameter_is_refused_with_an_explanation() {
         ("room=a%20b", "a room name must have 1 to 64 letters"),
         ("room=..%2Fetc", "a room name must have 1 to 64 letters"),
         ("nick=a%3Ab", "a name must not contain colons"),
-        ("nick=a%0Ab", "a name must not contain colons, line breaks"),
+        ("nick=a%0Ab", "a name must not contain colons, control"),
         ("nick=%E2%80%AEada", "invisible characters"),
         ("nick=anonymous-1234", "must not begin with 'anonymous-'"),
         ("history=-1", "history must be a number"),

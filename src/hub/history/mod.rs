@@ -65,7 +65,7 @@ impl Hub {
         }
         match purpose {
             Some(Purpose::Ring(room)) => self.fill_ring(&room, outcome),
-            Some(Purpose::History { asked, newer }) => self.history_read(asked, newer, outcome),
+            Some(Purpose::History { request, newer }) => self.history_read(request, newer, outcome),
             None => {}
         }
     }
@@ -79,47 +79,47 @@ impl Hub {
     }
 
     /// Answers a request from the ring, or reads what is missing from the log.
-    pub(super) fn tell_history(&mut self, asked: History) {
+    pub(super) fn answer_from_history(&mut self, request: History) {
         // Messages that are not delivered yet are not history.
         let end = self.log.head.next();
-        let before = asked.before.map_or(end, |before| before.min(end));
-        let (newer, more) = match self.rings.get(&asked.room) {
-            Some(ring) => ring.page(before, asked.limit, HISTORY_BYTES_MAX),
+        let before = request.before.map_or(end, |before| before.min(end));
+        let (newer, more) = match self.rings.get(&request.room) {
+            Some(ring) => ring.page(before, request.limit, HISTORY_BYTES_MAX),
             None => (Vec::new(), false),
         };
         if more {
-            return self.answer_history(asked, newer, true);
+            return self.answer_history(request, newer, true);
         }
         let read = Read {
             before: newer.first().map_or(before, |oldest| oldest.seq),
             // One more message tells whether there are older ones.
-            limit: (asked.limit - newer.len()).max(1),
+            limit: (request.limit - newer.len()).max(1),
             max_bytes: HISTORY_BYTES_MAX,
-            purpose: Purpose::History { asked, newer },
+            purpose: Purpose::History { request, newer },
         };
         self.read(read);
     }
 
     fn history_read(
         &mut self,
-        asked: History,
+        request: History,
         newer: Vec<Arc<ChatMessage>>,
         read: Result<Messages, LogError>,
     ) {
         match read {
             Ok(older) => {
-                let (messages, more) = join_pages(older, newer, asked.limit);
-                self.answer_history(asked, messages, more);
+                let (messages, more) = join_pages(older, newer, request.limit);
+                self.answer_history(request, messages, more);
             }
             Err(error) => {
                 let event = Event::Error((&error).into());
-                self.answer(asked.client, event, asked.reference);
+                self.answer(request.client, event, request.reference);
             }
         }
     }
 
-    fn answer_history(&mut self, asked: History, messages: Vec<Arc<ChatMessage>>, more: bool) {
-        let History { client, room, reference, .. } = asked;
+    fn answer_history(&mut self, request: History, messages: Vec<Arc<ChatMessage>>, more: bool) {
+        let History { client, room, reference, .. } = request;
         self.answer(client, Event::History { room, messages, more }, reference);
     }
 
@@ -134,7 +134,7 @@ impl Hub {
         loop {
             let is_wanted = |purpose: &Purpose| match purpose {
                 Purpose::Ring(_) => true,
-                Purpose::History { asked, .. } => self.clients.contains_key(&asked.client),
+                Purpose::History { request, .. } => self.clients.contains_key(&request.client),
             };
             let Some(page) = self.reads.next(&hub, is_wanted) else { return };
             if let Some(paged) = self.log.backend.page(page) {

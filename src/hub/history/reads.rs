@@ -30,7 +30,7 @@ pub(in crate::hub) enum Purpose {
     /// The ring of a room.
     Ring(RoomName),
     /// The answer to a request, before the messages that the ring had.
-    History { asked: History, newer: Vec<Arc<ChatMessage>> },
+    History { request: History, newer: Vec<Arc<ChatMessage>> },
 }
 
 /// A page to read.
@@ -53,7 +53,7 @@ pub(in crate::hub) struct Reads {
 impl Purpose {
     fn room(&self) -> &RoomName {
         match self {
-            Self::Ring(room) | Self::History { asked: History { room, .. }, .. } => room,
+            Self::Ring(room) | Self::History { request: History { room, .. }, .. } => room,
         }
     }
 }

@@ -17,8 +17,8 @@ use crate::protocol::{ErrorCode, Event, Limits, Ref, Refusal, json};
 
 /// The limits of rooms and members.
 pub(in crate::hub) struct RoomLimits {
-    /// The limits that clients are told.
-    pub(in crate::hub) told: Limits,
+    /// The limits in the `welcome` event.
+    pub(in crate::hub) advertised: Limits,
     rooms: Option<usize>,
     rooms_per_address: Option<usize>,
     members: Option<usize>,
@@ -27,7 +27,7 @@ pub(in crate::hub) struct RoomLimits {
 impl RoomLimits {
     pub(in crate::hub) fn new(config: &Config) -> Self {
         Self {
-            told: Limits {
+            advertised: Limits {
                 message_bytes: config.max_message_bytes,
                 frame_bytes: config.frame_limit(),
                 rooms: config.max_rooms_per_client,
@@ -40,10 +40,9 @@ impl RoomLimits {
     }
 }
 
-/// Makes a client a member of a room. It may already be one. The answer is [`Event::Joined`], and
-/// all later messages of the room are delivered. Or the answer is an error:
-/// [`ErrorCode::NickTaken`], or if a limit is reached, [`ErrorCode::Forbidden`] or
-/// [`ErrorCode::Busy`].
+/// Makes a client a member of a room. It may already be one. Members receive all later messages.
+/// The answer is [`Event::Joined`], or an error: [`ErrorCode::NickTaken`], or at a limit
+/// [`ErrorCode::Forbidden`] or [`ErrorCode::Busy`].
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Join {
@@ -62,13 +61,13 @@ pub struct Join {
 pub enum CatchUp {
     /// The latest messages, at most this many.
     Latest(usize),
-    /// All messages after this position. If some of them are not available, the latest 50.
+    /// All messages after this position. If some are missing, the client receives the latest 50.
     After(Position),
 }
 
 impl CatchUp {
     /// The default number of messages.
-    pub const LATEST: usize = 50;
+    pub const DEFAULT_COUNT: usize = 50;
 }
 
 /// Ends the membership of a client. The answer is [`Event::Left`].
@@ -104,7 +103,7 @@ impl Handler<Join> for Hub {
         room.joining.push(join);
         if room.joining.len() == 1 {
             self.read(Read {
-                // Later messages are remembered until the ring is there.
+                // Messages that are committed meanwhile are kept until the ring is filled.
                 before: self.log.head.next(),
                 limit: self.rings.messages_max(),
                 max_bytes: RING_BYTES_MAX,
@@ -124,7 +123,7 @@ impl Handler<Leave> for Hub {
         known.rooms.remove(&room);
         known.handle.set_rooms(known.rooms.len());
         let identity = known.identity;
-        self.leave(client, identity, &room);
+        self.remove_member_and_close(client, identity, &room);
         self.answer(client, Event::Left { room }, reference);
     }
 }
@@ -140,7 +139,8 @@ impl Hub {
         if client.is_in(name) {
             return Ok(());
         }
-        if let Some(most) = self.limits.told.rooms.filter(|&most| client.rooms.len() >= most) {
+        if let Some(most) = self.limits.advertised.rooms.filter(|&most| client.rooms.len() >= most)
+        {
             let text = format!("a connection may be in at most {most} rooms");
             return Err((Limit::MaxRoomsPerClient, Refusal::new(ErrorCode::Forbidden, text)));
         }
@@ -204,7 +204,7 @@ impl Hub {
             let refusal = Refusal::new(ErrorCode::Busy, "the room is full");
             return self.answer(id, Event::Error(refusal), reference);
         }
-        self.enter(id, &name);
+        self.add_member(id, &name);
         let (members, member_count) = self.member_names(&name);
         let head = self.log.head;
         let ring = self.rings.get(&name);
@@ -212,7 +212,7 @@ impl Hub {
             CatchUp::Latest(count) => (None, count),
             CatchUp::After(Position { epoch, seq }) => {
                 let known = epoch == self.log.epoch && seq <= head;
-                (ring.filter(|_| known).and_then(|ring| ring.after(seq)), CatchUp::LATEST)
+                (ring.filter(|_| known).and_then(|ring| ring.after(seq)), CatchUp::DEFAULT_COUNT)
             }
         };
         let recovered = missed.is_some();
@@ -231,7 +231,7 @@ impl Hub {
     }
 
     /// Adds a client to a room.
-    pub(in crate::hub) fn enter(&mut self, id: ClientId, name: &RoomName) {
+    pub(in crate::hub) fn add_member(&mut self, id: ClientId, name: &RoomName) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let Some(user) = self.users.get_mut(&client.identity) else { return };
         if client.rooms.insert(name.clone(), ()).is_some() {
@@ -250,7 +250,12 @@ impl Hub {
     }
 
     /// Removes a client from a room.
-    pub(in crate::hub) fn exit(&mut self, id: ClientId, identity: Identity, name: &RoomName) {
+    pub(in crate::hub) fn remove_member(
+        &mut self,
+        id: ClientId,
+        identity: Identity,
+        name: &RoomName,
+    ) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         let Some(user) = self.users.get_mut(&identity) else { return };
         let Some(handle) = room.members.remove(&id) else { return };
@@ -274,8 +279,13 @@ impl Hub {
     }
 
     /// Removes a client from a room, and closes the room if that is then idle.
-    pub(in crate::hub) fn leave(&mut self, id: ClientId, identity: Identity, name: &RoomName) {
-        self.exit(id, identity, name);
+    pub(in crate::hub) fn remove_member_and_close(
+        &mut self,
+        id: ClientId,
+        identity: Identity,
+        name: &RoomName,
+    ) {
+        self.remove_member(id, identity, name);
         self.close_room_if_idle(name);
     }
 

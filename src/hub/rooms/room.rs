@@ -32,7 +32,7 @@ pub(in crate::hub) struct Room {
     pub(in crate::hub) pending: Vec<Pending>,
     pub(in crate::hub) pending_bytes: usize,
     /// Requests for history that came after a pending message.
-    pub(in crate::hub) asked: Vec<History>,
+    pub(in crate::hub) history_requests: Vec<History>,
     /// Permits of messages beyond what a room may hold. They are released by the next flush.
     pub(in crate::hub) permits: Vec<OwnedSemaphorePermit>,
     pub(in crate::hub) next_flush: Instant,
@@ -54,7 +54,7 @@ impl Default for Room {
             committed_since: Vec::new(),
             pending: Vec::new(),
             pending_bytes: 0,
-            asked: Vec::new(),
+            history_requests: Vec::new(),
             permits: Vec::new(),
             next_flush: Instant::now(),
             scheduled: false,
@@ -151,8 +151,11 @@ impl Room {
         self.pending_bytes = 0;
         self.scheduled = false;
         self.permits.clear();
-        let (pending, asked) = (&mut self.pending, &mut self.asked);
-        Flush { pending: std::mem::take(pending), asked: std::mem::take(asked) }
+        let (pending, history_requests) = (&mut self.pending, &mut self.history_requests);
+        Flush {
+            pending: std::mem::take(pending),
+            history_requests: std::mem::take(history_requests),
+        }
     }
 
     /// Returns whether the room has no members, nobody joins, and all messages are committed.

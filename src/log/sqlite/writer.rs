@@ -18,7 +18,7 @@ use crate::log::{Append, LogError, Placed, Probe};
 use crate::metrics::Limit;
 
 /// The approximate maximum by which one append grows the file, in bytes.
-const APPEND_BYTES: u64 = 1024 * 1024;
+const FILE_GROWTH_MAX: u64 = 1024 * 1024;
 
 /// The maximum number of rooms whose ids are cached.
 const ROOMS_MAX: usize = 65_536;
@@ -150,7 +150,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Marks the file as cleanly closed, unless an earlier error leaves that in doubt.
+    /// Marks the file as cleanly closed, unless the file cannot be reopened after an error.
     pub(super) fn close(&mut self) -> Result<(), LogError> {
         self.ensure_usable()?;
         schema::close(&self.connection).map_err(|error| self.record_error(&error))
@@ -170,7 +170,9 @@ impl Writer {
                 self.file.reset();
                 self.load_kept_bytes()
             }
-            Ok(_) => Err(LogError::Failed("the database was replaced; restart the server".into())),
+            Ok(_) => {
+                Err(LogError::Failed("the history file was replaced; restart the server".into()))
+            }
             Err(error) => Err(self.record_error(&error)),
         }
     }
@@ -179,12 +181,12 @@ impl Writer {
     pub(super) fn record_error(&mut self, error: &rusqlite::Error) -> LogError {
         let code = error.sqlite_error_code();
         let temporary = [ErrorCode::DiskFull, ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
-        let is_busy = code.is_some_and(|code| temporary.contains(&code));
-        self.needs_reopen |= !is_busy;
+        let keeps_connection = code.is_some_and(|code| temporary.contains(&code));
+        self.needs_reopen |= !keeps_connection;
         if code == Some(ErrorCode::DiskFull) && self.is_at_limit() {
             self.options.metrics.count_limit(Limit::MaxDbBytes);
         }
-        if is_busy || code == Some(ErrorCode::SystemIoFailure) {
+        if keeps_connection || code == Some(ErrorCode::SystemIoFailure) {
             LogError::Busy(error.to_string())
         } else {
             LogError::Failed(error.to_string())
@@ -193,17 +195,18 @@ impl Writer {
 }
 
 impl Writer {
-    /// Returns whether the file has about its maximum size. If not, the disk itself is full.
+    /// Returns whether the file has about its maximum size. After `DiskFull`, false means that the
+    /// disk is full.
     fn is_at_limit(&self) -> bool {
         let pragma = |name| self.connection.pragma_query_value(None, name, |row| row.get(0));
         let (pages, page): (i64, i64) =
             (pragma("page_count").unwrap_or_default(), pragma("page_size").unwrap_or_default());
         let bytes = u64::try_from(pages * page).unwrap_or_default();
-        self.options.max_bytes.is_some_and(|most| bytes + APPEND_BYTES > most)
+        self.options.max_bytes.is_some_and(|most| bytes + FILE_GROWTH_MAX > most)
     }
 }
 
-/// The transaction of one append. The writer takes over its fields once it is committed.
+/// The transaction of one append. After the commit, the writer takes over the new values.
 struct AppendTransaction<'a> {
     head: Seq,
     at: Timestamp,
