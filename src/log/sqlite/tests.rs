@@ -199,7 +199,7 @@ fn replaced_database_rejects_messages() {
         writer.append(&[draft("a", "lost")]).expect_err("it cannot write");
     }
     let error = writer.append(&[draft("a", "lost")]).expect_err("it must not write");
-    assert_eq!(error.to_string(), "the database was replaced; restart the server");
+    assert_eq!(error.to_string(), "the history file was replaced; restart the server");
 }
 
 #[test]
