@@ -69,7 +69,7 @@ async fn idle() -> bool {
         all.push(connect(&server, &format!("room=r{}", n % 100)).await);
     }
     let just_connected = (server.memory() - before) / clients;
-    // Each client sends a few at a time, as it would over a day.
+    // Each client sends a few pongs at a time, as it would over a day.
     let pongs = frame(0x8A, b"").repeat(PONGS / 100);
     for _ in 0..100 {
         for tcp in &mut all {

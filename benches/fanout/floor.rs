@@ -1,5 +1,6 @@
-//! The floor, a lower bound for any server: a bare epoll loop that writes the same batches, already
-//! encoded, to the same number of sockets. It discards what it receives.
+//! The floor, a lower bound for the CPU time per delivery of any server: a bare epoll loop that
+//! writes the same batches, already encoded, to the same number of sockets. It discards what it
+//! receives.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};

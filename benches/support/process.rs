@@ -13,8 +13,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts the release binary without limits on clients. It stores no history unless a flag says
-    /// so.
+    /// Starts the release binary without limits on connections, rates and rooms per address. It
+    /// stores no history unless a flag says so.
     pub(crate) fn chinwag(flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_chinwag"));
         let unlimited = [

@@ -1,5 +1,5 @@
-//! Adds to each error of the library which flags to check. The library does not name flags, since
-//! another program that uses it may have none.
+//! Adds to most errors of the library what to do, usually which flags to check. The library does
+//! not name flags, since another program that uses it may have none.
 
 use chinwag::config::ConfigError;
 #[cfg(feature = "journal")]
@@ -19,7 +19,7 @@ pub(crate) fn with_hint(error: &ServerError) -> String {
         ServerError::Acme(AcmeError::Dir { .. }) => "check its permissions and --acme-dir",
         #[cfg(feature = "tls")]
         ServerError::Acme(AcmeError::OpenDir { .. }) => {
-            "choose a folder that only chinwag uses with --acme-dir, or run chmod 700"
+            "use --acme-dir to choose a directory that only chinwag uses, or run chmod 700 on this one"
         }
         #[cfg(feature = "tls")]
         ServerError::Acme(AcmeError::CaFile { .. } | AcmeError::NoCaCertificate(_)) => {

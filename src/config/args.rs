@@ -184,8 +184,8 @@ struct Limits {
     #[arg(value_parser = limit::<1>)]
     connect_rate: Limit,
 
-    /// Messages per second from one user. Excess messages are rejected (JSON) or delayed (text).
-    /// 0: no limit.
+    /// Messages per second from one user. Excess messages are rejected (JSON protocol) or delayed
+    /// (text protocol). 0: no limit.
     #[arg(long, env = "CHINWAG_PUBLISH_RATE", value_name = "N", default_value = "10")]
     #[arg(value_parser = limit::<1>)]
     publish_rate: Limit,
@@ -276,7 +276,8 @@ struct Operation {
     #[arg(long, env = "CHINWAG_WORKERS", value_name = "N", value_parser = number::<1, WORKERS_MAX>)]
     workers: Option<usize>,
 
-    /// Maximum interval between two batches of a busy room. 0 sends every message at once.
+    /// Interval between two batches of a busy room; longer only if writing to its members takes
+    /// longer. 0 sends each message immediately.
     #[arg(long, env = "CHINWAG_BATCH_WINDOW", value_name = "DURATION", default_value = "50ms")]
     #[arg(value_parser = duration)]
     batch_window: Duration,
@@ -302,7 +303,8 @@ struct Operation {
     #[arg(value_parser = interval)]
     pong_timeout: Duration,
 
-    /// How long a shutdown waits for the clients, and then for the history file.
+    /// How long a shutdown waits for the clients, and then again at most as long for the history
+    /// file.
     #[arg(long, env = "CHINWAG_SHUTDOWN_TIMEOUT", value_name = "DURATION", default_value = "5s")]
     #[arg(value_parser = duration)]
     shutdown_timeout: Duration,

@@ -8,12 +8,12 @@ use thiserror::Error;
 
 use super::{ClientId, random};
 
-/// The owner of one or more clients: all that sent the same key, or one connection without a key.
-/// It holds a hash of the key, not the key.
+/// The owner of one or more clients: all clients that sent the same key, or a single client without
+/// one. For a key, it holds a hash.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity([u8; 16]);
 
-/// The text is not the key of an [`Identity`]: its length is wrong.
+/// The text cannot be a key, because its length is wrong.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("a key must have 16 to 256 characters")]
 pub struct BadKey;
@@ -23,7 +23,8 @@ impl Identity {
     /// characters.
     ///
     /// # Errors
-    /// Returns an error if the key is shorter, and so easier to guess, or longer.
+    /// Returns an error if the key is shorter than 16 characters (too easy to guess) or longer than
+    /// 256.
     pub fn of_key(key: &str) -> Result<Self, BadKey> {
         if !(16..=256).contains(&key.chars().take(257).count()) {
             return Err(BadKey);
@@ -45,7 +46,7 @@ impl Identity {
         Self(identity)
     }
 
-    /// Returns the hash.
+    /// Returns the 16 bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0

@@ -1,4 +1,4 @@
-//! Checks the `Host` and `Origin` headers of a handshake, which tell which pages may connect. It
+//! Checks the `Host` and `Origin` headers of a handshake, which tell which page is connecting. It
 //! reads no request itself: `client_address` passes the headers.
 
 use thiserror::Error;
@@ -41,9 +41,9 @@ impl OriginPolicy {
 
     /// Checks whether a handshake is allowed.
     ///
-    /// Over loopback, or if there are public hosts, the host must be known. Otherwise a page at a
-    /// host name that its owner resolves to this machine (DNS rebinding) would count as the
-    /// server's own, since its `Origin` and `Host` agree.
+    /// Over loopback, or if there are public hosts, the host must be a loopback name or a public
+    /// host. Without this check, a page at a host name that its owner resolves to this machine (DNS
+    /// rebinding) would count as the server's own, since its `Origin` and `Host` agree.
     pub(super) fn check(&self, request: RequestOrigin<'_>) -> Result<(), OriginRefused> {
         let host: Option<Host> = request.host.and_then(|host| host.parse().ok());
         let host = host.ok_or(OriginRefused::Host)?;
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn origin_that_is_not_a_web_page_is_not_the_servers_own() {
+    fn only_web_origins_can_be_the_servers_own() {
         let policy = policy_of(&["chat.example"], &[]);
         for origin in ["app://localhost", "ftp://chat.example", "capacitor://chat.example"] {
             assert_eq!(policy.check(local("localhost", Some(origin))), Err(OriginRefused::Origin));

@@ -1,6 +1,6 @@
-//! When rooms are flushed. An idle room is flushed at once. After a flush, the next one waits, and
-//! longer if the room has more members. So a busy room sends a few large batches instead of many
-//! small ones, and a room with very many members is slow but does not overload the workers.
+//! When rooms are flushed. A quiet room is flushed at once. After a flush, the room waits before
+//! its next flush; the more members, the longer. So a busy room sends a few large batches instead
+//! of many small ones, and a room with very many members is slow but does not overload the workers.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -59,7 +59,7 @@ impl Pacing {
 }
 
 impl Hub {
-    /// Flushes a room that is due. Schedules the flush of another.
+    /// Flushes all due rooms. Then flushes this room if it is due. Otherwise schedules its flush.
     pub(super) fn flush_when_due(&mut self, name: &RoomName) {
         let now = Instant::now();
         // Timers run only while the mailbox is empty, which is rare in a busy hub.
@@ -151,7 +151,7 @@ mod tests {
     }
 
     /// Publishes without a pause, as a busy hub does, so that no timer can run. Returns whether a
-    /// room is flushed before it is due, and when it is due.
+    /// room was flushed before it was due, and whether it was once it was due.
     #[derive(Message)]
     #[rtype(result = "[bool; 2]")]
     struct PublishWithoutPause;
@@ -262,7 +262,7 @@ mod tests {
         let text = MessageText::parse("one more", 100).expect("a text");
         let broadcast = Broadcast { client, room, text, id: None, reference: None, permit };
         assert_eq!(hub.send(broadcast).await, Ok(Ok(())));
-        assert_eq!(permits.available_permits(), 0, "it is not accepted yet");
+        assert_eq!(permits.available_permits(), 0, "the hub keeps it until the flush");
         hub.send(FlushNow).await.expect("the hub is running");
         assert_eq!(permits.available_permits(), 2);
     }

@@ -17,7 +17,8 @@ pub(super) const ROOM_PENDING_MESSAGES_MAX: usize = 4096;
 /// other if the log is slow.
 const PENDING_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// The client is not a member of the room, or the server is shutting down.
+/// The message was not accepted: the client is not a member of the room, or the server is shutting
+/// down.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("the client is not in the room")]
 pub struct NotAMember;
@@ -55,14 +56,14 @@ impl Hub {
         sender: Option<Sender>,
     ) {
         let room = self.rooms.entry(name.clone()).or_default();
-        let attributed = !nick.is_anonymous() || room.could_be_a_members(text.as_str());
+        let attributed = !nick.is_anonymous() || room.could_be_from_a_member(text.as_str());
         let draft = Draft { room: name.clone(), nick, text, attributed, origin };
         self.pacing.pending_bytes += room.push(Pending { draft, sender, accepted: Instant::now() });
         self.flush_when_due(name);
     }
 
-    /// Returns the permit of a published message to its sender: now, or if the room is full, when
-    /// it is flushed.
+    /// Returns the permit of a published message to its sender: now, or at a limit of pending
+    /// messages, when the room is flushed.
     pub(super) fn release_permit(&mut self, name: &RoomName, permit: OwnedSemaphorePermit) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         let is_full = room.pending_bytes >= ROOM_PENDING_BYTES_MAX

@@ -1,5 +1,5 @@
 //! The registry of clients and users. A user is an identity with a name and any number of clients.
-//! A user is one member of a room, even with several clients in it. No other user in the room has
+//! A user counts once in a room, even with several clients in it. No other user in the room has
 //! the same name or one that looks alike.
 
 use std::collections::HashMap;
@@ -44,7 +44,7 @@ pub(super) struct User {
     pub(super) rooms: RoomMap<usize>,
 }
 
-/// Asks whether a user who is not connected yet could join a room with this name.
+/// Asks whether this name is free in the room for a user who is not connected yet.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "bool")]
 pub struct IsFree {
@@ -82,7 +82,7 @@ impl Hub {
         self.users.get(&client.identity).map(|user| &user.nick)
     }
 
-    /// Adds a client to a user. A user without clients is added with this name.
+    /// Adds a client to its user. If the identity has no user yet, adds one with this name.
     pub(super) fn attach(&mut self, identity: Identity, nick: Nick) {
         let user = || User { nick, clients: 0, rooms: map_for_one_room() };
         self.users.entry(identity).or_insert_with(user).clients += 1;

@@ -1,5 +1,5 @@
-//! The start and the end of the hub. It ends in order when the server drains it, or by a panic. In
-//! both cases every client is told.
+//! The start and the end of the hub. It ends in order when the server drains it, or abnormally: by
+//! a panic, or because the log stopped. In all cases every client is told.
 
 use std::collections::HashMap;
 
@@ -26,7 +26,7 @@ impl Actor for Hub {
     }
 }
 
-/// Whether the hub is shutting down, and who waits for that.
+/// Whether the hub is shutting down, and who waits for it to be drained or to stop.
 #[derive(Default)]
 pub(in crate::hub) struct Lifecycle {
     pub(in crate::hub) draining: bool,
@@ -34,9 +34,9 @@ pub(in crate::hub) struct Lifecycle {
     watchers: Vec<oneshot::Sender<()>>,
 }
 
-/// Shuts the hub down: rejects new messages, commits and delivers those it has accepted, and then
-/// closes every client's connection with code 1001. Clients that register later are closed too. The
-/// answer is a channel that closes when this is done.
+/// Shuts the hub down: rejects new messages, commits and delivers those it has accepted (if `wait`
+/// is set), and then closes every client's connection with code 1001. Clients that register later
+/// are closed too. The answer is a channel that closes when this is done.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "oneshot::Receiver<()>")]
 pub struct Drain {

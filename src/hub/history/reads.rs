@@ -17,9 +17,9 @@ use crate::log::{Messages, Page, Paged, Responder};
 /// rings may hold, and half as much again for answers that clients have not taken yet.
 const READ_BYTES_MAX: usize = RINGS_BYTES_MAX / 2 * 3;
 
-/// A page takes at most this fraction of what is left. So clients that do not read make the pages
+/// A page takes at most one eighth of what is left. So clients that do not read make the pages
 /// of others shorter, but can never use up everything.
-const FRACTION_OF_THE_REST: usize = 8;
+const REST_DIVISOR: usize = 8;
 
 /// The number of pages that are read at once.
 const READS_MAX: usize = 4;
@@ -29,7 +29,7 @@ const READS_MAX: usize = 4;
 pub(in crate::hub) enum Purpose {
     /// The ring of a room.
     Ring(RoomName),
-    /// The answer to a request, before the messages that the ring had.
+    /// The older part of an answer. `newer` are the messages from the ring that follow it.
     History { request: History, newer: Vec<Arc<ChatMessage>> },
 }
 
@@ -78,7 +78,7 @@ impl Reads {
                 continue;
             }
             let rest = READ_BYTES_MAX.saturating_sub(self.held_bytes.load(Ordering::Relaxed));
-            let max_bytes = max_bytes.min(rest / FRACTION_OF_THE_REST);
+            let max_bytes = max_bytes.min(rest / REST_DIVISOR);
             self.last_request += 1;
             let answer = Responder::<Paged>::new(hub.clone().recipient(), self.last_request);
             let room = purpose.room().clone();

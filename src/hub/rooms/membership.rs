@@ -103,7 +103,8 @@ impl Handler<Join> for Hub {
         room.joining.push(join);
         if room.joining.len() == 1 {
             self.read(Read {
-                // Messages that are committed meanwhile are kept until the ring is filled.
+                // Messages that are committed meanwhile are kept until the ring, the room's recent
+                // messages in memory, is filled.
                 before: self.log.head.next(),
                 limit: self.rings.messages_max(),
                 max_bytes: RING_BYTES_MAX,

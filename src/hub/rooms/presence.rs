@@ -14,7 +14,7 @@ use crate::hub::{Deliver, Hub, Notice};
 use crate::protocol::{Event, Ref};
 
 /// A room with more users than this is large. This is also the greatest number of names in one
-/// event.
+/// list.
 const LARGE: usize = 100;
 
 /// The interval of updates in a large room.
@@ -79,7 +79,7 @@ impl PresenceDelta {
                 (Change::Joined | Change::Renamed(_), _) => {}
             }
         }
-        // A user who only changed their identity has neither joined nor left.
+        // A user who left and another who joined under the same name cancel out.
         let left: HashSet<Nick> = changes.left.iter().cloned().collect();
         let joined: HashSet<Nick> = changes.joined.iter().map(|(_, nick)| nick.clone()).collect();
         changes.joined.retain(|(_, nick)| !left.contains(nick));

@@ -22,7 +22,7 @@ pub(in crate::hub) struct Room {
     pub(in crate::hub) members: HashMap<ClientId, Rc<ClientHandle>>,
     /// The users of the members.
     pub(super) users: HashSet<Identity>,
-    /// The owner of each chosen name, by each of its forms.
+    /// The owner of each chosen name, keyed by both comparison forms ([`Nick::forms`]).
     names: HashMap<String, Identity>,
     pub(super) presence: PresenceDelta,
     /// Clients that join as soon as the ring is filled.
@@ -132,7 +132,7 @@ impl Room {
 
     /// Returns whether a line with this text and without its author's name could be read as a
     /// message of a member.
-    pub(in crate::hub) fn could_be_a_members(&self, text: &str) -> bool {
+    pub(in crate::hub) fn could_be_from_a_member(&self, text: &str) -> bool {
         Nick::forms_claimed_by(text).iter().any(|forms| {
             Nick::is_reserved(forms) || forms.iter().any(|form| self.names.contains_key(form))
         })
