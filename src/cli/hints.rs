@@ -19,7 +19,7 @@ pub(crate) fn with_hint(error: &ServerError) -> String {
         ServerError::Acme(AcmeError::Dir { .. }) => "check its permissions and --acme-dir",
         #[cfg(feature = "tls")]
         ServerError::Acme(AcmeError::OpenDir { .. }) => {
-            "use --acme-dir to choose a directory that only chinwag uses, or run chmod 700 on this one"
+            "choose another directory with --acme-dir, or run chmod 700 on this one"
         }
         #[cfg(feature = "tls")]
         ServerError::Acme(AcmeError::CaFile { .. } | AcmeError::NoCaCertificate(_)) => {
