@@ -14,7 +14,7 @@
 //! 2. The session decodes its client's input with a [`protocol`] into a
 //!    [`Command`](protocol::Command), and sends the [`hub`] a [`Broadcast`](hub::Broadcast).
 //! 3. The hub adds the message to the pending messages of its room. When the room's flush is due,
-//!   the hub    appends them to the [`log`], which assigns sequence numbers and commits them.
+//!    the hub appends them to the [`log`], which assigns sequence numbers and commits them.
 //! 4. The hub delivers one [`Batch`](hub::Batch) to all members. A member whose send queue is full
 //!    is evicted.
 //! 5. Each session writes what was delivered. The first one encodes the batch, for all members.

@@ -2,8 +2,9 @@
 //! only.
 //!
 //! The release binary runs as a child process on one core, and clients on another core load it over
-//! loopback. After each scenario the benchmark measures the floor, a bare loop that only writes the
-//! same bytes, and compares. Arguments after `--`:
+//! loopback. After most scenarios the benchmark measures the floor, a bare loop that only writes
+//! the same bytes, and compares. It compares the others with the same scenario without history,
+//! limits or compression. Arguments after `--`:
 //!
 //! * names of scenarios, or parts of names: runs only these;
 //! * `--talk CLIENTS,ROOMS,RATE`: runs this scenario, with RATE messages a second in all rooms;

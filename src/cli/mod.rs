@@ -1,5 +1,5 @@
 //! The parts of the program that the library does not have: subcommands, hints in errors, and the
-//! format of the log.
+//! format of the program's log output.
 
 pub(crate) mod check_config;
 #[cfg(feature = "journal")]

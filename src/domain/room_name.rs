@@ -55,7 +55,7 @@ impl RoomName {
         }
     }
 
-    /// Creates a name without validating it: one that was stored.
+    /// Creates a name that was read from storage, without validating it again.
     #[cfg(feature = "journal")]
     pub(crate) fn from_trusted(name: String) -> Self {
         Self(name.into())

@@ -51,7 +51,7 @@ impl MessageText {
         }
     }
 
-    /// Creates a text without validating it: one that was stored.
+    /// Creates a text that was read from storage, without validating it again.
     #[cfg(feature = "journal")]
     pub(crate) fn from_trusted(text: String) -> Self {
         Self(text.into())

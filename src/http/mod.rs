@@ -53,7 +53,7 @@ impl Chat {
             origins: Arc::new(origins),
             proxies: Arc::new(Proxies::new(config.trusted_proxies.clone())),
             websocket_limiter: Arc::new(ConnectionLimiter::of(&config)),
-            connection_limiter: Arc::new(ConnectionLimiter::of_sockets(&config)),
+            connection_limiter: Arc::new(ConnectionLimiter::of_all_connections(&config)),
             readiness: Arc::default(),
             config: Arc::new(config),
         }

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn response_and_its_body_may_take_longer_than_the_next_request() {
+    async fn response_and_its_body_may_take_longer_than_the_next_request_timeout() {
         let mut tcp = TcpStream::connect(start()).await.expect("a connection");
         get(&mut tcp, "/", "quick").await;
         let answer = get(&mut tcp, "/slow", "\r\n0\r\n\r\n").await;

@@ -17,8 +17,8 @@ use crate::log::{Append, Appended, LogBackend, LogError, Placed, Responder};
 use crate::metrics::Outcome;
 use crate::protocol::{ErrorCode, Event, Refusal, Reply};
 
-/// No further room joins an append that has reached this size, in bytes of text. A client may be a
-/// member of all these rooms and receives them as one delivery.
+/// No further room joins an append that has reached this size, in bytes of text. A client that is a
+/// member of all these rooms receives their messages as one delivery.
 const APPEND_BYTES_MAX: usize = 256 * 1024;
 
 /// The hub's state of its log.

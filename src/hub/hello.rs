@@ -8,8 +8,8 @@ use super::{Hub, map_for_one_room};
 use crate::domain::{ClientId, Identity, Nick, RoomName};
 use crate::protocol::{ErrorCode, Event, Ref, Refusal};
 
-/// Sets the identity and the name of a client. The answer is [`Event::Welcome`], or an error with
-/// [`ErrorCode::NickTaken`], and then nothing changes.
+/// Sets the identity and the name of a client. The answer is [`Event::Welcome`]. If the name is
+/// taken, the answer is an error with [`ErrorCode::NickTaken`], and nothing changes.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Hello {
@@ -76,8 +76,9 @@ impl Hub {
             self.remove_member(id, before, name);
         }
         self.detach(before);
-        // After the client has left, since the name may have belonged to its former identity.
-        // Before it enters, since nobody may enter a room with an unchecked name.
+        // The user is renamed after the client has left its rooms, since the former identity may
+        // have had the name, and before it enters them again, since the identity's old name was not
+        // checked there.
         self.rename(after, nick);
         self.attach(after, nick.clone());
         for name in rooms.keys() {

@@ -129,8 +129,8 @@ impl<C: Clock + Clone> ConnectionPermit<C> {
         self.limit(per_day, bytes_per_day, |rate| rate.count(source, bytes))
     }
 
-    /// Counts a command that publishes no message. One with the work of several commands has their
-    /// cost.
+    /// Counts a command that publishes no message. A command that does the work of several costs as
+    /// much as they do together.
     ///
     /// # Errors
     /// Returns how long the command must wait if it exceeds a rate.
@@ -160,9 +160,10 @@ impl ConnectionLimiter {
     }
 
     /// Returns a limiter of all connections, including those that carry plain HTTP or nothing yet.
-    /// An address may have twice as many as WebSockets, and those of a browser that loads the page.
+    /// An address may have twice as many connections as it may have WebSockets, plus those that a
+    /// browser opens to load the page.
     #[must_use]
-    pub(crate) fn of_sockets(config: &Config) -> Self {
+    pub(crate) fn of_all_connections(config: &Config) -> Self {
         let per_address = config.max_connections_per_address;
         let sockets = Config {
             max_connections: None,
@@ -299,7 +300,7 @@ mod tests {
     fn largest_limit_of_connections_per_address_does_not_overflow() {
         let most =
             Config { max_connections_per_address: Some(usize::MAX / 2), ..Config::default() };
-        let sockets = ConnectionLimiter::of_sockets(&most);
+        let sockets = ConnectionLimiter::of_all_connections(&most);
         let permits: Vec<_> = (0..100).map(|_| sockets.acquire(ip("192.0.2.1"))).collect();
         assert!(permits.iter().all(Result::is_ok));
     }

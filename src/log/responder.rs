@@ -41,7 +41,7 @@ impl Responder<Paged> {
 }
 
 impl<M: Message<Result = ()> + Send + 'static> Responder<M> {
-    /// Prevents that anything is sent.
+    /// Prevents the automatic answer on drop, and returns it.
     pub(super) fn cancel(&mut self) -> Option<M> {
         self.died.take()
     }

@@ -176,7 +176,7 @@ async fn messages_sent_while_the_server_is_killed_are_neither_lost_nor_duplicate
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn banner_shows_the_reconnection_countdown_and_a_note_the_reset_history() {
+async fn banner_shows_the_countdown_and_a_note_tells_of_the_reset_history() {
     let server = TestServer::start_with(Config { resume_buffer: 60, ..config() }).await;
     let addr = server.addr();
     let mut ben = talker(addr).await;
@@ -306,7 +306,7 @@ async fn terminal_close_shows_its_reason_and_does_not_reconnect() {
     let server = TestServer::start_with(Config { max_frame_bytes: Some(5000), ..config() }).await;
     let ada = Browser::open(&url(&server, "/")).await;
     ada.is_called("Ada").await;
-    // Each character takes six bytes in JSON, which exceeds the frame limit.
+    // Each of the 900 control characters takes six bytes in JSON, so the frame exceeds its limit.
     ada.run("document.querySelector('#text').value = '\\u0001'.repeat(900) + 'x'").await;
     ada.page.find(Locator::Css("#send")).await.unwrap().click().await.unwrap();
     ada.until("document.querySelector('#status').textContent.includes('too big')").await;

@@ -1,4 +1,5 @@
-//! The open rooms. This file is the pattern for a further message: the struct with its `Handler`.
+//! The open rooms. It is the pattern for another actor message of the hub: the struct with its
+//! `Handler`.
 
 use actix::prelude::*;
 

@@ -13,7 +13,7 @@ use crate::domain::{ChatMessage, ClientId, RoomName, Seq};
 use crate::log::{LogError, Messages, Paged};
 use crate::protocol::{Event, Ref};
 pub(super) use reads::{Purpose, Read, Reads};
-pub(super) use ring::{RING_BYTES_MAX, Ring, Rings};
+pub(super) use ring::{RING_TEXT_BYTES_MAX, Ring, Rings};
 
 /// The greatest size of all texts in one answer, in bytes. One message is sent in any case.
 const HISTORY_BYTES_MAX: usize = 256 * 1024;

@@ -1,6 +1,7 @@
-//! Recent messages of each room in memory, for clients that join or resume. A ring outlives the
-//! membership of its clients. All rings together are bounded in bytes: the least recently used one
-//! is removed first, and read from the log again when it is needed.
+//! Recent messages in memory, for clients that join or resume. The messages of one room are its
+//! ring. It stays in memory after the room's members have left. All rings together are bounded in
+//! bytes: the least recently used one is removed first. If the log keeps messages, a ring is read
+//! from there when it is needed again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,12 +12,12 @@ use lru::LruCache;
 use crate::config::Config;
 use crate::domain::{ChatMessage, RoomName, Seq, Timestamp};
 
-/// The limits of one ring and of all rings, in bytes.
-pub(in crate::hub) const RING_BYTES_MAX: usize = 1024 * 1024;
+/// The greatest size of the texts in one ring, and the greatest memory of all rings, in bytes.
+pub(in crate::hub) const RING_TEXT_BYTES_MAX: usize = 1024 * 1024;
 pub(super) const RINGS_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// About how much memory a ring takes beside its messages, in bytes.
-const RING_BYTES: usize = 512;
+const RING_OVERHEAD_BYTES: usize = 512;
 
 /// The last messages of a room: all messages after its floor.
 #[derive(Default)]
@@ -48,7 +49,7 @@ impl Ring {
         }
     }
 
-    /// Returns the messages after a sequence number. Returns none if some of them are missing.
+    /// Returns the messages after a sequence number. Returns `None` if some of them are missing.
     pub(in crate::hub) fn after(&self, seq: Seq) -> Option<Vec<Arc<ChatMessage>>> {
         let known = self.messages.partition_point(|message| message.seq <= seq);
         (seq >= self.floor).then(|| self.messages.range(known..).cloned().collect())
@@ -60,8 +61,8 @@ impl Ring {
         self.messages.range(skipped..).cloned().collect()
     }
 
-    /// Returns the last messages before `before`, at most `limit` and at most `max_bytes` of text,
-    /// and whether the ring has older ones.
+    /// Returns the last messages before `before`, at most `limit` and at most `max_bytes` of text
+    /// (but the newest of them in any case), and whether the ring has older ones.
     pub(in crate::hub) fn page(
         &self,
         before: Seq,
@@ -84,7 +85,8 @@ impl Ring {
     fn forget_old(&mut self, now: Timestamp, keep_for: Duration) {
         let horizon = now.minus(keep_for);
         let is_old = |message: &Arc<ChatMessage>| message.at < horizon;
-        // A message from a time when the clock was ahead is removed with those after it.
+        // A message dated in the future, when the clock was ahead, is removed once a later one is
+        // old.
         let may_be_old = |message: &Arc<ChatMessage>| is_old(message) || message.at > now;
         while self.messages.front().is_some_and(may_be_old) && self.messages.iter().any(is_old) {
             self.pop();
@@ -92,7 +94,7 @@ impl Ring {
     }
 
     fn bytes(&self) -> usize {
-        self.bytes + RING_BYTES
+        self.bytes + RING_OVERHEAD_BYTES
     }
 }
 
@@ -165,7 +167,7 @@ impl Rings {
         let ring = self.rings.get_mut(room)?;
         let before = ring.bytes();
         change(ring);
-        while ring.messages.len() > self.messages_max || ring.text_bytes > RING_BYTES_MAX {
+        while ring.messages.len() > self.messages_max || ring.text_bytes > RING_TEXT_BYTES_MAX {
             ring.pop();
         }
         if let Some(keep_for) = self.keep_for {
@@ -202,7 +204,7 @@ mod tests {
 
     #[test]
     fn all_rings_are_bounded_together_and_the_least_recently_used_one_is_removed() {
-        let each = RING_BYTES + 10 * message(0, 1, 100).memory_bytes();
+        let each = RING_OVERHEAD_BYTES + 10 * message(0, 1, 100).memory_bytes();
         let mut rings = rings(3 * each);
         let fill = |rings: &mut Rings, room: usize| {
             rings.insert(&name(room), Ring::default());
@@ -230,7 +232,7 @@ mod tests {
             rings.remove_if_empty(&name(room));
         }
         assert_eq!([0, 1].map(|room| rings.contains(&name(room))), [true, false]);
-        assert_eq!(rings.bytes, RING_BYTES + message(0, 1, 100).memory_bytes());
+        assert_eq!(rings.bytes, RING_OVERHEAD_BYTES + message(0, 1, 100).memory_bytes());
         assert_eq!(rings.rings.len(), 1);
     }
 
@@ -246,7 +248,7 @@ mod tests {
         };
         let floors = [1, 2, 3, 4].map(|seq| say(&mut rings, seq, 10));
         assert_eq!(floors, [(0, 1), (0, 2), (0, 3), (1, 3)]);
-        assert_eq!(say(&mut rings, 5, RING_BYTES_MAX - 10), (3, 2));
-        assert_eq!(say(&mut rings, 6, RING_BYTES_MAX), (5, 1));
+        assert_eq!(say(&mut rings, 5, RING_TEXT_BYTES_MAX - 10), (3, 2));
+        assert_eq!(say(&mut rings, 6, RING_TEXT_BYTES_MAX), (5, 1));
     }
 }

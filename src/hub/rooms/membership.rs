@@ -9,7 +9,7 @@ use super::Room;
 use crate::config::Config;
 use crate::domain::{ClientId, Identity, Position, RoomName};
 use crate::hub::Hub;
-use crate::hub::history::{Purpose, RING_BYTES_MAX, Read, Ring};
+use crate::hub::history::{Purpose, RING_TEXT_BYTES_MAX, Read, Ring};
 use crate::hub::registry::subtract_opened_room;
 use crate::log::{LogError, Messages};
 use crate::metrics::Limit;
@@ -107,7 +107,7 @@ impl Handler<Join> for Hub {
                 // messages in memory, is filled.
                 before: self.log.head.next(),
                 limit: self.rings.messages_max(),
-                max_bytes: RING_BYTES_MAX,
+                max_bytes: RING_TEXT_BYTES_MAX,
                 purpose: Purpose::Ring(name),
             });
         }

@@ -17,8 +17,8 @@ pub(super) fn canonical(path: &Path) -> io::Result<PathBuf> {
             let name = path.file_name().ok_or(error)?;
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             let parent = parent.unwrap_or(Path::new(".")).canonicalize()?;
-            // A symbolic link to a file that does not exist yet. A cycle of links is not
-            // `NotFound`.
+            // A symbolic link to a file that does not exist yet. A cycle of links does not get
+            // here: its error is not `NotFound`.
             match path.read_link() {
                 Ok(target) => canonical(&parent.join(target)),
                 Err(_) => Ok(parent.join(name)),
@@ -28,8 +28,8 @@ pub(super) fn canonical(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Both locks on a history file, until it is dropped. The system releases them if the process is
-/// killed.
+/// The locks on a history file. They are released when this value is dropped, or by the system if
+/// the process is killed.
 #[derive(Debug)]
 pub(super) struct Lock {
     _lock_file: File,
@@ -89,7 +89,7 @@ mod database_file {
     #[derive(Debug)]
     pub(super) struct Locked(FileId);
 
-    /// Locks a file, or creates it if it does not exist.
+    /// Locks a file, which is created if it does not exist if it does not exist.
     pub(super) fn lock(path: &Path) -> Result<Locked, TryLockError> {
         let mut open_files = open_files();
         let open_id = FileId::of(path).filter(|id| open_files.contains_key(id));
