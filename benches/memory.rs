@@ -155,8 +155,8 @@ async fn stalled() -> bool {
         kernel_max = kernel_max.max(send_queue_max(server.addr));
     }
     let each = server.peak_memory().saturating_sub(before) / STALLED;
-    let is_ok = check("a client that stops reading, each, until it is evicted", each, 3 * MB);
-    check("the same in the kernel, not counting its overhead", kernel_max, 256 * KB) && is_ok
+    let is_ok = check("memory per client that stops reading, until it is evicted", each, 3 * MB);
+    check("longest kernel send queue of any socket of the server", kernel_max, 256 * KB) && is_ok
 }
 
 /// Returns the longest send queue of the server's sockets from the kernel's table.

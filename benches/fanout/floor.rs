@@ -13,13 +13,13 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use crate::load::{STRIDE, record};
 use crate::process::Process;
 
-/// The argument with which the benchmark's own binary runs as a floor.
+/// The argument with which the benchmark's own binary runs as the floor server.
 pub(crate) const ARGUMENT: &str = "--floor";
 
 /// The size of the kernel's send buffer, as chinwag sets it.
 const SEND_BUFFER_BYTES: usize = 96 * 1024;
 
-/// The batches that a floor writes.
+/// The batches that the floor server writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Batches {
     pub(crate) clients: usize,

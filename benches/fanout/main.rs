@@ -7,7 +7,7 @@
 //! limits or compression. Arguments after `--`:
 //!
 //! * names of scenarios, or parts of names: runs only these;
-//! * `--talk CLIENTS,ROOMS,RATE`: runs this scenario, with RATE messages a second in all rooms;
+//! * `--talk CLIENTS,ROOMS,RATE`: runs this scenario, with RATE messages a second in total;
 //! * `--runs N`: shows the median of N runs; defaults to 5;
 //! * `--save-baseline NAME`: saves the results in `target/fanout`;
 //! * `--baseline NAME`: shows the results as multiples of saved ones.

@@ -35,8 +35,8 @@ enum Kind {
     Compressed,
 }
 
-/// The maximum with 20,000 open files when the server needed two files per client. It stays so that
-/// results can be compared.
+/// 20,000 open files allowed this many clients when the server needed two files per client. The
+/// number is unchanged, so that results can be compared.
 const ARENA_CLIENTS: usize = 9_900;
 
 fn talk(name: &str, clients: usize, rooms: usize, rate: Rate) -> Scenario {

@@ -89,11 +89,11 @@ impl StoredHistory {
         if checksum == range.checksum {
             Ok(stored)
         } else {
-            Err(format!("{room}: received other messages"))
+            Err(format!("{room}: the received messages differ from the stored ones"))
         }
     }
 
-    /// Returns how often each text of good clients is stored.
+    /// Returns how often each text of good clients (`good_client.rs`), except farewells, is stored.
     pub(crate) fn good_texts(&self) -> HashMap<&str, u32> {
         let mut texts = HashMap::new();
         for (_, text) in self.rooms.values().flatten() {

@@ -93,8 +93,8 @@ mod tests {
         HttpResponse::Ok().streaming(Box::pin(parts))
     }
 
-    /// Repeated to the length of a file of the page.
-    const LONG: &str = "quick with 10 kB behind it";
+    /// A response repeats this part until it is as long as a file of the page, about 10 kB.
+    const PART: &str = "a part of a long response ";
 
     fn start() -> SocketAddr {
         let connections =
@@ -105,7 +105,7 @@ mod tests {
                 .wrap(from_fn(bound_requests))
                 .route("/", quick)
                 .route("/slow", web::get().to(slow))
-                .route("/long", web::get().to(|| async { LONG.repeat(400) }))
+                .route("/long", web::get().to(|| async { PART.repeat(400) }))
         };
         let http = HttpServer::new(app).workers(1).disable_signals();
         let http = http.on_connect(connections.on_connect()).bind("127.0.0.1:0").expect("a port");
@@ -169,7 +169,7 @@ mod tests {
     async fn client_that_pipelines_many_requests_is_disconnected() {
         assert!(are_answered("/", 10, "quick".len()).await);
         assert!(!are_answered("/", 1000, "quick".len()).await);
-        assert!(!are_answered("/long", 200, 400 * LONG.len()).await);
+        assert!(!are_answered("/long", 200, 400 * PART.len()).await);
     }
 
     #[actix_web::test]

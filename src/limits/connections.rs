@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_addresses_with_the_same_64_bits_count_as_one() {
+    fn ipv6_addresses_with_the_same_first_64_bits_count_as_one() {
         let limiter = limiter(None, Some(1));
         let _first = limiter.acquire(ip("2001:db8:0:1::1")).expect("the first");
         assert_eq!(

@@ -67,19 +67,19 @@ impl Default for Metrics {
 
 impl Metrics {
     pub(crate) fn count_handshake(&self, outcome: Handshake) {
-        self.0.handshakes.get_or_create(&[("outcome", outcome.label())]).inc();
+        self.0.handshakes.get_or_create(&[("outcome", outcome.into())]).inc();
     }
 
     pub(crate) fn count_limit(&self, limit: Limit) {
-        self.0.limit_hits.get_or_create(&[("limit", limit.label())]).inc();
+        self.0.limit_hits.get_or_create(&[("limit", limit.into())]).inc();
     }
 
     pub(crate) fn count_error(&self, code: ErrorCode) {
-        self.0.errors.get_or_create(&[("code", code.label())]).inc();
+        self.0.errors.get_or_create(&[("code", code.into())]).inc();
     }
 
     pub(crate) fn count_message(&self, outcome: Outcome) {
-        self.0.messages.get_or_create(&[("outcome", outcome.label())]).inc();
+        self.0.messages.get_or_create(&[("outcome", outcome.into())]).inc();
     }
 
     /// Counts the deliveries of one fan-out and records its duration.

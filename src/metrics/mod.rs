@@ -52,7 +52,7 @@ pub struct HubStats {
 /// A limit that a client has reached, named by its setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub enum Limit {
+pub(crate) enum Limit {
     /// WebSockets.
     MaxConnections,
     /// WebSockets from one address.
@@ -83,21 +83,10 @@ pub enum Limit {
     MaxDbBytes,
 }
 
-impl Limit {
-    /// All limits in the order of their declaration.
-    pub const ALL: &[Self] = Self::VARIANTS;
-
-    /// Returns the label of the limit in metrics.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        self.into()
-    }
-}
-
 /// The result of a WebSocket handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub enum Handshake {
+pub(crate) enum Handshake {
     /// The connection is a WebSocket.
     Upgraded,
     /// A limit was reached.
@@ -112,36 +101,14 @@ pub enum Handshake {
     NoHub,
 }
 
-impl Handshake {
-    /// All results in the order of their declaration.
-    pub const ALL: &[Self] = Self::VARIANTS;
-
-    /// Returns the label of the result in metrics.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        self.into()
-    }
-}
-
 /// What became of a message that the hub accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It is committed and delivered.
     Kept,
     /// It had been committed before.
     Duplicate,
     /// The log could not commit it, and its author was told.
     Failed,
-}
-
-impl Outcome {
-    /// All outcomes in the order of their declaration.
-    pub const ALL: &[Self] = Self::VARIANTS;
-
-    /// Returns the label of the outcome in metrics.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        self.into()
-    }
 }

@@ -69,7 +69,8 @@ pub fn connections_up_to(wanted: usize) -> usize {
 /// Returns the default configuration with a free port, without limits on clients and without
 /// pings.
 ///
-/// All clients of a test come from one address, and pongs would count as commands.
+/// All clients of a test come from one address. Pongs would count against the command limits that
+/// some tests set.
 pub fn config() -> Config {
     Config {
         listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],

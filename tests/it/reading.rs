@@ -353,8 +353,8 @@ async fn windows_in_different_rooms_show_only_their_room() {
     ben.say("/join tea").await;
     ben.has_line("for tea").await;
     ben.until("!document.querySelector('#entries').textContent.includes('for kaffee')").await;
-    ben.say("and from kaffee").await;
-    ada.has_line("and from kaffee").await;
+    ben.say("Ben, now in tea").await;
+    ada.has_line("Ben, now in tea").await;
     ada.until("!document.querySelector('#entries').textContent.includes('for kaffee')").await;
     ada.close().await;
     ben.close().await;

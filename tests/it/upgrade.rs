@@ -66,7 +66,7 @@ async fn only_get_requests_with_upgrade_headers_are_upgraded() {
         let answer = handshake(&server, "GET /ws", &[header]).await;
         assert_eq!(status(&answer), expected, "{header:?}: {answer}");
     });
-    // They run concurrently, because the server waits 5 s for the bodies that some announce.
+    // They run concurrently, because the server waits 5 s for the bodies that it expects of some.
     join(join_all(methods), join_all(incomplete)).await;
 }
 

@@ -64,7 +64,7 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
-/// A lock on the database file with `flock`. Only on Linux is it independent of SQLite's locks.
+/// A lock on the history file with `flock`. Only on Linux is it independent of SQLite's locks.
 #[cfg(target_os = "linux")]
 mod database_file {
     use std::collections::HashMap;
