@@ -144,10 +144,14 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
         (None, Some(acme)) => plain.with_tls(acme::server_config(acme)?),
         (None, None) => plain.clone(),
     };
-    let hub_thread = Arbiter::new();
     #[cfg(feature = "journal")]
     let journal =
         Options::from_config(&config).map(|options| Journal::open(&options)).transpose()?;
+    #[cfg(not(feature = "journal"))]
+    if config.db.is_some() {
+        return Err(ServerError::NoJournal);
+    }
+    let hub_thread = Arbiter::new();
     #[cfg(feature = "journal")]
     let hub = match &journal {
         Some(journal) => {
@@ -157,10 +161,7 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
         None => Hub::start_in(&hub_thread, &config),
     };
     #[cfg(not(feature = "journal"))]
-    let hub = match config.db {
-        Some(_) => return Err(ServerError::NoJournal),
-        None => Hub::start_in(&hub_thread, &config),
-    };
+    let hub = Hub::start_in(&hub_thread, &config);
     let chat = Chat::new(hub.clone(), config.clone());
     let bound = BoundServer::bind(&config, &chat, &plain, &secured).and_then(|bound| {
         let status = config.metrics_listen.map(|addr| serve_status(&chat, addr)).transpose()?;

@@ -227,6 +227,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn close_frame_of_the_websocket_agrees_with_the_reason_of_the_disconnect() {
+        for end in [EndReason::Protocol, EndReason::InvalidText, EndReason::TooBig] {
+            let reason = DisconnectReason::from(end);
+            let (code, text) = end.close_frame().expect("the WebSocket sends a close frame");
+            assert_eq!((reason.code(), reason.words()), (Some(code), text));
+        }
+    }
+
     #[actix_web::test]
     async fn panicking_session_is_unregistered_and_other_sessions_continue() {
         let config = Arc::new(Config::default());

@@ -19,14 +19,14 @@ pub enum EndReason {
 }
 
 impl EndReason {
-    /// Returns the close frame that the socket sends for this reason.
-    pub(super) fn close(self) -> Close {
+    /// Returns the code and the text of the close frame that the socket sends for this reason. None
+    /// if the peer closed, or cannot be reached any more.
+    pub(crate) fn close_frame(self) -> Option<(u16, &'static str)> {
         match self {
-            Self::Left => Close::new(1000, "closed"),
-            Self::Vanished => Close::without_code(),
-            Self::Protocol => Close::new(1002, "WebSocket protocol error"),
-            Self::InvalidText => Close::new(1007, "text is not UTF-8"),
-            Self::TooBig => Close::new(1009, "message too big"),
+            Self::Left | Self::Vanished => None,
+            Self::Protocol => Some((1002, "WebSocket protocol error")),
+            Self::InvalidText => Some((1007, "text is not UTF-8")),
+            Self::TooBig => Some((1009, "message too big")),
         }
     }
 
@@ -55,6 +55,12 @@ impl EndReason {
 pub struct Close {
     pub(super) reason: Option<CloseReason>,
     pub(super) discards: bool,
+}
+
+impl From<EndReason> for Close {
+    fn from(reason: EndReason) -> Self {
+        reason.close_frame().map_or_else(Self::without_code, |(code, text)| Self::new(code, text))
+    }
 }
 
 impl Close {

@@ -201,7 +201,7 @@ impl Socket {
                 Incoming::Ended(EndReason::Left)
             }
             Err(reason) => {
-                self.close(reason.close(), ctx);
+                self.close(reason.into(), ctx);
                 Incoming::Ended(reason)
             }
         }

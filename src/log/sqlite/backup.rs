@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
-use tempfile::NamedTempFile;
+use tempfile::{TempDir, TempPath};
 use thiserror::Error;
 
 use super::absolute;
@@ -62,13 +62,15 @@ pub fn backup(
     let snapshot = source.unchecked_transaction().map_err(read_error)?;
     snapshot.query_row("SELECT count(*) FROM meta", [], |_| Ok(())).map_err(read_error)?;
 
-    let part = create_beside(&dest).map_err(|error| BackupError::System(dest.clone(), error))?;
+    let folder = create_folder_beside(&dest);
+    let folder = folder.map_err(|error| BackupError::System(dest.clone(), error))?;
+    let part = folder.path().join("copy");
     let write_error = |error| BackupError::Sqlite(dest.clone(), error);
-    let mut copy = Connection::open(part.path()).map_err(write_error)?;
+    let mut copy = Connection::open(&part).map_err(write_error)?;
     copy_pages(&snapshot, &mut copy, progress).map_err(write_error)?;
     schema::remove_epoch(&copy).map_err(write_error)?;
     copy.close().map_err(|(_, error)| write_error(error))?;
-    publish(part, &dest).map_err(|error| {
+    publish(&part, &dest).map_err(|error| {
         if error.kind() == io::ErrorKind::AlreadyExists {
             BackupError::Exists(dest)
         } else {
@@ -105,20 +107,19 @@ fn copy_pages(
     }
 }
 
-/// Creates an empty file beside the destination. It is deleted on drop, unless it is published.
-fn create_beside(dest: &Path) -> io::Result<NamedTempFile> {
-    let mut name = dest.file_name().unwrap_or_default().to_owned();
-    name.push(".part-");
-    let folder = dest.parent().unwrap_or(Path::new("."));
-    // Created by `OpenOptions`, so its permissions are those of every new file.
-    let create = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
-    tempfile::Builder::new().prefix(&name).make_in(folder, create)
+/// Creates a folder beside the destination for the copy and SQLite's temporary files. All of it is
+/// deleted on drop.
+fn create_folder_beside(dest: &Path) -> io::Result<TempDir> {
+    let mut prefix = dest.file_name().unwrap_or_default().to_owned();
+    prefix.push(".part-");
+    tempfile::Builder::new().prefix(&prefix).tempdir_in(dest.parent().unwrap_or(Path::new(".")))
 }
 
 /// Syncs the copy to disk and renames it to `dest`, unless that exists.
-fn publish(part: NamedTempFile, dest: &Path) -> io::Result<()> {
-    part.as_file().sync_all()?;
-    part.persist_noclobber(dest).map_err(|error| error.error)?;
+fn publish(part: &Path, dest: &Path) -> io::Result<()> {
+    // Some systems sync only files that are open for writing.
+    OpenOptions::new().write(true).open(part)?.sync_all()?;
+    TempPath::try_from_path(part)?.persist_noclobber(dest).map_err(|error| error.error)?;
     match dest.parent() {
         Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
         _ => Ok(()),

@@ -22,6 +22,7 @@ impl Handler<BlockThread> for Hub {
     type Result = ();
 
     fn handle(&mut self, BlockThread(duration): BlockThread, _: &mut Self::Context) {
+        // The blocked thread is what the test is about.
         std::thread::sleep(duration);
     }
 }

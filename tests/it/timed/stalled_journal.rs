@@ -30,6 +30,7 @@ impl Handler<BlockThread> for Writer {
     type Result = ();
 
     fn handle(&mut self, BlockThread(duration): BlockThread, _: &mut actix::Context<Self>) {
+        // The blocked thread is what the test is about.
         std::thread::sleep(duration);
     }
 }
