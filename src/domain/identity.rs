@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::LazyLock;
 
+use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -10,8 +11,35 @@ use super::{ClientId, random};
 
 /// The owner of one or more clients: all clients that sent the same key, or a single client without
 /// one. For a key, it holds a hash.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity([u8; 16]);
+
+/// The public form of an [`Identity`], which is sent with messages: 20 hexadecimal digits. It
+/// cannot be converted back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Author([u8; 10]);
+
+impl From<Identity> for Author {
+    fn from(identity: Identity) -> Self {
+        let hash =
+            Sha256::new().chain_update("chinwag author\0").chain_update(identity.0).finalize();
+        let mut author = [0; 10];
+        author.copy_from_slice(&hash[..10]);
+        Self(author)
+    }
+}
+
+impl fmt::Display for Author {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Serialize for Author {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 /// The text cannot be a key, because its length is wrong.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -44,6 +72,12 @@ impl Identity {
         identity[..8].copy_from_slice(&PROCESS.to_be_bytes());
         identity[8..].copy_from_slice(&client.0.to_be_bytes());
         Self(identity)
+    }
+
+    /// Creates an identity that was read from storage.
+    #[cfg(feature = "journal")]
+    pub(crate) fn from_trusted(bytes: [u8; 16]) -> Self {
+        Self(bytes)
     }
 
     /// Returns the 16 bytes.

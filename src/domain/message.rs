@@ -1,4 +1,4 @@
-//! A message, before and after the log has assigned its sequence number.
+//! A message.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,44 +42,7 @@ impl MessageId {
     }
 }
 
-/// Identifies a message before it has a sequence number. Two messages in one room with the same
-/// origin are the same message.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Origin {
-    /// The author.
-    pub author: Identity,
-    /// The author's id for the message.
-    pub id: MessageId,
-}
-
-/// A message that the hub has accepted and the log has not committed yet.
-#[derive(Clone, Debug)]
-pub struct Draft {
-    /// The room.
-    pub room: RoomName,
-    /// The author's name.
-    pub nick: Nick,
-    /// The text.
-    pub text: MessageText,
-    /// Whether the text protocol shows the author's name before the text. Always true for a chosen
-    /// name. True for a generated name only if the text could be mistaken for another member's
-    /// message.
-    pub attributed: bool,
-    /// The message's origin, if its author gave it an id.
-    pub origin: Option<Origin>,
-}
-
-impl Draft {
-    /// Returns the message with the sequence number and time that the log assigned.
-    #[must_use]
-    pub fn placed(self, seq: Seq, at: Timestamp) -> ChatMessage {
-        let Self { room, nick, text, attributed, origin } = self;
-        let id = origin.map(|origin| origin.id);
-        ChatMessage { room, seq, at, nick, text, id, attributed, counted: None }
-    }
-}
-
-/// A committed message.
+/// A committed message, as it is now.
 #[derive(Clone, Debug)]
 pub struct ChatMessage {
     /// The room.
@@ -88,19 +51,60 @@ pub struct ChatMessage {
     pub seq: Seq,
     /// The time of the commit.
     pub at: Timestamp,
+    /// The author. `None` if the server itself published it, or if an older version stored it
+    /// without an author.
+    pub author: Option<Identity>,
     /// The author's name.
     pub nick: Nick,
-    /// The text.
+    /// The text. Empty if the message is deleted.
     pub text: MessageText,
     /// The author's id for the message.
     pub id: Option<MessageId>,
-    /// See [`Draft::attributed`].
+    /// Whether the text protocol shows the author's name before the text. Always true for a chosen
+    /// name. True for a generated name only if the text could be mistaken for another member's
+    /// message.
     pub attributed: bool,
+    /// The message of the same room that it replies to.
+    pub reply_to: Option<Seq>,
+    /// The beginning of the message that it replies to, if that is kept and not deleted.
+    pub quote: Option<Arc<Quote>>,
+    /// When its text was last changed.
+    pub edited_at: Option<Timestamp>,
+    /// Whether the message is deleted.
+    pub deleted: bool,
     /// Counts the message as held in memory, if it was read from the log.
     pub(crate) counted: Option<CountedBytes>,
 }
 
+/// The beginning of a message, as a reply shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Quote {
+    /// The author's name.
+    pub nick: Nick,
+    /// The first [`Quote::MAX_CHARS`] characters of the text.
+    pub text: Box<str>,
+}
+
+impl Quote {
+    /// The greatest number of characters.
+    pub const MAX_CHARS: usize = 100;
+
+    /// Returns the beginning of a message.
+    #[must_use]
+    pub fn new(nick: Nick, text: &str) -> Self {
+        let end = text.char_indices().nth(Self::MAX_CHARS).map_or(text.len(), |(end, _)| end);
+        Self { nick, text: text[..end].into() }
+    }
+}
+
 impl ChatMessage {
+    /// Returns the beginning of the message for a reply, unless it is deleted.
+    #[must_use]
+    pub fn as_quote(&self) -> Option<Arc<Quote>> {
+        let quote = || Arc::new(Quote::new(self.nick.clone(), self.text.as_str()));
+        (!self.deleted).then(quote)
+    }
+
     /// Returns about how much memory the message takes, in bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
         let id = self.id.as_ref().map_or(0, |id| id.as_str().len());

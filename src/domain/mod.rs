@@ -3,24 +3,35 @@
 
 mod characters;
 mod client;
+mod emoji;
+mod entry;
 mod identity;
 mod message;
 mod nick;
 mod room_name;
 mod sequence;
+mod settings;
 mod text;
 mod time;
+mod topic;
 
 pub use client::ClientId;
-pub use identity::{BadKey, Identity};
+pub use emoji::{BadEmoji, Emoji};
+pub use entry::{
+    Action, Audience, Change, ChangeKind, Draft, Entry, Reaction, ReactionCount, Right,
+    SettingsChange,
+};
+pub use identity::{Author, BadKey, Identity};
 pub(crate) use message::CountedBytes;
-pub use message::{BadMessageId, ChatMessage, Draft, MessageId, Origin};
+pub use message::{BadMessageId, ChatMessage, MessageId, Quote};
 pub use nick::{BadNick, Nick};
 pub use room_name::{BadRoomName, RoomName};
 pub use sequence::{Epoch, Position, Seq};
+pub use settings::Settings;
 pub(crate) use text::memory_bytes;
 pub use text::{BadText, MessageText};
 pub use time::Timestamp;
+pub use topic::{BadTopic, Topic};
 
 fn random() -> u64 {
     getrandom::u64().expect("the system provides random numbers")

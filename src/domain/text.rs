@@ -57,6 +57,12 @@ impl MessageText {
         Self(text.into())
     }
 
+    /// Returns the text of a deleted message, which is empty.
+    #[must_use]
+    pub fn deleted() -> Self {
+        Self(Box::default())
+    }
+
     /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -1,28 +1,41 @@
-//! The log assigns sequence numbers to messages and keeps them. This module is the contract between
-//! the hub and a log: the hub sends [`Append`] and [`Page`], the log answers through a
-//! [`Responder`]. `memory` keeps no messages, only what is needed to number them; `sqlite` keeps
-//! them in a file.
+//! The log assigns sequence numbers to everything that happens in rooms, and keeps it. This module
+//! is the contract between the hub and a log: the hub sends drafts with [`Append`], and delivers
+//! only what the log hands out with [`FromLog`], in that order. It reads earlier messages with
+//! [`Page`]. `memory` is a log in memory; `sqlite` is one in a file. Both follow the same
+//! rules: see [`rules`].
 
 mod memory;
+mod replica;
 mod responder;
+pub mod rules;
 #[cfg(feature = "journal")]
 pub mod sqlite;
+
+use std::sync::Arc;
 
 use actix::prelude::*;
 use thiserror::Error;
 
-use crate::domain::{ChatMessage, Draft, Epoch, RoomName, Seq, Timestamp};
+use crate::domain::{
+    Change, ChatMessage, Draft, Entry, Epoch, Identity, Reaction, ReactionCount, RoomName, Seq,
+    Settings, Topic,
+};
 pub(crate) use memory::MemoryLog;
-pub use responder::Responder;
+pub use responder::{Follower, Responder};
+pub use rules::Refused;
 
 /// A log that a hub is started with.
 #[derive(Clone, Debug)]
 pub struct Log {
     /// Identifies the log.
     pub epoch: Epoch,
-    /// The sequence number of the last message.
+    /// The sequence number of the last entry.
     pub head: Seq,
-    /// Appends messages.
+    /// The state at `head`.
+    pub state: State,
+    /// Tells the log who follows it. The hub sends it before everything else.
+    pub follow: Recipient<Follow>,
+    /// Appends drafts.
     pub append: Recipient<Append>,
     /// Reads messages.
     pub page: Recipient<Page>,
@@ -30,22 +43,50 @@ pub struct Log {
     pub probe: Recipient<Probe>,
 }
 
+/// What the hub knows of the log's state: what the rules depend on, except messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct State {
+    /// The settings.
+    pub settings: Settings,
+}
+
+impl State {
+    /// Returns a state with these settings.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { settings }
+    }
+
+    /// Advances the state by a committed entry.
+    pub fn apply(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Settings(change) => self.settings = change.settings.clone(),
+            Entry::Message(_) | Entry::Change(_) => {}
+        }
+    }
+}
+
 /// The hub's view of its log. A log that can answer at once returns the answer. Otherwise it
-/// answers through the responder.
+/// answers through the follower or the responder.
 pub(crate) trait LogBackend {
-    fn append(&mut self, append: Append) -> Option<Appended>;
+    /// Takes the follower of a log that answers later.
+    fn follow(&mut self, follower: Follower);
+
+    fn append(&mut self, append: Append) -> Option<FromLog>;
 
     fn page(&mut self, page: Page) -> Option<Paged>;
-
-    /// Returns whether messages can be read back. If not, only the hub's rings have them.
-    fn keeps_messages(&self) -> bool;
 
     /// Returns the recipient that knows whether the log works. A log that always works has none.
     fn probe(&self) -> Option<Recipient<Probe>>;
 }
 
 impl LogBackend for Log {
-    fn append(&mut self, append: Append) -> Option<Appended> {
+    fn follow(&mut self, follower: Follower) {
+        self.follow.do_send(Follow(follower));
+    }
+
+    fn append(&mut self, append: Append) -> Option<FromLog> {
         self.append.do_send(append);
         None
     }
@@ -55,60 +96,96 @@ impl LogBackend for Log {
         None
     }
 
-    fn keeps_messages(&self) -> bool {
-        true
-    }
-
     fn probe(&self) -> Option<Recipient<Probe>> {
         Some(self.probe.clone())
     }
 }
 
-/// Assigns sequence numbers to messages, in this order, and commits them: all or none.
+/// Tells a log where to send [`FromLog`]. A log has one follower.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Follow(pub Follower);
+
+/// Asks the log to append drafts in this order, all or none.
 ///
-/// The hub has one append in flight at a time.
+/// The answer is [`FromLog::Committed`] with [`Own`], or [`FromLog::Rejected`]. The log answers
+/// only when it knows. The hub has one append in flight at a time.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Append {
-    /// The messages. Those of one room are adjacent.
+    /// The number by which the hub recognizes the answer.
+    pub ticket: u64,
+    /// The drafts. Those of one room are adjacent.
     pub drafts: Vec<Draft>,
-    /// Takes the outcome.
-    pub answer: Responder<Appended>,
 }
 
-/// Asks whether the log can commit messages now. The log tries, unless it has recently.
+/// What a log hands out, in its order.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum FromLog {
+    /// Entries were committed.
+    Committed {
+        /// The entries. Those of one room are adjacent. The hub delivers them.
+        entries: Vec<Entry>,
+        /// The sequence number of the log's last entry.
+        head: Seq,
+        /// The append that these entries answer, if it was this hub's.
+        own: Option<Own>,
+    },
+    /// Nothing of an append was committed, and nothing of it will be.
+    Rejected {
+        /// The append.
+        ticket: u64,
+        /// The reason.
+        error: LogError,
+    },
+    /// Whether the log cannot answer now. What is in flight stays unanswered until it is known. New
+    /// drafts should be rejected meanwhile.
+    Stalled(bool),
+    /// The log begins a new epoch: sequence numbers were assigned again.
+    NewEpoch(Epoch),
+    /// The log has stopped. Nothing follows.
+    Died,
+}
+
+/// The outcome of the hub's own append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// The append.
+    pub ticket: u64,
+    /// The outcome for each draft, in the order of the drafts.
+    pub placed: Vec<Verdict>,
+}
+
+/// The outcome for one draft.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is committed with this sequence number.
+    Kept(Seq),
+    /// The same draft was committed before with this sequence number.
+    Duplicate(Seq),
+    /// The rules do not permit it. Nothing was changed.
+    Refused(Refused),
+}
+
+/// Asks whether the log can commit now. The log tries, unless it has recently.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<(), LogError>")]
 pub struct Probe;
 
-/// The outcome of an [`Append`].
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Appended {
-    /// The messages of the append.
-    pub drafts: Vec<Draft>,
-    /// The outcome for each message, in the same order.
-    pub outcome: Result<Vec<Placed>, LogError>,
-}
-
-/// The outcome for one message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placed {
-    /// The message is committed with this sequence number and time.
-    New(Seq, Timestamp),
-    /// The same message was committed before with this sequence number.
-    Duplicate(Seq),
-}
-
-/// Asks for messages of a room.
+/// Asks for messages of a room, in their current state.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Page {
     /// The room.
     pub room: RoomName,
-    /// Only messages before this one.
+    /// Only what is before this sequence number.
     pub before: Seq,
-    /// The greatest number of messages. The log returns the last ones.
+    /// Which messages.
+    pub range: Range,
+    /// For whom.
+    pub reader: Reader,
+    /// The greatest number of messages.
     pub limit: usize,
     /// The greatest size of all texts, in bytes. One message is returned in any case.
     pub max_bytes: usize,
@@ -116,15 +193,49 @@ pub struct Page {
     pub answer: Responder<Paged>,
 }
 
+/// Which messages of a room a [`Page`] asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Range {
+    /// The last ones.
+    Latest,
+    /// The first ones after this sequence number.
+    After(Seq),
+    /// Those around this sequence number: the message itself and older ones in one half of the
+    /// limit, newer ones in the other.
+    Around(Seq),
+}
+
+/// For whom a [`Page`] is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// For the hub, which remembers the page and applies later entries to it. The answer has
+    /// [`Messages::changes`] and [`Messages::reactions`].
+    Hub,
+    /// For a client with this identity. The answer has [`Messages::counts`].
+    Client(Identity),
+}
+
 /// The messages that answer a [`Page`].
 #[derive(Clone, Debug, Default)]
 pub struct Messages {
     /// The messages, oldest first.
-    pub messages: Vec<ChatMessage>,
-    /// The page has all messages of the room after this one and before the requested one.
+    pub messages: Vec<Arc<ChatMessage>>,
+    /// The last changes of the room, oldest first, at most as many as the limit of messages. Only
+    /// for [`Reader::Hub`].
+    pub changes: Vec<Arc<Change>>,
+    /// All reactions to these messages. Only for [`Reader::Hub`].
+    pub reactions: Vec<Reaction>,
+    /// The reactions to these messages, sorted by message and emoji. Only for [`Reader::Client`].
+    pub counts: Vec<ReactionCount>,
+    /// The room's topic.
+    pub topic: Topic,
+    /// The answer has all messages, and for [`Reader::Hub`] all changes, after this sequence number
+    /// and before the requested one. Not meaningful for other ranges than [`Range::Latest`].
     pub floor: Seq,
     /// Whether the log has older messages of the room.
     pub more: bool,
+    /// Whether the log has newer messages of the room before the requested sequence number.
+    pub more_newer: bool,
 }
 
 /// The outcome of a [`Page`].

@@ -1,30 +1,40 @@
-//! The way back from the log to the hub.
+//! The ways back from the log to the hub.
 
 use actix::prelude::*;
 
-use super::{Appended, LogError, Messages, Paged, Placed};
-use crate::domain::Draft;
+use super::{FromLog, LogError, Messages, Paged};
 
-/// Answers a request of the hub. If it is dropped unused, for example because the log's thread
+/// Sends the hub what the log hands out. If it is dropped, for example because the log's thread
+/// panics, the hub receives [`FromLog::Died`].
+#[derive(Debug)]
+pub struct Follower(Recipient<FromLog>);
+
+impl Follower {
+    /// Returns the follower that sends to this recipient.
+    #[must_use]
+    pub fn new(hub: Recipient<FromLog>) -> Self {
+        Self(hub)
+    }
+
+    /// Hands something out.
+    pub fn send(&self, from_log: FromLog) {
+        self.0.do_send(from_log);
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.do_send(FromLog::Died);
+    }
+}
+
+/// Answers a request for a page. If it is dropped unused, for example because the log's thread
 /// panics, the hub receives [`LogError::Died`].
 #[derive(Debug)]
 pub struct Responder<M: Message<Result = ()> + Send + 'static> {
     hub: Recipient<M>,
     /// Sent if there is no other answer.
     died: Option<M>,
-}
-
-impl Responder<Appended> {
-    pub(crate) fn new(hub: Recipient<Appended>) -> Self {
-        let died = Appended { drafts: Vec::new(), outcome: Err(LogError::Died) };
-        Self { hub, died: Some(died) }
-    }
-
-    /// Sends the outcome, and returns the messages to the hub.
-    pub fn give(mut self, drafts: Vec<Draft>, outcome: Result<Vec<Placed>, LogError>) {
-        self.cancel();
-        self.hub.do_send(Appended { drafts, outcome });
-    }
 }
 
 impl Responder<Paged> {
