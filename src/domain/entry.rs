@@ -205,7 +205,8 @@ impl ChangeKind {
         }
     }
 
-    fn text_bytes(&self) -> usize {
+    /// Returns the length of the text in bytes.
+    pub(crate) fn text_bytes(&self) -> usize {
         match self {
             Self::Edit { text, .. } => text.as_str().len(),
             Self::Room { topic } => topic.as_str().len(),
