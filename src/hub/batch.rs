@@ -1,17 +1,17 @@
-//! Messages and notices that are delivered to many clients, encoded at most once.
+//! Entries and notices that are delivered to many clients, encoded at most once.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use crate::domain::ChatMessage;
+use crate::domain::{ChatMessage, Entry};
 use crate::protocol::{Event, Protocol, json, text};
 use crate::websocket::TextFrame;
 
-/// Messages of one room that were committed together. The sessions of all members share it. It is
+/// Entries of one room that were committed together. The sessions of all members share it. It is
 /// encoded and compressed at most once for each protocol, by the first session that needs it.
 #[derive(Debug)]
 pub struct Batch {
-    messages: Vec<Arc<ChatMessage>>,
+    entries: Vec<Entry>,
     bytes: usize,
     accepted: Instant,
     text: Encoded,
@@ -26,13 +26,13 @@ struct Encoded {
 }
 
 impl Batch {
-    /// Returns a batch of these messages, oldest first. `accepted` is the time at which the hub
+    /// Returns a batch of these entries, oldest first. `accepted` is the time at which the hub
     /// accepted the first one.
     #[must_use]
-    pub fn new(messages: Vec<Arc<ChatMessage>>, accepted: Instant) -> Self {
-        let bytes = messages.iter().map(|message| message.text.as_str().len()).sum();
+    pub fn new(entries: Vec<Entry>, accepted: Instant) -> Self {
+        let bytes = entries.iter().map(Entry::text_bytes).sum();
         let (text, json) = (Encoded::default(), Encoded::default());
-        Self { messages, bytes, accepted, text, json }
+        Self { entries, bytes, accepted, text, json }
     }
 
     /// Returns the length of all texts in bytes.
@@ -41,24 +41,33 @@ impl Batch {
         self.bytes
     }
 
-    /// Returns the time at which the hub accepted the first message.
+    /// Returns the time at which the hub accepted the first entry.
     #[must_use]
     pub fn accepted(&self) -> Instant {
         self.accepted
     }
 
-    /// Returns the messages, oldest first.
+    /// Returns the entries, oldest first.
     #[must_use]
-    pub fn messages(&self) -> &[Arc<ChatMessage>] {
-        &self.messages
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
     }
 
-    /// Returns the messages as frames of one or more lines.
+    /// Returns the messages among the entries, oldest first.
+    pub fn messages(&self) -> impl Iterator<Item = &Arc<ChatMessage>> {
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Message(message) => Some(message),
+            Entry::Change(_) | Entry::Settings(_) => None,
+        })
+    }
+
+    /// Returns the entries as frames of one or more lines. Returns no frames if the protocol tells
+    /// nothing of them.
     #[must_use]
     pub fn frames(&self, protocol: Protocol) -> &[TextFrame] {
         match protocol {
-            Protocol::Text => self.text.plain.get_or_init(|| self.encode(text::line)),
-            Protocol::Json => self.json.plain.get_or_init(|| self.encode(json::line)),
+            Protocol::Text => self.text.plain.get_or_init(|| self.encode(text::entry_line)),
+            Protocol::Json => self.json.plain.get_or_init(|| self.encode(json::entry_line)),
         }
     }
 
@@ -75,9 +84,9 @@ impl Batch {
             .get_or_init(|| self.frames(protocol).iter().map(TextFrame::compressed).collect())
     }
 
-    fn encode(&self, line: impl Fn(&ChatMessage) -> String) -> Vec<TextFrame> {
-        let lines = self.messages.iter().map(|message| TextFrame::new(&line(message)));
-        let mut waiting = lines.collect();
+    fn encode(&self, line: impl Fn(&Entry) -> Option<String>) -> Vec<TextFrame> {
+        let mut waiting =
+            self.entries.iter().filter_map(line).map(|line| TextFrame::new(&line)).collect();
         std::iter::from_fn(|| TextFrame::coalesce(&mut waiting)).collect()
     }
 }

@@ -8,17 +8,21 @@ use std::time::Duration;
 use serde::Serialize;
 use strum::{IntoStaticStr, VariantArray};
 
-use super::{Ref, json};
-use crate::domain::{ChatMessage, Epoch, MessageId, Nick, RoomName, Seq};
+use super::Ref;
+use crate::domain::{
+    Author, Change, ChatMessage, Epoch, MessageId, Nick, ReactionCount, RoomName, Seq, Topic,
+};
 
-/// An event of the JSON protocol, except `message`.
-#[derive(Clone, Debug, Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+/// An event of the JSON protocol, except those that tell of an entry of the log. [`json`](super::json)
+/// defines how it is serialized.
+#[derive(Clone, Debug)]
 pub enum Event {
     /// Answers `hello`.
     Welcome {
         /// The client's name.
         nick: Nick,
+        /// The client's public identity.
+        author: Author,
         /// The limits for what the client sends.
         limits: Limits,
     },
@@ -28,19 +32,25 @@ pub enum Event {
         room: RoomName,
         /// The log.
         epoch: Epoch,
-        /// The client's position: earlier messages are in `messages` or were received before, and
-        /// later ones will be delivered.
+        /// The client's position: earlier entries are in `messages` and `changes` or were received
+        /// before, and later ones will be delivered.
         seq: Seq,
-        /// Whether `messages` are all messages that the client has missed. Otherwise they are the
-        /// latest ones.
+        /// Whether `messages` and `changes` are everything that the client has missed. Otherwise
+        /// `messages` are the latest ones.
         recovered: bool,
+        /// The room's topic.
+        topic: Topic,
         /// The names of the members, at most 100.
         members: Vec<Nick>,
         /// The number of members.
         member_count: usize,
-        /// Messages, oldest first.
-        #[serde(serialize_with = "json::serialize_messages")]
+        /// Messages in their current state, oldest first.
         messages: Vec<Arc<ChatMessage>>,
+        /// The reactions to these messages, sorted by message. Empty if `recovered`, since the
+        /// reactions are among the changes.
+        counts: Vec<ReactionCount>,
+        /// Changes that the client has missed, oldest first. Empty unless `recovered`.
+        changes: Vec<Arc<Change>>,
     },
     /// Tells that users joined and left.
     Presence {
@@ -87,22 +97,24 @@ pub enum Event {
     History {
         /// The room.
         room: RoomName,
-        /// Messages, oldest first.
-        #[serde(serialize_with = "json::serialize_messages")]
+        /// Messages in their current state, oldest first.
         messages: Vec<Arc<ChatMessage>>,
+        /// The reactions to these messages, sorted by message.
+        counts: Vec<ReactionCount>,
         /// Whether there are older messages.
         more: bool,
+        /// Whether there are newer messages.
+        more_newer: bool,
     },
-    /// Answers `say`: the message is committed.
+    /// Answers `say`, `edit`, `delete`, `react` and `set_room`: the entry is committed.
     Said {
         /// The room.
         room: RoomName,
         /// The sequence number.
         seq: Seq,
-        /// The client's id for the message.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        /// The client's id for the entry.
         id: Option<MessageId>,
-        /// Whether the message had been committed before. It is not delivered again.
+        /// Whether the entry had been committed before. It is not delivered again.
         duplicate: bool,
     },
     /// Answers a command that failed.
@@ -115,21 +127,34 @@ impl Event {
         Self::Error(Refusal::new(ErrorCode::NotJoined, "join the room first"))
     }
 
-    /// Removes and returns the messages of `joined` or `history`. Other events have none.
-    pub(super) fn take_messages(&mut self) -> Vec<Arc<ChatMessage>> {
-        if let Self::Joined { messages, .. } | Self::History { messages, .. } = self {
-            take(messages)
-        } else {
-            Vec::new()
+    /// Removes and returns the contents of `joined` or `history`. Other events have none.
+    pub(super) fn take_contents(&mut self) -> Contents {
+        match self {
+            Self::Joined { messages, counts, changes, .. } => {
+                Contents { messages: take(messages), counts: take(counts), changes: take(changes) }
+            }
+            Self::History { messages, counts, .. } => {
+                Contents { messages: take(messages), counts: take(counts), changes: Vec::new() }
+            }
+            Self::Welcome { .. }
+            | Self::Presence { .. }
+            | Self::Renamed { .. }
+            | Self::Typing { .. }
+            | Self::Members { .. }
+            | Self::Left { .. }
+            | Self::Said { .. }
+            | Self::Error(_) => Contents::default(),
         }
     }
 
     /// Returns about how much memory the event takes, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        let texts = match self {
-            Self::Joined { messages, .. } | Self::History { messages, .. } => {
-                messages.iter().map(|message| message.text.as_str().len()).sum()
+        let contents = match self {
+            Self::Joined { topic, messages, counts, changes, .. } => {
+                let changes = changes.iter().map(|change| change.kind.text_bytes());
+                topic.as_str().len() + contents_bytes(messages, counts) + changes.sum::<usize>()
             }
+            Self::History { messages, counts, .. } => contents_bytes(messages, counts),
             Self::Presence { joined, left, .. } => (joined.len() + left.len()) * size_of::<Nick>(),
             Self::Members { members, .. } => members.len() * size_of::<Nick>(),
             Self::Welcome { .. }
@@ -139,8 +164,25 @@ impl Event {
             | Self::Said { .. }
             | Self::Error(_) => 0,
         };
-        size_of::<Reply>() + texts
+        size_of::<Reply>() + contents
     }
+}
+
+/// What `joined` and `history` contain.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) messages: Vec<Arc<ChatMessage>>,
+    pub(super) counts: Vec<ReactionCount>,
+    pub(super) changes: Vec<Arc<Change>>,
+}
+
+/// Returns the length of all texts and quotes, and the size of the counts, in bytes.
+fn contents_bytes(messages: &[Arc<ChatMessage>], counts: &[ReactionCount]) -> usize {
+    let text_bytes = |message: &Arc<ChatMessage>| {
+        let quote = message.quote.as_ref().map_or(0, |quote| quote.text.len());
+        message.text.as_str().len() + quote
+    };
+    messages.iter().map(text_bytes).sum::<usize>() + size_of_val(counts)
 }
 
 /// The limits for what a client sends.
@@ -155,6 +197,12 @@ pub struct Limits {
     pub rooms: Option<usize>,
     /// Most messages in one answer to `history`.
     pub history: usize,
+    /// Whether authors may edit and delete their messages.
+    pub edits: bool,
+    /// How long after a message its author may edit or delete it, in milliseconds, if there is a
+    /// limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edit_window_ms: Option<u64>,
 }
 
 /// Why a command failed.
@@ -215,6 +263,9 @@ pub enum ErrorCode {
     Empty,
     /// The client is not a member of the room.
     NotJoined,
+    /// The message that the command refers to is not in the room, is not kept any more, or is
+    /// deleted.
+    NotFound,
     /// A rate was exceeded.
     RateLimited,
     /// The server or the room is full, or the log unavailable.
@@ -251,6 +302,7 @@ impl ErrorCode {
             | Self::TooLong
             | Self::Empty
             | Self::NotJoined
+            | Self::NotFound
             | Self::Forbidden
             | Self::Internal => false,
         }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
-use super::{Command, ErrorCode, Event, Ref, Refusal, Reply, Request};
+use super::event::Contents;
+use super::{Command, ErrorCode, Event, HistoryRange, Limits, Ref, Refusal, Reply, Request};
 use crate::domain::{
-    BadText, ChatMessage, Epoch, Identity, MessageId, MessageText, Nick, Position, RoomName, Seq,
-    Timestamp,
+    Author, BadText, Change, ChangeKind, ChatMessage, Emoji, Entry, Epoch, Identity, MessageId,
+    MessageText, Nick, Position, Quote, ReactionCount, RoomName, Seq, Timestamp, Topic,
 };
 
 /// The WebSocket subprotocol by which clients select this protocol (RFC 6455 section 1.9).
@@ -35,6 +36,10 @@ enum Type {
     Join,
     Leave,
     Say,
+    Edit,
+    Delete,
+    React,
+    SetRoom,
     Who,
     Typing,
     History,
@@ -85,12 +90,46 @@ struct Say {
     room: String,
     text: String,
     id: Option<String>,
+    reply_to: Option<Seq>,
+}
+
+#[derive(Deserialize)]
+struct Edit {
+    room: String,
+    seq: Seq,
+    text: String,
+    id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Delete {
+    room: String,
+    seq: Seq,
+    id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct React {
+    room: String,
+    seq: Seq,
+    emoji: String,
+    on: Option<bool>,
+    id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct SetRoom {
+    room: String,
+    topic: String,
+    id: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct History {
     room: String,
     before: Option<Seq>,
+    after: Option<Seq>,
+    around: Option<Seq>,
     limit: Option<usize>,
 }
 
@@ -146,21 +185,60 @@ fn command(kind: &Type, line: &str, max_bytes: usize) -> Result<Command, Refusal
             Command::Typing { room: self::room(&room)? }
         }
         Type::Say => {
-            let Say { room, text, id } = parse(line)?;
-            let id = id.as_deref().map(MessageId::parse).transpose();
+            let Say { room, text, id, reply_to } = parse(line)?;
             Command::Say {
                 room: self::room(&room)?,
                 text: self::text(text, max_bytes)?,
-                id: id.map_err(|error| refusal(ErrorCode::BadJson, &error))?,
+                id: self::id(id)?,
+                reply_to,
             }
         }
+        Type::Edit => {
+            let Edit { room, seq, text, id } = parse(line)?;
+            Command::Edit {
+                room: self::room(&room)?,
+                target: seq,
+                text: self::text(text, max_bytes)?,
+                id: self::id(id)?,
+            }
+        }
+        Type::Delete => {
+            let Delete { room, seq, id } = parse(line)?;
+            Command::Delete { room: self::room(&room)?, target: seq, id: self::id(id)? }
+        }
+        Type::React => {
+            let React { room, seq, emoji, on, id } = parse(line)?;
+            let emoji = Emoji::parse(&emoji).map_err(|error| refusal(ErrorCode::BadJson, &error));
+            Command::React {
+                room: self::room(&room)?,
+                target: seq,
+                emoji: emoji?,
+                on: on.unwrap_or(true),
+                id: self::id(id)?,
+            }
+        }
+        Type::SetRoom => {
+            let SetRoom { room, topic, id } = parse(line)?;
+            let topic = Topic::parse(&topic).map_err(|error| refusal(ErrorCode::BadJson, &error));
+            Command::SetRoom { room: self::room(&room)?, topic: topic?, id: self::id(id)? }
+        }
         Type::History => {
-            let History { room, before, limit } = parse(line)?;
+            let History { room, before, after, around, limit } = parse(line)?;
             let limit = limit.unwrap_or(HISTORY_DEFAULT);
             if !(1..=HISTORY_MAX).contains(&limit) {
                 return Err(refusal(ErrorCode::BadJson, &"limit must be 1 to 100"));
             }
-            Command::History { room: self::room(&room)?, before, limit }
+            let range = match (before, after, around) {
+                (None, None, None) => HistoryRange::Latest,
+                (Some(before), None, None) => HistoryRange::Before(before),
+                (None, Some(after), None) => HistoryRange::After(after),
+                (None, None, Some(around)) => HistoryRange::Around(around),
+                (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
+                    let words = "use only one of before, after and around";
+                    return Err(refusal(ErrorCode::BadJson, &words));
+                }
+            };
+            Command::History { room: self::room(&room)?, range, limit }
         }
         Type::Unknown => {
             return Err(refusal(ErrorCode::UnknownType, &"unknown command type"));
@@ -194,6 +272,11 @@ fn room(text: &str) -> Result<RoomName, Refusal> {
     RoomName::parse(text).map_err(|error| refusal(ErrorCode::BadRoom, &error))
 }
 
+fn id(text: Option<String>) -> Result<Option<MessageId>, Refusal> {
+    let id = text.as_deref().map(MessageId::parse).transpose();
+    id.map_err(|error| refusal(ErrorCode::BadJson, &error))
+}
+
 /// Parses the text of a message. `\r\n` and `\r` become `\n`.
 fn text(text: String, max_bytes: usize) -> Result<MessageText, Refusal> {
     let text =
@@ -224,24 +307,291 @@ struct MessageObject<'a> {
     room: &'a RoomName,
     seq: Seq,
     at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    author: Option<Author>,
     nick: &'a Nick,
     text: &'a MessageText,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a MessageId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply_to: Option<Seq>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quote: Option<&'a Quote>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edited_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
+    #[serde(skip_serializing_if = "Reactions::is_empty")]
+    reactions: Reactions<'a>,
 }
 
 impl<'a> From<&'a ChatMessage> for MessageObject<'a> {
+    /// Returns the message without its quote, which may have changed since it was read.
     fn from(message: &'a ChatMessage) -> Self {
-        let ChatMessage { room, seq, at, nick, text, id, attributed: _, counted: _ } = message;
-        Self { room, seq: *seq, at: *at, nick, text, id: id.as_ref() }
+        Self {
+            room: &message.room,
+            seq: message.seq,
+            at: message.at,
+            author: message.author.map(Author::from),
+            nick: &message.nick,
+            text: &message.text,
+            id: message.id.as_ref(),
+            reply_to: message.reply_to,
+            quote: None,
+            edited_at: message.edited_at,
+            deleted: message.deleted,
+            reactions: Reactions(&[]),
+        }
     }
 }
 
-/// A message with its `type`.
+impl<'a> MessageObject<'a> {
+    /// Returns the message with its quote and its reactions, as in `joined` and `history`. The
+    /// counts are sorted by message.
+    fn listed(message: &'a ChatMessage, counts: &'a [ReactionCount]) -> Self {
+        let start = counts.partition_point(|count| count.target < message.seq);
+        let end = counts.partition_point(|count| count.target <= message.seq);
+        let (quote, reactions) = (message.quote.as_deref(), Reactions(&counts[start..end]));
+        Self { quote, reactions, ..message.into() }
+    }
+}
+
+/// The reactions to one message, as an object of counts by emoji.
+struct Reactions<'a>(&'a [ReactionCount]);
+
+impl Reactions<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Reactions<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|reaction| (&reaction.emoji, reaction.count)))
+    }
+}
+
+/// An entry with its `type`.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Line<'a> {
     Message(MessageObject<'a>),
+    Edited {
+        #[serde(flatten)]
+        head: ChangeHead<'a>,
+        target: Seq,
+        text: &'a MessageText,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a MessageId>,
+    },
+    Deleted {
+        #[serde(flatten)]
+        head: ChangeHead<'a>,
+        target: Seq,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a MessageId>,
+    },
+    Reacted {
+        #[serde(flatten)]
+        head: ChangeHead<'a>,
+        target: Seq,
+        emoji: &'a Emoji,
+        on: bool,
+        count: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a MessageId>,
+    },
+    Room {
+        #[serde(flatten)]
+        head: ChangeHead<'a>,
+        topic: &'a Topic,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a MessageId>,
+    },
+}
+
+/// The fields that all changes have.
+#[derive(Serialize)]
+struct ChangeHead<'a> {
+    room: &'a RoomName,
+    seq: Seq,
+    at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    author: Option<Author>,
+    nick: &'a Nick,
+}
+
+impl<'a> From<&'a Change> for Line<'a> {
+    fn from(change: &'a Change) -> Self {
+        let Change { room, seq, at, author, nick, id, kind } = change;
+        let author = author.map(Author::from);
+        let (head, id) = (ChangeHead { room, seq: *seq, at: *at, author, nick }, id.as_ref());
+        match kind {
+            ChangeKind::Edit { target, text } => Self::Edited { head, target: *target, text, id },
+            ChangeKind::Delete { target } => Self::Deleted { head, target: *target, id },
+            &ChangeKind::React { target, ref emoji, on, count } => {
+                Self::Reacted { head, target, emoji, on, count, id }
+            }
+            ChangeKind::Room { topic } => Self::Room { head, topic, id },
+        }
+    }
+}
+
+/// An [`Event`] as an object.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum EventObject<'a> {
+    Welcome {
+        nick: &'a Nick,
+        author: Author,
+        limits: &'a Limits,
+    },
+    Joined {
+        room: &'a RoomName,
+        epoch: &'a Epoch,
+        seq: Seq,
+        recovered: bool,
+        #[serde(skip_serializing_if = "Topic::is_empty")]
+        topic: &'a Topic,
+        members: &'a [Nick],
+        member_count: usize,
+        messages: MessageList<'a>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        mine: Vec<OwnReaction<'a>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        changes: Vec<Line<'a>>,
+    },
+    Presence {
+        room: &'a RoomName,
+        joined: &'a [Nick],
+        left: &'a [Nick],
+        member_count: usize,
+    },
+    Renamed {
+        room: &'a RoomName,
+        from: &'a Nick,
+        to: &'a Nick,
+    },
+    Typing {
+        room: &'a RoomName,
+        nick: &'a Nick,
+    },
+    Members {
+        room: &'a RoomName,
+        members: &'a [Nick],
+        member_count: usize,
+    },
+    Left {
+        room: &'a RoomName,
+    },
+    History {
+        room: &'a RoomName,
+        messages: MessageList<'a>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        mine: Vec<OwnReaction<'a>>,
+        more: bool,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        more_newer: bool,
+    },
+    Said {
+        room: &'a RoomName,
+        seq: Seq,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a MessageId>,
+        duplicate: bool,
+    },
+    Error(&'a Refusal),
+}
+
+impl<'a> From<&'a Event> for EventObject<'a> {
+    fn from(event: &'a Event) -> Self {
+        match event {
+            Event::Welcome { nick, author, limits } => {
+                Self::Welcome { nick, author: *author, limits }
+            }
+            Event::Joined {
+                room,
+                epoch,
+                seq,
+                recovered,
+                topic,
+                members,
+                member_count,
+                messages,
+                counts,
+                changes,
+            } => Self::Joined {
+                room,
+                epoch,
+                seq: *seq,
+                recovered: *recovered,
+                topic,
+                members,
+                member_count: *member_count,
+                messages: MessageList { messages, counts },
+                mine: OwnReaction::among(counts).collect(),
+                changes: changes.iter().map(|change| (&**change).into()).collect(),
+            },
+            Event::Presence { room, joined, left, member_count } => {
+                Self::Presence { room, joined, left, member_count: *member_count }
+            }
+            Event::Renamed { room, from, to } => Self::Renamed { room, from, to },
+            Event::Typing { room, nick } => Self::Typing { room, nick },
+            Event::Members { room, members, member_count } => {
+                Self::Members { room, members, member_count: *member_count }
+            }
+            Event::Left { room } => Self::Left { room },
+            Event::History { room, messages, counts, more, more_newer } => Self::History {
+                room,
+                messages: MessageList { messages, counts },
+                mine: OwnReaction::among(counts).collect(),
+                more: *more,
+                more_newer: *more_newer,
+            },
+            Event::Said { room, seq, id, duplicate } => {
+                Self::Said { room, seq: *seq, id: id.as_ref(), duplicate: *duplicate }
+            }
+            Event::Error(refusal) => Self::Error(refusal),
+        }
+    }
+}
+
+impl Serialize for Event {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        EventObject::from(self).serialize(serializer)
+    }
+}
+
+/// The messages of `joined` or `history`.
+struct MessageList<'a> {
+    messages: &'a [Arc<ChatMessage>],
+    counts: &'a [ReactionCount],
+}
+
+impl Serialize for MessageList<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let objects = self.messages.iter().map(|it| MessageObject::listed(it, self.counts));
+        serializer.collect_seq(objects)
+    }
+}
+
+/// A reaction of the reader of `joined` or `history`.
+#[derive(Serialize)]
+struct OwnReaction<'a> {
+    seq: Seq,
+    emoji: &'a Emoji,
+}
+
+impl<'a> OwnReaction<'a> {
+    fn among(counts: &'a [ReactionCount]) -> impl Iterator<Item = Self> {
+        counts.iter().filter(|count| count.mine).map(Self::from)
+    }
+}
+
+impl<'a> From<&'a ReactionCount> for OwnReaction<'a> {
+    fn from(count: &'a ReactionCount) -> Self {
+        Self { seq: count.target, emoji: &count.emoji }
+    }
 }
 
 /// Encodes a message as a line, without the line break.
@@ -250,7 +600,17 @@ pub fn line(message: &ChatMessage) -> String {
     encode(&Line::Message(message.into()))
 }
 
-/// Encodes a message as an object without `type`, as in `history` and in exports.
+/// Encodes an entry as a line, without the line break. Returns none if clients are not told of it.
+#[must_use]
+pub fn entry_line(entry: &Entry) -> Option<String> {
+    match entry {
+        Entry::Message(message) => Some(line(message)),
+        Entry::Change(change) => Some(encode(&Line::from(&**change))),
+        Entry::Settings(_) => None,
+    }
+}
+
+/// Encodes a message as an object without `type`, quote and reactions, as in exports.
 #[must_use]
 pub fn object(message: &ChatMessage) -> String {
     encode(&MessageObject::from(message))
@@ -262,34 +622,48 @@ pub fn reply(reply: &Reply) -> String {
     encode(reply)
 }
 
-/// Encodes an answer piece by piece, each when it is asked for. Every message is a piece.
+/// Encodes an answer piece by piece, each when it is asked for. Every message, every change and
+/// every reaction of the reader is a piece.
 pub fn reply_parts(mut reply: Reply) -> impl Iterator<Item = String> {
-    let messages = reply.event.take_messages();
+    let Contents { messages, counts, changes } = reply.event.take_contents();
     // This cannot occur inside a string, where `"` is escaped.
     const NO_MESSAGES: &str = "\"messages\":[]";
     let whole = encode(&reply);
     let place = whole.find(NO_MESSAGES).map_or(whole.len(), |at| at + NO_MESSAGES.len() - 1);
     let (before, after) = whole.split_at(place);
-    let (before, after) = (before.to_owned(), after.to_owned());
-    let messages = messages.into_iter().enumerate().map(|(n, message)| {
-        let message = object(&message);
-        if n == 0 { message } else { format!(",{message}") }
-    });
-    once(before).chain(messages).chain(once(after))
+    let (bracket, after) = after.split_at(after.len().min(1));
+    let (before, bracket, after) = (before.to_owned(), bracket.to_owned(), after.to_owned());
+    let mine: Vec<_> = counts.iter().filter(|count| count.mine).cloned().collect();
+    let messages = messages.into_iter().map(move |it| encode(&MessageObject::listed(&it, &counts)));
+    once(before)
+        .chain(separated(messages))
+        .chain(once(bracket))
+        .chain(array("mine", mine, |count| encode(&OwnReaction::from(&count))))
+        .chain(array("changes", changes, |change| encode(&Line::from(&*change))))
+        .chain(once(after))
+}
+
+/// Encodes an array as another field of an object. Returns nothing if the array is empty.
+fn array<T>(
+    name: &'static str,
+    items: Vec<T>,
+    encode: impl Fn(T) -> String,
+) -> impl Iterator<Item = String> {
+    let has_items = !items.is_empty();
+    let begin = has_items.then(|| format!(",\"{name}\":["));
+    let end = has_items.then(|| "]".to_owned());
+    begin.into_iter().chain(separated(items.into_iter().map(encode))).chain(end)
+}
+
+/// Puts a comma before each item except the first one.
+fn separated(items: impl Iterator<Item = String>) -> impl Iterator<Item = String> {
+    items.enumerate().map(|(n, item)| if n == 0 { item } else { format!(",{item}") })
 }
 
 /// Encodes an event as a line, without the line break.
 #[must_use]
 pub fn event(event: &Event) -> String {
     encode(event)
-}
-
-/// Serializes messages as an array of objects, for `#[serde(serialize_with)]`.
-pub(super) fn serialize_messages<S: Serializer>(
-    messages: &[Arc<ChatMessage>],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(messages.iter().map(|message| MessageObject::from(&**message)))
 }
 
 fn encode(value: &impl Serialize) -> String {

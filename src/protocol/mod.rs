@@ -1,4 +1,4 @@
-//! The protocols: decodes lines of clients into [`Command`]s, and encodes messages and [`Event`]s
+//! The protocols: decodes lines of clients into [`Command`]s, and encodes entries and [`Event`]s
 //! as lines. Pure functions over [`domain`](crate::domain), without actors and sockets.
 
 mod disconnect;
@@ -11,7 +11,9 @@ pub use event::{ErrorCode, Event, Limits, Refusal, Reply};
 
 use serde::Serialize;
 
-use crate::domain::{Identity, MessageId, MessageText, Nick, Position, RoomName, Seq};
+use crate::domain::{
+    Emoji, Identity, MessageId, MessageText, Nick, Position, RoomName, Seq, Topic,
+};
 
 /// The protocol of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +60,50 @@ pub enum Command {
         text: MessageText,
         /// The client's id for the message.
         id: Option<MessageId>,
+        /// The message of the same room that it replies to.
+        reply_to: Option<Seq>,
+    },
+    /// Replaces the text of a message.
+    Edit {
+        /// The room.
+        room: RoomName,
+        /// The message.
+        target: Seq,
+        /// The new text.
+        text: MessageText,
+        /// The client's id for the change.
+        id: Option<MessageId>,
+    },
+    /// Deletes a message.
+    Delete {
+        /// The room.
+        room: RoomName,
+        /// The message.
+        target: Seq,
+        /// The client's id for the change.
+        id: Option<MessageId>,
+    },
+    /// Adds or removes a reaction to a message.
+    React {
+        /// The room.
+        room: RoomName,
+        /// The message.
+        target: Seq,
+        /// The reaction.
+        emoji: Emoji,
+        /// Whether to add it.
+        on: bool,
+        /// The client's id for the change.
+        id: Option<MessageId>,
+    },
+    /// Changes a room.
+    SetRoom {
+        /// The room.
+        room: RoomName,
+        /// The new topic.
+        topic: Topic,
+        /// The client's id for the change.
+        id: Option<MessageId>,
     },
     /// Asks for the members of a room.
     Who {
@@ -69,15 +115,48 @@ pub enum Command {
         /// The room.
         room: RoomName,
     },
-    /// Asks for earlier messages of a room.
+    /// Asks for messages of a room.
     History {
         /// The room.
         room: RoomName,
-        /// Only messages before this one. Without it, the latest ones.
-        before: Option<Seq>,
+        /// Which messages.
+        range: HistoryRange,
         /// The greatest number of messages.
         limit: usize,
     },
+}
+
+impl Command {
+    /// Returns the length of the text in bytes, if the command adds an entry to the log. Returns
+    /// none for other commands.
+    pub(crate) fn published_bytes(&self) -> Option<usize> {
+        match self {
+            Self::Say { text, .. } | Self::Edit { text, .. } => Some(text.as_str().len()),
+            Self::SetRoom { topic, .. } => Some(topic.as_str().len()),
+            Self::Delete { .. } | Self::React { .. } => Some(0),
+            Self::Hello { .. }
+            | Self::Nick { .. }
+            | Self::Join { .. }
+            | Self::Leave { .. }
+            | Self::Who { .. }
+            | Self::Typing { .. }
+            | Self::History { .. } => None,
+        }
+    }
+}
+
+/// Which messages of a room a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HistoryRange {
+    /// The latest ones.
+    Latest,
+    /// The last ones before this sequence number.
+    Before(Seq),
+    /// The first ones after this sequence number.
+    After(Seq),
+    /// Those around this sequence number: the message itself and older ones in one half of the
+    /// limit, newer ones in the other.
+    Around(Seq),
 }
 
 /// A command with the reference that its answer repeats.

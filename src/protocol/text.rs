@@ -2,7 +2,7 @@
 //! WebSocket message, and the server sends one message per line.
 
 use super::Command;
-use crate::domain::{BadText, ChatMessage, MessageText, RoomName};
+use crate::domain::{BadText, ChatMessage, Entry, MessageText, RoomName};
 
 /// Some programs treat these as line breaks.
 const LINE_SEPARATOR: char = '\u{2028}';
@@ -17,13 +17,22 @@ const PARAGRAPH_SEPARATOR: char = '\u{2029}';
 pub fn decode(frame: &str, room: &RoomName, max_bytes: usize) -> Result<Option<Command>, BadText> {
     let text = frame.replace("\r\n", " ").replace(|c: char| c.is_control() && c != '\t', " ");
     match MessageText::parse(text.trim(), max_bytes) {
-        Ok(text) => Ok(Some(Command::Say { room: room.clone(), text, id: None })),
+        Ok(text) => Ok(Some(Command::Say { room: room.clone(), text, id: None, reply_to: None })),
         Err(BadText::Empty) => Ok(None),
         Err(error @ (BadText::TooLong(_) | BadText::Control)) => Err(error),
     }
 }
 
-/// Encodes a message as a line, without the line break.
+/// Encodes an entry as a line. Returns none for a change, of which the protocol tells nothing.
+#[must_use]
+pub fn entry_line(entry: &Entry) -> Option<String> {
+    match entry {
+        Entry::Message(message) => Some(line(message)),
+        Entry::Change(_) | Entry::Settings(_) => None,
+    }
+}
+
+/// Encodes a message that is not deleted as a line, without the line break.
 #[must_use]
 pub fn line(message: &ChatMessage) -> String {
     let text = message.text.as_str().replace(['\n', LINE_SEPARATOR, PARAGRAPH_SEPARATOR], " ");

@@ -11,7 +11,9 @@ use tokio::time::Instant;
 
 use super::Session;
 use crate::domain::memory_bytes;
-use crate::hub::{Broadcast, CatchUp, Hello, History, Hub, Join, Leave, Typing, Who};
+use crate::hub::{
+    Broadcast, CatchUp, Delete, Edit, Hello, History, Hub, Join, Leave, React, SetRoom, Typing, Who,
+};
 use crate::protocol::{
     Command, DisconnectReason, ErrorCode, Event, Protocol, Refusal, Reply, Request, json, text,
 };
@@ -94,6 +96,7 @@ impl Session {
             let refusal = Refusal::new(ErrorCode::HelloFirst, "the first command must be hello");
             return self.reply(Reply { event: Event::Error(refusal), reference });
         }
+        let bytes = command.published_bytes().unwrap_or_default();
         match command {
             Command::Hello { nick, identity } => {
                 self.greeted = true;
@@ -117,14 +120,58 @@ impl Session {
                     self.tell(Typing { client, room }, ctx);
                 }
             }
-            Command::History { room, before, limit } => {
-                self.ask(History { client, room, before, limit, reference }, ctx);
+            Command::History { room, range, limit } => {
+                self.ask(History { client, room, range, limit, reference }, ctx);
             }
-            Command::Say { room, text, id } => {
-                self.publish(text.as_str().len(), ctx, move |permit| Broadcast {
+            Command::Say { room, text, id, reply_to } => {
+                self.publish(bytes, ctx, move |permit| Broadcast {
                     client,
                     room,
                     text,
+                    id,
+                    reply_to,
+                    reference,
+                    permit,
+                });
+            }
+            Command::Edit { room, target, text, id } => {
+                self.publish(bytes, ctx, move |permit| Edit {
+                    client,
+                    room,
+                    target,
+                    text,
+                    id,
+                    reference,
+                    permit,
+                });
+            }
+            Command::Delete { room, target, id } => {
+                self.publish(bytes, ctx, move |permit| Delete {
+                    client,
+                    room,
+                    target,
+                    id,
+                    reference,
+                    permit,
+                });
+            }
+            Command::React { room, target, emoji, on, id } => {
+                self.publish(bytes, ctx, move |permit| React {
+                    client,
+                    room,
+                    target,
+                    emoji,
+                    on,
+                    id,
+                    reference,
+                    permit,
+                });
+            }
+            Command::SetRoom { room, topic, id } => {
+                self.publish(bytes, ctx, move |permit| SetRoom {
+                    client,
+                    room,
+                    topic,
                     id,
                     reference,
                     permit,
@@ -133,26 +180,31 @@ impl Session {
         }
     }
 
-    /// Sends a message of this length to the hub. If the backlog is full, waits and reads nothing
-    /// more, so a client that sends faster than the hub accepts is slowed down by TCP. Deliveries
-    /// and timers go on meanwhile, which `ctx.wait` would prevent.
-    fn publish(
+    /// Sends a message or a change with a text of this length to the hub. If the backlog is full,
+    /// waits and reads nothing more, so a client that sends faster than the hub accepts is slowed
+    /// down by TCP. Deliveries and timers go on meanwhile, which `ctx.wait` would prevent.
+    fn publish<M>(
         &mut self,
         text_bytes: usize,
         ctx: &mut WebsocketContext<Self>,
-        broadcast: impl FnOnce(OwnedSemaphorePermit) -> Broadcast + 'static,
-    ) {
+        with_permit: impl FnOnce(OwnedSemaphorePermit) -> M + 'static,
+    ) where
+        M: Message<Result: Send> + Send + 'static,
+        Hub: Handler<M>,
+    {
         // The backlog holds one message of any length or several short ones.
         let capacity = memory_bytes(self.config.max_message_bytes);
         let backlog = self.backlog.get_or_insert_with(|| Arc::new(Semaphore::new(capacity)));
-        let permits = u32::try_from(memory_bytes(text_bytes)).unwrap_or(u32::MAX);
+        // A topic may be longer than the longest message, and must not wait forever.
+        let permits = memory_bytes(text_bytes).min(capacity);
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         match Arc::clone(backlog).try_acquire_many_owned(permits) {
-            Ok(permit) => self.tell(broadcast(permit), ctx),
+            Ok(permit) => self.tell(with_permit(permit), ctx),
             Err(_) => {
                 let permit = Arc::clone(backlog).acquire_many_owned(permits);
                 self.hold();
                 ctx.spawn(permit.into_actor(self).map(|permit, session, ctx| {
-                    session.tell(broadcast(permit.expect("it is never closed")), ctx);
+                    session.tell(with_permit(permit.expect("it is never closed")), ctx);
                     session.go_on(ctx);
                 }));
             }

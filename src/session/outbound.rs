@@ -67,7 +67,8 @@ impl Session {
         match (self.params.protocol, reply.event) {
             (Protocol::Json, event) => self.reply(Reply { event, ..reply }),
             (Protocol::Text, Event::Joined { messages, .. }) => {
-                let lines = messages.into_iter().enumerate();
+                // The protocol tells nothing of changes, and a deleted message has no text.
+                let lines = messages.into_iter().filter(|message| !message.deleted).enumerate();
                 self.socket.write_parts(lines.map(|(n, message)| {
                     let line = text::line(&message);
                     if n == 0 { line } else { format!("\n{line}") }

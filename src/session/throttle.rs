@@ -33,22 +33,16 @@ impl Session {
     /// # Errors
     /// Returns how long the command must wait if it exceeds a rate.
     pub(super) fn count(&mut self, command: &Command) -> Result<(), Duration> {
-        match command {
-            Command::Say { text, .. } => {
-                self.permit.count_message(self.identity, text.as_str().len())
-            }
-            // The hub checks every room and notifies its members.
-            Command::Hello { .. } | Command::Nick { .. } => {
-                let rooms = commands(self.queue.rooms(), ROOMS_PER_COMMAND);
-                self.renaming = Some(rooms);
-                self.permit.count_command(ONE.saturating_add(rooms))
-            }
-            Command::Join { .. }
-            | Command::Leave { .. }
-            | Command::Who { .. }
-            | Command::Typing { .. }
-            | Command::History { .. } => self.permit.count_command(ONE),
+        if let Some(bytes) = command.published_bytes() {
+            return self.permit.count_message(self.identity, bytes);
         }
+        if !matches!(command, Command::Hello { .. } | Command::Nick { .. }) {
+            return self.permit.count_command(ONE);
+        }
+        // The hub checks every room and notifies its members.
+        let rooms = commands(self.queue.rooms(), ROOMS_PER_COMMAND);
+        self.renaming = Some(rooms);
+        self.permit.count_command(ONE.saturating_add(rooms))
     }
 
     /// Counts a frame without a command, such as a ping, as a command. Reads the next frame later
@@ -82,35 +76,25 @@ impl Session {
         counted.map_or(0, |counted| cost.saturating_sub(counted))
     }
 
-    /// Handles a command that exceeds a rate. A message of a client of the JSON protocol is
-    /// rejected with the time after which it may be sent again, unless rejections exceed a rate,
+    /// Handles a command that exceeds a rate. A message or a change by a client of the JSON protocol
+    /// is rejected with the time after which it may be sent again, unless rejections exceed a rate,
     /// too. Everything else is delayed.
     pub(super) fn throttle(
         &mut self,
         request: Request,
-        wait: Duration,
+        mut wait: Duration,
         ctx: &mut <Self as Actor>::Context,
     ) {
         let is_json = self.params.protocol == Protocol::Json;
-        let wait = match request.command {
-            Command::Say { .. } if is_json => {
-                // A rejection counts as a command.
-                let Err(wait_to_reject) = self.permit.count_command(ONE) else {
-                    let (event, reference) =
-                        (Event::Error(Refusal::rate_limited(wait)), request.reference);
-                    return self.reply(Reply { event, reference });
-                };
-                wait_to_reject
-            }
-            Command::Say { .. }
-            | Command::Hello { .. }
-            | Command::Nick { .. }
-            | Command::Join { .. }
-            | Command::Leave { .. }
-            | Command::Who { .. }
-            | Command::Typing { .. }
-            | Command::History { .. } => wait,
-        };
+        if is_json && request.command.published_bytes().is_some() {
+            // A rejection counts as a command.
+            let Err(wait_to_reject) = self.permit.count_command(ONE) else {
+                let (event, reference) =
+                    (Event::Error(Refusal::rate_limited(wait)), request.reference);
+                return self.reply(Reply { event, reference });
+            };
+            wait = wait_to_reject;
+        }
         self.run_after(wait, ctx, |session, ctx| session.handle_command(request, ctx));
     }
 
