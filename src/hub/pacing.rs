@@ -265,7 +265,8 @@ mod tests {
         permits.add_permits(1);
         let permit = Arc::clone(&permits).try_acquire_owned().expect("it was just added");
         let text = MessageText::parse("one more", 100).expect("a text");
-        let broadcast = Broadcast { client, room, text, id: None, reference: None, permit };
+        let (reply_to, id, reference) = (None, None, None);
+        let broadcast = Broadcast { client, room, text, reply_to, id, reference, permit };
         assert_eq!(hub.send(broadcast).await, Ok(Ok(())));
         assert_eq!(permits.available_permits(), 0, "the hub keeps it until the flush");
         hub.send(FlushNow).await.expect("the hub is running");

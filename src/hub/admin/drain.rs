@@ -235,7 +235,7 @@ mod tests {
                 assert_eq!(reason, DisconnectReason::ShuttingDown);
                 break;
             }
-            messages += deliver.batches().iter().map(|batch| batch.messages().len()).sum::<usize>();
+            messages += deliver.batches().iter().map(|batch| batch.entries().len()).sum::<usize>();
         }
         assert_eq!(messages, 3);
     }

@@ -409,7 +409,8 @@ impl Rings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Draft, MessageText, Nick};
+    use crate::domain::{ClientId, Nick};
+    use proptest::prelude::*;
 
     fn name(n: usize) -> RoomName {
         RoomName::parse(&format!("r{n}")).expect("a room")
@@ -418,12 +419,11 @@ mod tests {
     fn message(room: usize, seq: u64, bytes: usize) -> Arc<ChatMessage> {
         let nick = Nick::parse("ada").expect("a name");
         let text = MessageText::parse("x".repeat(bytes), bytes).expect("a text");
-        let draft = Draft { room: name(room), nick, text, attributed: false, origin: None };
-        Arc::new(draft.placed(Seq::new(seq), Timestamp::now()))
+        Arc::new(ChatMessage::new(name(room), Seq::new(seq), Timestamp::now(), nick, text))
     }
 
     fn rings(bytes_max: usize) -> Rings {
-        Rings { bytes_max, ..Rings::new(&Config::default()) }
+        Rings { bytes_max, ..Rings::new(&Config::default(), None) }
     }
 
     #[test]
@@ -432,7 +432,8 @@ mod tests {
         let mut rings = rings(3 * each);
         let fill = |rings: &mut Rings, room: usize| {
             rings.insert(&name(room), Ring::default());
-            let messages: Vec<_> = (1..=10).map(|seq| message(room, seq, 100)).collect();
+            let messages: Vec<_> =
+                (1..=10).map(|seq| Entry::Message(message(room, seq, 100))).collect();
             rings.push(&name(room), &messages);
         };
         (0..3).for_each(|room| fill(&mut rings, room));
@@ -451,7 +452,7 @@ mod tests {
         for room in [0, 1] {
             rings.insert(&name(room), Ring::default());
         }
-        rings.push(&name(0), &[message(0, 1, 100)]);
+        rings.push(&name(0), &[Entry::Message(message(0, 1, 100))]);
         for room in [0, 1, 2] {
             rings.remove_if_empty(&name(room));
         }
@@ -466,7 +467,7 @@ mod tests {
         rings.messages_max = 3;
         rings.insert(&name(0), Ring::default());
         let say = |rings: &mut Rings, seq, bytes| {
-            rings.push(&name(0), &[message(0, seq, bytes)]);
+            rings.push(&name(0), &[Entry::Message(message(0, seq, bytes))]);
             let ring = rings.get(&name(0)).expect("it is there");
             (ring.floor.get(), ring.messages.len())
         };
@@ -474,5 +475,193 @@ mod tests {
         assert_eq!(floors, [(0, 1), (0, 2), (0, 3), (1, 3)]);
         assert_eq!(say(&mut rings, 5, RING_TEXT_BYTES_MAX - 10), (3, 2));
         assert_eq!(say(&mut rings, 6, RING_TEXT_BYTES_MAX), (5, 1));
+    }
+
+    /// What happens in the property test. Targets are counted from the last entry.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Say(Option<u64>),
+        Edit(u64),
+        Delete(u64),
+        React { back: u64, emoji: usize, author: usize, on: bool },
+        Topic,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => proptest::option::of(0..6u64).prop_map(Step::Say),
+            3 => (0..8u64).prop_map(Step::Edit),
+            2 => (0..8u64).prop_map(Step::Delete),
+            4 => (0..8u64, 0..2usize, 0..2usize, any::<bool>())
+                .prop_map(|(back, emoji, author, on)| Step::React { back, emoji, author, on }),
+            1 => Just(Step::Topic),
+        ]
+    }
+
+    /// The room as a client sees it, which applies events by the rules of `docs/PROTOCOL.md`.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    struct View {
+        /// Text, whether it is edited, whether it is deleted, and the authors of its reactions.
+        messages: BTreeMap<Seq, (String, bool, bool, BTreeMap<Emoji, Vec<Option<Identity>>>)>,
+        topic: String,
+    }
+
+    impl View {
+        fn add(&mut self, message: &ChatMessage) {
+            let text = message.text.as_str().to_owned();
+            let edited = message.edited_at.is_some();
+            let state = (text, edited, message.deleted, BTreeMap::new());
+            self.messages.insert(message.seq, state);
+        }
+
+        fn change(&mut self, change: &Change) {
+            if let ChangeKind::Room { topic } = &change.kind {
+                self.topic = topic.as_str().to_owned();
+            }
+            let target = change.kind.target().and_then(|target| self.messages.get_mut(&target));
+            let Some((text, edited, deleted, reactions)) = target else { return };
+            match &change.kind {
+                ChangeKind::Edit { text: new, .. } if !*deleted => {
+                    (*text, *edited) = (new.as_str().to_owned(), true);
+                }
+                ChangeKind::Delete { .. } => {
+                    (*text, *deleted) = (String::new(), true);
+                    reactions.clear();
+                }
+                ChangeKind::React { emoji, on, .. } => {
+                    let authors = reactions.entry(emoji.clone()).or_default();
+                    authors.retain(|author| *author != change.author);
+                    if *on {
+                        authors.push(change.author);
+                        authors.sort_unstable();
+                    }
+                    if authors.is_empty() {
+                        reactions.remove(emoji);
+                    }
+                }
+                ChangeKind::Edit { .. } | ChangeKind::Room { .. } => {}
+            }
+        }
+
+        fn apply(&mut self, entry: &Entry) {
+            match entry {
+                Entry::Message(message) => self.add(message),
+                Entry::Change(change) => self.change(change),
+                Entry::Settings(_) => {}
+            }
+        }
+    }
+
+    /// Returns the entries of these steps. As in the log, changes of messages that do not exist or
+    /// are deleted are left out.
+    fn entries(steps: &[Step]) -> Vec<Entry> {
+        let emojis = ["👍", "🎉"].map(|emoji| Emoji::parse(emoji).expect("an emoji"));
+        let authors = [1, 2].map(|_| Some(Identity::of_client(ClientId::next())));
+        let mut view = View::default();
+        let mut entries: Vec<Entry> = Vec::new();
+        for (n, step) in (1..).zip(steps) {
+            let (seq, at) = (Seq::new(n), Timestamp::from_millis(n));
+            let nick = Nick::parse("ada").expect("a name");
+            let text = |what: &str| MessageText::parse(format!("{what} {n}"), 100).expect("a text");
+            let target = |back: u64| Seq::new((n - 1).saturating_sub(back));
+            let (author, kind) = match step {
+                Step::Say(reply_to) => {
+                    let mut message = ChatMessage::new(name(0), seq, at, nick, text("say"));
+                    message.reply_to = reply_to.map(target);
+                    entries.push(Entry::Message(Arc::new(message)));
+                    view.apply(&entries[entries.len() - 1]);
+                    continue;
+                }
+                Step::Edit(back) => {
+                    (None, ChangeKind::Edit { target: target(*back), text: text("edit") })
+                }
+                Step::Delete(back) => (None, ChangeKind::Delete { target: target(*back) }),
+                Step::React { back, emoji, author, on } => {
+                    let (target, emoji) = (target(*back), emojis[*emoji].clone());
+                    let kind = ChangeKind::React { target, emoji, on: *on, count: 0 };
+                    (authors[*author], kind)
+                }
+                Step::Topic => {
+                    let topic = Topic::parse(&format!("topic {n}")).expect("a topic");
+                    (None, ChangeKind::Room { topic })
+                }
+            };
+            let target = kind.target();
+            if target.is_some_and(|seq| view.messages.get(&seq).is_none_or(|state| state.2)) {
+                continue;
+            }
+            let change = Change { room: name(0), seq, at, author, nick, id: None, kind };
+            entries.push(Entry::Change(Arc::new(change)));
+            view.apply(&entries[entries.len() - 1]);
+        }
+        entries
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// A client that was away for a while and resumes has the same messages in the same state
+        /// as a client that was there, unless the ring says that something is missing.
+        #[test]
+        fn resumed_client_sees_the_same_room_as_one_that_was_there(
+            steps in proptest::collection::vec(step(), 1..60),
+            away in 0..60usize,
+            messages_max in 3..20usize,
+        ) {
+            let entries = entries(&steps);
+            let mut rings = Rings { messages_max, ..rings(RINGS_BYTES_MAX) };
+            rings.insert(&name(0), Ring::default());
+            entries.chunks(3).for_each(|chunk| rings.push(&name(0), chunk));
+            let away = away.min(entries.len());
+            let (mut resumed, mut present) = (View::default(), View::default());
+            entries[..away].iter().for_each(|entry| resumed.apply(entry));
+            entries.iter().for_each(|entry| present.apply(entry));
+            let seq = away.checked_sub(1).map_or(Seq::default(), |last| entries[last].seq());
+            let ring = rings.get(&name(0)).expect("it was inserted");
+            // At most `messages_max` entries are missing, so none can be forgotten.
+            let is_short = entries.len() - away <= messages_max;
+            let Some(missed) = ring.after(seq) else {
+                prop_assert!(!is_short);
+                return Ok(());
+            };
+            missed.messages.iter().for_each(|message| resumed.add(message));
+            missed.changes.iter().for_each(|change| resumed.change(change));
+            prop_assert_eq!(&resumed, &present);
+
+            // What the ring shows to a client that joins is the same state.
+            let reader = Identity::of_client(ClientId::next());
+            let page = ring.page(Seq::MAX, 50, usize::MAX, reader);
+            for message in &page.messages {
+                let (text, edited, deleted, reactions) = &present.messages[&message.seq];
+                let shown = (message.text.as_str(), message.edited_at.is_some(), message.deleted);
+                prop_assert_eq!(shown, (text.as_str(), *edited, *deleted));
+                let counts = page.counts.iter().filter(|count| count.target == message.seq);
+                let counts: Vec<_> = counts.map(|count| (&count.emoji, count.count)).collect();
+                let expected = reactions.iter().map(|(emoji, who)| (emoji, who.len() as u32));
+                prop_assert_eq!(counts, expected.collect::<Vec<_>>());
+                // An edited or deleted message is also quoted so.
+                if let (Some(target), Some(quote)) = (message.reply_to, &message.quote) {
+                    prop_assert_eq!(&*quote.text, present.messages[&target].0.as_str());
+                }
+            }
+            prop_assert_eq!(ring.topic().as_str(), present.topic.as_str());
+        }
+    }
+
+    #[test]
+    fn deleted_text_is_nowhere_in_the_ring() {
+        let step = |steps: &[Step]| {
+            let mut rings = rings(RINGS_BYTES_MAX);
+            rings.insert(&name(0), Ring::default());
+            rings.push(&name(0), &entries(steps));
+            let ring = rings.get(&name(0)).expect("it was inserted");
+            format!("{:?} {:?}", ring.messages, ring.changes)
+        };
+        let said = [Step::Say(None), Step::Edit(0), Step::Say(Some(1))];
+        assert!(step(&said).contains("edit 2"));
+        let deleted = [said.as_slice(), &[Step::Delete(2)]].concat();
+        let ring = step(&deleted);
+        assert!(!ring.contains("say 1") && !ring.contains("edit 2"), "{ring}");
+        assert!(ring.contains("say 3"), "{ring}");
     }
 }
