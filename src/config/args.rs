@@ -142,6 +142,15 @@ struct History {
     #[arg(long, env = "CHINWAG_KEEP_FOR", value_name = "DURATION", value_parser = interval)]
     keep_for: Option<Duration>,
 
+    /// How long after a message its author may edit or delete it. 0: as long as it is kept.
+    #[arg(long, env = "CHINWAG_EDIT_WINDOW", value_name = "DURATION", default_value = "0s")]
+    #[arg(value_parser = duration)]
+    edit_window: Duration,
+
+    /// Do not let authors edit or delete their messages.
+    #[arg(long, env = "CHINWAG_NO_EDITS", value_parser = BoolishValueParser::new())]
+    no_edits: bool,
+
     /// Maximum size of the history file in bytes. While it is full, messages are rejected. 0: no
     /// limit.
     #[arg(long, env = "CHINWAG_MAX_DB_BYTES", value_name = "N", default_value = "10737418240")]
@@ -423,6 +432,8 @@ impl TryFrom<Args> for Config {
             keep_messages: args.history.keep_messages,
             keep_bytes: args.history.keep_bytes.map(|bytes| bytes as u64),
             keep_for: args.history.keep_for,
+            edits: !args.history.no_edits,
+            edit_window: Some(args.history.edit_window).filter(|window| !window.is_zero()),
             max_db_bytes: args.history.max_db_bytes.0,
             max_rooms_per_client: args.limits.max_rooms_per_client.count(),
             max_rooms: args.limits.max_rooms.count(),

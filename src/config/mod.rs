@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::domain::Settings;
 use crate::metrics::Metrics;
 pub use acme::{Acme, AcmeValueError, DirectoryUrl, DomainName, EmailAddress};
 pub use args::Args;
@@ -139,6 +140,10 @@ pub struct Config {
     pub keep_bytes: Option<u64>,
     /// How long to keep a message. Defaults to no limit.
     pub keep_for: Option<Duration>,
+    /// Whether authors may edit and delete their messages. Defaults to true.
+    pub edits: bool,
+    /// How long after a message its author may edit or delete it. Defaults to no limit.
+    pub edit_window: Option<Duration>,
     /// The pause between two passes that prune the history of all rooms. Defaults to 10 seconds.
     pub prune_interval: Duration,
     /// How long a client of the JSON protocol may take to send `hello`. Defaults to 10 seconds.
@@ -241,6 +246,8 @@ impl Default for Config {
             keep_messages: 100_000,
             keep_bytes: None,
             keep_for: None,
+            edits: true,
+            edit_window: None,
             prune_interval: Duration::from_secs(10),
             hello_timeout: Duration::from_secs(10),
             max_db_bytes: Some(10 * 1024 * 1024 * 1024),
@@ -317,6 +324,18 @@ impl Config {
     #[must_use]
     pub fn keep_bytes_limit(&self) -> Option<u64> {
         self.keep_bytes.or(self.max_db_bytes.map(|most| most / 5 * 2))
+    }
+
+    /// Returns the settings of the log.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            rules: Settings::RULES,
+            keep_messages: self.keep_messages as u64,
+            keep_bytes: self.keep_bytes_limit(),
+            keep_for: self.keep_for,
+            edits: self.edits,
+            edit_window: self.edit_window,
+        }
     }
 
     /// Returns the maximum size of a WebSocket message, in bytes. In JSON a chat message may be six

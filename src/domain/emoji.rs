@@ -1,22 +1,16 @@
 //! An emoji.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use thiserror::Error;
 
 /// One emoji, such as a reaction to a message. Different spellings of an emoji, with or without a
 /// variation selector, are equal.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Emoji(Spelling);
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Spelling {
-    Known(&'static str),
-    /// An emoji from the log that this version does not know.
-    Unknown(Arc<str>),
-}
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Emoji(Cow<'static, str>);
 
 /// The text is not an [`Emoji`].
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -29,33 +23,24 @@ impl Emoji {
     /// # Errors
     /// Returns an error if the text is not exactly one emoji.
     pub fn parse(text: &str) -> Result<Self, BadEmoji> {
-        emojis::get(text).map(|emoji| Self(Spelling::Known(emoji.as_str()))).ok_or(BadEmoji)
+        emojis::get(text).map(|emoji| Self(emoji.as_str().into())).ok_or(BadEmoji)
     }
 
     /// Creates an emoji that was read from storage. It may be unknown to this version.
     #[cfg(feature = "journal")]
     pub(crate) fn from_trusted(text: &str) -> Self {
-        Self::parse(text).unwrap_or_else(|_| Self(Spelling::Unknown(text.into())))
+        Self::parse(text).unwrap_or_else(|_| Self(text.to_owned().into()))
     }
 
     /// Returns the emoji.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        match &self.0 {
-            Spelling::Known(text) => text,
-            Spelling::Unknown(text) => text,
-        }
+        &self.0
     }
 }
 
 impl fmt::Display for Emoji {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-impl Serialize for Emoji {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
     }
 }

@@ -77,6 +77,18 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Returns the length of its text in bytes.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Self::Message { text, .. } | Self::Edit { text, .. } => text.as_str().len(),
+            Self::Room { topic } => topic.as_str().len(),
+            Self::Delete { .. } | Self::React { .. } => 0,
+        }
+    }
+}
+
 /// Something that happened: what a log hands out, in its order.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -98,6 +98,26 @@ impl Quote {
 }
 
 impl ChatMessage {
+    /// Returns a message without an author.
+    #[must_use]
+    pub fn new(room: RoomName, seq: Seq, at: Timestamp, nick: Nick, text: MessageText) -> Self {
+        Self {
+            room,
+            seq,
+            at,
+            author: None,
+            attributed: !nick.is_anonymous(),
+            nick,
+            text,
+            id: None,
+            reply_to: None,
+            quote: None,
+            edited_at: None,
+            deleted: false,
+            counted: None,
+        }
+    }
+
     /// Returns the beginning of the message for a reply, unless it is deleted.
     #[must_use]
     pub fn as_quote(&self) -> Option<Arc<Quote>> {

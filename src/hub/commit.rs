@@ -1,21 +1,20 @@
-//! Committing: flushed messages are appended to the log. When the log has answered, they are
-//! delivered, their senders get receipts, and requests for history that waited are answered. One
-//! append is in flight at a time; rooms that come due meanwhile wait for a later append.
+//! Committing: the drafts of flushed rooms are appended to the log, and the hub delivers only what
+//! the log hands out. Then their senders get receipts, and requests for history that waited are
+//! answered. One append is in flight at a time; rooms that come due meanwhile wait for a later one.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 
 use actix::prelude::*;
-use log::{error, info};
+use log::{error, info, warn};
 use tokio::time::Instant;
 
 use super::history::History;
 use super::publish::{Flush, Pending, ROOM_PENDING_MESSAGES_MAX, Sender};
-use super::{Batch, Deliver, Hub};
-use crate::domain::{ChatMessage, ClientId, Draft, Epoch, RoomName, Seq};
-use crate::log::{Append, Appended, LogBackend, LogError, Placed, Responder};
+use super::{Deliver, Hub};
+use crate::domain::{Audience, ClientId, Entry, Epoch, MessageId, RoomName, Seq};
+use crate::log::{Append, FromLog, LogBackend, LogError, Own, Refused, State, Verdict};
 use crate::metrics::Outcome;
-use crate::protocol::{ErrorCode, Event, Refusal, Reply};
+use crate::protocol::{DisconnectReason, ErrorCode, Event, Refusal, Reply};
 
 /// No further room joins an append that has reached this size, in bytes of text. A client that is a
 /// member of all these rooms receives their messages as one delivery.
@@ -24,33 +23,60 @@ const APPEND_BYTES_MAX: usize = 256 * 1024;
 /// The hub's state of its log.
 pub(super) struct LogState {
     pub(super) epoch: Epoch,
-    /// The sequence number of the last delivered message.
+    /// The sequence number of the last committed entry.
     pub(super) head: Seq,
+    /// The log's state at `head`.
+    pub(super) state: State,
     pub(super) backend: Box<dyn LogBackend>,
     in_flight: Option<InFlightAppend>,
+    last_ticket: u64,
     /// Rooms that came due while an append was in flight, oldest first.
     pub(super) waiting: VecDeque<RoomName>,
+    /// Whether the log cannot answer now.
+    pub(super) stalled: bool,
     /// Whether the last append failed.
     failing: bool,
 }
 
 /// An append that the log has not answered yet.
 struct InFlightAppend {
-    /// For each message its sender and the time of its acceptance.
-    senders: Vec<(Option<Sender>, Instant)>,
-    /// Requests for history that are answered after these messages.
+    ticket: u64,
+    drafts: Vec<Sent>,
+    /// Requests for history that are answered after these drafts.
     history_requests: Vec<History>,
     began: Instant,
 }
 
+/// What the hub remembers of a draft that it has sent to the log.
+struct Sent {
+    room: RoomName,
+    id: Option<MessageId>,
+    sender: Option<Sender>,
+    accepted: Instant,
+}
+
 impl LogState {
-    pub(super) fn new(epoch: Epoch, head: Seq, backend: Box<dyn LogBackend>) -> Self {
-        let waiting = VecDeque::new();
-        Self { epoch, head, backend, in_flight: None, waiting, failing: false }
+    pub(super) fn new(epoch: Epoch, head: Seq, state: State, backend: Box<dyn LogBackend>) -> Self {
+        Self {
+            epoch,
+            head,
+            state,
+            backend,
+            in_flight: None,
+            last_ticket: 0,
+            waiting: VecDeque::new(),
+            stalled: false,
+            failing: false,
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_none()
+    }
+
+    /// Takes the append in flight, if it has this ticket.
+    fn take_in_flight(&mut self, ticket: u64) -> Option<InFlightAppend> {
+        self.in_flight.take_if(|append| append.ticket == ticket)
     }
 
     /// Logs when appends begin to fail and when they succeed again, but not every failure.
@@ -63,43 +89,71 @@ impl LogState {
     }
 }
 
+impl Handler<FromLog> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, from_log: FromLog, ctx: &mut Self::Context) {
+        if matches!(from_log, FromLog::Died) {
+            error!("the log has stopped; stopping the hub");
+            return ctx.terminate();
+        }
+        self.take_from_log(from_log);
+        self.end_if_drained();
+    }
+}
+
 impl Hub {
-    /// Appends the pending messages of a room to the log, or lets the room wait for the append in
-    /// flight.
+    /// Appends the pending drafts of a room to the log, or lets the room wait for the append in
+    /// flight. If the room has none, delivers what it holds back.
     pub(super) fn flush(&mut self, name: &RoomName) {
-        if self.log.is_idle() {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        let has_pending = !room.pending.is_empty();
+        if has_pending && self.log.is_idle() {
+            // What the room holds back is delivered with its own drafts.
             let flush = self.take_pending(name);
-            self.append(flush);
-        } else {
+            return self.append(flush);
+        }
+        room.scheduled = has_pending;
+        if has_pending {
             self.log.waiting.push_back(name.clone());
         }
+        self.deliver_rooms([(name.clone(), None)]);
     }
 
     fn append(&mut self, Flush { pending, history_requests }: Flush) {
         if pending.is_empty() {
             return;
         }
-        let Some(hub) = self.this.upgrade() else { return };
-        let apart = |Pending { draft, sender, accepted }| (draft, (sender, accepted));
-        let (drafts, senders): (Vec<_>, _) = pending.into_iter().map(apart).unzip();
-        self.log.in_flight =
-            Some(InFlightAppend { senders, history_requests, began: Instant::now() });
-        let answer = Responder::<Appended>::new(hub.recipient());
-        if let Some(appended) = self.log.backend.append(Append { drafts, answer }) {
-            self.appended(appended);
+        let apart = |Pending { draft, sender, accepted }: Pending| {
+            let (room, id) = (draft.room.clone(), sender.as_ref().and(draft.id.clone()));
+            (draft, Sent { room, id, sender, accepted })
+        };
+        let (drafts, sent): (Vec<_>, _) = pending.into_iter().map(apart).unzip();
+        self.log.last_ticket += 1;
+        let ticket = self.log.last_ticket;
+        let began = Instant::now();
+        self.log.in_flight = Some(InFlightAppend { ticket, drafts: sent, history_requests, began });
+        if let Some(from_log) = self.log.backend.append(Append { ticket, drafts }) {
+            self.take_from_log(from_log);
         }
     }
 
-    /// Settles the append in flight, and starts the next one.
-    fn appended(&mut self, Appended { drafts, outcome }: Appended) {
-        let Some(append) = self.log.in_flight.take() else { return };
-        self.log.note_outcome(outcome.as_ref().err());
-        self.settle(append, drafts, outcome);
-        let flush = self.take_waiting();
-        self.append(flush);
+    /// Takes what the log hands out, and starts the next append.
+    fn take_from_log(&mut self, from_log: FromLog) {
+        match from_log {
+            FromLog::Committed { entries, head, own } => self.committed(entries, head, own),
+            FromLog::Rejected { ticket, error } => self.rejected(ticket, &error),
+            FromLog::Stalled(stalled) => self.set_stalled(stalled),
+            FromLog::NewEpoch(epoch) => self.begin_epoch(epoch),
+            FromLog::Died => {}
+        }
+        if self.log.is_idle() && !self.log.stalled {
+            let flush = self.take_waiting();
+            self.append(flush);
+        }
     }
 
-    /// Takes the pending messages of waiting rooms, as many as one append may carry.
+    /// Takes the pending drafts of waiting rooms, as many as one append may carry.
     fn take_waiting(&mut self) -> Flush {
         let mut all = Flush::default();
         let before = self.pacing.pending_bytes;
@@ -122,9 +176,10 @@ impl Hub {
         room.take_pending()
     }
 
-    /// Answers a request for history once the room's pending and in-flight messages are committed.
+    /// Answers a request for history once the room's pending and in-flight drafts are committed.
     pub(super) fn answer_after_commit(&mut self, request: History) {
         match (self.rooms.get_mut(&request.room), &mut self.log.in_flight) {
+            _ if self.log.stalled => self.answer_from_history(request),
             (Some(room), _) if !room.pending.is_empty() => room.history_requests.push(request),
             (Some(room), Some(append)) if room.in_flight => append.history_requests.push(request),
             _ => self.answer_from_history(request),
@@ -133,48 +188,101 @@ impl Hub {
 
     /// Delivers what the log has committed, then sends the receipts, then answers requests for
     /// history.
-    fn settle(
-        &mut self,
-        append: InFlightAppend,
-        drafts: Vec<Draft>,
-        outcome: Result<Vec<Placed>, LogError>,
-    ) {
-        let mut receipts: HashMap<ClientId, Vec<Reply>> = HashMap::new();
-        let mut rooms: Vec<(RoomName, Instant, Vec<Arc<ChatMessage>>)> = Vec::new();
-        self.metrics.observe_commit(append.began.elapsed());
-        for (n, (draft, (sender, accepted))) in drafts.into_iter().zip(append.senders).enumerate() {
-            let placed = match &outcome {
-                Ok(placed) => placed.get(n).copied().ok_or(&LogError::Died),
-                Err(error) => Err(error),
-            };
-            if let Some(sender) = sender {
-                self.add_receipt(&mut receipts, sender, &draft, placed);
-            }
-            self.metrics.count_message(match placed {
-                Ok(Placed::New(..)) => Outcome::Kept,
-                Ok(Placed::Duplicate(_)) => Outcome::Duplicate,
-                Err(_) => Outcome::Failed,
-            });
-            if rooms.last().is_none_or(|(room, ..)| *room != draft.room) {
-                rooms.push((draft.room.clone(), accepted, Vec::new()));
-            }
-            if let (Ok(Placed::New(seq, at)), Some((.., batch))) = (placed, rooms.last_mut()) {
-                self.log.head = self.log.head.max(seq);
-                batch.push(Arc::new(draft.placed(seq, at)));
+    fn committed(&mut self, entries: Vec<Entry>, head: Seq, own: Option<Own>) {
+        entries.iter().for_each(|entry| self.apply_to_state(entry));
+        self.log.head = self.log.head.max(head);
+        let settled = own.and_then(|own| Some((self.log.take_in_flight(own.ticket)?, own.placed)));
+        if settled.is_some() {
+            self.log.note_outcome(None);
+        }
+        let mut due: Vec<(RoomName, Option<Instant>)> = Vec::new();
+        for Sent { room, accepted, .. } in settled.iter().flat_map(|(append, _)| &append.drafts) {
+            if due.last().is_none_or(|(last, _)| last != room) {
+                due.push((room.clone(), Some(*accepted)));
             }
         }
-        let mut batches = Vec::with_capacity(rooms.len());
-        for (name, accepted, messages) in rooms {
-            if let Some(room) = self.rooms.get_mut(&name) {
+        for (name, _) in &due {
+            if let Some(room) = self.rooms.get_mut(name) {
                 room.in_flight = false;
             }
-            self.remember(&name, &messages);
-            self.close_room_if_idle(&name);
-            if !messages.is_empty() {
-                batches.push((name, Arc::new(Batch::new(messages, accepted.into_std()))));
+        }
+        let own_rooms = due.len();
+        let mut entries = entries.into_iter().peekable();
+        while let Some(first) = entries.next() {
+            let (Some(name), Audience::Room) = (first.room().cloned(), first.audience()) else {
+                continue;
+            };
+            let mut in_room = vec![first];
+            while let Some(next) = entries.next_if(|next| next.room() == Some(&name)) {
+                in_room.push(next);
+            }
+            let is_own = due[..own_rooms].iter().any(|(own, _)| *own == name);
+            if self.hold_back(&name, in_room, is_own) {
+                due.push((name, None));
             }
         }
-        self.fan_out(&batches);
+        self.deliver_rooms(due);
+        if let Some((append, placed)) = settled {
+            self.metrics.observe_commit(append.began.elapsed());
+            self.send_receipts(append.drafts, &placed);
+            for request in append.history_requests {
+                self.answer_from_history(request);
+            }
+        }
+    }
+
+    fn apply_to_state(&mut self, entry: &Entry) {
+        self.log.state.apply(entry);
+        if let Entry::Settings(change) = entry {
+            self.rings.set_keep_for(change.settings.keep_for);
+        }
+    }
+
+    /// Adds entries to those that wait for the delivery in their room. The hub's own were paced
+    /// before they were appended, and are delivered at once. Returns whether other entries are due
+    /// now, too; otherwise schedules their delivery.
+    fn hold_back(&mut self, name: &RoomName, entries: Vec<Entry>, is_own: bool) -> bool {
+        let Some(room) = self.rooms.get_mut(name) else {
+            self.remember(name, &entries);
+            return false;
+        };
+        room.undelivered.extend(entries);
+        let now = Instant::now();
+        if is_own || std::mem::replace(&mut room.scheduled, true) {
+            return false;
+        }
+        if room.next_flush <= now {
+            room.scheduled = false;
+            room.next_flush = now + self.pacing.wait(room.members.len());
+            return true;
+        }
+        self.pacing.schedule_flush(room.next_flush, name);
+        false
+    }
+
+    /// Settles an append of which nothing was committed.
+    fn rejected(&mut self, ticket: u64, error: &LogError) {
+        let Some(append) = self.log.take_in_flight(ticket) else { return };
+        self.log.note_outcome(Some(error));
+        self.metrics.observe_commit(append.began.elapsed());
+        let mut receipts: HashMap<ClientId, Vec<Reply>> = HashMap::new();
+        let mut rooms: Vec<(RoomName, Option<Instant>)> = Vec::new();
+        for Sent { room, sender, .. } in append.drafts {
+            self.metrics.count_message(Outcome::Failed);
+            if let Some(Sender { client, reference }) = sender {
+                let event = Event::Error(error.into());
+                receipts.entry(client).or_default().push(Reply { event, reference });
+            }
+            if rooms.last().is_none_or(|(last, _)| *last != room) {
+                rooms.push((room, None));
+            }
+        }
+        for (name, _) in &rooms {
+            if let Some(room) = self.rooms.get_mut(name) {
+                room.in_flight = false;
+            }
+        }
+        self.deliver_rooms(rooms);
         for (client, replies) in receipts {
             self.send_to(client, Deliver::Direct(replies));
         }
@@ -183,42 +291,74 @@ impl Hub {
         }
     }
 
-    /// Adds the receipt of a message: an error for every sender, a success only for clients that
-    /// registered for events.
-    fn add_receipt(
-        &self,
-        receipts: &mut HashMap<ClientId, Vec<Reply>>,
-        Sender { client, reference }: Sender,
-        draft: &Draft,
-        placed: Result<Placed, &LogError>,
-    ) {
-        let wanted = self.clients.get(&client).is_some_and(|client| client.events);
-        let (seq, duplicate) = match placed {
-            Ok(Placed::New(seq, _)) => (seq, false),
-            Ok(Placed::Duplicate(seq)) => (seq, true),
-            Err(error) => {
-                let event = Event::Error(error.into());
-                return receipts.entry(client).or_default().push(Reply { event, reference });
+    /// Sends the senders of an append their receipts: an error to every sender, a success only to
+    /// clients that registered for events.
+    fn send_receipts(&mut self, drafts: Vec<Sent>, placed: &[Verdict]) {
+        let mut receipts: HashMap<ClientId, Vec<Reply>> = HashMap::new();
+        for (n, Sent { room, id, sender, .. }) in drafts.into_iter().enumerate() {
+            let verdict = placed.get(n).copied();
+            self.metrics.count_message(match verdict {
+                Some(Verdict::Kept(_)) => Outcome::Kept,
+                Some(Verdict::Duplicate(_)) => Outcome::Duplicate,
+                Some(Verdict::Refused(_)) => Outcome::Refused,
+                None => Outcome::Failed,
+            });
+            let Some(Sender { client, reference }) = sender else { continue };
+            let said = |seq, duplicate| Event::Said { room, seq, id, duplicate };
+            let event = match verdict {
+                Some(Verdict::Kept(seq)) => said(seq, false),
+                Some(Verdict::Duplicate(seq)) => said(seq, true),
+                Some(Verdict::Refused(refused)) => Event::Error(refused.into()),
+                None => Event::Error((&LogError::Died).into()),
+            };
+            let is_wanted = matches!(event, Event::Error(_))
+                || self.clients.get(&client).is_some_and(|client| client.events);
+            if is_wanted {
+                receipts.entry(client).or_default().push(Reply { event, reference });
             }
-        };
-        if wanted {
-            let id = draft.origin.as_ref().map(|origin| origin.id.clone());
-            let event = Event::Said { room: draft.room.clone(), seq, id, duplicate };
-            receipts.entry(client).or_default().push(Reply { event, reference });
+        }
+        for (client, replies) in receipts {
+            self.send_to(client, Deliver::Direct(replies));
         }
     }
-}
 
-impl Handler<Appended> for Hub {
-    type Result = ();
-
-    fn handle(&mut self, appended: Appended, ctx: &mut Self::Context) {
-        if matches!(appended.outcome, Err(LogError::Died)) {
-            error!("the log has stopped; stopping the hub");
-            return ctx.terminate();
+    /// Rejects what is not in flight while the log cannot answer. Requests for history are answered
+    /// with what was delivered.
+    fn set_stalled(&mut self, stalled: bool) {
+        self.log.stalled = stalled;
+        if !stalled {
+            return;
         }
-        self.appended(appended);
-        self.end_if_drained();
+        warn!("the log does not answer; rejecting messages until it does");
+        self.log.waiting.clear();
+        let names: Vec<_> = self.rooms.keys().cloned().collect();
+        for name in names {
+            let in_flight = self.rooms.get(&name).is_some_and(|room| room.in_flight);
+            let flush = self.take_pending(&name);
+            if let Some(room) = self.rooms.get_mut(&name) {
+                room.in_flight = in_flight;
+            }
+            for Pending { sender, .. } in flush.pending {
+                self.metrics.count_message(Outcome::Failed);
+                self.reject_busy(sender);
+            }
+            for request in flush.history_requests {
+                self.answer_from_history(request);
+            }
+            self.deliver_rooms([(name, None)]);
+        }
+        let requests = self.log.in_flight.as_mut().map(|append| &mut append.history_requests);
+        for request in requests.map(std::mem::take).into_iter().flatten() {
+            self.answer_from_history(request);
+        }
+    }
+
+    /// Forgets what was numbered in the former epoch. Clients reconnect and read the history again.
+    fn begin_epoch(&mut self, epoch: Epoch) {
+        warn!("the log begins a new epoch; closing all connections");
+        self.log.epoch = epoch;
+        self.rings.clear();
+        self.close_all(DisconnectReason::NewEpoch);
     }
 }
 
@@ -232,5 +372,18 @@ impl From<&LogError> for Refusal {
                 Self::new(ErrorCode::Internal, "the server cannot read or store messages")
             }
         }
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        let code = match refused {
+            Refused::NotFound => ErrorCode::NotFound,
+            Refused::OtherAuthor
+            | Refused::EditsDisabled
+            | Refused::TooLate
+            | Refused::TooManyReactions => ErrorCode::Forbidden,
+        };
+        Self::new(code, refused.to_string())
     }
 }

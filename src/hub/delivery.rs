@@ -16,9 +16,9 @@ use crate::protocol::{DisconnectReason, Event, Ref, Reply};
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub enum Deliver {
-    /// Messages of a room.
+    /// What happened in a room, in order.
     Batch(Arc<Batch>),
-    /// Messages of several rooms, one batch for each.
+    /// What happened in several rooms, one batch for each.
     Batches(Vec<Arc<Batch>>),
     /// Other events of rooms, for clients that registered for events.
     Notices(Vec<Arc<Notice>>),
@@ -71,12 +71,32 @@ impl Hub {
         self.send_to(client, Deliver::Answer(Box::new(Reply { event, reference })));
     }
 
-    /// Delivers committed messages to the members of their rooms.
+    /// Delivers what rooms hold back, and closes those that are idle then. For each room it takes
+    /// the time at which the first entry was accepted, if it was accepted here.
+    pub(super) fn deliver_rooms(
+        &mut self,
+        rooms: impl IntoIterator<Item = (RoomName, Option<Instant>)>,
+    ) {
+        let mut batches = Vec::new();
+        for (name, accepted) in rooms {
+            let Some(room) = self.rooms.get_mut(&name) else { continue };
+            let entries = std::mem::take(&mut room.undelivered);
+            self.remember(&name, &entries);
+            self.close_room_if_idle(&name);
+            if !entries.is_empty() {
+                let accepted = accepted.unwrap_or_else(Instant::now);
+                batches.push((name, Arc::new(Batch::new(entries, accepted.into_std()))));
+            }
+        }
+        self.fan_out(&batches);
+    }
+
+    /// Delivers committed entries to the members of their rooms.
     pub(super) fn fan_out(&mut self, batches: &[(RoomName, Arc<Batch>)]) {
         let deliveries: usize = batches
             .iter()
             .filter_map(|(name, batch)| Some((self.rooms.get(name)?, batch)))
-            .map(|(room, batch)| room.members.len() * batch.messages().len())
+            .map(|(room, batch)| room.members.len() * batch.entries().len())
             .sum();
         let began = Instant::now();
         match batches {

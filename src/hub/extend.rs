@@ -2,14 +2,23 @@
 //! may call these and [`Hub::send_to`].
 
 use super::Hub;
-use crate::domain::{ClientId, MessageText, Nick, RoomName};
+use crate::domain::{Action, ClientId, Draft, MessageText, Nick, Right, RoomName};
 use crate::protocol::DisconnectReason;
 
 impl Hub {
     /// Publishes a message to the members of a room under the name `nick`. If the room has no
     /// members, the message is only kept.
     pub fn broadcast(&mut self, room: &RoomName, nick: &Nick, text: MessageText) {
-        self.publish(room, nick.clone(), text, None, None);
+        let attributed = self.is_attributed(room, nick, &text);
+        let action = Action::Message { text, attributed, reply_to: None };
+        self.perform(room, nick, action);
+    }
+
+    /// Does something in a room under the name `nick`. The log does not ask who the author of a
+    /// message is, so this can edit and delete the messages of everyone.
+    pub fn perform(&mut self, room: &RoomName, nick: &Nick, action: Action) {
+        let (room, nick, right) = (room.clone(), nick.clone(), Right::Grant);
+        self.publish(Draft { room, author: None, nick, id: None, right, action }, None);
     }
 
     /// Returns the rooms that have members, with the number of members, in no order.

@@ -1,12 +1,13 @@
 //! How a client says who it is: its identity and its name.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use actix::prelude::*;
 
 use super::{Hub, map_for_one_room};
-use crate::domain::{ClientId, Identity, Nick, RoomName};
-use crate::protocol::{ErrorCode, Event, Ref, Refusal};
+use crate::domain::{ClientId, Identity, Nick, RoomName, Settings};
+use crate::protocol::{ErrorCode, Event, Limits, Ref, Refusal};
 
 /// Sets the identity and the name of a client. The answer is [`Event::Welcome`]. If the name is
 /// taken, the answer is an error with [`ErrorCode::NickTaken`], and nothing changes.
@@ -44,12 +45,19 @@ impl Handler<Hello> for Hub {
         } else {
             self.change_identity(id, before, after, &nick);
         }
-        let welcome = Event::Welcome { nick, limits: self.limits.advertised };
+        let welcome = Event::Welcome { nick, author: after.into(), limits: self.advertised() };
         self.answer(id, welcome, reference);
     }
 }
 
 impl Hub {
+    /// Returns the limits that clients are told.
+    fn advertised(&self) -> Limits {
+        let Settings { edits, edit_window, .. } = self.log.state.settings;
+        let millis = |window: Duration| u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+        Limits { edits, edit_window_ms: edit_window.map(millis), ..self.limits.advertised }
+    }
+
     /// Returns whether another user has the name in one of these rooms.
     fn is_taken(
         &self,

@@ -5,6 +5,7 @@
 
 mod admin;
 mod batch;
+mod change;
 mod client_handle;
 mod commit;
 mod delivery;
@@ -23,7 +24,7 @@ use actix::{WeakAddr, prelude::*};
 use log::debug;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::domain::{ClientId, Identity, MessageId, MessageText, Nick, Origin, RoomName};
+use crate::domain::{Action, ClientId, Identity, MessageId, MessageText, Nick, RoomName, Seq};
 use crate::limits::SourceAddress;
 pub use crate::metrics::HubStats;
 use crate::metrics::Metrics;
@@ -31,6 +32,7 @@ use crate::protocol::{DisconnectReason, Ref};
 use admin::Lifecycle;
 pub use admin::{Drain, GetStats, IsReady, ListRooms, NotReady, RoomInfo, Watch};
 pub use batch::{Batch, Notice};
+pub use change::{Delete, Edit, React, SetRoom};
 pub use client_handle::ClientHandle;
 pub(crate) use client_handle::QueueBudget;
 use commit::LogState;
@@ -98,6 +100,8 @@ pub struct Broadcast {
     pub room: RoomName,
     /// The text.
     pub text: MessageText,
+    /// The message of the same room that it replies to.
+    pub reply_to: Option<Seq>,
     /// The author's id for the message. A message that repeats an id of the same identity in the
     /// same room is a duplicate and not delivered again.
     pub id: Option<MessageId>,
@@ -136,19 +140,11 @@ impl Handler<Broadcast> for Hub {
     type Result = Result<(), NotAMember>;
 
     fn handle(&mut self, broadcast: Broadcast, _: &mut Self::Context) -> Self::Result {
-        let Broadcast { client, room, text, id, reference, permit } = broadcast;
-        let sender = Sender { client, reference };
-        if self.lifecycle.draining {
-            return self.reject_while_draining(sender);
-        }
-        let author = self.clients.get(&client).filter(|author| author.is_in(&room));
-        let (Some(author), Some(nick)) = (author, self.nick(client)) else {
-            return self.reject(sender);
-        };
-        let origin = id.map(|id| Origin { author: author.identity, id });
-        self.publish(&room, nick.clone(), text, origin, Some(sender));
-        self.release_permit(&room, permit);
-        Ok(())
+        let Broadcast { client, room, text, reply_to, id, reference, permit } = broadcast;
+        let nick = self.nick(client);
+        let attributed = nick.is_some_and(|nick| self.is_attributed(&room, nick, &text));
+        let action = Action::Message { text, attributed, reply_to };
+        self.submit(&room, action, id, Sender { client, reference }, permit)
     }
 }
 

@@ -47,6 +47,11 @@ impl Pacing {
         self.due.push(Reverse((at, Due::Presence, name.clone())));
     }
 
+    /// Schedules the flush of a room.
+    pub(super) fn schedule_flush(&mut self, at: Instant, name: &RoomName) {
+        self.due.push(Reverse((at, Due::Flush, name.clone())));
+    }
+
     /// Returns how long the next flush of a room waits after a flush.
     pub(super) fn wait(&self, members: usize) -> Duration {
         if self.window.is_zero() {
@@ -71,7 +76,7 @@ impl Hub {
         if room.next_flush <= now {
             self.flush(name);
         } else {
-            self.pacing.due.push(Reverse((room.next_flush, Due::Flush, name.clone())));
+            self.pacing.schedule_flush(room.next_flush, name);
         }
     }
 

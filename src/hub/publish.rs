@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::history::History;
 use super::{Deliver, Hub};
-use crate::domain::{ClientId, Draft, MessageText, Nick, Origin, RoomName};
+use crate::domain::{Action, ClientId, Draft, MessageId, MessageText, Nick, Right, RoomName};
+use crate::log::LogError;
 use crate::protocol::{ErrorCode, Event, Ref, Refusal, Reply};
 
 /// What one room may hold before its senders wait for the flush, in bytes of text and in messages.
@@ -46,20 +47,54 @@ pub(super) struct Flush {
 }
 
 impl Hub {
-    /// Adds a message to its room's pending messages, and flushes the room if that is due.
-    pub(super) fn publish(
+    /// Accepts what a member does in a room, unless the hub is shutting down or the client is not a
+    /// member.
+    pub(super) fn submit(
         &mut self,
-        name: &RoomName,
-        nick: Nick,
-        text: MessageText,
-        origin: Option<Origin>,
-        sender: Option<Sender>,
-    ) {
+        room: &RoomName,
+        action: Action,
+        id: Option<MessageId>,
+        sender: Sender,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), NotAMember> {
+        if self.lifecycle.draining {
+            return self.reject_while_draining(sender);
+        }
+        let author = self.clients.get(&sender.client).filter(|author| author.is_in(room));
+        let (Some(author), Some(nick)) = (author, self.nick(sender.client)) else {
+            return self.reject(sender);
+        };
+        let (room, nick, author) = (room.clone(), nick.clone(), Some(author.identity));
+        self.publish(
+            Draft { room: room.clone(), author, nick, id, right: Right::Member, action },
+            Some(sender),
+        );
+        self.release_permit(&room, permit);
+        Ok(())
+    }
+
+    /// Adds a draft to its room's pending ones, and flushes the room if that is due.
+    pub(super) fn publish(&mut self, draft: Draft, sender: Option<Sender>) {
+        if self.log.stalled {
+            return self.reject_busy(sender);
+        }
+        let name = draft.room.clone();
         let room = self.rooms.entry(name.clone()).or_default();
-        let attributed = !nick.is_anonymous() || room.could_be_from_a_member(text.as_str());
-        let draft = Draft { room: name.clone(), nick, text, attributed, origin };
         self.pacing.pending_bytes += room.push(Pending { draft, sender, accepted: Instant::now() });
-        self.flush_when_due(name);
+        self.flush_when_due(&name);
+    }
+
+    /// Returns whether the text protocol shows the author's name before a text.
+    pub(super) fn is_attributed(&self, room: &RoomName, nick: &Nick, text: &MessageText) -> bool {
+        let room = self.rooms.get(room);
+        !nick.is_anonymous() || room.is_some_and(|room| room.could_be_from_a_member(text.as_str()))
+    }
+
+    /// Tells the sender that its draft cannot be stored now.
+    pub(super) fn reject_busy(&mut self, sender: Option<Sender>) {
+        let Some(Sender { client, reference }) = sender else { return };
+        let event = Event::Error((&LogError::Busy(String::new())).into());
+        self.send_to(client, Deliver::Direct(vec![Reply { event, reference }]));
     }
 
     /// Returns the permit of a published message to its sender: now, or at a limit of pending

@@ -101,7 +101,7 @@ pub(crate) enum Handshake {
     NoHub,
 }
 
-/// What became of a message that the hub accepted.
+/// What became of a message or change that the hub accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum Outcome {
@@ -109,6 +109,8 @@ pub(crate) enum Outcome {
     Kept,
     /// It had been committed before.
     Duplicate,
+    /// The rules did not permit it, and its author was told.
+    Refused,
     /// The log could not commit it, and its author was told.
     Failed,
 }

@@ -31,6 +31,8 @@ pub enum DisconnectReason {
     Internal,
     /// A handler of the session panicked. Nothing can be sent any more.
     Panicked,
+    /// Code 1012: the log begins a new epoch.
+    NewEpoch,
     /// Code 1013: the server cannot carry out a request of the client now.
     Busy,
     /// Code 4000: the client sent no `hello` in time.
@@ -58,6 +60,7 @@ impl DisconnectReason {
             Self::NameTaken => Some(1008),
             Self::TooBig => Some(1009),
             Self::Internal => Some(1011),
+            Self::NewEpoch => Some(1012),
             Self::Busy => Some(1013),
             Self::NoHello => Some(4000),
             Self::SlowClient => Some(4001),
@@ -80,6 +83,7 @@ impl DisconnectReason {
             Self::TooBig => "message too big",
             Self::Internal => "internal server error",
             Self::Panicked => "session failed",
+            Self::NewEpoch => "the history was restored; connect again",
             Self::Busy => "server busy; try again later",
             Self::NoHello => "no hello in time",
             Self::SlowClient => "client too slow; send queue full",

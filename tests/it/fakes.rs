@@ -4,29 +4,117 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
-use chinwag::domain::{ChatMessage, Draft, Nick, Seq, Timestamp};
+use chinwag::domain::{
+    Action, Change, ChangeKind, ChatMessage, Draft, Entry, Nick, RoomName, Seq, Timestamp,
+};
 use chinwag::hub::Deliver;
-use chinwag::log::{Append, Appended, LogError, Messages, Page, Placed, Probe, Responder};
+use chinwag::log::{
+    Append, Follow, Follower, FromLog, LogError, Messages, Own, Page, Probe, Refused, Verdict,
+};
 use chinwag::protocol::{Event, Reply};
 use tokio::sync::oneshot;
 
-/// A log that answers pages immediately, and an append only after an [`AnswerAppend`].
+/// A log that answers pages immediately, and an append only after an [`AnswerAppend`]. It knows
+/// messages and edits of messages of the same author.
 #[derive(Default)]
 pub struct FakeLog {
-    pending: Option<(Vec<Draft>, Responder<Appended>)>,
+    pending: Option<Append>,
+    follower: Option<Follower>,
     stored: Vec<Draft>,
+}
+
+impl FakeLog {
+    /// Returns the entry with the number of a stored draft, as it was when it was stored.
+    fn entry(&self, seq: Seq) -> Entry {
+        let at = Timestamp::default();
+        let Draft { room, author, nick, id, action, .. } =
+            self.stored[seq.get() as usize - 1].clone();
+        match action {
+            Action::Message { text, .. } => {
+                Entry::Message(Arc::new(message(room, seq, nick, text)))
+            }
+            Action::Edit { target, text } => {
+                let kind = ChangeKind::Edit { target, text };
+                Entry::Change(Arc::new(Change { room, seq, at, author, nick, id, kind }))
+            }
+            other => panic!("the fake log does not know {other:?}"),
+        }
+    }
+
+    /// Returns the messages of a room with their current texts.
+    fn messages(&self, room: &RoomName) -> Vec<ChatMessage> {
+        let mut messages: Vec<ChatMessage> = Vec::new();
+        let entries = (1..=self.stored.len() as u64).map(|seq| self.entry(Seq::new(seq)));
+        for entry in entries.filter(|entry| entry.room() == Some(room)) {
+            match entry {
+                Entry::Message(message) => messages.push(ChatMessage::clone(&message)),
+                Entry::Change(change) => {
+                    let target = change.kind.target();
+                    let edited = messages.iter_mut().find(|message| Some(message.seq) == target);
+                    if let (Some(message), ChangeKind::Edit { text, .. }) = (edited, &change.kind) {
+                        message.text = text.clone();
+                    }
+                }
+                _ => {}
+            }
+        }
+        messages
+    }
+
+    fn place(&mut self, draft: Draft) -> Verdict {
+        let duplicate_of = self.stored.iter().position(|old| {
+            let origin = |draft: &Draft| (draft.room.clone(), draft.author, draft.id.clone());
+            draft.id.is_some() && origin(old) == origin(&draft)
+        });
+        if let Some(index) = duplicate_of {
+            return Verdict::Duplicate(Seq::new(index as u64 + 1));
+        }
+        if let Action::Edit { target, .. } = draft.action {
+            let edited = self.stored.get(target.get().wrapping_sub(1) as usize);
+            let edited = edited.filter(|edited| {
+                edited.room == draft.room && matches!(edited.action, Action::Message { .. })
+            });
+            match edited {
+                None => return Verdict::Refused(Refused::NotFound),
+                Some(edited) if edited.author != draft.author => {
+                    return Verdict::Refused(Refused::OtherAuthor);
+                }
+                Some(_) => {}
+            }
+        }
+        self.stored.push(draft);
+        Verdict::Kept(Seq::new(self.stored.len() as u64))
+    }
+}
+
+/// Returns a message without an author.
+pub fn message(
+    room: RoomName,
+    seq: Seq,
+    nick: Nick,
+    text: chinwag::domain::MessageText,
+) -> ChatMessage {
+    ChatMessage::new(room, seq, Timestamp::default(), nick, text)
 }
 
 impl Actor for FakeLog {
     type Context = Context<Self>;
 }
 
+impl Handler<Follow> for FakeLog {
+    type Result = ();
+
+    fn handle(&mut self, Follow(follower): Follow, _: &mut Self::Context) {
+        self.follower = Some(follower);
+    }
+}
+
 impl Handler<Append> for FakeLog {
     type Result = ();
 
-    fn handle(&mut self, Append { drafts, answer }: Append, _: &mut Self::Context) {
+    fn handle(&mut self, append: Append, _: &mut Self::Context) {
         assert!(self.pending.is_none(), "the hub sends one append at a time");
-        self.pending = Some((drafts, answer));
+        self.pending = Some(append);
     }
 }
 
@@ -34,14 +122,13 @@ impl Handler<Page> for FakeLog {
     type Result = ();
 
     fn handle(&mut self, page: Page, _: &mut Self::Context) {
-        let numbered = (1..).map(Seq::new).zip(&self.stored);
-        let of_room = numbered.filter(|(seq, draft)| draft.room == page.room && *seq < page.before);
-        let all: Vec<_> =
-            of_room.map(|(seq, draft)| draft.clone().placed(seq, Timestamp::default())).collect();
+        let mut all = self.messages(&page.room);
+        all.retain(|message| message.seq < page.before);
         let start = all.len().saturating_sub(page.limit);
         let floor = if start == 0 { Seq::default() } else { all[start - 1].seq };
-        let messages = all[start..].to_vec();
-        page.answer.give(Ok(Messages { messages, floor, more: start > 0 }));
+        let messages = all.split_off(start).into_iter().map(Arc::new).collect();
+        let read = Messages { messages, floor, more: start > 0, ..Messages::default() };
+        page.answer.give(Ok(read));
     }
 }
 
@@ -63,26 +150,72 @@ pub struct AnswerAppend {
 impl Handler<AnswerAppend> for FakeLog {
     type Result = ();
 
-    fn handle(&mut self, AnswerAppend { success }: AnswerAppend, _: &mut Self::Context) {
-        let Some((drafts, answer)) = self.pending.take() else { return };
+    fn handle(&mut self, AnswerAppend { success }: AnswerAppend, ctx: &mut Self::Context) {
+        let Some(Append { ticket, drafts }) = self.pending.take() else { return };
         if !success {
-            return answer.give(drafts, Err(LogError::Busy("the test makes it fail".into())));
+            let error = LogError::Busy("the test makes it fail".into());
+            return self.handle(HandOut(FromLog::Rejected { ticket, error }), ctx);
         }
-        let mut placed = Vec::new();
-        for draft in &drafts {
-            let duplicate_of = self.stored.iter().position(|old| {
-                draft.origin.is_some() && (&old.room, &old.origin) == (&draft.room, &draft.origin)
-            });
-            let seq = |number: usize| Seq::new(number as u64);
-            placed.push(match duplicate_of {
-                Some(index) => Placed::Duplicate(seq(index + 1)),
-                None => {
-                    self.stored.push(draft.clone());
-                    Placed::New(seq(self.stored.len()), Timestamp::default())
-                }
-            });
-        }
-        answer.give(drafts, Ok(placed));
+        let placed: Vec<_> = drafts.into_iter().map(|draft| self.place(draft)).collect();
+        let kept = placed.iter().filter_map(|verdict| match verdict {
+            Verdict::Kept(seq) => Some(self.entry(*seq)),
+            Verdict::Duplicate(_) | Verdict::Refused(_) => None,
+        });
+        let (entries, head) = (kept.collect(), Seq::new(self.stored.len() as u64));
+        let own = Some(Own { ticket, placed });
+        self.handle(HandOut(FromLog::Committed { entries, head, own }), ctx);
+    }
+}
+
+/// Hands something out to the hub.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct HandOut(pub FromLog);
+
+impl Handler<HandOut> for FakeLog {
+    type Result = ();
+
+    fn handle(&mut self, HandOut(from_log): HandOut, _: &mut Self::Context) {
+        self.follower.as_ref().expect("the hub follows the log").send(from_log);
+    }
+}
+
+/// Returns the ticket of the pending append, if any.
+#[derive(Message)]
+#[rtype(result = "Option<u64>")]
+pub struct PendingTicket;
+
+impl Handler<PendingTicket> for FakeLog {
+    type Result = Option<u64>;
+
+    fn handle(&mut self, _: PendingTicket, _: &mut Self::Context) -> Option<u64> {
+        self.pending.as_ref().map(|append| append.ticket)
+    }
+}
+
+/// Drops the follower, as a log does whose thread panics.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Die;
+
+impl Handler<Die> for FakeLog {
+    type Result = ();
+
+    fn handle(&mut self, _: Die, _: &mut Self::Context) {
+        self.follower = None;
+    }
+}
+
+/// Returns a [`Log`] that is a fake.
+pub fn log_of(fake: &Addr<FakeLog>) -> chinwag::log::Log {
+    chinwag::log::Log {
+        epoch: chinwag::domain::Epoch::random(),
+        head: Seq::default(),
+        state: chinwag::log::State::default(),
+        follow: fake.clone().recipient(),
+        append: fake.clone().recipient(),
+        page: fake.clone().recipient(),
+        probe: fake.clone().recipient(),
     }
 }
 
@@ -110,13 +243,8 @@ impl Handler<Deliver> for FakeClient {
     type Result = ();
 
     fn handle(&mut self, deliver: Deliver, _: &mut Self::Context) {
-        for message in deliver.batches().iter().flat_map(|batch| batch.messages()) {
-            self.received.push(format!(
-                "{} {} {}",
-                message.room,
-                message.seq.get(),
-                message.text.as_str()
-            ));
+        for entry in deliver.batches().iter().flat_map(|batch| batch.entries()) {
+            self.received.extend(describe_entry(entry));
         }
         match deliver {
             Deliver::Answer(reply) => self.received.extend(describe(&reply)),
@@ -124,6 +252,22 @@ impl Handler<Deliver> for FakeClient {
             Deliver::Close(reason) => self.received.push(format!("close {}", reason.label())),
             Deliver::Batch(_) | Deliver::Batches(_) | Deliver::Notices(_) => {}
         }
+    }
+}
+
+/// Describes a message or an edit as a line of text.
+fn describe_entry(entry: &Entry) -> Option<String> {
+    match entry {
+        Entry::Message(message) => {
+            Some(format!("{} {} {}", message.room, message.seq, message.text.as_str()))
+        }
+        Entry::Change(change) => match &change.kind {
+            ChangeKind::Edit { target, text } => {
+                Some(format!("{} {} edits {target} {}", change.room, change.seq, text.as_str()))
+            }
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -146,7 +290,7 @@ fn describe(reply: &Reply) -> Option<String> {
         Event::Members { room, members, member_count } => {
             format!("members {room} {:?} {member_count}", named(members))
         }
-        Event::History { room, messages, more } => {
+        Event::History { room, messages, more, .. } => {
             format!("history {room} {:?} {more}", texts(messages))
         }
         Event::Said { room, seq, duplicate, .. } => {

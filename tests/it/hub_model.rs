@@ -5,17 +5,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use actix::prelude::*;
-use chinwag::domain::{ClientId, Epoch, Identity, MessageId, MessageText, Nick, RoomName, Seq};
+use chinwag::domain::{ClientId, Identity, MessageId, MessageText, Nick, RoomName, Seq};
 use chinwag::hub::{
-    Broadcast, CatchUp, Hello, History, Join, Leave, ListRooms, Register, Unregister, Who,
+    Broadcast, CatchUp, Edit, Hello, History, Join, Leave, ListRooms, Register, Unregister, Who,
 };
-use chinwag::log::{Log, Probe};
+use chinwag::log::Probe;
+use chinwag::protocol::HistoryRange;
 use chinwag::{Config, Hub};
 use proptest::prelude::*;
 use proptest::test_runner::Config as Cases;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::fakes::{AnswerAppend, FakeClient, FakeLog, Received, Stall};
+use crate::fakes::{AnswerAppend, FakeClient, FakeLog, Received, Stall, log_of};
 use crate::harness::within;
 use crate::reference_hub::{MAILBOX_CAPACITY, PAGE_SIZE, ReferenceClient, ReferenceHub};
 
@@ -42,6 +43,8 @@ enum Step {
     Join(usize, usize),
     Leave(usize, usize),
     Say(usize, usize, Option<u8>),
+    /// Edits the entry that is this many entries before the last one.
+    Edit(usize, usize, usize),
     Who(usize, usize),
     History(usize, usize),
     /// A client stops receiving.
@@ -79,6 +82,8 @@ fn any_step() -> BoxedStrategy<Step> {
         18 => membership_step(),
         8 => (slot_and_room(), proptest::option::of(0..2u8))
             .prop_map(|((slot, room), id)| Step::Say(slot, room, id)),
+        4 => (slot_and_room(), 0..6usize)
+            .prop_map(|((slot, room), back)| Step::Edit(slot, room, back)),
         2 => slot_and_room().prop_map(|(slot, room)| Step::History(slot, room)),
         2 => slot().prop_map(Step::Stall),
         2 => slot().prop_map(Step::Resume),
@@ -169,11 +174,27 @@ impl Run {
             client,
             room: room(to),
             text: MessageText::parse(format!("t{text}"), 100).unwrap(),
+            reply_to: None,
             id,
             reference: None,
             permit: Arc::clone(&self.permits).try_acquire_owned().unwrap(),
         });
         self.reference.say(number, to, text, message_id);
+    }
+
+    fn edit(&mut self, slot: usize, to: usize, back: usize) {
+        let Some((number, client)) = self.client(slot) else { return };
+        let (text, target) = (self.next_number(), self.reference.stored().saturating_sub(back));
+        self.hub.do_send(Edit {
+            client,
+            room: room(to),
+            target: Seq::new(target as u64),
+            text: MessageText::parse(format!("t{text}"), 100).unwrap(),
+            id: None,
+            reference: None,
+            permit: Arc::clone(&self.permits).try_acquire_owned().unwrap(),
+        });
+        self.reference.edit(number, to, target, text);
     }
 
     async fn stall(&mut self, slot: usize) {
@@ -199,6 +220,7 @@ impl Run {
             Step::Connect { slot, key, name } => self.connect(slot, key, name),
             Step::Disconnect(slot) => self.disconnect(slot),
             Step::Say(slot, room, message_id) => self.say(slot, room, message_id),
+            Step::Edit(slot, room, back) => self.edit(slot, room, back),
             Step::Stall(slot) => self.stall(slot).await,
             Step::Resume(slot) => {
                 if let Some((number, _)) = self.client(slot) {
@@ -243,8 +265,8 @@ impl Run {
             }
             Step::History(slot, to) => {
                 let Some((number, client)) = self.client(slot) else { return };
-                let (before, limit) = (None, PAGE_SIZE);
-                let history = History { client, room: room(to), before, limit, reference };
+                let (range, limit) = (HistoryRange::Latest, PAGE_SIZE);
+                let history = History { client, room: room(to), range, limit, reference };
                 self.hub.do_send(history);
                 self.reference.history(number, to);
             }
@@ -269,13 +291,7 @@ impl Run {
 
 async fn run(steps: Vec<Step>) {
     let (thread, fake_log) = (Arbiter::new(), FakeLog::default().start());
-    let log = Log {
-        epoch: Epoch::random(),
-        head: Seq::default(),
-        append: fake_log.clone().recipient(),
-        page: fake_log.clone().recipient(),
-        probe: fake_log.clone().recipient(),
-    };
+    let log = log_of(&fake_log);
     // Without a batch window, the hub flushes each message immediately.
     let config = Config { batch_window: std::time::Duration::ZERO, ..Config::default() };
     let mut run = Run {

@@ -15,7 +15,7 @@ pub struct ReferenceHub {
     /// The name of each connected identity, or `None` if it is anonymous.
     names: BTreeMap<usize, Option<usize>>,
     rooms: BTreeMap<usize, ReferenceRoom>,
-    stored: Vec<StoredMessage>,
+    stored: Vec<StoredEntry>,
     /// What the log has not answered yet.
     in_flight: Option<Append>,
     /// Rooms with messages that wait for the log.
@@ -48,17 +48,28 @@ struct ReferenceRoom {
 pub struct Draft {
     client: usize,
     room: usize,
-    text: usize,
-    origin: Option<(usize, u8)>,
+    author: usize,
+    action: Action,
+    message_id: Option<u8>,
+}
+
+/// What a draft does. Texts are numbers.
+#[derive(Clone, Copy)]
+enum Action {
+    Say(usize),
+    /// Edits the entry with this number.
+    Edit(usize, usize),
 }
 
 /// Messages that the log is storing, and requests for history that wait for them: client and room.
 type Append = (Vec<Draft>, Vec<(usize, usize)>);
 
-struct StoredMessage {
+struct StoredEntry {
     room: usize,
-    text: usize,
-    origin: Option<(usize, u8)>,
+    author: usize,
+    /// The current text, unless the entry is an edit.
+    text: Option<usize>,
+    message_id: Option<u8>,
 }
 
 impl ReferenceClient {
@@ -139,12 +150,20 @@ impl ReferenceHub {
     }
 
     pub fn say(&mut self, id: usize, room: usize, text: usize, message_id: Option<u8>) {
+        self.submit(id, room, Action::Say(text), message_id);
+    }
+
+    pub fn edit(&mut self, id: usize, room: usize, target: usize, text: usize) {
+        self.submit(id, room, Action::Edit(target, text), None);
+    }
+
+    fn submit(&mut self, id: usize, room: usize, action: Action, message_id: Option<u8>) {
         if !self.check_member(id, room) {
             return;
         }
-        let origin = message_id.map(|message_id| (self.client(id).identity, message_id));
+        let author = self.client(id).identity;
         let state = self.rooms.entry(room).or_default();
-        state.pending.push(Draft { client: id, room, text, origin });
+        state.pending.push(Draft { client: id, room, author, action, message_id });
         if state.pending.len() == 1 {
             self.due_rooms.push_back(room);
         }
@@ -168,23 +187,21 @@ impl ReferenceHub {
         let Some((drafts, history_requests)) = self.in_flight.take() else { return };
         let mut receipts: BTreeMap<usize, Vec<String>> = BTreeMap::new();
         let mut published: Vec<(usize, String)> = Vec::new();
-        for Draft { client, room, text, origin } in drafts {
+        for draft in drafts {
+            let Draft { client, room, .. } = draft;
             self.rooms.entry(room).or_default().in_flight = false;
-            let duplicate_of = self
-                .stored
-                .iter()
-                .position(|old| origin.is_some() && (old.room, old.origin) == (room, origin));
             let events = self.clients.get(&client).is_some_and(|client| client.events);
-            let receipt = match duplicate_of {
-                _ if !success => "error busy".to_owned(),
-                Some(index) => format!("said r{room} {} duplicate", index + 1),
-                None => {
-                    self.stored.push(StoredMessage { room, text, origin });
-                    published.push((room, format!("r{room} {} t{text}", self.stored.len())));
-                    format!("said r{room} {} new", self.stored.len())
-                }
+            let receipt = if success {
+                self.store(draft).map(|(receipt, line)| {
+                    published.extend(line.map(|line| (room, line)));
+                    receipt
+                })
+            } else {
+                Err("error busy".to_owned())
             };
-            if events || !success {
+            let is_error = receipt.is_err();
+            let receipt = receipt.unwrap_or_else(|error| error);
+            if events || is_error {
                 receipts.entry(client).or_default().push(receipt);
             }
         }
@@ -206,6 +223,38 @@ impl ReferenceHub {
         self.start_append();
     }
 
+    /// Stores a draft. Returns its receipt and the line that the members of the room receive, or an
+    /// error.
+    fn store(&mut self, draft: Draft) -> Result<(String, Option<String>), String> {
+        let Draft { room, author, action, message_id, .. } = draft;
+        let is_same = |old: &StoredEntry| {
+            message_id.is_some()
+                && (old.room, old.author, old.message_id) == (room, author, message_id)
+        };
+        if let Some(index) = self.stored.iter().position(is_same) {
+            return Ok((format!("said r{room} {} duplicate", index + 1), None));
+        }
+        let seq = self.stored.len() + 1;
+        let line = match action {
+            Action::Say(text) => format!("r{room} {seq} t{text}"),
+            Action::Edit(target, text) => {
+                let edited = target.checked_sub(1).and_then(|index| self.stored.get_mut(index));
+                let edited = edited.filter(|edited| edited.room == room && edited.text.is_some());
+                match edited {
+                    None => return Err("error not_found".to_owned()),
+                    Some(edited) if edited.author != author => {
+                        return Err("error forbidden".to_owned());
+                    }
+                    Some(edited) => edited.text = Some(text),
+                }
+                format!("r{room} {seq} edits {target} t{text}")
+            }
+        };
+        let text = if let Action::Say(text) = action { Some(text) } else { None };
+        self.stored.push(StoredEntry { room, author, text, message_id });
+        Ok((format!("said r{room} {seq} new"), Some(line)))
+    }
+
     /// Passes all pending messages to the log, unless it has not answered the last append.
     fn start_append(&mut self) {
         if self.in_flight.is_some() || self.due_rooms.is_empty() {
@@ -219,6 +268,11 @@ impl ReferenceHub {
             state.in_flight = true;
         }
         self.in_flight = Some((drafts, history_requests));
+    }
+
+    /// Returns the number of stored entries.
+    pub fn stored(&self) -> usize {
+        self.stored.len()
     }
 
     pub fn disconnect(&mut self, id: usize) {
@@ -241,7 +295,7 @@ impl ReferenceHub {
 
     fn reply_with_history(&mut self, id: usize, room: usize) {
         let texts = self.latest(room);
-        let more = self.stored.iter().filter(|message| message.room == room).count() > PAGE_SIZE;
+        let more = self.texts(room).count() > PAGE_SIZE;
         self.reply(id, format!("history r{room} {texts:?} {more}"));
     }
 
@@ -305,8 +359,13 @@ impl ReferenceHub {
     }
 
     fn latest(&self, room: usize) -> Vec<String> {
-        let all = self.stored.iter().filter(|message| message.room == room);
-        let all: Vec<_> = all.map(|message| format!("t{}", message.text)).collect();
+        let all: Vec<_> = self.texts(room).map(|text| format!("t{text}")).collect();
         all[all.len().saturating_sub(PAGE_SIZE)..].to_vec()
+    }
+
+    /// Returns the texts of the messages in a room.
+    fn texts(&self, room: usize) -> impl Iterator<Item = usize> {
+        let of_room = self.stored.iter().filter(move |entry| entry.room == room);
+        of_room.filter_map(|entry| entry.text)
     }
 }

@@ -15,13 +15,14 @@ use crate::hub::commit::LogState;
 use crate::hub::history::{Reads, Rings};
 use crate::hub::pacing::{FlushTimer, Pacing};
 use crate::hub::rooms::RoomLimits;
-use crate::log::{Log, MemoryLog, Probe};
+use crate::log::{Follower, Log, MemoryLog, Probe, State};
 use crate::protocol::DisconnectReason;
 
 impl Actor for Hub {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        self.log.backend.follow(Follower::new(ctx.address().recipient()));
         ctx.spawn(FlushTimer::new());
     }
 }
@@ -104,7 +105,7 @@ impl Hub {
             users: HashMap::new(),
             rooms: HashMap::new(),
             opened_rooms: HashMap::new(),
-            rings: Rings::new(config),
+            rings: Rings::new(config, log.state.settings.keep_for),
             reads: Reads::default(),
             log,
             pacing: Pacing::new(config.batch_window, config.workers),
@@ -118,15 +119,17 @@ impl Hub {
 
     /// Starts a hub on an arbiter. It keeps messages in memory only.
     pub fn start_in(arbiter: &Arbiter, config: &Config) -> Addr<Self> {
+        let settings = config.settings();
         Self::start_with(arbiter, config, || {
-            LogState::new(Epoch::random(), Seq::default(), Box::<MemoryLog>::default())
+            let log = Box::new(MemoryLog::new(settings.clone()));
+            LogState::new(Epoch::random(), Seq::default(), State::new(settings), log)
         })
     }
 
     /// Starts a hub on an arbiter with a log that keeps its messages.
     pub fn start_with_log(arbiter: &Arbiter, config: &Config, log: Log) -> Addr<Self> {
         Self::start_with(arbiter, config, || {
-            LogState::new(log.epoch.clone(), log.head, Box::new(log))
+            LogState::new(log.epoch.clone(), log.head, log.state.clone(), Box::new(log))
         })
     }
 
@@ -153,7 +156,7 @@ impl Hub {
         self.lifecycle.drained.clear();
     }
 
-    fn close_all(&mut self, reason: DisconnectReason) {
+    pub(in crate::hub) fn close_all(&mut self, reason: DisconnectReason) {
         let clients: Vec<_> = self.clients.keys().copied().collect();
         for id in clients {
             self.evict(id, reason);

@@ -9,11 +9,11 @@ use actix::prelude::*;
 use log::warn;
 
 use super::Hub;
-use crate::domain::{ChatMessage, ClientId, RoomName, Seq};
-use crate::log::{LogError, Messages, Paged};
-use crate::protocol::{Event, Ref};
+use crate::domain::{ChatMessage, ClientId, Entry, ReactionCount, RoomName, Seq};
+use crate::log::{LogError, Messages, Paged, Range, Reader};
+use crate::protocol::{Event, HistoryRange, Ref};
 pub(super) use reads::{Purpose, Read, Reads};
-pub(super) use ring::{RING_TEXT_BYTES_MAX, Ring, Rings};
+pub(super) use ring::{Missed, RING_TEXT_BYTES_MAX, Ring, RingPage, Rings};
 
 /// The greatest size of all texts in one answer, in bytes. One message is sent in any case.
 const HISTORY_BYTES_MAX: usize = 256 * 1024;
@@ -27,8 +27,8 @@ pub struct History {
     pub client: ClientId,
     /// The room.
     pub room: RoomName,
-    /// Only messages before this one. Without it, the latest ones.
-    pub before: Option<Seq>,
+    /// Which messages.
+    pub range: HistoryRange,
     /// The greatest number of messages.
     pub limit: usize,
     /// The reference that the answer repeats.
@@ -70,30 +70,46 @@ impl Hub {
         }
     }
 
-    /// Adds committed messages to the room's ring, or keeps them until the ring is filled.
-    pub(in crate::hub) fn remember(&mut self, name: &RoomName, messages: &[Arc<ChatMessage>]) {
-        self.rings.push(name, messages);
+    /// Adds delivered entries to the room's ring, or keeps them until the ring is filled.
+    pub(in crate::hub) fn remember(&mut self, name: &RoomName, entries: &[Entry]) {
+        self.rings.push(name, entries);
         if let Some(room) = self.rooms.get_mut(name).filter(|room| !room.joining.is_empty()) {
-            room.committed_since.extend_from_slice(messages);
+            room.delivered_since.extend_from_slice(entries);
         }
+    }
+
+    /// Returns the place in the log up to which the room was delivered.
+    pub(in crate::hub) fn delivered(&self, name: &RoomName) -> Seq {
+        let room = self.rooms.get(name);
+        let next = room.and_then(|room| room.undelivered.first()).map(Entry::seq);
+        next.map_or(self.log.head, |next| Seq::new(next.get().saturating_sub(1)))
     }
 
     /// Answers a request from the ring, or reads what is missing from the log.
     pub(super) fn answer_from_history(&mut self, request: History) {
-        // Messages that are not delivered yet are not history.
-        let end = self.log.head.next();
-        let before = request.before.map_or(end, |before| before.min(end));
-        let (newer, more) = match self.rings.get(&request.room) {
-            Some(ring) => ring.page(before, request.limit, HISTORY_BYTES_MAX),
-            None => (Vec::new(), false),
+        let Some(client) = self.clients.get(&request.client) else { return };
+        let reader = client.identity;
+        // What is not delivered yet is not history.
+        let end = self.delivered(&request.room).next();
+        let (before, range) = match request.range {
+            HistoryRange::Latest => (end, Range::Latest),
+            HistoryRange::Before(before) => (before.min(end), Range::Latest),
+            HistoryRange::After(seq) => (end, Range::After(seq)),
+            HistoryRange::Around(seq) => (end, Range::Around(seq)),
         };
-        if more {
-            return self.answer_history(request, newer, true);
+        let ring = self.rings.get(&request.room).filter(|_| range == Range::Latest);
+        let newer = ring.map(|ring| ring.page(before, request.limit, HISTORY_BYTES_MAX, reader));
+        let newer = newer.unwrap_or_default();
+        if newer.more {
+            let RingPage { messages, counts, more } = newer;
+            return self.answer_history(request, messages, counts, more, false);
         }
         let read = Read {
-            before: newer.first().map_or(before, |oldest| oldest.seq),
+            before: newer.messages.first().map_or(before, |oldest| oldest.seq),
+            range,
+            reader: Reader::Client(reader),
             // One more message tells whether there are older ones.
-            limit: (request.limit - newer.len()).max(1),
+            limit: (request.limit - newer.messages.len()).max(1),
             max_bytes: HISTORY_BYTES_MAX,
             purpose: Purpose::History { request, newer },
         };
@@ -103,13 +119,18 @@ impl Hub {
     fn history_read(
         &mut self,
         request: History,
-        newer: Vec<Arc<ChatMessage>>,
+        newer: RingPage,
         read: Result<Messages, LogError>,
     ) {
         match read {
-            Ok(older) => {
-                let (messages, more) = join_pages(older, newer, request.limit);
-                self.answer_history(request, messages, more);
+            Ok(mut older) => {
+                let mut counts = std::mem::take(&mut older.counts);
+                counts.extend(newer.counts);
+                let more_newer = older.more_newer;
+                let (messages, more) = join_pages(older, newer.messages, request.limit);
+                let first = messages.first().map_or(Seq::MAX, |first| first.seq);
+                counts.retain(|count| count.target >= first);
+                self.answer_history(request, messages, counts, more, more_newer);
             }
             Err(error) => {
                 let event = Event::Error((&error).into());
@@ -118,9 +139,17 @@ impl Hub {
         }
     }
 
-    fn answer_history(&mut self, request: History, messages: Vec<Arc<ChatMessage>>, more: bool) {
+    fn answer_history(
+        &mut self,
+        request: History,
+        messages: Vec<Arc<ChatMessage>>,
+        counts: Vec<ReactionCount>,
+        more: bool,
+        more_newer: bool,
+    ) {
         let History { client, room, reference, .. } = request;
-        self.answer(client, Event::History { room, messages, more }, reference);
+        let event = Event::History { room, messages, counts, more, more_newer };
+        self.answer(client, event, reference);
     }
 
     /// Reads messages from the log as soon as the number of reads in progress allows.
@@ -161,7 +190,7 @@ fn join_pages(
             messages.reverse();
             return (messages, true);
         }
-        messages.push(Arc::new(message));
+        messages.push(message);
     }
     messages.reverse();
     (messages, older.more)

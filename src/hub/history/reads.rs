@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use actix::prelude::*;
 
 use super::History;
-use super::ring::RINGS_BYTES_MAX;
-use crate::domain::{ChatMessage, CountedBytes, RoomName, Seq};
+use super::ring::{RINGS_BYTES_MAX, RingPage};
+use crate::domain::{CountedBytes, RoomName, Seq};
 use crate::hub::Hub;
-use crate::log::{Messages, Page, Paged, Responder};
+use crate::log::{Messages, Page, Paged, Range, Reader, Responder};
 
 /// The limit for all messages that were read and are still in memory, in bytes: as much as all
 /// rings may hold, and half as much again for answers that clients have not taken yet.
@@ -30,13 +30,15 @@ pub(in crate::hub) enum Purpose {
     /// The ring of a room.
     Ring(RoomName),
     /// The older part of an answer. `newer` are the messages from the ring that follow it.
-    History { request: History, newer: Vec<Arc<ChatMessage>> },
+    History { request: History, newer: RingPage },
 }
 
 /// A page to read.
 pub(in crate::hub) struct Read {
     pub(in crate::hub) purpose: Purpose,
     pub(in crate::hub) before: Seq,
+    pub(in crate::hub) range: Range,
+    pub(in crate::hub) reader: Reader,
     pub(in crate::hub) limit: usize,
     pub(in crate::hub) max_bytes: usize,
 }
@@ -73,7 +75,7 @@ impl Reads {
         while self.in_progress.len() < READS_MAX
             && let Some(read) = self.waiting.pop_front()
         {
-            let Read { purpose, before, limit, max_bytes } = read;
+            let Read { purpose, before, range, reader, limit, max_bytes } = read;
             if !is_wanted(&purpose) {
                 continue;
             }
@@ -83,7 +85,7 @@ impl Reads {
             let answer = Responder::<Paged>::new(hub.clone().recipient(), self.last_request);
             let room = purpose.room().clone();
             self.in_progress.insert(self.last_request, purpose);
-            return Some(Page { room, before, limit, max_bytes, answer });
+            return Some(Page { room, before, range, reader, limit, max_bytes, answer });
         }
         None
     }
@@ -95,7 +97,11 @@ impl Reads {
         messages: Option<&mut Messages>,
     ) -> Option<Purpose> {
         for message in messages.into_iter().flat_map(|page| &mut page.messages) {
-            message.counted = Some(CountedBytes::new(message.memory_bytes(), &self.held_bytes));
+            // A log in memory shares its messages.
+            if let Some(message) = Arc::get_mut(message) {
+                let counted = CountedBytes::new(message.memory_bytes(), &self.held_bytes);
+                message.counted = Some(counted);
+            }
         }
         self.in_progress.remove(&request)
     }

@@ -3,14 +3,18 @@
 //! bytes: the least recently used one is removed first. If the log keeps messages, a ring is read
 //! from there when it is needed again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use lru::LruCache;
 
 use crate::config::Config;
-use crate::domain::{ChatMessage, RoomName, Seq, Timestamp};
+use crate::domain::{
+    Change, ChangeKind, ChatMessage, Emoji, Entry, Identity, MessageText, Quote, Reaction,
+    ReactionCount, RoomName, Seq, Timestamp, Topic,
+};
+use crate::log::Messages;
 
 /// The greatest size of the texts in one ring, and the greatest memory of all rings, in bytes.
 pub(in crate::hub) const RING_TEXT_BYTES_MAX: usize = 1024 * 1024;
@@ -19,56 +23,238 @@ pub(super) const RINGS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// About how much memory a ring takes beside its messages, in bytes.
 const RING_OVERHEAD_BYTES: usize = 512;
 
-/// The last messages of a room: all messages after its floor.
+/// About how much memory a change and a reaction take, in bytes.
+const CHANGE_BYTES: usize = 250;
+const REACTION_BYTES: usize = 50;
+
+/// The greatest memory of all reactions in one ring, in bytes.
+const RING_REACTION_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// The last messages of a room in their current state, and the last changes.
 #[derive(Default)]
 pub(in crate::hub) struct Ring {
     messages: VecDeque<Arc<ChatMessage>>,
+    /// Without changes that later ones have made obsolete.
+    changes: VecDeque<Arc<Change>>,
+    /// The reactions to these messages.
+    reactions: HashMap<Seq, BTreeMap<Emoji, HashSet<Option<Identity>>>>,
+    topic: Topic,
+    /// All messages and changes after this are in the ring.
     floor: Seq,
     text_bytes: usize,
-    /// The memory of all messages, including their texts.
+    change_text_bytes: usize,
+    reaction_bytes: usize,
+    /// The memory of all messages and changes, including their texts.
     bytes: usize,
 }
 
+/// The messages of a ring that answer a request, and their reactions.
+#[derive(Debug, Default)]
+pub(in crate::hub) struct RingPage {
+    pub(in crate::hub) messages: Vec<Arc<ChatMessage>>,
+    pub(in crate::hub) counts: Vec<ReactionCount>,
+    /// Whether the ring has older messages.
+    pub(in crate::hub) more: bool,
+}
+
 impl Ring {
-    /// Returns an empty ring. Messages up to `floor` are not in it.
-    pub(in crate::hub) fn from(floor: Seq) -> Self {
-        Self { floor, ..Self::default() }
+    /// Returns a ring with what was read from the log.
+    pub(in crate::hub) fn of(read: Messages) -> Self {
+        let Messages { messages, changes, reactions, topic, floor, .. } = read;
+        let mut ring = Self { topic, floor, ..Self::default() };
+        messages.into_iter().for_each(|message| ring.push_message(message));
+        changes.into_iter().for_each(|change| ring.add_change(change));
+        for Reaction { target, emoji, author } in reactions {
+            ring.react(target, &emoji, author, true);
+        }
+        ring
     }
 
-    fn push(&mut self, message: Arc<ChatMessage>) {
+    fn push(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Message(message) => self.push_message(Arc::clone(message)),
+            Entry::Change(change) => self.push_change(change),
+            _ => {}
+        }
+    }
+
+    fn push_message(&mut self, message: Arc<ChatMessage>) {
         self.text_bytes += message.text.as_str().len();
         self.bytes += message.memory_bytes();
         self.messages.push_back(message);
     }
 
-    fn pop(&mut self) {
-        if let Some(oldest) = self.messages.pop_front() {
-            self.text_bytes -= oldest.text.as_str().len();
-            self.bytes -= oldest.memory_bytes();
-            self.floor = oldest.seq;
+    fn push_change(&mut self, change: &Arc<Change>) {
+        match &change.kind {
+            ChangeKind::Edit { target, text } => {
+                if self.find(*target).is_some_and(|at| self.messages[at].deleted) {
+                    return;
+                }
+                self.forget_changes(|kind| {
+                    matches!(kind, ChangeKind::Edit { .. }) && kind.target() == Some(*target)
+                });
+                self.change_message(*target, |message| {
+                    message.text = text.clone();
+                    message.edited_at = Some(change.at);
+                });
+            }
+            ChangeKind::Delete { target } => {
+                self.forget_changes(|kind| kind.target() == Some(*target));
+                self.forget_reactions(*target);
+                self.change_message(*target, |message| {
+                    message.text = MessageText::deleted();
+                    message.quote = None;
+                    message.deleted = true;
+                });
+            }
+            ChangeKind::React { target, emoji, on, .. } => {
+                self.react(*target, emoji, change.author, *on);
+            }
+            ChangeKind::Room { topic } => {
+                self.forget_changes(|kind| matches!(kind, ChangeKind::Room { .. }));
+                self.topic = topic.clone();
+            }
+        }
+        self.add_change(Arc::clone(change));
+    }
+
+    fn add_change(&mut self, change: Arc<Change>) {
+        self.change_text_bytes += change.kind.text_bytes();
+        self.bytes += CHANGE_BYTES + change.kind.text_bytes();
+        self.changes.push_back(change);
+    }
+
+    /// Removes the changes that a later one makes obsolete.
+    fn forget_changes(&mut self, is_obsolete: impl Fn(&ChangeKind) -> bool) {
+        let (mut bytes, mut removed) = (0, 0);
+        self.changes.retain(|change| {
+            let is_obsolete = is_obsolete(&change.kind);
+            if is_obsolete {
+                (bytes, removed) = (bytes + change.kind.text_bytes(), removed + 1);
+            }
+            !is_obsolete
+        });
+        self.change_text_bytes -= bytes;
+        self.bytes -= removed * CHANGE_BYTES + bytes;
+    }
+
+    fn find(&self, seq: Seq) -> Option<usize> {
+        self.messages.binary_search_by_key(&seq, |message| message.seq).ok()
+    }
+
+    /// Changes a message, and the quotes of it in replies.
+    fn change_message(&mut self, seq: Seq, change: impl FnOnce(&mut ChatMessage)) {
+        if let Some(at) = self.find(seq) {
+            let mut message = ChatMessage::clone(&self.messages[at]);
+            change(&mut message);
+            let quote = message.as_quote();
+            self.replace(at, message);
+            self.replace_quotes(seq, quote.as_ref());
         }
     }
 
-    /// Returns the messages after a sequence number. Returns `None` if some of them are missing.
-    pub(in crate::hub) fn after(&self, seq: Seq) -> Option<Vec<Arc<ChatMessage>>> {
-        let known = self.messages.partition_point(|message| message.seq <= seq);
-        (seq >= self.floor).then(|| self.messages.range(known..).cloned().collect())
+    fn replace(&mut self, at: usize, message: ChatMessage) {
+        let before = &self.messages[at];
+        self.text_bytes -= before.text.as_str().len();
+        self.bytes -= before.memory_bytes();
+        self.text_bytes += message.text.as_str().len();
+        self.bytes += message.memory_bytes();
+        self.messages[at] = Arc::new(message);
     }
 
-    /// Returns the last messages, at most `count`, oldest first.
-    pub(in crate::hub) fn latest(&self, count: usize) -> Vec<Arc<ChatMessage>> {
-        let skipped = self.messages.len().saturating_sub(count);
-        self.messages.range(skipped..).cloned().collect()
+    /// Replaces the quotes of a message. Only later messages can reply to it.
+    fn replace_quotes(&mut self, target: Seq, quote: Option<&Arc<Quote>>) {
+        let later = self.messages.partition_point(|message| message.seq <= target);
+        for at in later..self.messages.len() {
+            let reply = &self.messages[at];
+            if reply.reply_to == Some(target) && !reply.deleted {
+                let mut reply = ChatMessage::clone(reply);
+                reply.quote = quote.cloned();
+                self.replace(at, reply);
+            }
+        }
+    }
+
+    /// Adds or removes a reaction to a message, if the message is in the ring.
+    fn react(&mut self, target: Seq, emoji: &Emoji, author: Option<Identity>, on: bool) {
+        if self.find(target).is_none() {
+            return;
+        }
+        let of_message = self.reactions.entry(target).or_default();
+        let authors = of_message.entry(emoji.clone()).or_default();
+        let before = authors.len();
+        if on {
+            authors.insert(author)
+        } else {
+            authors.remove(&author)
+        };
+        let after = authors.len();
+        if after == 0 {
+            of_message.remove(emoji);
+        }
+        if of_message.is_empty() {
+            self.reactions.remove(&target);
+        }
+        self.reaction_bytes =
+            self.reaction_bytes + after * REACTION_BYTES - before * REACTION_BYTES;
+    }
+
+    fn forget_reactions(&mut self, target: Seq) {
+        let removed = self.reactions.remove(&target).into_iter().flatten();
+        let authors: usize = removed.map(|(_, authors)| authors.len()).sum();
+        self.reaction_bytes -= authors * REACTION_BYTES;
+    }
+
+    fn pop_message(&mut self) {
+        if let Some(oldest) = self.messages.pop_front() {
+            self.text_bytes -= oldest.text.as_str().len();
+            self.bytes -= oldest.memory_bytes();
+            self.forget_reactions(oldest.seq);
+            self.floor = self.floor.max(oldest.seq);
+        }
+    }
+
+    fn pop_change(&mut self) {
+        if let Some(oldest) = self.changes.pop_front() {
+            self.change_text_bytes -= oldest.kind.text_bytes();
+            self.bytes -= CHANGE_BYTES + oldest.kind.text_bytes();
+            self.floor = self.floor.max(oldest.seq);
+        }
+    }
+
+    /// Removes the oldest messages and changes beyond the limits of one ring.
+    fn apply_limits(&mut self, messages_max: usize) {
+        while self.messages.len() > messages_max
+            || self.text_bytes > RING_TEXT_BYTES_MAX
+            || self.reaction_bytes > RING_REACTION_BYTES_MAX
+        {
+            self.pop_message();
+        }
+        while self.changes.len() > messages_max || self.change_text_bytes > RING_TEXT_BYTES_MAX {
+            self.pop_change();
+        }
+    }
+
+    /// Returns the messages and the changes after a sequence number. Returns `None` if some of them
+    /// are missing.
+    pub(in crate::hub) fn after(&self, seq: Seq) -> Option<Missed> {
+        let known = self.messages.partition_point(|message| message.seq <= seq);
+        let known_changes = self.changes.partition_point(|change| change.seq <= seq);
+        (seq >= self.floor).then(|| Missed {
+            messages: self.messages.range(known..).cloned().collect(),
+            changes: self.changes.range(known_changes..).cloned().collect(),
+        })
     }
 
     /// Returns the last messages before `before`, at most `limit` and at most `max_bytes` of text
-    /// (but the newest of them in any case), and whether the ring has older ones.
+    /// (but the newest of them in any case), for a reader with this identity.
     pub(in crate::hub) fn page(
         &self,
         before: Seq,
         limit: usize,
         max_bytes: usize,
-    ) -> (Vec<Arc<ChatMessage>>, bool) {
+        reader: Identity,
+    ) -> RingPage {
         let end = self.messages.partition_point(|message| message.seq < before);
         let (mut start, mut bytes) = (end, 0);
         while start > 0 && end - start < limit {
@@ -78,24 +264,57 @@ impl Ring {
             }
             start -= 1;
         }
-        (self.messages.range(start..end).cloned().collect(), start > 0)
+        let messages: Vec<_> = self.messages.range(start..end).cloned().collect();
+        let counts = messages.iter().flat_map(|message| self.counts(message.seq, reader)).collect();
+        RingPage { messages, counts, more: start > 0 }
     }
 
-    /// Removes messages that are older than `keep_for`.
+    fn counts(&self, target: Seq, reader: Identity) -> impl Iterator<Item = ReactionCount> {
+        let of_message = self.reactions.get(&target).into_iter().flatten();
+        of_message.map(move |(emoji, authors)| ReactionCount {
+            target,
+            emoji: emoji.clone(),
+            count: u32::try_from(authors.len()).unwrap_or(u32::MAX),
+            mine: authors.contains(&Some(reader)),
+        })
+    }
+
+    /// Returns the room's topic.
+    pub(in crate::hub) fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// Removes messages and changes that are older than `keep_for`.
     fn forget_old(&mut self, now: Timestamp, keep_for: Duration) {
         let horizon = now.minus(keep_for);
-        let is_old = |message: &Arc<ChatMessage>| message.at < horizon;
         // A message dated in the future, when the clock was ahead, is removed once a later one is
         // old.
-        let may_be_old = |message: &Arc<ChatMessage>| is_old(message) || message.at > now;
-        while self.messages.front().is_some_and(may_be_old) && self.messages.iter().any(is_old) {
-            self.pop();
+        let may_be_old = |at: Timestamp| at < horizon || at > now;
+        while self.messages.front().is_some_and(|oldest| may_be_old(oldest.at))
+            && self.messages.iter().any(|message| message.at < horizon)
+        {
+            self.pop_message();
+        }
+        while self.changes.front().is_some_and(|oldest| may_be_old(oldest.at))
+            && self.changes.iter().any(|change| change.at < horizon)
+        {
+            self.pop_change();
         }
     }
 
     fn bytes(&self) -> usize {
-        self.bytes + RING_OVERHEAD_BYTES
+        self.bytes + self.reaction_bytes + RING_OVERHEAD_BYTES
     }
+
+    fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.changes.is_empty()
+    }
+}
+
+/// What a client missed.
+pub(in crate::hub) struct Missed {
+    pub(in crate::hub) messages: Vec<Arc<ChatMessage>>,
+    pub(in crate::hub) changes: Vec<Arc<Change>>,
 }
 
 /// The rings of all recently used rooms.
@@ -108,14 +327,25 @@ pub(in crate::hub) struct Rings {
 }
 
 impl Rings {
-    pub(in crate::hub) fn new(config: &Config) -> Self {
+    pub(in crate::hub) fn new(config: &Config, keep_for: Option<Duration>) -> Self {
         Self {
             rings: LruCache::unbounded(),
             bytes: 0,
             messages_max: config.resume_buffer.min(config.keep_messages),
             bytes_max: RINGS_BYTES_MAX,
-            keep_for: config.keep_for,
+            keep_for,
         }
+    }
+
+    /// Changes how long messages are kept.
+    pub(in crate::hub) fn set_keep_for(&mut self, keep_for: Option<Duration>) {
+        self.keep_for = keep_for;
+    }
+
+    /// Removes all rings.
+    pub(in crate::hub) fn clear(&mut self) {
+        self.rings.clear();
+        self.bytes = 0;
     }
 
     /// Returns the greatest number of messages in one ring.
@@ -144,22 +374,18 @@ impl Rings {
         self.change(room, |_| {});
     }
 
-    /// Removes a ring without messages.
+    /// Removes a ring without messages and changes.
     pub(in crate::hub) fn remove_if_empty(&mut self, room: &RoomName) {
-        if self.rings.peek(room).is_some_and(|ring| ring.messages.is_empty())
+        if self.rings.peek(room).is_some_and(Ring::is_empty)
             && let Some(ring) = self.rings.pop(room)
         {
             self.bytes -= ring.bytes();
         }
     }
 
-    /// Adds messages to the ring of a room, if there is one.
-    pub(in crate::hub) fn push(&mut self, room: &RoomName, messages: &[Arc<ChatMessage>]) {
-        self.change(room, |ring| {
-            for message in messages {
-                ring.push(Arc::clone(message));
-            }
-        });
+    /// Adds entries to the ring of a room, if there is one.
+    pub(in crate::hub) fn push(&mut self, room: &RoomName, entries: &[Entry]) {
+        self.change(room, |ring| entries.iter().for_each(|entry| ring.push(entry)));
     }
 
     /// Changes a ring, marks it as used and applies all limits.
@@ -167,9 +393,7 @@ impl Rings {
         let ring = self.rings.get_mut(room)?;
         let before = ring.bytes();
         change(ring);
-        while ring.messages.len() > self.messages_max || ring.text_bytes > RING_TEXT_BYTES_MAX {
-            ring.pop();
-        }
+        ring.apply_limits(self.messages_max);
         if let Some(keep_for) = self.keep_for {
             ring.forget_old(Timestamp::now(), keep_for);
         }

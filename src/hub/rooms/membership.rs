@@ -1,17 +1,16 @@
 //! Membership: clients join and leave rooms.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use actix::prelude::*;
 
 use super::Room;
 use crate::config::Config;
-use crate::domain::{ClientId, Identity, Position, RoomName};
+use crate::domain::{ClientId, Identity, Nick, Position, RoomName, Seq};
 use crate::hub::Hub;
-use crate::hub::history::{Purpose, RING_TEXT_BYTES_MAX, Read, Ring};
+use crate::hub::history::{Missed, Purpose, RING_TEXT_BYTES_MAX, Read, Ring, RingPage};
 use crate::hub::registry::subtract_opened_room;
-use crate::log::{LogError, Messages};
+use crate::log::{LogError, Messages, Range, Reader};
 use crate::metrics::Limit;
 use crate::protocol::{ErrorCode, Event, Limits, Ref, Refusal, json};
 
@@ -32,6 +31,8 @@ impl RoomLimits {
                 frame_bytes: config.frame_limit(),
                 rooms: config.max_rooms_per_client,
                 history: json::HISTORY_MAX,
+                edits: config.edits,
+                edit_window_ms: None,
             },
             rooms: config.max_rooms,
             rooms_per_address: config.max_rooms_per_address,
@@ -103,9 +104,11 @@ impl Handler<Join> for Hub {
         room.joining.push(join);
         if room.joining.len() == 1 {
             self.read(Read {
-                // Messages that are committed meanwhile are kept until the ring, the room's recent
-                // messages in memory, is filled.
-                before: self.log.head.next(),
+                // What is delivered meanwhile is kept until the ring, the room's recent messages in
+                // memory, is filled.
+                before: self.delivered(&name).next(),
+                range: Range::Latest,
+                reader: Reader::Hub,
                 limit: self.rings.messages_max(),
                 max_bytes: RING_TEXT_BYTES_MAX,
                 purpose: Purpose::Ring(name),
@@ -177,12 +180,10 @@ impl Hub {
     /// for it. If the log could not be read, they are admitted without earlier messages.
     pub(in crate::hub) fn fill_ring(&mut self, name: &RoomName, read: Result<Messages, LogError>) {
         let Some(room) = self.rooms.get_mut(name) else { return };
-        let committed_since = std::mem::take(&mut room.committed_since);
-        if let Ok(Messages { messages, floor, .. }) = read {
-            self.rings.insert(name, Ring::from(floor));
-            let mut messages: Vec<_> = messages.into_iter().map(Arc::new).collect();
-            messages.extend(committed_since);
-            self.rings.push(name, &messages);
+        let delivered_since = std::mem::take(&mut room.delivered_since);
+        if let Ok(messages) = read {
+            self.rings.insert(name, Ring::of(messages));
+            self.rings.push(name, &delivered_since);
         }
         let joining = self.rooms.get_mut(name).map(|room| std::mem::take(&mut room.joining));
         for join in joining.into_iter().flatten() {
@@ -205,30 +206,54 @@ impl Hub {
             let refusal = Refusal::new(ErrorCode::Busy, "the room is full");
             return self.answer(id, Event::Error(refusal), reference);
         }
+        let identity = client.identity;
         self.add_member(id, &name);
         let (members, member_count) = self.member_names(&name);
-        let head = self.log.head;
-        let ring = self.rings.get(&name);
+        let joined = self.joined(name, identity, catch_up, members, member_count);
+        self.answer(id, joined, reference);
+    }
+
+    /// Returns the answer to a new member of a room.
+    fn joined(
+        &mut self,
+        room: RoomName,
+        reader: Identity,
+        catch_up: CatchUp,
+        members: Vec<Nick>,
+        member_count: usize,
+    ) -> Event {
+        let (epoch, seq) = (self.log.epoch.clone(), self.delivered(&room));
+        let ring = self.rings.get(&room);
         let (missed, count) = match catch_up {
             CatchUp::Latest(count) => (None, count),
-            CatchUp::After(Position { epoch, seq }) => {
-                let known = epoch == self.log.epoch && seq <= head;
-                (ring.filter(|_| known).and_then(|ring| ring.after(seq)), CatchUp::DEFAULT_COUNT)
+            CatchUp::After(after) => {
+                let is_known = after.epoch == epoch && after.seq <= seq;
+                let missed = ring.filter(|_| is_known).and_then(|ring| ring.after(after.seq));
+                (missed, CatchUp::DEFAULT_COUNT)
             }
         };
         let recovered = missed.is_some();
-        let latest = || ring.map(|ring| ring.latest(count)).unwrap_or_default();
-        let messages = missed.unwrap_or_else(latest);
-        let joined = Event::Joined {
-            epoch: self.log.epoch.clone(),
-            seq: head,
+        let topic = ring.map(|ring| ring.topic().clone()).unwrap_or_default();
+        let (messages, changes, counts) = match missed {
+            Some(Missed { messages, changes }) => (messages, changes, Vec::new()),
+            None => {
+                let page = ring.map(|ring| ring.page(Seq::MAX, count, usize::MAX, reader));
+                let RingPage { messages, counts, .. } = page.unwrap_or_default();
+                (messages, Vec::new(), counts)
+            }
+        };
+        Event::Joined {
+            room,
+            epoch,
+            seq,
             recovered,
-            messages,
+            topic,
             members,
             member_count,
-            room: name,
-        };
-        self.answer(id, joined, reference);
+            messages,
+            changes,
+            counts,
+        }
     }
 
     /// Adds a client to a room.
@@ -291,17 +316,14 @@ impl Hub {
     }
 
     /// Closes a room without members and pending messages. Its ring stays for clients that return.
-    /// An empty ring is removed if the log can restore it, so that many rooms do not leave a ring
-    /// each.
+    /// An empty ring is removed, so that many rooms do not leave a ring each.
     pub(in crate::hub) fn close_room_if_idle(&mut self, name: &RoomName) {
         if self.rooms.get(name).is_some_and(Room::is_idle) {
             let opener = self.rooms.remove(name).and_then(|room| room.opener);
             if let Some(address) = opener {
                 subtract_opened_room(&mut self.opened_rooms, address);
             }
-            if self.log.backend.keeps_messages() {
-                self.rings.remove_if_empty(name);
-            }
+            self.rings.remove_if_empty(name);
         }
     }
 }

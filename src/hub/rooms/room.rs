@@ -2,14 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Join;
 use super::presence::PresenceDelta;
-use crate::domain::{ChatMessage, ClientId, Identity, Nick};
+use crate::domain::{ClientId, Entry, Identity, Nick};
 use crate::hub::ClientHandle;
 use crate::hub::history::History;
 use crate::hub::publish::{Flush, Pending};
@@ -27,8 +26,10 @@ pub(in crate::hub) struct Room {
     pub(super) presence: PresenceDelta,
     /// Clients that join as soon as the ring is filled.
     pub(in crate::hub) joining: Vec<Join>,
-    /// Messages that were committed after the read for the ring began.
-    pub(in crate::hub) committed_since: Vec<Arc<ChatMessage>>,
+    /// What was delivered after the read for the ring began.
+    pub(in crate::hub) delivered_since: Vec<Entry>,
+    /// What was committed and is not delivered yet.
+    pub(in crate::hub) undelivered: Vec<Entry>,
     pub(in crate::hub) pending: Vec<Pending>,
     pub(in crate::hub) pending_bytes: usize,
     /// Requests for history that came after a pending message.
@@ -51,7 +52,8 @@ impl Default for Room {
             names: HashMap::new(),
             presence: PresenceDelta::default(),
             joining: Vec::new(),
-            committed_since: Vec::new(),
+            delivered_since: Vec::new(),
+            undelivered: Vec::new(),
             pending: Vec::new(),
             pending_bytes: 0,
             history_requests: Vec::new(),
@@ -140,7 +142,7 @@ impl Room {
 
     /// Adds a pending message. Returns the length of its text in bytes.
     pub(in crate::hub) fn push(&mut self, pending: Pending) -> usize {
-        let bytes = pending.draft.text.as_str().len();
+        let bytes = pending.draft.action.text_bytes();
         self.pending_bytes += bytes;
         self.pending.push(pending);
         bytes
@@ -158,9 +160,9 @@ impl Room {
         }
     }
 
-    /// Returns whether the room has no members, nobody joins, and all messages are committed.
+    /// Returns whether the room has no members, nobody joins, and everything is delivered.
     pub(super) fn is_idle(&self) -> bool {
         let is_empty = self.members.is_empty() && self.joining.is_empty();
-        is_empty && self.pending.is_empty() && !self.in_flight
+        is_empty && self.pending.is_empty() && !self.in_flight && self.undelivered.is_empty()
     }
 }
