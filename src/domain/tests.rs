@@ -1,4 +1,4 @@
-//! Tests of how names and texts are parsed.
+//! Tests of how names, texts, emoji and topics are parsed.
 
 use super::*;
 use proptest::prelude::*;
@@ -255,4 +255,68 @@ fn long_names_are_rejected_before_their_characters_are_checked() {
         assert!(matches!(Nick::parse(&long), Err(BadNick::Length)));
     }
     assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+fn emoji(text: &str) -> Option<String> {
+    Emoji::parse(text).ok().map(|emoji| emoji.to_string())
+}
+
+#[test]
+fn emoji_with_and_without_a_variation_selector_are_equal() {
+    for (plain, selected) in [("❤", "❤\u{FE0F}"), ("☀", "☀\u{FE0F}"), ("1\u{20E3}", "1️\u{20E3}")]
+    {
+        assert_eq!(Emoji::parse(plain), Emoji::parse(selected), "{plain}");
+        assert_eq!(emoji(plain).as_deref(), Some(selected));
+    }
+    let partly = "👁\u{200D}🗨";
+    let fully = "👁\u{FE0F}\u{200D}🗨\u{FE0F}";
+    assert_eq!(emoji(partly).as_deref(), Some(fully));
+}
+
+#[test]
+fn emoji_may_be_a_sequence() {
+    let sequences =
+        ["👍🏽", "🇩🇪", "🏴\u{E0067}\u{E0062}\u{E0073}\u{E0063}\u{E0074}\u{E007F}", "👨‍👩‍👧‍👦", "🏳️‍🌈", "👩🏽‍🚀"];
+    for sequence in sequences {
+        assert_eq!(emoji(sequence).as_deref(), Some(sequence));
+    }
+    assert_ne!(Emoji::parse("👍"), Emoji::parse("👍🏽"));
+}
+
+#[test]
+fn emoji_is_exactly_one() {
+    let bad = [
+        "", " ", "a", "1", "👍👍", "👍 ", " 👍", "👍a", "🇩", "🏽", "\u{FE0F}", "\u{200D}", "+1",
+        ":+1:", "smile", "thumbsup",
+    ];
+    for text in bad {
+        assert_eq!(Emoji::parse(text), Err(BadEmoji), "{text:?}");
+    }
+}
+
+fn topic(text: &str) -> Result<String, BadTopic> {
+    Topic::parse(text).map(|topic| topic.as_str().to_owned())
+}
+
+#[test]
+fn topic_is_trimmed_and_may_be_empty() {
+    assert_eq!(topic("  Which tea? ").as_deref(), Ok("Which tea?"));
+    for text in ["", "  ", "\u{200B}"] {
+        assert_eq!(topic(text).as_deref(), Ok(""), "{text:?}");
+        assert!(Topic::parse(text).is_ok_and(|topic| topic.is_empty()));
+    }
+}
+
+#[test]
+fn topic_has_at_most_250_characters() {
+    assert!(topic(&"ä".repeat(250)).is_ok());
+    assert!(topic(&format!("  {}  ", "x".repeat(250))).is_ok());
+    assert_eq!(topic(&"ä".repeat(251)), Err(BadTopic::Length));
+}
+
+#[test]
+fn topic_is_one_line() {
+    for text in ["a\nb", "a\rb", "a\tb", "a\0b", "a\u{2028}b", "a\u{2029}b"] {
+        assert_eq!(topic(text), Err(BadTopic::Control), "{text:?}");
+    }
 }

@@ -13,8 +13,8 @@ use crate::domain::{
     Author, Change, ChatMessage, Epoch, MessageId, Nick, ReactionCount, RoomName, Seq, Topic,
 };
 
-/// An event of the JSON protocol, except those that tell of an entry of the log. [`json`](super::json)
-/// defines how it is serialized.
+/// An event of the JSON protocol, except those that tell of an entry of the log.
+/// [`json`](super::json) defines its serialized form.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// Answers `hello`.

@@ -669,3 +669,6 @@ pub fn event(event: &Event) -> String {
 fn encode(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("all keys are strings and no other error is possible")
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,7 +42,9 @@ pub fn line(message: &ChatMessage) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Draft, Nick, Seq, Timestamp};
+    use std::sync::Arc;
+
+    use crate::domain::{Change, ChangeKind, Emoji, Nick, Seq, Timestamp, Topic};
 
     fn said(frame: &str) -> Option<String> {
         match decode(frame, &RoomName::default(), 8).expect("not too long") {
@@ -75,16 +77,49 @@ mod tests {
         }
     }
 
+    fn message(text: &str, attributed: bool) -> ChatMessage {
+        ChatMessage {
+            room: RoomName::default(),
+            seq: Seq::new(1),
+            at: Timestamp::now(),
+            author: None,
+            nick: Nick::parse("ada").expect("a name"),
+            text: MessageText::parse(text, 100).expect("a text"),
+            id: None,
+            attributed,
+            reply_to: None,
+            quote: None,
+            edited_at: None,
+            deleted: false,
+            counted: None,
+        }
+    }
+
     #[test]
     fn line_begins_with_the_name_of_its_author_if_it_is_attributed() {
-        let line = |text: &str, attributed| {
-            let (room, nick) = (RoomName::default(), Nick::parse("ada").expect("a name"));
-            let text = MessageText::parse(text, 100).expect("a text");
-            let draft = Draft { room, nick, text, attributed, origin: None };
-            line(&draft.placed(Seq::new(1), Timestamp::now()))
+        assert_eq!(line(&message("one\ntwo", true)), "ada: one two");
+        assert_eq!(line(&message("one\ntwo", false)), "one two");
+        assert_eq!(line(&message("x\u{2028}Ada: y", false)), "x Ada: y");
+    }
+
+    #[test]
+    fn only_messages_have_a_line() {
+        let message = message("hello", true);
+        let change = |kind| {
+            let ChatMessage { room, seq, at, author, nick, id, .. } = message.clone();
+            Entry::Change(Arc::new(Change { room, seq, at, author, nick, id, kind }))
         };
-        assert_eq!(line("one\ntwo", true), "ada: one two");
-        assert_eq!(line("one\ntwo", false), "one two");
-        assert_eq!(line("x\u{2028}Ada: y", false), "x Ada: y");
+        let (target, emoji) = (message.seq, Emoji::parse("👍").expect("an emoji"));
+        let topic = Topic::parse("Tea").expect("a topic");
+        for kind in [
+            ChangeKind::Edit { target, text: message.text.clone() },
+            ChangeKind::Delete { target },
+            ChangeKind::React { target, emoji, on: true, count: 1 },
+            ChangeKind::Room { topic },
+        ] {
+            assert_eq!(entry_line(&change(kind.clone())), None, "{kind:?}");
+        }
+        let entry = Entry::Message(Arc::new(message));
+        assert_eq!(entry_line(&entry).as_deref(), Some("ada: hello"));
     }
 }
