@@ -74,7 +74,7 @@ impl Ring {
         match entry {
             Entry::Message(message) => self.push_message(Arc::clone(message)),
             Entry::Change(change) => self.push_change(change),
-            _ => {}
+            Entry::Settings(_) => {}
         }
     }
 
