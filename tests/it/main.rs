@@ -27,6 +27,7 @@ mod journal; // history on disk
 mod js_client; // the JavaScript client, in node (ignored by default)
 mod json; // the JSON protocol: answers and their order
 mod limits; // limits on connections, rooms, messages and rates
+mod log_contract; // what the log hands out, and what the hub makes of it
 mod many_clients; // hundreds of clients at once
 mod memory; // how much memory hostile clients cost the server
 mod metrics; // metrics, health checks and the JSON log
