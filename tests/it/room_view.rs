@@ -104,6 +104,7 @@ impl RoomView {
             }
             "deleted" => {
                 message.text.clear();
+                message.is_edited = false;
                 message.is_deleted = true;
                 message.reactions.clear();
             }

@@ -104,6 +104,7 @@ impl Ring {
                 self.change_message(*target, |message| {
                     message.text = MessageText::deleted();
                     message.quote = None;
+                    message.edited_at = None;
                     message.deleted = true;
                 });
             }
@@ -525,7 +526,7 @@ mod tests {
                     (*text, *edited) = (new.as_str().to_owned(), true);
                 }
                 ChangeKind::Delete { .. } => {
-                    (*text, *deleted) = (String::new(), true);
+                    (*text, *edited, *deleted) = (String::new(), false, true);
                     reactions.clear();
                 }
                 ChangeKind::React { emoji, on, .. } => {
