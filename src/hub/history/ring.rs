@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use lru::LruCache;
 
+use super::excerpt::Excerpt;
 use crate::config::Config;
 use crate::domain::{
     Change, ChangeKind, ChatMessage, Emoji, Entry, Identity, MessageText, Quote, Reaction,
@@ -46,15 +47,6 @@ pub(in crate::hub) struct Ring {
     reaction_bytes: usize,
     /// The memory of all messages and changes, including their texts.
     bytes: usize,
-}
-
-/// The messages of a ring that answer a request, and their reactions.
-#[derive(Debug, Default)]
-pub(in crate::hub) struct RingPage {
-    pub(in crate::hub) messages: Vec<Arc<ChatMessage>>,
-    pub(in crate::hub) counts: Vec<ReactionCount>,
-    /// Whether the ring has older messages.
-    pub(in crate::hub) more: bool,
 }
 
 impl Ring {
@@ -255,7 +247,7 @@ impl Ring {
         limit: usize,
         max_bytes: usize,
         reader: Identity,
-    ) -> RingPage {
+    ) -> Excerpt {
         let end = self.messages.partition_point(|message| message.seq < before);
         let (mut start, mut bytes) = (end, 0);
         while start > 0 && end - start < limit {
@@ -267,7 +259,7 @@ impl Ring {
         }
         let messages: Vec<_> = self.messages.range(start..end).cloned().collect();
         let counts = messages.iter().flat_map(|message| self.counts(message.seq, reader)).collect();
-        RingPage { messages, counts, more: start > 0 }
+        Excerpt { messages, counts, more: start > 0, more_newer: false }
     }
 
     fn counts(&self, target: Seq, reader: Identity) -> impl Iterator<Item = ReactionCount> {
