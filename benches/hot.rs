@@ -14,7 +14,7 @@ use actix_web::error::PayloadError;
 use actix_web_actors::ws::Message;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use chinwag::domain::{ChatMessage, Draft, MessageText, Nick, RoomName, Seq, Timestamp};
+use chinwag::domain::{ChatMessage, Entry, MessageText, Nick, RoomName, Seq, Timestamp};
 use chinwag::hub::Batch;
 use chinwag::protocol::{Protocol, text};
 use chinwag::websocket::{EndReason, TextFrame};
@@ -46,23 +46,18 @@ const MESSAGES: usize = 500;
 const TEXT: &str = "It is a truth universally acknowledged, that a single man in pos";
 
 fn message(nick: &str, text: &str) -> Arc<ChatMessage> {
-    let draft = Draft {
-        room: RoomName::default(),
-        nick: Nick::parse(nick).unwrap(),
-        text: MessageText::parse(text, 4096).unwrap(),
-        attributed: true,
-        origin: None,
-    };
-    Arc::new(draft.placed(Seq::new(1), Timestamp::now()))
+    let (room, nick) = (RoomName::default(), Nick::parse(nick).unwrap());
+    let text = MessageText::parse(text, 4096).unwrap();
+    Arc::new(ChatMessage::new(room, Seq::new(1), Timestamp::now(), nick, text))
 }
 
 fn encode(c: &mut Criterion) {
     let mut group = c.benchmark_group("encode");
-    let messages = vec![message("ada", TEXT); MESSAGES];
+    let entries = vec![Entry::Message(message("ada", TEXT)); MESSAGES];
     group.throughput(Throughput::Elements(MESSAGES as u64));
     group.bench_function("a batch of 500 messages", |b| {
         let accepted = Instant::now();
-        let batch = || Batch::new(messages.clone(), accepted);
+        let batch = || Batch::new(entries.clone(), accepted);
         b.iter_batched_ref(
             batch,
             |batch| batch.frames(Protocol::Text).len(),

@@ -297,6 +297,7 @@ async fn unregistered_client_cannot_broadcast() {
     let text = MessageText::parse("boo", 8).unwrap();
     let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
     let (client, room) = (ClientId::next(), RoomName::default());
-    let broadcast = Broadcast { client, room, text, id: None, reference: None, permit };
+    let (reply_to, id, reference) = (None, None, None);
+    let broadcast = Broadcast { client, room, text, reply_to, id, reference, permit };
     assert!(server.hub().send(broadcast).await.unwrap().is_err());
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use actix::prelude::*;
 use chinwag::Hub;
-use chinwag::domain::{ClientId, Draft, MessageText, Nick, RoomName, Seq, Timestamp};
+use chinwag::domain::{ChatMessage, ClientId, Entry, MessageText, Nick, RoomName, Seq, Timestamp};
 use chinwag::hub::Batch;
 use chinwag::hub::{CatchUp, Deliver, Join, Register};
 
@@ -161,16 +161,12 @@ impl Handler<Whisper> for Hub {
         let room = RoomName::default();
         let recipients: Vec<_> =
             self.members(&room).filter(|(_, nick)| **nick == to).map(|(id, _)| id).collect();
-        let draft = Draft {
-            room,
-            nick: Nick::parse("whisper").unwrap(),
-            text: MessageText::parse(text, 100).unwrap(),
-            attributed: true,
-            origin: None,
-        };
+        let nick = Nick::parse("whisper").unwrap();
+        let text = MessageText::parse(text, 100).unwrap();
         // It is not stored in the log.
-        let message = draft.placed(Seq::default(), Timestamp::now());
-        let batch = Arc::new(Batch::new(vec![Arc::new(message)], Instant::now()));
+        let message = ChatMessage::new(room, Seq::default(), Timestamp::now(), nick, text);
+        let entries = vec![Entry::Message(Arc::new(message))];
+        let batch = Arc::new(Batch::new(entries, Instant::now()));
         for client in &recipients {
             self.send_to(*client, Deliver::Batch(Arc::clone(&batch)));
         }

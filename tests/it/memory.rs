@@ -5,9 +5,9 @@
 use actix::prelude::*;
 use chinwag::Hub;
 use chinwag::domain::Timestamp;
-use chinwag::domain::{ClientId, Draft, Epoch, MessageText, Nick, Position, RoomName, Seq};
+use chinwag::domain::{ChatMessage, ClientId, Epoch, MessageText, Nick, Position, RoomName, Seq};
 use chinwag::hub::{CatchUp, Deliver, Join, Register};
-use chinwag::log::{Append, Log, LogError, Messages, Page, Probe};
+use chinwag::log::{Append, Follow, Follower, Log, LogError, Messages, Page, Probe, State};
 use chinwag::protocol::{Event, Reply};
 use futures_util::future::join;
 use serde_json::json;
@@ -95,7 +95,7 @@ async fn flood_whose_echoes_are_read_costs_less_than_4_mb() {
     let before = program.memory();
     let (mut reader, mut writer) = raw_socket(program.addr, "/ws").await.into_split();
     let message = frame(0x81, &[b'x'; 4000]);
-    let total = 50 * MB as usize;
+    let total = 20 * MB as usize;
     let write = async {
         for _ in 0..total / message.len() {
             within("a message to be sent", writer.write_all(&message)).await.unwrap();
@@ -150,7 +150,8 @@ async fn unread_long_replay_costs_less_than_250_kb() {
 }
 
 /// A log with 1 MiB of messages in every room.
-struct FullLog;
+#[derive(Default)]
+struct FullLog(Option<Follower>);
 
 impl Actor for FullLog {
     type Context = Context<Self>;
@@ -163,12 +164,20 @@ impl Handler<Page> for FullLog {
         let Page { room, max_bytes, answer, .. } = page;
         let text = MessageText::parse("x".repeat(4096), 4096).unwrap();
         let (nick, at) = (Nick::parse("ada").unwrap(), Timestamp::default());
-        let draft = Draft { room, nick, text, attributed: true, origin: None };
         let count = (max_bytes / 4096).clamp(1, 256);
         let seqs = (257 - count as u64..).take(count).map(Seq::new);
-        let messages: Vec<_> = seqs.map(|seq| draft.clone().placed(seq, at)).collect();
-        let floor = Seq::new(256 - count as u64);
-        answer.give(Ok(Messages { messages, floor, more: count < 256 }));
+        let message = |seq| ChatMessage::new(room.clone(), seq, at, nick.clone(), text.clone());
+        let messages: Vec<_> = seqs.map(|seq| Arc::new(message(seq))).collect();
+        let (floor, more) = (Seq::new(256 - count as u64), count < 256);
+        answer.give(Ok(Messages { messages, floor, more, ..Messages::default() }));
+    }
+}
+
+impl Handler<Follow> for FullLog {
+    type Result = ();
+
+    fn handle(&mut self, Follow(follower): Follow, _: &mut Self::Context) {
+        self.0 = Some(follower);
     }
 }
 
@@ -210,10 +219,12 @@ impl Handler<Deliver> for ForwardingClient {
 #[actix_web::test]
 async fn unread_answers_are_bounded_in_total_and_later_answers_get_shorter() {
     const MIB: usize = 1024 * 1024;
-    let full = FullLog.start();
+    let full = FullLog::default().start();
     let log = Log {
         epoch: Epoch::of("full"),
         head: Seq::new(256),
+        state: State::default(),
+        follow: full.clone().recipient(),
         append: full.clone().recipient(),
         page: full.clone().recipient(),
         probe: full.recipient(),

@@ -23,7 +23,7 @@ impl Handler<Deliver> for ForwardingClient {
 
     fn handle(&mut self, deliver: Deliver, _: &mut Self::Context) {
         for batch in deliver.batches() {
-            let texts = batch.messages().iter().map(|message| message.text.as_str().to_owned());
+            let texts = batch.messages().map(|message| message.text.as_str().to_owned());
             let _ = self.0.send(texts.collect());
         }
     }
