@@ -1,5 +1,5 @@
 // Tests of static/client.js against the server at $CHINWAG_URL, which has the default limits.
-// tests/it/client.rs starts both.
+// tests/it/js_client.rs starts both.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
