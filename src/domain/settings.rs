@@ -12,8 +12,8 @@ pub struct Settings {
     pub rules: u32,
     /// Messages to keep in each room.
     pub keep_messages: u64,
-    /// Bytes to keep in total. See [`MESSAGE_BYTES`](crate::log::MESSAGE_BYTES) and
-    /// [`REACTION_BYTES`](crate::log::REACTION_BYTES). `None` disables the limit.
+    /// Bytes to keep in total. See [`MESSAGE_BYTES`](crate::log::rules::MESSAGE_BYTES) and
+    /// [`REACTION_BYTES`](crate::log::rules::REACTION_BYTES). `None` disables the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_bytes: Option<u64>,
     /// How long to keep a message, in milliseconds. `None` disables the limit.

@@ -49,6 +49,12 @@ impl Timestamp {
     pub fn minus(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(millis(duration)))
     }
+
+    /// Returns the duration since an earlier time. It is zero if the other time is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
 }
 
 /// The maximum difference between the system clock and the monotonic clock since the last trusted

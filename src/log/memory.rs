@@ -1,20 +1,72 @@
-//! A stub until the replica is there.
-
-use std::sync::Arc;
+//! The log of a hub without a history file: a [`Replica`] with bounds, in the hub's own thread.
 
 use actix::prelude::*;
 
-use super::{Append, Follower, FromLog, LogBackend, Messages, Own, Page, Paged, Probe, Verdict};
-use crate::domain::{Action, ChatMessage, Entry, Seq, Settings, Timestamp};
+use super::replica::{Bounds, Replica};
+use super::{Append, Follower, FromLog, LogBackend, Own, Page, Paged, Probe, State};
+use crate::config::Config;
+use crate::domain::{Epoch, Seq, Settings, Timestamp};
 
+/// The greatest size of all messages, as [`Settings::keep_bytes`] counts them. A message with a
+/// text of 64 bytes counts as 192, and takes about 500 bytes of memory. So the messages take about
+/// as much memory as the hub's rings may take.
+const KEEP_BYTES_MAX: u64 = 24 * 1024 * 1024;
+
+/// The maximum number of changes to remember.
+const CHANGES_MAX: usize = 65_536;
+
+/// The maximum number of ids to remember, in addition to those of kept messages.
+const IDS_MAX: usize = 65_536;
+
+/// The maximum number of rooms without messages whose topic to remember.
+const IDLE_ROOMS_MAX: usize = 10_000;
+
+/// A log in memory.
 pub(crate) struct MemoryLog {
-    head: Seq,
+    epoch: Epoch,
+    replica: Replica,
+    /// Dropping it would report that the log has died.
     follower: Option<Follower>,
 }
 
 impl MemoryLog {
-    pub(crate) fn new(_: Settings) -> Self {
-        Self { head: Seq::default(), follower: None }
+    /// Returns an empty log.
+    pub(crate) fn new(config: &Config) -> Self {
+        let settings = settings(config);
+        let bounds = Bounds {
+            changes_per_room: usize::try_from(settings.keep_messages).unwrap_or(usize::MAX),
+            changes: CHANGES_MAX,
+            ids: IDS_MAX,
+            rooms: IDLE_ROOMS_MAX,
+        };
+        let replica = Replica::bounded(settings, bounds);
+        Self { epoch: Epoch::random(), replica, follower: None }
+    }
+
+    /// Returns the epoch of the log.
+    pub(crate) fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    /// Returns the sequence number of the last entry.
+    pub(crate) fn head(&self) -> Seq {
+        self.replica.head()
+    }
+
+    /// Returns the state at the head.
+    pub(crate) fn state(&self) -> State {
+        State::new(self.replica.settings().clone())
+    }
+}
+
+/// Returns the settings of a log in memory.
+fn settings(config: &Config) -> Settings {
+    let settings = config.settings();
+    let resume_buffer = u64::try_from(config.resume_buffer).unwrap_or(u64::MAX);
+    Settings {
+        keep_messages: settings.keep_messages.min(resume_buffer),
+        keep_bytes: Some(settings.keep_bytes.unwrap_or(u64::MAX).min(KEEP_BYTES_MAX)),
+        ..settings
     }
 }
 
@@ -24,37 +76,16 @@ impl LogBackend for MemoryLog {
     }
 
     fn append(&mut self, Append { ticket, drafts }: Append) -> Option<FromLog> {
-        let at = Timestamp::now();
-        let (mut entries, mut placed) = (Vec::new(), Vec::new());
-        for draft in drafts {
-            if let Action::Message { text, attributed, reply_to } = draft.action {
-                self.head = self.head.next();
-                let message = ChatMessage {
-                    room: draft.room,
-                    seq: self.head,
-                    at,
-                    author: draft.author,
-                    nick: draft.nick,
-                    text,
-                    id: draft.id,
-                    attributed,
-                    reply_to,
-                    quote: None,
-                    edited_at: None,
-                    deleted: false,
-                    counted: None,
-                };
-                entries.push(Entry::Message(Arc::new(message)));
-            }
-            placed.push(Verdict::Kept(self.head));
-        }
-        Some(FromLog::Committed { entries, head: self.head, own: Some(Own { ticket, placed }) })
+        let (entries, placed) = self.replica.apply(Timestamp::now(), drafts);
+        let own = Some(Own { ticket, placed });
+        Some(FromLog::Committed { entries, head: self.replica.head(), own })
     }
 
-    fn page(&mut self, Page { before, mut answer, .. }: Page) -> Option<Paged> {
+    fn page(&mut self, page: Page) -> Option<Paged> {
+        let Page { room, before, range, reader, limit, max_bytes, mut answer } = page;
         let Paged { request, .. } = answer.cancel()?;
-        let floor = Seq::new(before.get().saturating_sub(1));
-        Some(Paged { request, outcome: Ok(Messages { floor, ..Messages::default() }) })
+        let messages = self.replica.page(&room, before, range, reader, limit, max_bytes);
+        Some(Paged { request, outcome: Ok(messages) })
     }
 
     fn probe(&self) -> Option<Recipient<Probe>> {

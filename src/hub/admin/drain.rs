@@ -9,13 +9,12 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
-use crate::domain::{Epoch, Seq};
 use crate::hub::Hub;
 use crate::hub::commit::LogState;
 use crate::hub::history::{Reads, Rings};
 use crate::hub::pacing::{FlushTimer, Pacing};
 use crate::hub::rooms::RoomLimits;
-use crate::log::{Follower, Log, MemoryLog, Probe, State};
+use crate::log::{Follower, Log, MemoryLog, Probe};
 use crate::protocol::DisconnectReason;
 
 impl Actor for Hub {
@@ -119,10 +118,9 @@ impl Hub {
 
     /// Starts a hub on an arbiter. It keeps messages in memory only.
     pub fn start_in(arbiter: &Arbiter, config: &Config) -> Addr<Self> {
-        let settings = config.settings();
+        let log = MemoryLog::new(config);
         Self::start_with(arbiter, config, || {
-            let log = Box::new(MemoryLog::new(settings.clone()));
-            LogState::new(Epoch::random(), Seq::default(), State::new(settings), log)
+            LogState::new(log.epoch().clone(), log.head(), log.state(), Box::new(log))
         })
     }
 
