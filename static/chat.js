@@ -142,8 +142,7 @@ function openRoom(name, { push = true } = {}) {
 /** Shows the name and the topic of the current room. */
 function showTitle() {
   setText($("room"), `# ${current.name}`);
-  setText($("topic"), current.topic);
-  $("topic").title = current.topic;
+  Object.assign($("topic"), { title: current.topic, textContent: current.topic });
 }
 
 /** Sets where the "New" line is: above the first unread message. @param {Room} room */
@@ -271,8 +270,8 @@ const eventHandlers = {
       storeRoom(command.room, false);
     }
     storeRoom(room.name, true);
-    const before = room.epoch === null ? 0 : room.entries.length;
     const isFirst = room.epoch === null;
+    const before = room.entries.length;
     const { read } = room;
     const isContinuous = room.applyJoined(event);
     const missed = event.messages.filter(

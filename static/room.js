@@ -58,7 +58,7 @@ function changeMessage(message, change, me) {
     message.text = change.text;
     message.edited_at = change.at;
   } else if (change.type === "deleted") {
-    Object.assign(message, { deleted: true, text: "", quote: undefined, reactions: {} });
+    Object.assign(message, { deleted: true, text: "", edited_at: undefined, quote: undefined, reactions: {} });
   } else {
     const { emoji, count, on, author } = change;
     message.reactions = { ...message.reactions, [emoji]: count };

@@ -73,15 +73,12 @@ export function setText(target, text) {
  * @param {() => void} show
  */
 export function oncePerFrame(show) {
-  let isDue = false;
+  let request = 0;
   return () => {
-    if (!isDue) {
-      isDue = true;
-      requestAnimationFrame(() => {
-        isDue = false;
-        show();
-      });
-    }
+    request ||= requestAnimationFrame(() => {
+      request = 0;
+      show();
+    });
   };
 }
 
