@@ -136,8 +136,7 @@ fn shown_page(page: &Messages) -> String {
     shown(page, messages.chain(changes).chain(reactions))
 }
 
-/// What a draft in a property test does. Targets are counted back from the place three after the
-/// head, so they may also be in the same append or missing.
+/// What a draft in a property test does. See [`Said::target`].
 #[derive(Clone, Debug)]
 enum Deed {
     Say { length: usize, reply: Option<u64> },
@@ -215,7 +214,7 @@ fn settings() -> impl Strategy<Value = Settings> {
     let keep_messages = prop_oneof![1 => Just(u64::MAX), 3 => 1..7u64, 1 => Just(0)];
     let keep_bytes = proptest::option::of(200..2500u64);
     let keep_for = prop_oneof![Just(None), Just(millis(HOUR))];
-    let edit_window = prop_oneof![2 => Just(None), 1 => Just(millis(10 * MINUTE))];
+    let edit_window = prop_oneof![Just(None), Just(millis(10 * MINUTE))];
     (keep_messages, keep_bytes, keep_for, proptest::bool::weighted(0.8), edit_window).prop_map(
         |(keep_messages, keep_bytes, keep_for, edits, edit_window)| Settings {
             rules: Settings::RULES,
@@ -234,7 +233,7 @@ fn later(back: u32) -> impl Strategy<Value = i64> {
     prop_oneof![
         20 => Just(0),
         20 => 1..2000i64,
-        10 => Just(10 * 60 * 1000),
+        15 => Just(10 * 60 * 1000),
         5 => Just(hours(1)),
         3 => (hours(1)..hours(48)).boxed(),
         2 => Just(hours(24)),
@@ -256,8 +255,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 impl Said {
-    fn draft(&self, head: Seq, n: usize) -> Draft {
-        let target = |back: u64| Seq::new((head.get() + 3).saturating_sub(back));
+    /// Returns one of the last six messages of the room, or else any place up to two after the
+    /// head. That may be in the same append, in another room, a change, or missing.
+    fn target(&self, replica: &Replica, back: u64) -> Seq {
+        let last = seqs(&latest(replica, ROOMS[self.room]));
+        let target = last.iter().rev().nth(back as usize).filter(|_| back < 6);
+        Seq::new(target.map_or((replica.head().get() + 8).saturating_sub(back), |seq| *seq))
+    }
+
+    fn draft(&self, replica: &Replica, n: usize) -> Draft {
+        let target = |back: u64| self.target(replica, back);
         let text = |length| text(&format!("{n}:{}", "ä".repeat(length)));
         let action = match &self.deed {
             Deed::Say { length, reply } => Action::Message {
@@ -322,8 +329,7 @@ fn run(
             Step::Append { later, drafts, question } => {
                 now = now.saturating_add_signed(*later);
                 let at = Timestamp::from_millis(now);
-                let head = replica.head();
-                let mut drafts: Vec<_> = drafts.iter().map(|said| said.draft(head, n)).collect();
+                let mut drafts: Vec<_> = drafts.iter().map(|said| said.draft(replica, n)).collect();
                 drafts.sort_by(|a, b| a.room.cmp(&b.room));
                 let (entries, verdicts) = replica.apply(at, drafts.clone());
                 let (expected_entries, expected_verdicts) = model.apply(at, drafts);
@@ -424,8 +430,7 @@ proptest! {
                 for_hub(&other, name);
             }
             now = then;
-            let head = replica.head();
-            let drafts: Vec<_> = drafts.iter().map(|said| said.draft(head, n)).collect();
+            let drafts: Vec<_> = drafts.iter().map(|said| said.draft(&replica, n)).collect();
             let verdicts = replica.apply(Timestamp::from_millis(now), drafts.clone()).1;
             prop_assert_eq!(other.apply(Timestamp::from_millis(now), drafts).1, verdicts);
             for name in ROOMS {
@@ -565,13 +570,15 @@ fn refusals_are_checked_in_order() {
     assert_eq!(verdict(&mut replica, 1, edit("a", 1, 9, "new")), refused(Refused::NotFound));
     assert_eq!(verdict(&mut replica, 1, edit("a", 0, 2, "new")), refused(Refused::NotFound));
     assert_eq!(verdict(&mut replica, 1, edit("b", 0, 1, "new")), refused(Refused::NotFound));
-    assert_eq!(verdict(&mut replica, DAY, delete("a", 1, 1)), refused(Refused::OtherAuthor));
-    assert_eq!(verdict(&mut replica, DAY, delete("a", 0, 1)), refused(Refused::TooLate));
+    assert_eq!(verdict(&mut replica, MINUTE, edit("a", 0, 1, "new")), kept(4));
+    let too_late = MINUTE + 1;
+    assert_eq!(verdict(&mut replica, too_late, delete("a", 0, 1)), refused(Refused::TooLate));
+    assert_eq!(verdict(&mut replica, too_late, delete("a", 1, 1)), refused(Refused::OtherAuthor));
     replica.apply_settings(at(DAY), settings(false));
     assert_eq!(verdict(&mut replica, DAY, edit("a", 1, 1, "new")), refused(Refused::EditsDisabled));
     let granted = Draft { right: Right::Grant, ..edit("a", 1, 1, "new") };
-    assert_eq!(verdict(&mut replica, DAY, granted), kept(5));
-    assert_eq!(verdict(&mut replica, DAY, reply("a", 2)), kept(6), "a reply to a deleted message");
+    assert_eq!(verdict(&mut replica, DAY, granted), kept(6));
+    assert_eq!(verdict(&mut replica, DAY, reply("a", 2)), kept(7), "a reply to a deleted message");
     assert_eq!(verdict(&mut replica, DAY, reply("a", 3)), refused(Refused::NotFound), "a change");
 }
 

@@ -13,7 +13,7 @@ use tempfile::{TempDir, TempPath};
 use thiserror::Error;
 
 use super::absolute;
-use super::schema::{self, SourceError};
+use super::schema::{self, Source, SourceError};
 
 /// The number of pages, usually of 4 KiB, that are copied in one step.
 const PAGES_PER_STEP: i32 = 256;
@@ -44,6 +44,10 @@ pub enum BackupError {
 /// Copies a journal to a new file. The copy is a snapshot of the time of the call. Calls `progress`
 /// with the number of copied pages and the number of all pages.
 ///
+/// The copy is read in one transaction, however long that takes. Meanwhile a server can write, but
+/// cannot remove texts that are deleted from its write-ahead log. It does so within seconds after
+/// the backup has ended.
+///
 /// # Errors
 /// If the journal does not exist, or the copy exists or cannot be written.
 pub fn backup(
@@ -51,7 +55,7 @@ pub fn backup(
     dest: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), BackupError> {
-    let (source, path) = schema::open_source(path)?;
+    let Source { connection: source, path, .. } = schema::open_source(path)?;
     let dest = absolute(dest);
     if dest.symlink_metadata().is_ok() {
         return Err(BackupError::Exists(dest));
@@ -107,16 +111,16 @@ fn copy_pages(
     }
 }
 
-/// Creates a folder beside the destination for the copy and SQLite's temporary files. All of it is
+/// Creates a folder beside the destination for a new file and SQLite's temporary files. All of it is
 /// deleted on drop.
-fn create_folder_beside(dest: &Path) -> io::Result<TempDir> {
+pub(super) fn create_folder_beside(dest: &Path) -> io::Result<TempDir> {
     let mut prefix = dest.file_name().unwrap_or_default().to_owned();
     prefix.push(".part-");
     tempfile::Builder::new().prefix(&prefix).tempdir_in(dest.parent().unwrap_or(Path::new(".")))
 }
 
-/// Syncs the copy to disk and renames it to `dest`, unless that exists.
-fn publish(part: &Path, dest: &Path) -> io::Result<()> {
+/// Syncs a new file to disk and renames it to `dest`, unless that exists.
+pub(super) fn publish(part: &Path, dest: &Path) -> io::Result<()> {
     // Some systems sync only files that are open for writing.
     OpenOptions::new().write(true).open(part)?.sync_all()?;
     TempPath::try_from_path(part)?.persist_noclobber(dest).map_err(|error| error.error)?;

@@ -1,19 +1,19 @@
-//! Export: writes the messages of a journal as lines of JSON. It reads a snapshot of the journal,
-//! also while a server writes it.
+//! Export: writes the messages of a journal as lines of JSON, also while a server writes it. It
+//! reads the journal in slices, each in a short transaction. So it does not prevent the server from
+//! removing deleted texts, and each message is in the state at the time when its slice was read.
 
 use std::io::{self, Write};
 use std::path::Path;
 
-use rusqlite::Connection;
 use thiserror::Error;
 
-use super::reader::message_from_row;
-use super::schema::{self, SourceError};
-use crate::domain::RoomName;
-use crate::protocol::json;
+use super::line::{export_line, room_line};
+use super::schema::{self, Source, SourceError};
+use super::{page, rows};
+use crate::domain::{ChatMessage, Reaction, RoomName, Topic};
 
-/// The number of messages between two calls of `progress`.
-const PROGRESS_EVERY: u64 = 1000;
+/// The number of messages that are read in one transaction, and between two calls of `progress`.
+const SLICE_MESSAGES: i64 = 1000;
 
 /// Why messages cannot be exported.
 #[derive(Debug, Error)]
@@ -29,9 +29,9 @@ pub enum ExportError {
     Write(#[from] io::Error),
 }
 
-/// Writes every message of a journal, or of one room, as a line of JSON. The lines are ordered by
-/// the name of the room, then by sequence number. Calls `progress` with the number of messages that
-/// are written. Returns their total number.
+/// Writes every message of a journal, or of one room, as a line of JSON, and a line for every room
+/// that has a topic. The lines are ordered by the name of the room, then by sequence number. Calls
+/// `progress` with the number of messages that are written. Returns their total number.
 ///
 /// # Errors
 /// If the journal or the room does not exist, or the lines cannot be written.
@@ -41,29 +41,29 @@ pub fn export(
     out: &mut impl Write,
     progress: &mut dyn FnMut(u64),
 ) -> Result<u64, ExportError> {
-    let (connection, path) = schema::open_source(path)?;
-    let read_error = |error| ExportError::Source(SourceError::from_sqlite(&path, error));
-    let snapshot = connection.unchecked_transaction().map_err(read_error)?;
-    let rooms = rooms(&snapshot, room).map_err(read_error)?;
+    let source = schema::open_source(path)?;
+    let read_error = |error| ExportError::Source(SourceError::from_sqlite(&source.path, error));
+    let rooms = rooms(&source, room).map_err(read_error)?;
     if let (Some(room), true) = (room, rooms.is_empty()) {
         return Err(ExportError::UnknownRoom(room.clone()));
     }
-    let mut select = snapshot
-        .prepare(
-            "SELECT seq, at, nick, text, attributed, id FROM messages
-             WHERE room = ?1 AND seq > ?2 ORDER BY seq",
-        )
-        .map_err(read_error)?;
     let mut done = 0;
-    for (id, floor, name) in rooms {
-        let mut rows = select.query((id, floor)).map_err(read_error)?;
-        while let Some(row) = rows.next().map_err(read_error)? {
-            let message = message_from_row(&name, row).map_err(read_error)?;
-            writeln!(out, "{}", json::object(&message))?;
-            done += 1;
-            if done % PROGRESS_EVERY == 0 {
-                progress(done);
+    for room in rooms {
+        if !room.topic.is_empty() {
+            writeln!(out, "{}", room_line(&room.name, &room.topic))?;
+        }
+        let mut last = 0;
+        loop {
+            let (messages, reactions) = read_slice(&source, &room, last).map_err(read_error)?;
+            let Some(newest) = messages.last() else { break };
+            last = rows::integer(newest.seq);
+            for message in &messages {
+                let start = reactions.partition_point(|one| one.target < message.seq);
+                let end = reactions.partition_point(|one| one.target <= message.seq);
+                writeln!(out, "{}", export_line(message, &reactions[start..end]))?;
+                done += 1;
             }
+            progress(done);
         }
     }
     out.flush()?;
@@ -71,17 +71,51 @@ pub fn export(
     Ok(done)
 }
 
-/// Returns the id, floor and name of one room or of all rooms, ordered by name.
-fn rooms(
-    snapshot: &Connection,
-    only: Option<&RoomName>,
-) -> rusqlite::Result<Vec<(i64, i64, RoomName)>> {
-    let mut select = snapshot
-        .prepare("SELECT id, floor, name FROM rooms WHERE ?1 IS NULL OR name = ?1 ORDER BY name")?;
+struct Room {
+    id: i64,
+    name: RoomName,
+    topic: Topic,
+}
+
+/// Returns one room or all rooms, ordered by name.
+fn rooms(source: &Source, only: Option<&RoomName>) -> rusqlite::Result<Vec<Room>> {
+    let topic = if source.version < 3 { "''" } else { "topic" };
+    let mut select = source.connection.prepare(&format!(
+        "SELECT id, name, {topic} FROM rooms WHERE ?1 IS NULL OR name = ?1 ORDER BY name"
+    ))?;
     let rooms = select.query_map([only.map(RoomName::as_str)], |row| {
-        Ok((row.get(0)?, row.get(1)?, RoomName::from_trusted(row.get(2)?)))
+        let (name, topic) = (RoomName::from_trusted(row.get(1)?), Topic::from_trusted(row.get(2)?));
+        Ok(Room { id: row.get(0)?, name, topic })
     })?;
     rooms.collect()
+}
+
+/// Reads the next messages of a room after a sequence number, and the reactions to them.
+fn read_slice(
+    source: &Source,
+    room: &Room,
+    after: i64,
+) -> rusqlite::Result<(Vec<ChatMessage>, Vec<Reaction>)> {
+    let snapshot = source.connection.unchecked_transaction()?;
+    let columns = if source.version < 3 { "NULL, NULL, 0" } else { "reply_to, edited_at, deleted" };
+    let mut select = snapshot.prepare_cached(&format!(
+        "SELECT seq, at, nick, text, attributed, id, author, {columns} FROM messages
+         WHERE room = ?1 AND seq > ?2 AND seq > (SELECT floor FROM rooms WHERE id = ?1)
+         ORDER BY seq LIMIT ?3"
+    ))?;
+    let messages =
+        select.query_map((room.id, after, SLICE_MESSAGES), |row| rows::message(&room.name, row))?;
+    let messages = messages.collect::<rusqlite::Result<Vec<_>>>()?;
+    let reactions = match (messages.first(), messages.last()) {
+        (Some(first), Some(last)) if source.version >= 3 => page::read_reactions(
+            &snapshot,
+            room.id,
+            rows::integer(first.seq),
+            rows::integer(last.seq),
+        )?,
+        _ => Vec::new(),
+    };
+    Ok((messages, reactions))
 }
 
 #[cfg(test)]

@@ -4,12 +4,24 @@
 //! [`Append`](crate::log::Append) and [`Page`](crate::log::Page) of the log, and knows nothing else
 //! of them.
 
+mod append;
 mod backup;
+mod checkpoint;
+mod clock;
 mod export;
+mod import;
+mod line;
 mod lock;
+mod migration;
+mod page;
+mod prune;
 mod reader;
 mod retention;
+mod room;
+mod rows;
 mod schema;
+mod settings;
+mod unanswered;
 mod watch;
 mod writer;
 
@@ -21,10 +33,12 @@ use actix::prelude::*;
 use thiserror::Error;
 
 use crate::config::{Config, DbSync};
-use crate::log::Log;
+use crate::domain::Settings;
+use crate::log::{Log, State};
 use crate::metrics::Metrics;
 pub use backup::{BackupError, backup};
 pub use export::{ExportError, export};
+pub use import::{ImportError, import};
 use lock::Lock;
 pub use reader::Reader;
 pub use schema::SourceError;
@@ -41,13 +55,10 @@ pub struct Options {
     pub path: PathBuf,
     /// Durability of committed messages.
     pub sync: DbSync,
-    /// Messages to keep in each room.
-    pub keep_messages: usize,
-    /// Bytes of messages to keep in total. Each message counts as its text and 128 bytes. `None`
-    /// disables the limit.
-    pub keep_bytes: Option<u64>,
-    /// How long to keep a message. `None` disables the limit.
-    pub keep_for: Option<Duration>,
+    /// The settings of the log. If the file has others, a settings entry is appended.
+    pub settings: Settings,
+    /// Changes of each room that a page for the hub may have. Older ones are deleted.
+    pub resume_buffer: usize,
     /// The pause between two passes that prune all rooms.
     pub prune_interval: Duration,
     /// Maximum size of the file, in bytes. `None` disables the limit.
@@ -63,9 +74,8 @@ impl Options {
         config.db.as_ref().map(|path| Self {
             path: path.clone(),
             sync: config.db_sync,
-            keep_messages: config.keep_messages,
-            keep_bytes: config.keep_bytes_limit(),
-            keep_for: config.keep_for,
+            settings: config.settings(),
+            resume_buffer: config.resume_buffer,
             prune_interval: config.prune_interval,
             max_bytes: config.max_db_bytes,
             metrics: config.metrics.clone(),
@@ -118,13 +128,16 @@ impl Journal {
             .map_err(|error| JournalError::System(absolute(&options.path), error))?;
         let lock = Arc::new(Lock::acquire(&path)?);
         let opened = schema::open(&path, options.sync, options.max_bytes)?;
-        let (epoch, head) = (opened.epoch.clone(), opened.head);
+        let epoch = opened.epoch.clone();
         let readers = (0..READERS)
             .map(|_| schema::open_to_read(&path))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| JournalError::Sqlite(path.clone(), error))?;
         let options = Options { path: path.clone(), ..options.clone() };
         let writer = Writer::new(opened, options, Some(Arc::clone(&lock)));
+        let writer = writer.map_err(|error| JournalError::Sqlite(path.clone(), error))?;
+        // A settings entry may have been appended.
+        let (head, state) = (writer.head, State::new(writer.settings.clone()));
         let thread = Arbiter::new();
         let writer = Writer::start_in_arbiter(&thread.handle(), |_| writer);
         let (readers, reader_path) = (Mutex::new(readers), path.clone());
@@ -132,9 +145,15 @@ impl Journal {
             let connection = readers.lock().ok().and_then(|mut readers| readers.pop());
             Reader::new(connection, reader_path.clone())
         });
-        let (append, page) = (writer.clone().recipient(), readers.recipient());
-        let probe = writer.clone().recipient();
-        let log = Log { epoch, head, append, page, probe };
+        let log = Log {
+            epoch,
+            head,
+            state,
+            follow: writer.clone().recipient(),
+            append: writer.clone().recipient(),
+            page: readers.recipient(),
+            probe: writer.clone().recipient(),
+        };
         Ok(Self { path, log, writer, thread, _lock: lock })
     }
 

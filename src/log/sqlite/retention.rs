@@ -1,260 +1,313 @@
-//! Retention: the writer deletes messages that exceed a limit, in small slices between appends. The
-//! limits are the number of messages in a room, their age, and the bytes of all messages. A deleted
-//! message with an id leaves a tombstone for a day, so that a repeated message is recognized.
+//! Retention: an append moves the floors of rooms over the messages that exceed a limit. The
+//! [`rules`](crate::log::rules) say which. `prune` deletes these messages from the file later.
 
-use std::time::Duration;
+use std::ops::Range;
 
-use actix::prelude::*;
-use log::warn;
-use rusqlite::{OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension};
 
-use super::Writer;
-use super::schema::MESSAGE_BYTES;
-use crate::domain::Timestamp;
+use super::append::AppendTransaction;
+use super::migration::Progress;
+use super::room::{Kept, Room};
+use super::rows::{count, millis};
+use crate::domain::RoomName;
+use crate::log::rules::{MESSAGE_BYTES, REACTION_BYTES};
 
-/// The minimum time for which a message with an id is recognized when it is sent again.
-const DEDUPLICATION_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// The maximum number of rooms that one slice examines.
-const ROOMS_MAX: usize = 100;
-
-/// The maximum number of messages that one slice deletes.
-const MESSAGES_MAX: i64 = 500;
-
-/// The pause between two slices, in which the writer handles appends.
-const SLICE_PAUSE: Duration = Duration::from_millis(20);
-
-impl Writer {
-    /// Prunes one slice and schedules the next.
-    pub(super) fn prune(&mut self, ctx: &mut Context<Self>) {
-        let pruned = self.ensure_usable().and_then(|()| {
-            let pruned = self.prune_slice(Timestamp::now());
-            pruned.map_err(|error| self.record_error(&error))
-        });
-        let has_more = pruned.unwrap_or_else(|error| {
-            warn!("cannot delete old messages: {error}; trying again later");
-            false
-        });
-        let pause = if has_more { SLICE_PAUSE } else { self.options.prune_interval };
-        ctx.run_later(pause, Self::prune);
-    }
-
-    /// Examines the next rooms, up to the first from which it deletes messages. Returns whether the
-    /// pass has more to do.
-    pub(super) fn prune_slice(&mut self, now: Timestamp) -> rusqlite::Result<bool> {
-        let keep_messages = i64::try_from(self.options.keep_messages).unwrap_or(i64::MAX);
-        let age_cutoff = self.options.keep_for.map(|keep_for| millis(now.minus(keep_for)));
-        let tombstone_cutoff = millis(now.minus(DEDUPLICATION_WINDOW));
-        let excess = self.excess();
-        let transaction =
-            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut bytes =
-            excess.map_or(Ok(0), |excess| prune_largest_rooms(&transaction, excess, now))?;
-        let mut examined = 0;
-        while examined < ROOMS_MAX {
-            let select = "SELECT id, messages, floor FROM rooms WHERE id > ?1 ORDER BY id LIMIT 1";
-            let next = transaction.prepare_cached(select)?.query_row([self.prune_cursor], |row| {
-                Ok(Room { id: row.get(0)?, messages: row.get(1)?, floor: row.get(2)? })
-            });
-            let Some(room) = next.optional()? else {
-                self.prune_cursor = 0;
-                transaction.commit()?;
-                self.kept_bytes -= bytes;
-                return Ok(self.excess().is_some() && bytes > 0);
-            };
-            let pruned =
-                room.prune(&transaction, keep_messages, age_cutoff, tombstone_cutoff, millis(now))?;
-            bytes += pruned.bytes;
-            if pruned.messages > 0 {
-                break;
-            }
-            self.prune_cursor = room.id;
-            examined += 1;
+impl AppendTransaction<'_> {
+    /// Prunes the messages of at most `rooms_max` rooms that are older than `keep_for`.
+    pub(super) fn prune_by_age(&mut self, rooms_max: usize) -> rusqlite::Result<()> {
+        let Some(keep_for) = self.settings.keep_for else { return Ok(()) };
+        let cutoff = millis(self.at.minus(keep_for));
+        let mut progress = Progress::new("pruning old messages");
+        for done in 0..rooms_max {
+            let Some(name) = room_with_message_before(self.connection, cutoff)? else { break };
+            let Some(mut room) = self.find(&name)? else { break };
+            let bytes = room.kept.bytes;
+            prune_before(self.connection, &mut room, cutoff)?;
+            self.kept_bytes += room.kept.bytes - bytes;
+            room.save(self.connection)?;
+            self.put(Some(&name), Some(room));
+            progress.show(done, done);
         }
-        transaction.commit()?;
-        self.kept_bytes -= bytes;
-        Ok(true)
-    }
-
-    /// Returns by how many bytes the messages exceed `keep_bytes`, if they do.
-    pub(super) fn excess(&self) -> Option<i64> {
-        let most = i64::try_from(self.options.keep_bytes?).unwrap_or(i64::MAX);
-        Some(self.kept_bytes - most).filter(|excess| *excess > 0)
-    }
-}
-
-struct Room {
-    id: i64,
-    messages: i64,
-    floor: i64,
-}
-
-impl Room {
-    /// Prunes the messages that exceed `keep_messages` or are older than `age_cutoff`, oldest
-    /// first. If there are none, deletes tombstones older than `tombstone_cutoff`. Deletes at most
-    /// [`MESSAGES_MAX`] rows.
-    fn prune(
-        &self,
-        transaction: &Transaction<'_>,
-        keep_messages: i64,
-        age_cutoff: Option<i64>,
-        tombstone_cutoff: i64,
-        now: i64,
-    ) -> rusqlite::Result<Pruned> {
-        let surplus = (self.messages - keep_messages).clamp(0, MESSAGES_MAX);
-        // While the system clock was ahead, messages got a time in the future. Everything before an
-        // expired message is expired, too.
-        let last_expired = self.last_expired(transaction, age_cutoff, now)?;
-        let mut floor = self.floor;
-        let (mut pruned, mut bytes) = (0, 0);
-        let mut oldest = transaction.prepare_cached(
-            "SELECT seq, at, octet_length(text) FROM messages WHERE room = ?1 AND seq > ?2
-             ORDER BY seq LIMIT ?3",
-        )?;
-        let mut rows = oldest.query((self.id, self.floor, MESSAGES_MAX))?;
-        while let Some(row) = rows.next()? {
-            let (seq, at): (i64, i64) = (row.get(0)?, row.get(1)?);
-            let is_expired = age_cutoff.is_some_and(|cutoff| at < cutoff);
-            if pruned >= surplus && !is_expired && last_expired.is_none_or(|last| seq > last) {
-                break;
-            }
-            let text: i64 = row.get(2)?;
-            (floor, pruned, bytes) = (seq, pruned + 1, bytes + text + MESSAGE_BYTES);
-        }
-        if pruned > 0 {
-            let pruned = Pruned { floor, messages: pruned, bytes };
-            self.raise_floor(transaction, &pruned, tombstone_cutoff)?;
-            return Ok(pruned);
-        }
-        let tombstones = transaction
-            .prepare_cached(
-                "DELETE FROM messages WHERE room = ?1 AND seq IN (
-                     SELECT seq FROM (
-                         SELECT seq, at FROM messages WHERE room = ?1 AND seq <= ?2
-                         ORDER BY seq LIMIT ?4)
-                     WHERE at < ?3)",
-            )?
-            .execute((self.id, self.floor, tombstone_cutoff, MESSAGES_MAX))?;
-        let messages = i64::try_from(tombstones).unwrap_or(i64::MAX);
-        Ok(Pruned { floor, messages, bytes: 0 })
-    }
-
-    /// Raises the floor of the room. Deletes the messages up to the new floor, or replaces them by
-    /// tombstones if they have an id and are not older than `tombstone_cutoff`.
-    fn raise_floor(
-        &self,
-        transaction: &Transaction<'_>,
-        pruned: &Pruned,
-        tombstone_cutoff: i64,
-    ) -> rusqlite::Result<()> {
-        transaction
-            .prepare_cached(
-                "UPDATE rooms SET messages = messages - ?2, bytes = bytes - ?3, floor = ?4
-                 WHERE id = ?1",
-            )?
-            .execute((self.id, pruned.messages, pruned.bytes, pruned.floor))?;
-        transaction
-            .prepare_cached(
-                "DELETE FROM messages WHERE room = ?1 AND seq > ?2 AND seq <= ?3
-                 AND (id IS NULL OR at < ?4)",
-            )?
-            .execute((self.id, self.floor, pruned.floor, tombstone_cutoff))?;
-        transaction
-            .prepare_cached(
-                "UPDATE messages SET nick = '', text = ''
-                 WHERE room = ?1 AND seq > ?2 AND seq <= ?3",
-            )?
-            .execute((self.id, self.floor, pruned.floor))?;
         Ok(())
     }
 
-    /// Prunes the oldest messages, in total at least `excess` bytes, but never the last message.
-    fn prune_bytes(
-        &self,
-        transaction: &Transaction<'_>,
-        excess: i64,
-        tombstone_cutoff: i64,
-    ) -> rusqlite::Result<Pruned> {
-        let mut pruned = Pruned { floor: self.floor, messages: 0, bytes: 0 };
-        let mut oldest = transaction.prepare_cached(
-            "SELECT seq, octet_length(text) FROM messages WHERE room = ?1 AND seq > ?2
-             ORDER BY seq LIMIT ?3",
-        )?;
-        let most = MESSAGES_MAX.min(self.messages - 1);
-        let mut rows = oldest.query((self.id, self.floor, most))?;
-        while pruned.bytes < excess
-            && let Some(row) = rows.next()?
+    /// Prunes the oldest messages of a room beyond `keep_messages`.
+    pub(super) fn prune_by_number(&mut self, name: &RoomName) -> rusqlite::Result<()> {
+        let most = count(self.settings.keep_messages);
+        let Some(mut room) = self.find(name)?.filter(|room| room.kept.messages > most) else {
+            return Ok(());
+        };
+        let bytes = room.kept.bytes;
+        prune_to(self.connection, &mut room, most)?;
+        self.kept_bytes += room.kept.bytes - bytes;
+        self.put(Some(name), Some(room));
+        Ok(())
+    }
+
+    /// Prunes the oldest messages of all rooms beyond `keep_messages`.
+    pub(super) fn prune_all_by_number(&mut self) -> rusqlite::Result<()> {
+        self.save_rooms()?;
+        let select = "SELECT name FROM rooms WHERE messages > ?1";
+        let mut select = self.connection.prepare(select)?;
+        let names = select.query_map([count(self.settings.keep_messages)], |row| row.get(0))?;
+        let names = names.collect::<rusqlite::Result<Vec<String>>>()?;
+        let mut progress = Progress::new("pruning messages beyond --keep-messages");
+        let all = names.len();
+        for (done, name) in names.into_iter().enumerate() {
+            self.prune_by_number(&RoomName::from_trusted(name))?;
+            progress.show(done, all);
+        }
+        self.save_rooms()
+    }
+
+    /// Prunes the oldest messages of the largest rooms while all exceed `keep_bytes`.
+    pub(super) fn prune_by_bytes(&mut self) -> rusqlite::Result<()> {
+        let Some(most) = self.settings.keep_bytes.map(count) else { return Ok(()) };
+        if self.kept_bytes <= most {
+            return Ok(());
+        }
+        self.save_rooms()?;
+        let mut progress = Progress::new("pruning messages beyond --keep-bytes");
+        let mut done = 0;
+        while self.kept_bytes > most
+            && let Some((name, next)) = largest_rooms(self.connection)?
+            && let Some(mut room) = self.find(&name)?.filter(|room| room.kept.messages > 0)
         {
-            let text: i64 = row.get(1)?;
-            pruned.floor = row.get(0)?;
-            pruned.messages += 1;
-            pruned.bytes += text + MESSAGE_BYTES;
+            let Kept { messages, bytes, .. } = room.kept;
+            let is_largest = |bytes: i64| {
+                next.as_ref().is_none_or(|(next_name, next_bytes)| {
+                    bytes > *next_bytes || bytes == *next_bytes && name < *next_name
+                })
+            };
+            prune_bytes(self.connection, &mut room, self.kept_bytes - most, is_largest)?;
+            self.kept_bytes += room.kept.bytes - bytes;
+            room.save(self.connection)?;
+            self.put(Some(&name), Some(room));
+            if room.kept.messages == messages {
+                break;
+            }
+            done += 1;
+            progress.show(done, done);
         }
-        if pruned.messages > 0 {
-            self.raise_floor(transaction, &pruned, tombstone_cutoff)?;
-        }
-        Ok(pruned)
+        Ok(())
     }
 }
 
-/// What was pruned from a room.
-struct Pruned {
-    /// The new floor of the room.
-    floor: i64,
-    messages: i64,
-    bytes: i64,
+/// Returns a room that may have a message from before `cutoff`.
+fn room_with_message_before(
+    connection: &Connection,
+    cutoff: i64,
+) -> rusqlite::Result<Option<RoomName>> {
+    let select = "SELECT name FROM rooms WHERE oldest < ?1 ORDER BY oldest LIMIT 1";
+    let mut select = connection.prepare_cached(select)?;
+    select.query_row([cutoff], |row| Ok(RoomName::from_trusted(row.get(0)?))).optional()
 }
 
-/// Prunes messages of the largest room until at least `excess` bytes are deleted, but at most
-/// [`MESSAGES_MAX`] messages. Of equally large rooms it takes the first by name. Returns the number
-/// of bytes.
-pub(super) fn prune_largest_rooms(
-    transaction: &Transaction<'_>,
-    excess: i64,
-    now: Timestamp,
-) -> rusqlite::Result<i64> {
-    let tombstone_cutoff = millis(now.minus(DEDUPLICATION_WINDOW));
-    let (mut bytes, mut messages) = (0, 0);
-    while bytes < excess && messages < MESSAGES_MAX {
-        let select = "SELECT id, messages, floor FROM rooms ORDER BY bytes DESC, name LIMIT 1";
-        let largest = transaction.prepare_cached(select)?;
-        let room = { largest }.query_row([], |row| {
-            Ok(Room { id: row.get(0)?, messages: row.get(1)?, floor: row.get(2)? })
-        });
-        let Some(room) = room.optional()? else { break };
-        let pruned = room.prune_bytes(transaction, excess - bytes, tombstone_cutoff)?;
-        if pruned.messages == 0 {
+/// Returns the largest room, and the name and size of the next one. Of equally large rooms the
+/// first by name comes first.
+fn largest_rooms(
+    connection: &Connection,
+) -> rusqlite::Result<Option<(RoomName, Option<(RoomName, i64)>)>> {
+    let select = "SELECT name, bytes FROM rooms ORDER BY bytes DESC, name LIMIT 2";
+    let mut select = connection.prepare_cached(select)?;
+    let rooms = select
+        .query_map([], |row| Ok((RoomName::from_trusted(row.get(0)?), row.get::<_, i64>(1)?)))?;
+    let mut rooms = rooms.collect::<rusqlite::Result<Vec<_>>>()?.into_iter();
+    Ok(rooms.next().map(|(name, _)| (name, rooms.next())))
+}
+
+/// Prunes all messages of a room up to the last one from before `cutoff`, and determines the time
+/// of the oldest one.
+fn prune_before(connection: &Connection, room: &mut Room, cutoff: i64) -> rusqlite::Result<()> {
+    let everything = room.kept.floor + 1..i64::MAX;
+    let Some((last, last_at)) = last_message(connection, room, everything)? else {
+        room.kept.oldest = None;
+        return Ok(());
+    };
+    if last_at < cutoff {
+        room.raise_floor(last, room.kept.messages, room.kept.bytes);
+        return Ok(());
+    }
+    let mut runs = runs(connection, room)?;
+    if !is_sorted(connection, room, &runs)? {
+        find_clock_steps(connection, room)?;
+        runs = self::runs(connection, room)?;
+    }
+    // The times increase within a run. So the last run that begins with an expired message has the
+    // last expired message.
+    let mut expired = None;
+    for run in &runs {
+        expired = last_expired(connection, room, run.clone(), cutoff)?;
+        if expired.is_some() {
             break;
         }
-        (bytes, messages) = (bytes + pruned.bytes, messages + pruned.messages);
     }
-    Ok(bytes)
+    if let Some(floor) = expired {
+        let (messages, bytes) = measure(connection, room, room.kept.floor, floor)?;
+        room.raise_floor(floor, messages, bytes);
+    }
+    let mut oldest = None;
+    for run in runs {
+        let run = run.start.max(room.kept.floor + 1)..run.end;
+        let first = first_time(connection, room, run)?;
+        oldest = oldest.into_iter().chain(first).min();
+    }
+    room.kept.oldest = oldest;
+    Ok(())
 }
 
-impl Room {
-    /// Returns the sequence number of the last expired message, if the time of the room's oldest
-    /// message is in the future.
-    fn last_expired(
-        &self,
-        transaction: &Transaction<'_>,
-        age_cutoff: Option<i64>,
-        now: i64,
-    ) -> rusqlite::Result<Option<i64>> {
-        let Some(age_cutoff) = age_cutoff else { return Ok(None) };
-        let select = "SELECT at FROM messages WHERE room = ?1 AND seq > ?2 ORDER BY seq LIMIT 1";
-        let oldest = transaction.prepare_cached(select)?;
-        let oldest =
-            { oldest }.query_row((self.id, self.floor), |row| row.get::<_, i64>(0)).optional()?;
-        if oldest.is_none_or(|at| at <= now) {
-            return Ok(None);
+/// Returns the ranges of sequence numbers in which the times of a room's messages increase, newest
+/// first.
+fn runs(connection: &Connection, room: &Room) -> rusqlite::Result<Vec<Range<i64>>> {
+    let first = room.kept.floor + 1;
+    let select = "SELECT seq FROM clock_steps WHERE seq > ?1 ORDER BY seq DESC";
+    let mut select = connection.prepare_cached(select)?;
+    let steps = select.query_map([first], |row| row.get(0))?;
+    let mut end = i64::MAX;
+    let mut runs = Vec::new();
+    for start in steps.chain([Ok(first)]) {
+        let start = start?;
+        runs.push(start..end);
+        end = start;
+    }
+    Ok(runs)
+}
+
+/// Returns whether the first run begins with an older message than it ends with. Only in a file of
+/// an older version it may not.
+fn is_sorted(connection: &Connection, room: &Room, runs: &[Range<i64>]) -> rusqlite::Result<bool> {
+    let Some(run) = runs.last() else { return Ok(true) };
+    let first = first_time(connection, room, run.clone())?;
+    let last = last_message(connection, room, run.clone())?;
+    Ok(first <= last.map(|(_, at)| at))
+}
+
+/// Returns the time of the first message of a room in a range of sequence numbers.
+fn first_time(
+    connection: &Connection,
+    room: &Room,
+    range: Range<i64>,
+) -> rusqlite::Result<Option<i64>> {
+    let select = "SELECT at FROM messages WHERE room = ?1 AND seq >= ?2 AND seq < ?3
+                  ORDER BY seq LIMIT 1";
+    let mut select = connection.prepare_cached(select)?;
+    select.query_row((room.id, range.start, range.end), |row| row.get(0)).optional()
+}
+
+/// Returns the sequence number and time of the last message of a room in a range.
+fn last_message(
+    connection: &Connection,
+    room: &Room,
+    range: Range<i64>,
+) -> rusqlite::Result<Option<(i64, i64)>> {
+    let select = "SELECT seq, at FROM messages WHERE room = ?1 AND seq >= ?2 AND seq < ?3
+                  ORDER BY seq DESC LIMIT 1";
+    let mut select = connection.prepare_cached(select)?;
+    let key = (room.id, range.start, range.end);
+    select.query_row(key, |row| Ok((row.get(0)?, row.get(1)?))).optional()
+}
+
+/// Returns the last message from before `cutoff` in a run.
+fn last_expired(
+    connection: &Connection,
+    room: &Room,
+    run: Range<i64>,
+    cutoff: i64,
+) -> rusqlite::Result<Option<i64>> {
+    let select = "SELECT seq FROM messages
+                  WHERE room = ?1 AND seq >= ?2 AND seq < ?3 AND at >= ?4 ORDER BY seq LIMIT 1";
+    let kept = connection
+        .prepare_cached(select)?
+        .query_row((room.id, run.start, run.end, cutoff), |row| row.get(0))
+        .optional()?;
+    let expired = last_message(connection, room, run.start..kept.unwrap_or(run.end))?;
+    Ok(expired.map(|(seq, _)| seq))
+}
+
+/// Finds where the clock was set back while an older version wrote the file, which did not note it.
+/// Reads all messages of a room.
+fn find_clock_steps(connection: &Connection, room: &Room) -> rusqlite::Result<()> {
+    let mut select = connection
+        .prepare_cached("SELECT seq, at FROM messages WHERE room = ?1 AND seq > ?2 ORDER BY seq")?;
+    let mut rows = select.query((room.id, room.kept.floor))?;
+    let mut previous = i64::MIN;
+    let mut steps = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (seq, at): (i64, i64) = (row.get(0)?, row.get(1)?);
+        if at < previous {
+            steps.push(seq);
         }
-        let select = "SELECT max(seq) FROM messages WHERE room = ?1 AND seq > ?2 AND at < ?3";
-        transaction
-            .prepare_cached(select)?
-            .query_row((self.id, self.floor, age_cutoff), |row| row.get(0))
+        previous = at;
     }
+    let mut insert = connection.prepare_cached("INSERT OR IGNORE INTO clock_steps VALUES (?1)")?;
+    steps.iter().try_for_each(|seq| insert.execute([seq]).map(|_| ()))
 }
 
-fn millis(at: Timestamp) -> i64 {
-    i64::try_from(at.millis()).unwrap_or(i64::MAX)
+/// Returns the number and size of the messages of a room after one sequence number and up to
+/// another.
+fn measure(
+    connection: &Connection,
+    room: &Room,
+    after: i64,
+    last: i64,
+) -> rusqlite::Result<(i64, i64)> {
+    let select = "SELECT count(*), coalesce(sum(octet_length(text)), 0) FROM messages
+                  WHERE room = ?1 AND seq > ?2 AND seq <= ?3";
+    let (messages, text): (i64, i64) = connection
+        .prepare_cached(select)?
+        .query_row((room.id, after, last), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let select = "SELECT coalesce(sum(count), 0) FROM reaction_counts
+                  WHERE room = ?1 AND target > ?2 AND target <= ?3";
+    let reactions: i64 =
+        connection.prepare_cached(select)?.query_row((room.id, after, last), |row| row.get(0))?;
+    Ok((messages, text + messages * count(MESSAGE_BYTES) + reactions * count(REACTION_BYTES)))
+}
+
+/// Prunes the oldest messages of a room until it has `most`. Reads the pruned messages or the
+/// remaining ones, whichever are fewer.
+fn prune_to(connection: &Connection, room: &mut Room, most: i64) -> rusqlite::Result<()> {
+    let surplus = room.kept.messages - most;
+    if surplus <= most {
+        let select = "SELECT seq FROM messages WHERE room = ?1 AND seq > ?2
+                      ORDER BY seq LIMIT 1 OFFSET ?3";
+        let floor = connection
+            .prepare_cached(select)?
+            .query_row((room.id, room.kept.floor, surplus - 1), |row| row.get(0))?;
+        let (messages, bytes) = measure(connection, room, room.kept.floor, floor)?;
+        room.raise_floor(floor, messages, bytes);
+    } else {
+        let select = "SELECT seq FROM messages WHERE room = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2";
+        let floor =
+            connection.prepare_cached(select)?.query_row((room.id, most), |row| row.get(0))?;
+        let (messages, bytes) = measure(connection, room, floor, i64::MAX)?;
+        room.raise_floor(floor, room.kept.messages - messages, room.kept.bytes - bytes);
+    }
+    Ok(())
+}
+
+/// Prunes the oldest messages of a room until at least `excess` bytes are pruned, or the room is
+/// not the largest any more.
+fn prune_bytes(
+    connection: &Connection,
+    room: &mut Room,
+    excess: i64,
+    is_largest: impl Fn(i64) -> bool,
+) -> rusqlite::Result<()> {
+    let mut oldest = connection.prepare_cached(
+        "SELECT seq, octet_length(text), (
+             SELECT coalesce(sum(count), 0) FROM reaction_counts
+             WHERE room = ?1 AND target = messages.seq)
+         FROM messages WHERE room = ?1 AND seq > ?2 ORDER BY seq",
+    )?;
+    let mut rows = oldest.query((room.id, room.kept.floor))?;
+    let least = room.kept.bytes - excess;
+    while room.kept.bytes > least
+        && is_largest(room.kept.bytes)
+        && let Some(row) = rows.next()?
+    {
+        let (text, reactions): (i64, i64) = (row.get(1)?, row.get(2)?);
+        let bytes = text + count(MESSAGE_BYTES) + reactions * count(REACTION_BYTES);
+        room.raise_floor(row.get(0)?, 1, bytes);
+    }
+    Ok(())
 }

@@ -1,5 +1,5 @@
-//! The format of the SQLite file: its tables and migrations, how it is opened, and its epoch. The
-//! other files of this module query the tables.
+//! How the SQLite file is opened and closed, and its epoch. `migration` has the tables, and the
+//! other files of this module query them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,56 +7,24 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 use thiserror::Error;
 
-use super::{JournalError, absolute, lock};
+use super::clock::Clock;
+use super::migration::{self, migrate};
+use super::settings::StoredSettings;
+use super::{JournalError, absolute, lock, rows};
 use crate::config::DbSync;
 use crate::domain::{Epoch, Seq};
 
 /// How long SQLite waits for a lock on the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a checkpoint waits for readers.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// Identifies a SQLite file of chinwag: "chnw".
 const APPLICATION_ID: i32 = 0x6368_6E77;
 
-/// The migration from each version of the schema, `user_version`, to the next.
-///
-/// The primary key of `messages` stores the messages of a room together, so a page of them is one
-/// range of the file. `floor` is the last sequence number that was pruned, `messages` is the number
-/// of messages after it, and `bytes` is their size: see [`MESSAGE_BYTES`]. Messages up to the floor
-/// are tombstones without name and text. They are kept for some time to recognize duplicates.
-const MIGRATIONS: [&str; 2] = [
-    "
-    CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
-    CREATE TABLE rooms (
-        id INTEGER PRIMARY KEY,
-        name TEXT NOT NULL UNIQUE,
-        messages INTEGER NOT NULL DEFAULT 0,
-        floor INTEGER NOT NULL DEFAULT 0
-    ) STRICT;
-    CREATE TABLE messages (
-        room INTEGER NOT NULL,
-        seq INTEGER NOT NULL,
-        at INTEGER NOT NULL,
-        nick TEXT NOT NULL,
-        text TEXT NOT NULL,
-        attributed INTEGER NOT NULL,
-        author BLOB,
-        id TEXT,
-        PRIMARY KEY (room, seq)
-    ) STRICT, WITHOUT ROWID;
-    CREATE UNIQUE INDEX messages_by_origin ON messages (room, author, id) WHERE id IS NOT NULL;
-",
-    "
-    ALTER TABLE rooms ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
-    UPDATE rooms SET bytes = (
-        SELECT coalesce(sum(octet_length(text) + 128), 0) FROM messages
-        WHERE room = rooms.id AND seq > rooms.floor);
-    CREATE INDEX rooms_by_bytes ON rooms (bytes DESC, name);
-",
-];
-
-/// What each message counts in addition to its text, in bytes. Its row and its index entry take
-/// about as much.
-pub(super) const MESSAGE_BYTES: i64 = 128;
+/// The number of prepared statements that a connection keeps.
+const STATEMENTS_MAX: usize = 64;
 
 /// Returns the size of all messages that are not pruned, in bytes.
 pub(super) fn kept_bytes(connection: &Connection) -> rusqlite::Result<i64> {
@@ -68,6 +36,9 @@ pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) epoch: Epoch,
     pub(super) head: Seq,
+    pub(super) clock: Clock,
+    /// `None` if the file is new, or older than these settings.
+    pub(super) settings: Option<StoredSettings>,
     pub(super) kept_bytes: i64,
 }
 
@@ -77,18 +48,51 @@ pub(super) fn open(
     sync: DbSync,
     max_bytes: Option<u64>,
 ) -> Result<Opened, JournalError> {
-    let convert = |error: OpenError| match error {
+    open_or_create(path, sync, max_bytes).map_err(|error| match error {
         OpenError::NotAJournal => JournalError::NotAJournal(path.to_owned()),
         OpenError::Newer => JournalError::Newer(path.to_owned()),
         OpenError::Locked => JournalError::Locked(path.to_owned()),
         OpenError::Sqlite(error) => JournalError::Sqlite(path.to_owned(), error),
-    };
-    let mut connection = Connection::open(path).map_err(|error| convert(error.into()))?;
-    schema_version(&connection).map_err(convert)?;
-    let (epoch, head) = prepare(&mut connection, sync).map_err(|error| convert(error.into()))?;
-    limit_size(&connection, max_bytes).map_err(|error| convert(error.into()))?;
-    let kept_bytes = kept_bytes(&connection).map_err(|error| convert(error.into()))?;
-    Ok(Opened { connection, epoch, head, kept_bytes })
+    })
+}
+
+fn open_or_create(path: &Path, sync: DbSync, max_bytes: Option<u64>) -> Result<Opened, OpenError> {
+    let mut connection = Connection::open(path)?;
+    schema_version(&connection)?;
+    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    configure(&connection, DbSync::Full)?;
+    migrate(&mut connection)?;
+    let settings = StoredSettings::load(&connection)?;
+    let epoch = begin(&mut connection, sync)?;
+    let head = head(&connection)?;
+    let clock = Clock::load(&connection)?;
+    let kept_bytes = kept_bytes(&connection)?;
+    limit_size(&connection, max_bytes)?;
+    connection.pragma_update(None, "synchronous", synchronous(sync))?;
+    Ok(Opened { connection, epoch, head, clock, settings, kept_bytes })
+}
+
+/// Creates a journal in a new file that nothing else uses yet. It has no epoch, so it begins one
+/// when it is first opened.
+pub(super) fn create(path: &Path) -> rusqlite::Result<Connection> {
+    let mut connection = Connection::open(path)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // After an error the file is deleted, so it needs no safety.
+    connection.pragma_update(None, "journal_mode", "off")?;
+    connection.pragma_update(None, "synchronous", "off")?;
+    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    migrate(&mut connection)?;
+    Ok(connection)
+}
+
+/// Configures a connection for writing.
+fn configure(connection: &Connection, sync: DbSync) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    connection.pragma_update(None, "synchronous", synchronous(sync))?;
+    // Overwrites what is deleted with zeros.
+    connection.pragma_update(None, "secure_delete", true)
 }
 
 /// Why a journal cannot be exported or backed up.
@@ -127,15 +131,23 @@ impl SourceError {
     }
 }
 
-/// Opens an existing journal to copy or export it, while a server may write it. Returns the
-/// connection and the canonical path.
-pub(super) fn open_source(path: &Path) -> Result<(Connection, PathBuf), SourceError> {
+/// An existing journal to copy or export, while a server may write it.
+pub(super) struct Source {
+    pub(super) connection: Connection,
+    /// The canonical path.
+    pub(super) path: PathBuf,
+    /// The version of its schema.
+    pub(super) version: i64,
+}
+
+/// Opens an existing journal to copy or export it.
+pub(super) fn open_source(path: &Path) -> Result<Source, SourceError> {
     let canonical = path.metadata().and_then(|_| lock::canonical(path));
     let path = canonical.map_err(|error| SourceError::System(absolute(path), error))?;
     let connection = open_to_read(&path).map_err(|error| SourceError::from_sqlite(&path, error))?;
     match schema_version(&connection) {
         Ok(0) => Err(SourceError::NotAJournal(path)),
-        Ok(_) => Ok((connection, path)),
+        Ok(version) => Ok(Source { connection, path, version }),
         Err(error) => Err(SourceError::from_open_error(&path, error)),
     }
 }
@@ -144,24 +156,22 @@ pub(super) fn open_source(path: &Path) -> Result<(Connection, PathBuf), SourceEr
 pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags_for_existing_file())?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     connection.pragma_update(None, "query_only", true)?;
     Ok(connection)
 }
 
-/// Opens the file for writing again. Returns the connection, the epoch if the file has one, and the
-/// last sequence number.
+/// Opens the file for writing again. Returns the connection and the epoch, if the file has one.
 pub(super) fn reopen(
     path: &Path,
     sync: DbSync,
     max_bytes: Option<u64>,
-) -> rusqlite::Result<(Connection, Option<Epoch>, Seq)> {
+) -> rusqlite::Result<(Connection, Option<Epoch>)> {
     let connection = Connection::open_with_flags(path, flags_for_existing_file())?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "synchronous", synchronous(sync))?;
+    configure(&connection, sync)?;
     limit_size(&connection, max_bytes)?;
     let epoch = meta::<String>(&connection, "epoch")?.map(|epoch| Epoch::of(&epoch));
-    let head = meta::<i64>(&connection, "head")?.unwrap_or_default();
-    Ok((connection, epoch, Seq::new(head.unsigned_abs())))
+    Ok((connection, epoch))
 }
 
 /// Limits the size of the file. SQLite reports a write beyond it like a full disk.
@@ -182,7 +192,7 @@ fn flags_for_existing_file() -> OpenFlags {
 }
 
 /// Why a file cannot be used as a journal.
-enum OpenError {
+pub(super) enum OpenError {
     NotAJournal,
     Newer,
     Locked,
@@ -214,26 +224,15 @@ fn schema_version(connection: &Connection) -> Result<i64, OpenError> {
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if tables > 0 && id != APPLICATION_ID {
         Err(OpenError::NotAJournal)
-    } else if version > MIGRATIONS.len() as i64 {
+    } else if version > migration::VERSION {
         Err(OpenError::Newer)
     } else {
         Ok(version)
     }
 }
 
-/// Configures the connection and migrates the schema. Returns the epoch and the last sequence
-/// number.
-fn prepare(connection: &mut Connection, sync: DbSync) -> rusqlite::Result<(Epoch, Seq)> {
-    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
-    connection.pragma_update(None, "synchronous", synchronous(DbSync::Full))?;
-    let current: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > current) {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute_batch(migration)?;
-        transaction.pragma_update(None, "user_version", version)?;
-        transaction.commit()?;
-    }
+/// Marks the file as open. Returns its epoch.
+fn begin(connection: &mut Connection, sync: DbSync) -> rusqlite::Result<Epoch> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // A power failure may have lost the last messages. Then their sequence numbers are assigned
     // again, which only a new epoch permits.
@@ -244,10 +243,22 @@ fn prepare(connection: &mut Connection, sync: DbSync) -> rusqlite::Result<(Epoch
     };
     set_meta(&transaction, "epoch", epoch.as_str())?;
     set_meta(&transaction, "unsynced", i64::from(sync == DbSync::Normal))?;
-    let head = meta::<i64>(&transaction, "head")?.unwrap_or_default();
     transaction.commit()?;
-    connection.pragma_update(None, "synchronous", synchronous(sync))?;
-    Ok((epoch, Seq::new(head.unsigned_abs())))
+    Ok(epoch)
+}
+
+/// Returns the sequence number of the last entry.
+pub(super) fn head(connection: &Connection) -> rusqlite::Result<Seq> {
+    Ok(rows::seq(meta(connection, "head")?.unwrap_or_default()))
+}
+
+/// Copies the write-ahead log to the database file and truncates it. Returns whether that was
+/// possible, which it is not while a reader needs it.
+pub(super) fn truncate_wal(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.busy_timeout(CHECKPOINT_TIMEOUT)?;
+    let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(!busy?)
 }
 
 /// Syncs the file to disk and marks it as cleanly closed.
@@ -274,12 +285,12 @@ fn synchronous(sync: DbSync) -> &'static str {
     }
 }
 
-fn meta<T: rusqlite::types::FromSql>(
+pub(super) fn meta<T: rusqlite::types::FromSql>(
     connection: &Connection,
     name: &str,
 ) -> rusqlite::Result<Option<T>> {
     let select = "SELECT value FROM meta WHERE name = ?1";
-    connection.query_row(select, [name], |row| row.get(0)).optional()
+    connection.prepare_cached(select)?.query_row([name], |row| row.get(0)).optional()
 }
 
 pub(super) fn set_meta(

@@ -1,26 +1,33 @@
 //! The writer of the journal. It commits each append of the hub in one transaction, and then
-//! answers. It also prunes: see [`retention`]. It has a thread of its own, which it blocks.
+//! answers. It also moves what was pruned out of the file: see [`prune`](super::prune). It has a
+//! thread of its own, which it blocks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use log::warn;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
+use log::{info, warn};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
+use super::append::{AppendTransaction, Applied, Before};
+use super::checkpoint::Checkpoint;
+use super::clock::Clock;
 use super::lock::Lock;
+use super::room::Room;
 use super::schema::Opened;
+use super::settings::{self, StoredSettings};
+use super::unanswered::Unanswered;
 use super::watch::FileWatch;
-use super::{Options, retention, schema};
-use crate::domain::{Draft, Epoch, RoomName, Seq, Timestamp};
-use crate::log::{Append, LogError, Placed, Probe};
+use super::{Options, schema};
+use crate::domain::{Draft, Epoch, RoomName, Seq, Settings, Timestamp};
+use crate::log::{Append, Follow, Follower, FromLog, LogError, Own, Probe, Verdict};
 use crate::metrics::Limit;
 
 /// The approximate maximum by which one append grows the file, in bytes.
 const FILE_GROWTH_MAX: u64 = 1024 * 1024;
 
-/// The maximum number of rooms whose ids are cached.
+/// The maximum number of rooms that are kept in memory.
 const ROOMS_MAX: usize = 65_536;
 
 /// A probe succeeds without a test if the last commit is not older than this.
@@ -30,20 +37,46 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Writer {
     pub(super) connection: Connection,
     pub(super) epoch: Epoch,
-    head: Seq,
-    /// The ids of rooms, as far as they are cached.
-    room_ids: HashMap<RoomName, i64>,
+    pub(super) head: Seq,
+    pub(super) clock: Clock,
+    pub(super) settings: Settings,
+    /// Rooms of recent appends.
+    rooms: HashMap<RoomName, Room>,
     /// The size of all messages that are not pruned, in bytes, as `keep_bytes` counts them.
     pub(super) kept_bytes: i64,
+    follower: Option<Follower>,
+    /// An append whose commit failed in a way that leaves its outcome open.
+    pub(super) unanswered: Option<Unanswered>,
+    pub(super) checkpoint: Checkpoint,
     /// The time of the last commit of an append.
     committed: Option<Instant>,
     /// Whether the connection must be reopened before it is used again.
-    needs_reopen: bool,
+    pub(super) needs_reopen: bool,
     pub(super) options: Options,
     /// The id of the last room that the current pruning pass has finished.
     pub(super) prune_cursor: i64,
     lock: Option<Arc<Lock>>,
-    file: FileWatch,
+    pub(super) file: FileWatch,
+    #[cfg(test)]
+    pub(super) failpoint: Option<Failpoint>,
+}
+
+/// Makes the next commit return an I/O error.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Failpoint {
+    /// The transaction is not committed.
+    BeforeCommit,
+    /// The transaction is committed.
+    AfterCommit,
+}
+
+/// Why an append failed.
+pub(super) enum AppendError {
+    /// Nothing of it was committed.
+    Failed(LogError),
+    /// It is not known whether it was committed.
+    Unknown(Box<Applied>, LogError),
 }
 
 impl Actor for Writer {
@@ -51,6 +84,9 @@ impl Actor for Writer {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_later(self.options.prune_interval, Self::prune);
+        // The process before may have removed a text shortly before it ended.
+        self.checkpoint.removed_text = true;
+        self.schedule_checkpoint(ctx);
     }
 }
 
@@ -59,13 +95,34 @@ impl Actor for Writer {
 #[rtype(result = "()")]
 pub(super) struct Close;
 
+impl Handler<Follow> for Writer {
+    type Result = ();
+
+    fn handle(&mut self, Follow(follower): Follow, _: &mut Self::Context) {
+        self.follower = Some(follower);
+    }
+}
+
 impl Handler<Append> for Writer {
     type Result = ();
 
-    fn handle(&mut self, Append { drafts, answer }: Append, _: &mut Self::Context) {
-        let outcome = self.append(&drafts);
-        answer.give(drafts, outcome);
+    fn handle(&mut self, Append { ticket, drafts }: Append, ctx: &mut Self::Context) {
+        match self.append_at(Timestamp::now(), drafts) {
+            Ok(applied) => self.send(committed(*applied, ticket)),
+            Err(AppendError::Failed(error)) => self.send(FromLog::Rejected { ticket, error }),
+            Err(AppendError::Unknown(applied, error)) => {
+                warn!("an append may be committed or not, checking the history file: {error}");
+                self.stall(Unanswered::new(ticket, *applied), ctx);
+            }
+        }
+        self.schedule_checkpoint(ctx);
     }
+}
+
+/// Returns the answer to an append that was committed.
+pub(super) fn committed(applied: Applied, ticket: u64) -> FromLog {
+    let Applied { entries, verdicts, head, .. } = applied;
+    FromLog::Committed { entries, head, own: Some(Own { ticket, placed: verdicts }) }
 }
 
 impl Handler<Probe> for Writer {
@@ -74,9 +131,12 @@ impl Handler<Probe> for Writer {
     fn handle(&mut self, _: Probe, _: &mut Self::Context) -> Self::Result {
         self.file.check()?;
         match self.committed {
-            Some(at) if at.elapsed() < PROBE_INTERVAL => Ok(()),
-            // An append without messages still writes `head`, which tests a commit.
-            Some(_) | None => self.append(&[]).map(|_| ()),
+            Some(at) if at.elapsed() < PROBE_INTERVAL && self.unanswered.is_none() => Ok(()),
+            // An append without drafts still writes its time, which tests a commit.
+            Some(_) | None => match self.append_at(Timestamp::now(), Vec::new()) {
+                Ok(_) => Ok(()),
+                Err(AppendError::Failed(error) | AppendError::Unknown(_, error)) => Err(error),
+            },
         }
     }
 }
@@ -95,63 +155,166 @@ impl Handler<Close> for Writer {
 }
 
 impl Writer {
-    pub(super) fn new(opened: Opened, options: Options, lock: Option<Arc<Lock>>) -> Self {
-        let Opened { connection, epoch, head, kept_bytes } = opened;
-        Self {
+    /// Takes an opened file. If the file has other settings than the configuration, appends a
+    /// settings entry.
+    pub(super) fn new(
+        opened: Opened,
+        options: Options,
+        lock: Option<Arc<Lock>>,
+    ) -> rusqlite::Result<Self> {
+        let Opened { connection, epoch, head, clock, settings, kept_bytes } = opened;
+        let before = settings.map(|stored| stored.settings);
+        let mut writer = Self {
             connection,
             epoch,
             head,
-            room_ids: HashMap::new(),
+            clock,
+            settings: before.clone().unwrap_or_else(|| options.settings.clone()),
+            rooms: HashMap::new(),
             kept_bytes,
+            follower: None,
+            unanswered: None,
+            checkpoint: Checkpoint::default(),
             committed: None,
             needs_reopen: false,
             file: FileWatch::new(&options.path),
             options,
             prune_cursor: 0,
             lock,
-        }
-    }
-
-    /// Commits messages in one transaction. Returns the outcome for each, in the same order.
-    pub(super) fn append(&mut self, drafts: &[Draft]) -> Result<Vec<Placed>, LogError> {
-        self.ensure_usable()?;
-        let mut append = AppendTransaction {
-            head: self.head,
-            at: Timestamp::now(),
-            cached_ids: &self.room_ids,
-            new_ids: HashMap::new(),
-            bytes_change: 0,
-            initial_excess: self
-                .options
-                .keep_bytes
-                .map(|most| self.kept_bytes - i64::try_from(most).unwrap_or(i64::MAX)),
+            #[cfg(test)]
+            failpoint: None,
         };
-        let committed = append.commit(&mut self.connection, drafts);
-        let AppendTransaction { head, new_ids, bytes_change, .. } = append;
-        match committed {
-            Ok(placed) => {
-                self.kept_bytes += bytes_change;
-                self.head = head;
-                self.committed = Some(Instant::now());
-                if self.room_ids.len() + new_ids.len() > ROOMS_MAX {
-                    self.room_ids.clear();
-                }
-                self.room_ids.extend(new_ids);
-                Ok(placed)
-            }
-            Err(error) => Err(self.record_error(&error)),
+        let after = writer.options.settings.clone();
+        if head == Seq::default() && before.as_ref() != Some(&after) {
+            StoredSettings { seq: head, settings: after.clone() }.store(&writer.connection)?;
+            writer.settings = after;
+        } else if before.as_ref() != Some(&after) {
+            writer.change_settings(before.as_ref(), after)?;
+        }
+        Ok(writer)
+    }
+
+    /// Appends a settings entry.
+    fn change_settings(
+        &mut self,
+        before: Option<&Settings>,
+        after: Settings,
+    ) -> rusqlite::Result<()> {
+        info!(
+            "the configuration has other settings than the history file; from now on: {}; before: \
+             {}",
+            settings::describe(&after),
+            before.map_or("not stored".into(), settings::describe)
+        );
+        let (at, new) = (Timestamp::now(), after.clone());
+        let work = |append: &mut AppendTransaction<'_>| {
+            append.apply_settings(new)?;
+            Ok(Vec::new())
+        };
+        let applied = self.transact(at, work).map_err(|(error, _)| error)?;
+        self.settings = after;
+        self.adopt(&applied);
+        Ok(())
+    }
+
+    /// Hands something to the hub.
+    pub(super) fn send(&self, from_log: FromLog) {
+        if let Some(follower) = &self.follower {
+            follower.send(from_log);
         }
     }
 
-    /// Reads `kept_bytes` from a file that was just reopened.
-    pub(super) fn load_kept_bytes(&mut self) -> Result<(), LogError> {
-        let kept_bytes = schema::kept_bytes(&self.connection);
-        self.kept_bytes = kept_bytes.map_err(|error| self.record_error(&error))?;
-        Ok(())
+    /// Commits drafts in one transaction at the time `at`.
+    pub(super) fn append_at(
+        &mut self,
+        at: Timestamp,
+        drafts: Vec<Draft>,
+    ) -> Result<Box<Applied>, AppendError> {
+        self.run(at, |append| append.apply(drafts))
+    }
+
+    /// Prunes expired messages of some rooms.
+    pub(super) fn expire(&mut self, at: Timestamp, rooms_max: usize) -> Result<(), LogError> {
+        let expired = self.run(at, |append| {
+            append.prune_by_age(rooms_max)?;
+            Ok(Vec::new())
+        });
+        match expired {
+            Ok(_) => Ok(()),
+            Err(AppendError::Failed(error) | AppendError::Unknown(_, error)) => Err(error),
+        }
+    }
+
+    fn run(
+        &mut self,
+        at: Timestamp,
+        work: impl FnOnce(&mut AppendTransaction<'_>) -> rusqlite::Result<Vec<Verdict>>,
+    ) -> Result<Box<Applied>, AppendError> {
+        self.ensure_usable().map_err(AppendError::Failed)?;
+        match self.transact(at, work) {
+            Ok(applied) => {
+                self.committed = Some(Instant::now());
+                self.adopt(&applied);
+                Ok(applied)
+            }
+            Err((error, applied)) => {
+                let log_error = self.record_error(&error);
+                let is_unknown = error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure);
+                match applied.filter(|_| is_unknown) {
+                    Some(applied) => Err(AppendError::Unknown(applied, log_error)),
+                    None => Err(AppendError::Failed(log_error)),
+                }
+            }
+        }
+    }
+
+    /// Runs a transaction. If only the commit fails, the error comes with what was to be committed.
+    fn transact(
+        &mut self,
+        at: Timestamp,
+        work: impl FnOnce(&mut AppendTransaction<'_>) -> rusqlite::Result<Vec<Verdict>>,
+    ) -> Result<Box<Applied>, (rusqlite::Error, Option<Box<Applied>>)> {
+        let before = Before {
+            settings: &self.settings,
+            head: self.head,
+            clock: self.clock,
+            kept_bytes: self.kept_bytes,
+            rooms: &self.rooms,
+        };
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let transaction = transaction.map_err(|error| (error, None))?;
+        let mut append = AppendTransaction::new(&transaction, before, at);
+        let applied = work(&mut append).and_then(|verdicts| append.finish(verdicts));
+        let applied = Box::new(applied.map_err(|error| (error, None))?);
+        #[cfg(test)]
+        let committed = match self.failpoint.take() {
+            Some(Failpoint::BeforeCommit) => transaction.rollback().and(Err(io_error())),
+            Some(Failpoint::AfterCommit) => transaction.commit().and(Err(io_error())),
+            None => transaction.commit(),
+        };
+        #[cfg(not(test))]
+        let committed = transaction.commit();
+        match committed {
+            Ok(()) => Ok(applied),
+            Err(error) => Err((error, Some(applied))),
+        }
+    }
+
+    /// Takes over what an append has changed.
+    fn adopt(&mut self, applied: &Applied) {
+        self.head = applied.head;
+        self.clock = applied.clock;
+        self.kept_bytes = applied.kept_bytes;
+        self.checkpoint.removed_text |= applied.removed_text;
+        if self.rooms.len() + applied.rooms.len() > ROOMS_MAX {
+            self.rooms.clear();
+        }
+        self.rooms.extend(applied.rooms.iter().map(|(name, room)| (name.clone(), *room)));
     }
 
     /// Marks the file as cleanly closed, unless the file cannot be reopened after an error.
     pub(super) fn close(&mut self) -> Result<(), LogError> {
+        self.answer_open_append();
         self.ensure_usable()?;
         schema::close(&self.connection).map_err(|error| self.record_error(&error))
     }
@@ -159,22 +322,43 @@ impl Writer {
     /// Reopens the file after an error that may have left the connection unusable. Otherwise checks
     /// from time to time that the file is still the one that was opened.
     pub(super) fn ensure_usable(&mut self) -> Result<(), LogError> {
+        if self.unanswered.is_some() {
+            let words = "it is not known yet whether an earlier append was committed";
+            return Err(LogError::Busy(words.into()));
+        }
         if !self.needs_reopen {
             return self.file.check_if_due();
         }
-        match schema::reopen(&self.options.path, self.options.sync, self.options.max_bytes) {
-            Ok((connection, Some(epoch), head)) if epoch == self.epoch && head >= self.head => {
-                // An append that returned an error may still have been committed. Taking the head
-                // of the file makes sure that its sequence numbers are not assigned again.
-                (self.connection, self.head, self.needs_reopen) = (connection, head, false);
-                self.file.reset();
-                self.load_kept_bytes()
-            }
-            Ok(_) => {
-                Err(LogError::Failed("the history file was replaced; restart the server".into()))
-            }
-            Err(error) => Err(self.record_error(&error)),
+        // An append that returned an error may still have been committed. Taking the head of the
+        // file makes sure that its sequence numbers are not assigned again.
+        let head = self.reopen()?;
+        if head < self.head {
+            return Err(replaced());
         }
+        self.head = head;
+        self.needs_reopen = false;
+        Ok(())
+    }
+
+    /// Opens the file again and reads its state. Returns its last sequence number.
+    pub(super) fn reopen(&mut self) -> Result<Seq, LogError> {
+        let Options { path, sync, max_bytes, .. } = &self.options;
+        let reopened = schema::reopen(path, *sync, *max_bytes);
+        let (connection, epoch) = reopened.map_err(|error| self.record_error(&error))?;
+        if epoch.as_ref() != Some(&self.epoch) {
+            return Err(replaced());
+        }
+        // What the old connection has locked is released.
+        self.connection = connection;
+        self.file.reset();
+        self.rooms.clear();
+        let state = schema::head(&self.connection).and_then(|head| {
+            let kept_bytes = schema::kept_bytes(&self.connection)?;
+            Ok((head, Clock::load(&self.connection)?, kept_bytes))
+        });
+        let (head, clock, kept_bytes) = state.map_err(|error| self.record_error(&error))?;
+        (self.clock, self.kept_bytes) = (clock, kept_bytes);
+        Ok(head)
     }
 
     /// Records an error of SQLite, and converts it for the hub.
@@ -206,113 +390,13 @@ impl Writer {
     }
 }
 
-/// The transaction of one append. After the commit, the writer takes over the new values.
-struct AppendTransaction<'a> {
-    head: Seq,
-    at: Timestamp,
-    cached_ids: &'a HashMap<RoomName, i64>,
-    /// The ids of rooms that were not cached.
-    new_ids: HashMap<RoomName, i64>,
-    /// The change of the writer's `kept_bytes`.
-    bytes_change: i64,
-    /// `kept_bytes` minus `keep_bytes` before the append. Negative below the limit, `None` without
-    /// one.
-    initial_excess: Option<i64>,
+/// Returns the error for a file that is not the one that was opened.
+pub(super) fn replaced() -> LogError {
+    LogError::Failed("the history file was replaced; restart the server".into())
 }
 
-impl AppendTransaction<'_> {
-    fn commit(
-        &mut self,
-        connection: &mut Connection,
-        drafts: &[Draft],
-    ) -> rusqlite::Result<Vec<Placed>> {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut placed = Vec::with_capacity(drafts.len());
-        for in_room in drafts.chunk_by(|a, b| a.room == b.room) {
-            let room = self.room_id(&transaction, &in_room[0].room)?;
-            let before = self.head;
-            let mut bytes = 0;
-            for draft in in_room {
-                let outcome = self.insert(&transaction, room, draft)?;
-                if let Placed::New(..) = outcome {
-                    let text = i64::try_from(draft.text.as_str().len()).unwrap_or(i64::MAX);
-                    bytes += text + schema::MESSAGE_BYTES;
-                }
-                placed.push(outcome);
-            }
-            let added = integer(self.head) - integer(before);
-            transaction
-                .prepare_cached(
-                    "UPDATE rooms SET messages = messages + ?2, bytes = bytes + ?3 WHERE id = ?1",
-                )?
-                .execute((room, added, bytes))?;
-            self.bytes_change += bytes;
-        }
-        let excess = self.initial_excess.map(|excess| excess + self.bytes_change);
-        if let Some(excess) = excess.filter(|excess| *excess > 0) {
-            self.bytes_change -= retention::prune_largest_rooms(&transaction, excess, self.at)?;
-        }
-        schema::set_meta(&transaction, "head", integer(self.head))?;
-        transaction.commit()?;
-        Ok(placed)
-    }
-
-    /// Returns the id of a room. Inserts the room if it is new.
-    fn room_id(&mut self, transaction: &Transaction<'_>, name: &RoomName) -> rusqlite::Result<i64> {
-        if let Some(&id) = self.cached_ids.get(name).or_else(|| self.new_ids.get(name)) {
-            return Ok(id);
-        }
-        let select = transaction.prepare_cached("SELECT id FROM rooms WHERE name = ?1")?;
-        let id = { select }.query_row([name.as_str()], |row| row.get(0)).optional()?;
-        let id = match id {
-            Some(id) => id,
-            None => {
-                transaction
-                    .prepare_cached("INSERT INTO rooms (name) VALUES (?1)")?
-                    .execute([name.as_str()])?;
-                transaction.last_insert_rowid()
-            }
-        };
-        self.new_ids.insert(name.clone(), id);
-        Ok(id)
-    }
-
-    /// Inserts a message, unless the room has a message of the same author with the same id.
-    fn insert(
-        &mut self,
-        transaction: &Transaction<'_>,
-        room: i64,
-        draft: &Draft,
-    ) -> rusqlite::Result<Placed> {
-        let origin = draft.origin.as_ref();
-        let author = origin.map(|origin| origin.author.as_bytes().as_slice());
-        let id = origin.map(|origin| origin.id.as_str());
-        if id.is_some() {
-            let select = "SELECT seq FROM messages WHERE room = ?1 AND author = ?2 AND id = ?3";
-            let mut select = transaction.prepare_cached(select)?;
-            let duplicate = select.query_row((room, author, id), |row| row.get::<_, i64>(0));
-            if let Some(seq) = duplicate.optional()? {
-                return Ok(Placed::Duplicate(Seq::new(seq.unsigned_abs())));
-            }
-        }
-        self.head = self.head.next();
-        let insert = "INSERT INTO messages (room, seq, at, nick, text, attributed, author, id)
-                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
-        transaction.prepare_cached(insert)?.execute((
-            room,
-            integer(self.head),
-            i64::try_from(self.at.millis()).unwrap_or(i64::MAX),
-            draft.nick.as_str(),
-            draft.text.as_str(),
-            draft.attributed,
-            author,
-            id,
-        ))?;
-        Ok(Placed::New(self.head, self.at))
-    }
-}
-
-/// Converts a sequence number to SQLite's signed integer.
-pub(super) fn integer(seq: Seq) -> i64 {
-    i64::try_from(seq.get()).unwrap_or(i64::MAX)
+#[cfg(test)]
+fn io_error() -> rusqlite::Error {
+    let error = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
+    rusqlite::Error::SqliteFailure(error, None)
 }

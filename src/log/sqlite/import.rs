@@ -1,0 +1,341 @@
+//! Import: creates a journal from the lines of an export.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead};
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::line::{MessageLine, RoomLine, is_attributed_by_default};
+use super::rows::{self, count};
+use super::{absolute, backup, schema, watch};
+use crate::domain::{BadNick, Emoji, MessageId, MessageText, Nick, RoomName, Seq, Topic};
+use crate::log::rules::{MESSAGE_BYTES, REACTION_BYTES};
+
+/// The number of messages between two calls of `progress`.
+const PROGRESS_EVERY: u64 = 1000;
+
+/// The greatest time: 2^53 - 1 milliseconds, which JSON can represent exactly.
+const AT_MAX: u64 = (1 << 53) - 1;
+
+/// Why messages cannot be imported.
+#[derive(Debug, Error)]
+pub enum ImportError {
+    /// The new file exists. An import does not overwrite files.
+    #[error("{} exists already; remove it, or choose another name for the new file", .0.display())]
+    Exists(PathBuf),
+    /// A line is not one of an export.
+    #[error("line {0}: {1}")]
+    Line(u64, String),
+    /// The lines cannot be read.
+    #[error("cannot read the export: {0}")]
+    Read(io::Error),
+    /// The operating system reported an error about the new file.
+    #[error("cannot write {}: {}", .0.display(), .1)]
+    System(PathBuf, io::Error),
+    /// SQLite reported an error about the new file.
+    #[error("cannot write {}: {}", .0.display(), .1)]
+    Sqlite(PathBuf, rusqlite::Error),
+}
+
+/// Creates a journal from the lines of an export. Messages keep their sequence numbers and times.
+/// Calls `progress` with the number of messages that are read. Returns their total number. After an
+/// error there is no new file.
+///
+/// The new journal begins a new epoch. The limits of a server apply when it opens the file.
+///
+/// # Errors
+/// If the file exists or cannot be written, or a line is invalid.
+pub fn import(
+    path: &Path,
+    input: &mut impl BufRead,
+    progress: &mut dyn FnMut(u64),
+) -> Result<u64, ImportError> {
+    let path = absolute(path);
+    for path in [&path, &watch::wal_path(&path)] {
+        if path.symlink_metadata().is_ok() {
+            return Err(ImportError::Exists(path.clone()));
+        }
+    }
+    let folder = backup::create_folder_beside(&path);
+    let folder = folder.map_err(|error| ImportError::System(path.clone(), error))?;
+    let part = folder.path().join("new");
+    let write_error = |error| ImportError::Sqlite(path.clone(), error);
+    let mut connection = schema::create(&part).map_err(write_error)?;
+    let transaction = connection.transaction().map_err(write_error)?;
+    let mut import = Import::new(&transaction);
+    let done = import.read(input, progress).map_err(|error| match error {
+        ReadError::Line(number, words) => ImportError::Line(number, words),
+        ReadError::Read(error) => ImportError::Read(error),
+        ReadError::Sqlite(error) => write_error(error),
+    })?;
+    import.finish().map_err(write_error)?;
+    transaction.commit().map_err(write_error)?;
+    connection.close().map_err(|(_, error)| write_error(error))?;
+    backup::publish(&part, &path).map_err(|error| {
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            ImportError::Exists(path)
+        } else {
+            ImportError::System(path, error)
+        }
+    })?;
+    Ok(done)
+}
+
+/// Why reading the lines has ended early.
+enum ReadError {
+    Line(u64, String),
+    Read(io::Error),
+    Sqlite(rusqlite::Error),
+}
+
+/// What is wrong with a line.
+enum LineError {
+    Invalid(String),
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for LineError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl LineError {
+    fn new(words: impl ToString) -> Self {
+        Self::Invalid(words.to_string())
+    }
+}
+
+/// The part of a line that tells what it is.
+#[derive(Deserialize)]
+struct Kind {
+    r#type: Option<String>,
+}
+
+/// A running import.
+struct Import<'a> {
+    connection: &'a Connection,
+    rooms: HashMap<RoomName, Room>,
+    seqs: SeqSet,
+    /// The greatest sequence number and the time of its message.
+    head: (u64, u64),
+}
+
+/// A room that has been imported so far.
+#[derive(Default)]
+struct Room {
+    id: i64,
+    messages: i64,
+    bytes: i64,
+    oldest: Option<u64>,
+    /// The sequence number and the time of the last message.
+    last: (u64, u64),
+}
+
+/// A set of sequence numbers, which takes little memory if they are dense.
+#[derive(Default)]
+struct SeqSet(HashMap<u64, u64>);
+
+impl SeqSet {
+    /// Adds a number. Returns whether it is new.
+    fn insert(&mut self, seq: u64) -> bool {
+        let bits = self.0.entry(seq / 64).or_default();
+        let bit = 1 << (seq % 64);
+        let is_new = *bits & bit == 0;
+        *bits |= bit;
+        is_new
+    }
+}
+
+impl<'a> Import<'a> {
+    fn new(connection: &'a Connection) -> Self {
+        Self { connection, rooms: HashMap::new(), seqs: SeqSet::default(), head: (0, 0) }
+    }
+
+    /// Imports all lines. Returns the number of messages.
+    fn read(
+        &mut self,
+        input: &mut impl BufRead,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<u64, ReadError> {
+        let mut done = 0;
+        for (number, line) in (1..).zip(input.lines()) {
+            let line = line.map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidData => ReadError::Line(number, error.to_string()),
+                _ => ReadError::Read(error),
+            })?;
+            let is_message = self.add_line(&line).map_err(|error| match error {
+                LineError::Invalid(words) => ReadError::Line(number, words),
+                LineError::Sqlite(error) => ReadError::Sqlite(error),
+            })?;
+            if is_message {
+                done += 1;
+                if done % PROGRESS_EVERY == 0 {
+                    progress(done);
+                }
+            }
+        }
+        progress(done);
+        Ok(done)
+    }
+
+    /// Imports a line. Returns whether it is a message.
+    fn add_line(&mut self, line: &str) -> Result<bool, LineError> {
+        if line.trim().is_empty() {
+            return Ok(false);
+        }
+        let Kind { r#type } = serde_json::from_str(line).map_err(LineError::new)?;
+        match r#type.as_deref() {
+            None => {
+                let message = serde_json::from_str(line).map_err(LineError::new)?;
+                self.add_message(message)?;
+                Ok(true)
+            }
+            Some("room") => {
+                let room = serde_json::from_str(line).map_err(LineError::new)?;
+                self.add_room(&room)?;
+                Ok(false)
+            }
+            Some(kind) => Err(LineError::Invalid(format!("unknown type '{kind}'"))),
+        }
+    }
+
+    fn room(&mut self, name: &str) -> Result<&mut Room, LineError> {
+        let name = RoomName::parse(name).map_err(LineError::new)?;
+        if !self.rooms.contains_key(&name) {
+            self.connection
+                .prepare_cached("INSERT INTO rooms (name, oldest) VALUES (?1, NULL)")?
+                .execute([name.as_str()])?;
+            let id = self.connection.last_insert_rowid();
+            self.rooms.insert(name.clone(), Room { id, ..Room::default() });
+        }
+        self.rooms.get_mut(&name).ok_or_else(|| LineError::new("the room is missing"))
+    }
+
+    fn add_room(&mut self, RoomLine { room, topic, .. }: &RoomLine) -> Result<(), LineError> {
+        let topic = Topic::parse(topic).map_err(LineError::new)?;
+        let id = self.room(room)?.id;
+        self.connection
+            .prepare_cached("UPDATE rooms SET topic = ?2 WHERE id = ?1")?
+            .execute((id, topic.as_str()))?;
+        Ok(())
+    }
+
+    fn add_message(&mut self, line: MessageLine) -> Result<(), LineError> {
+        let MessageLine { seq, at, .. } = line;
+        if seq == 0 || seq > Seq::MAX.get() {
+            return Err(LineError::new("seq must be between 1 and 2^53 - 1"));
+        }
+        if at.max(line.edited_at.unwrap_or_default()) > AT_MAX {
+            return Err(LineError::new("a time must be less than 2^53"));
+        }
+        if line.reply_to.is_some_and(|target| target >= seq) {
+            return Err(LineError::new("reply_to must be less than seq"));
+        }
+        let nick = nick(&line.nick).map_err(LineError::new)?;
+        let text = if line.deleted {
+            Some(MessageText::deleted()).filter(|_| line.text.is_empty())
+        } else {
+            Some(MessageText::parse(line.text, usize::MAX).map_err(LineError::new)?)
+        };
+        let text = text.ok_or_else(|| LineError::new("a deleted message must not have a text"))?;
+        let id = line.id.as_deref().map(MessageId::parse).transpose().map_err(LineError::new)?;
+        let attributed = line.attributed.unwrap_or_else(|| is_attributed_by_default(&nick));
+        if !self.seqs.insert(seq) {
+            return Err(LineError::Invalid(format!("an earlier line has the seq {seq}, too")));
+        }
+        let connection = self.connection;
+        let room = self.room(&line.room)?;
+        if seq < room.last.0 {
+            return Err(LineError::new("the messages of a room must be sorted by seq"));
+        }
+        connection
+            .prepare_cached(
+                "INSERT OR IGNORE INTO messages
+                     (room, seq, at, nick, text, attributed, author, id, reply_to, edited_at,
+                      deleted)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+            )?
+            .execute((
+                room.id,
+                count(seq),
+                count(at),
+                nick.as_str(),
+                text.as_str(),
+                attributed,
+                line.identity.as_ref().map(|identity| identity.0.as_bytes().as_slice()),
+                id.as_ref().map(MessageId::as_str),
+                line.reply_to.map(count),
+                line.edited_at.map(count),
+                line.deleted,
+            ))
+            .map_err(LineError::from)
+            .and_then(|added| match added {
+                0 => Err(LineError::new("an earlier line has the same identity and id")),
+                _ => Ok(()),
+            })?;
+        let mut reactions = 0;
+        for reaction in line.reactions {
+            let emoji = Emoji::from_trusted(&reaction.emoji);
+            let mut added = 0;
+            for identity in &reaction.identities {
+                let identity = identity.as_ref().map(|identity| &identity.0);
+                added += connection
+                    .prepare_cached("INSERT OR IGNORE INTO reactions VALUES (?1, ?2, ?3, ?4)")?
+                    .execute((
+                        room.id,
+                        count(seq),
+                        emoji.as_str(),
+                        rows::reaction_author(identity),
+                    ))?;
+            }
+            if line.deleted || added == 0 || added < reaction.identities.len() {
+                return Err(LineError::Invalid(format!("invalid reactions with {emoji}")));
+            }
+            connection
+                .prepare_cached("INSERT INTO reaction_counts VALUES (?1, ?2, ?3, ?4)")?
+                .execute((room.id, count(seq), emoji.as_str(), count(added)))?;
+            reactions += count(added);
+        }
+        if at < room.last.1 {
+            connection
+                .prepare_cached("INSERT OR IGNORE INTO clock_steps VALUES (?1)")?
+                .execute([count(seq)])?;
+        }
+        room.messages += 1;
+        room.bytes +=
+            count(text.as_str().len()) + count(MESSAGE_BYTES) + reactions * count(REACTION_BYTES);
+        room.oldest = Some(room.oldest.map_or(at, |oldest| oldest.min(at)));
+        room.last = (seq, at);
+        self.head = self.head.max((seq, at));
+        Ok(())
+    }
+
+    /// Stores what depends on all lines.
+    fn finish(self) -> rusqlite::Result<()> {
+        let mut update = self
+            .connection
+            .prepare("UPDATE rooms SET messages = ?2, bytes = ?3, oldest = ?4 WHERE id = ?1")?;
+        for room in self.rooms.values() {
+            update.execute((room.id, room.messages, room.bytes, room.oldest.map(count)))?;
+        }
+        let (head, at) = self.head;
+        schema::set_meta(self.connection, "head", count(head))?;
+        schema::set_meta(self.connection, "at", count(at))?;
+        // Messages of some rooms may be later than that of the head.
+        self.connection
+            .execute("INSERT OR IGNORE INTO clock_steps VALUES (?1)", [count(head) + 1])
+            .map(|_| ())
+    }
+}
+
+/// Parses a name. A generated name cannot be chosen, but it can be imported.
+fn nick(text: &str) -> Result<Nick, BadNick> {
+    match Nick::parse(text) {
+        Err(BadNick::Reserved) => Ok(Nick::from_trusted(text.into())),
+        nick => nick,
+    }
+}
