@@ -94,16 +94,29 @@ const ONLINE: &str = "window.WebSocket = Real; dispatchEvent(new Event('online')
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
 async fn changes_are_shown_at_once_after_a_reload_and_after_a_resume() {
-    let server = TestServer::start().await;
-    let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
+    changes_are_shown(&TestServer::start().await).await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn changes_in_a_database_are_shown_at_once_after_a_reload_and_after_a_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Some(folder.path().join("chat.db"));
+    let server = TestServer::start_with(Config { db, ..config() }).await;
+    changes_are_shown(&server).await;
+    server.stop().await;
+}
+
+async fn changes_are_shown(server: &TestServer) {
+    let mut ben = join(server, "tea", json!({"nick": "Ben"})).await;
     let one = say(&mut ben, "one").await;
     let two = say(&mut ben, "two").await;
     let three = say(&mut ben, "a secret").await;
-    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    let ada = Browser::open(&url(server, "/r/tea")).await;
     ada.is_called("Ada").await;
     ada.has_line("a secret").await;
     let key = ada.run("return JSON.parse(localStorage.getItem('chinwag.key'))").await;
-    let mut other_ada = join(&server, "tea", json!({"key": key})).await;
+    let mut other_ada = join(server, "tea", json!({"key": key})).await;
     ada.painted().await;
     watch(&ada).await;
 
