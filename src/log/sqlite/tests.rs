@@ -1,5 +1,7 @@
 //! Tests of the writer and the readers on real files.
 
+mod replica;
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use actix::System;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use super::append::Applied;
 use super::page::Query;
 use super::writer::AppendError;
 use super::*;
