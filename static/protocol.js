@@ -20,9 +20,32 @@
  * @property {string} room
  * @property {number} seq
  * @property {number} at in milliseconds since 1970
+ * @property {string} [author] the public identity of the author
+ * @property {string} nick
+ * @property {string} text empty if the message is deleted
+ * @property {string} [id] an identifier that the author's client chose
+ * @property {number} [reply_to] the `seq` of the message that it replies to
+ * @property {number} [edited_at] in milliseconds since 1970
+ * @property {boolean} [deleted]
+ */
+
+/**
+ * The beginning of a message, as a reply shows it.
+ * @typedef {object} Quote
  * @property {string} nick
  * @property {string} text
- * @property {string} [id] an identifier that the author's client chose
+ */
+
+/**
+ * A message in `joined` and `history`.
+ * @typedef {Message & { quote?: Quote, reactions?: Record<string, number> }} ListedMessage
+ */
+
+/**
+ * A reaction of this user.
+ * @typedef {object} OwnReaction
+ * @property {number} seq the message
+ * @property {string} emoji
  */
 
 /**
@@ -32,12 +55,14 @@
  * @property {number} frame_bytes the maximum size of a WebSocket message
  * @property {number} [rooms] the maximum number of rooms of a client; absent if unlimited
  * @property {number} history the maximum number of messages in a `history` event
+ * @property {boolean} edits whether authors may edit and delete their messages
+ * @property {number} [edit_window_ms] how long they may do it; absent if unlimited
  */
 
 /**
  * @typedef {"bad_json" | "unknown_type" | "hello_first" | "bad_room" | "bad_nick" | "nick_taken"
- *   | "too_long" | "empty" | "not_joined" | "rate_limited" | "busy" | "forbidden" | "internal"
- *   | "shutting_down"} ErrorCode
+ *   | "too_long" | "empty" | "not_joined" | "not_found" | "rate_limited" | "busy" | "forbidden"
+ *   | "internal" | "shutting_down"} ErrorCode
  */
 
 // Commands: what a client sends
@@ -77,6 +102,46 @@
  * @property {"say"} type
  * @property {string} room
  * @property {string} text
+ * @property {number} [reply_to]
+ * @property {string} [id]
+ * @property {Ref} [ref]
+ */
+
+/**
+ * @typedef {object} EditCommand
+ * @property {"edit"} type
+ * @property {string} room
+ * @property {number} seq
+ * @property {string} text
+ * @property {string} [id]
+ * @property {Ref} [ref]
+ */
+
+/**
+ * @typedef {object} DeleteCommand
+ * @property {"delete"} type
+ * @property {string} room
+ * @property {number} seq
+ * @property {string} [id]
+ * @property {Ref} [ref]
+ */
+
+/**
+ * @typedef {object} ReactCommand
+ * @property {"react"} type
+ * @property {string} room
+ * @property {number} seq
+ * @property {string} emoji
+ * @property {boolean} [on] true if absent
+ * @property {string} [id]
+ * @property {Ref} [ref]
+ */
+
+/**
+ * @typedef {object} SetRoomCommand
+ * @property {"set_room"} type
+ * @property {string} room
+ * @property {string} topic
  * @property {string} [id]
  * @property {Ref} [ref]
  */
@@ -99,14 +164,17 @@
  * @typedef {object} HistoryCommand
  * @property {"history"} type
  * @property {string} room
- * @property {number} [before]
+ * @property {number} [before] at most one of `before`, `after` and `around` is present
+ * @property {number} [after]
+ * @property {number} [around]
  * @property {number} [limit]
  * @property {Ref} [ref]
  */
 
 /**
- * @typedef {HelloCommand | NickCommand | JoinCommand | LeaveCommand | SayCommand | WhoCommand
- *   | TypingCommand | HistoryCommand} Command
+ * @typedef {HelloCommand | NickCommand | JoinCommand | LeaveCommand | SayCommand | EditCommand
+ *   | DeleteCommand | ReactCommand | SetRoomCommand | WhoCommand | TypingCommand | HistoryCommand
+ *   } Command
  */
 
 // Events: what the server sends
@@ -115,6 +183,7 @@
  * @typedef {object} WelcomeEvent
  * @property {"welcome"} type
  * @property {string} nick
+ * @property {string} author the public identity of this user
  * @property {Limits} limits
  * @property {Ref} [ref]
  */
@@ -126,13 +195,40 @@
  * @property {string} epoch
  * @property {number} seq
  * @property {boolean} recovered
+ * @property {string} [topic]
  * @property {string[]} members
  * @property {number} member_count
- * @property {Message[]} messages
+ * @property {ListedMessage[]} messages
+ * @property {OwnReaction[]} [mine]
+ * @property {ChangeEvent[]} [changes]
  * @property {Ref} [ref]
  */
 
 /** @typedef {Message & { type: "message" }} MessageEvent */
+
+/**
+ * The fields of all events that tell of a change.
+ * @typedef {object} Change
+ * @property {string} room
+ * @property {number} seq
+ * @property {number} at in milliseconds since 1970
+ * @property {string} [author] the public identity of whoever made the change
+ * @property {string} nick
+ * @property {string} [id]
+ */
+
+/** @typedef {Change & { type: "edited", target: number, text: string }} EditedEvent */
+
+/** @typedef {Change & { type: "deleted", target: number }} DeletedEvent */
+
+/**
+ * @typedef {Change & { type: "reacted", target: number, emoji: string, on: boolean, count: number }
+ *   } ReactedEvent
+ */
+
+/** @typedef {Change & { type: "room", topic: string }} RoomEvent */
+
+/** @typedef {EditedEvent | DeletedEvent | ReactedEvent | RoomEvent} ChangeEvent */
 
 /**
  * @typedef {object} PresenceEvent
@@ -178,8 +274,10 @@
  * @typedef {object} HistoryEvent
  * @property {"history"} type
  * @property {string} room
- * @property {Message[]} messages
+ * @property {ListedMessage[]} messages
+ * @property {OwnReaction[]} [mine]
  * @property {boolean} more
+ * @property {boolean} [more_newer]
  * @property {Ref} [ref]
  */
 
@@ -205,8 +303,8 @@
  */
 
 /**
- * @typedef {WelcomeEvent | JoinedEvent | MessageEvent | PresenceEvent | RenamedEvent | TypingEvent
- *   | MembersEvent | LeftEvent | HistoryEvent | SaidEvent | ErrorEvent} ServerEvent
+ * @typedef {WelcomeEvent | JoinedEvent | MessageEvent | ChangeEvent | PresenceEvent | RenamedEvent
+ *   | TypingEvent | MembersEvent | LeftEvent | HistoryEvent | SaidEvent | ErrorEvent} ServerEvent
  */
 
 // Types of the client and the page. They are in this file because browsers do not load it.

@@ -2,7 +2,7 @@
 //! line of JSON, and decoding it again gives the same command.
 #![no_main]
 
-use chinwag::domain::{Nick, RoomName};
+use chinwag::domain::{Emoji, MessageId, Nick, RoomName, Topic};
 use chinwag::protocol::{Command, json};
 use libfuzzer_sys::fuzz_target;
 
@@ -28,10 +28,25 @@ fuzz_target!(|input: &str| {
 
 fn assert_valid(command: &Command) {
     match command {
-        Command::Say { room, text, id } => {
+        Command::Say { room, text, id, .. } | Command::Edit { room, text, id, .. } => {
             assert_valid_room(room);
             assert!((1..=MAX_BYTES).contains(&text.as_str().len()));
-            assert!(id.as_ref().is_none_or(|id| id.as_str().chars().count() <= 64));
+            assert_valid_id(id.as_ref());
+        }
+        Command::Delete { room, id, .. } => {
+            assert_valid_room(room);
+            assert_valid_id(id.as_ref());
+        }
+        Command::React { room, emoji, id, .. } => {
+            assert_valid_room(room);
+            assert_eq!(Emoji::parse(emoji.as_str()).as_ref(), Ok(emoji));
+            assert_valid_id(id.as_ref());
+        }
+        Command::SetRoom { room, topic, id } => {
+            assert_valid_room(room);
+            assert_eq!(Topic::parse(topic.as_str()).as_ref(), Ok(topic));
+            assert!(topic.as_str().chars().count() <= Topic::MAX_CHARS);
+            assert_valid_id(id.as_ref());
         }
         Command::Hello { nick, .. } => nick.iter().for_each(assert_valid_nick),
         Command::Nick { nick } => assert_valid_nick(nick),
@@ -44,6 +59,10 @@ fn assert_valid(command: &Command) {
         | Command::Who { room }
         | Command::Typing { room } => assert_valid_room(room),
     }
+}
+
+fn assert_valid_id(id: Option<&MessageId>) {
+    assert!(id.is_none_or(|id| (1..=MessageId::MAX_CHARS).contains(&id.as_str().chars().count())));
 }
 
 fn assert_valid_room(room: &RoomName) {

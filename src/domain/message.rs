@@ -68,7 +68,7 @@ pub struct ChatMessage {
     pub reply_to: Option<Seq>,
     /// The beginning of the message that it replies to, if that is kept and not deleted.
     pub quote: Option<Arc<Quote>>,
-    /// When its text was last changed.
+    /// When its text was last changed. `None` if the message is deleted.
     pub edited_at: Option<Timestamp>,
     /// Whether the message is deleted.
     pub deleted: bool,

@@ -125,3 +125,57 @@ impl Notice {
         self.events.iter().map(Event::bytes).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Change, ChangeKind, MessageText, Nick, RoomName, Seq, Timestamp};
+
+    fn message(seq: u64) -> Entry {
+        let (room, at) = (RoomName::default(), Timestamp::now());
+        let nick = Nick::parse("ada").expect("a name");
+        let text = MessageText::parse("hello", 100).expect("a text");
+        Entry::Message(Arc::new(ChatMessage::new(room, Seq::new(seq), at, nick, text)))
+    }
+
+    fn edit(seq: u64, target: u64) -> Entry {
+        let text = MessageText::parse("new", 100).expect("a text");
+        Entry::Change(Arc::new(Change {
+            room: RoomName::default(),
+            seq: Seq::new(seq),
+            at: Timestamp::now(),
+            author: None,
+            nick: Nick::parse("ada").expect("a name"),
+            id: None,
+            kind: ChangeKind::Edit { target: Seq::new(target), text },
+        }))
+    }
+
+    /// Returns the length of all lines and of the line breaks between them.
+    fn text_bytes(frames: &[TextFrame]) -> usize {
+        frames.iter().map(|frame| frame.encoded_len()).sum()
+    }
+
+    #[test]
+    fn batch_encodes_messages_for_both_protocols_and_changes_for_json() {
+        let batch = Batch::new(vec![message(1), edit(2, 1), message(3)], Instant::now());
+        let messages = Batch::new(vec![message(1), message(3)], Instant::now());
+        let seqs: Vec<_> = batch.messages().map(|message| message.seq.get()).collect();
+        assert_eq!(seqs, [1, 3]);
+        assert_eq!(batch.bytes(), "hello".len() + "new".len() + "hello".len());
+        let lengths =
+            |protocol| [&batch, &messages].map(|batch| text_bytes(batch.frames(protocol)));
+        let [with_change, without] = lengths(Protocol::Text);
+        assert_eq!(with_change, without);
+        let [with_change, without] = lengths(Protocol::Json);
+        assert!(with_change > without, "{with_change} {without}");
+    }
+
+    #[test]
+    fn batch_without_lines_for_a_protocol_has_no_frames() {
+        let batch = Batch::new(vec![edit(2, 1)], Instant::now());
+        assert!(batch.frames(Protocol::Text).is_empty());
+        assert!(batch.compressed_frames(Protocol::Text).is_empty());
+        assert_eq!(batch.frames(Protocol::Json).len(), 1);
+    }
+}

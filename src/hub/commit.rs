@@ -253,7 +253,6 @@ impl Hub {
         }
         if room.next_flush <= now {
             room.scheduled = false;
-            room.next_flush = now + self.pacing.wait(room.members.len());
             return true;
         }
         self.pacing.schedule_flush(room.next_flush, name);

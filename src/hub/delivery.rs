@@ -81,6 +81,11 @@ impl Hub {
         for (name, accepted) in rooms {
             let Some(room) = self.rooms.get_mut(&name) else { continue };
             let entries = std::mem::take(&mut room.undelivered);
+            let now = Instant::now();
+            if !entries.is_empty() && room.next_flush <= now {
+                // The hub's own entries were paced when they were flushed.
+                room.next_flush = now + self.pacing.wait(room.members.len());
+            }
             self.remember(&name, &entries);
             self.close_room_if_idle(&name);
             if !entries.is_empty() {

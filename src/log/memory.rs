@@ -92,3 +92,17 @@ impl LogBackend for MemoryLog {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_in_memory_keeps_no_more_than_the_configuration_and_its_own_limits_permit() {
+        let default = settings(&Config::default());
+        assert_eq!((default.keep_messages, default.keep_bytes), (1000, Some(KEEP_BYTES_MAX)));
+        let low = Config { keep_messages: 10, keep_bytes: Some(20), ..Config::default() };
+        assert_eq!(settings(&low).keep_messages, 10);
+        assert_eq!(settings(&low).keep_bytes, Some(20));
+    }
+}

@@ -1,8 +1,8 @@
-//! A server that is killed repeatedly while clients write. No message that a client has received is
-//! lost, and none is delivered twice.
+//! A server that is killed repeatedly while clients write, edit, delete and react. Nothing that a
+//! client has received is lost, repeated or undone.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,26 +16,88 @@ use crate::harness::{eventually, within};
 use crate::journal::history;
 use crate::json::JsonClient;
 use crate::program::{PROGRAM, Program};
+use crate::room_view::{MessageView, RoomView};
 
 /// What a writer has received.
 #[derive(Default)]
 struct Received {
-    /// Sequence numbers and ids.
+    view: RoomView,
+    /// Sequence numbers and ids of messages.
     messages: Vec<(u64, String)>,
+    /// Ids of messages that were acknowledged.
     acknowledged: Vec<String>,
+    /// The number of acknowledged changes of each kind.
+    changes: BTreeMap<&'static str, usize>,
+    /// The writer's own messages: the text that an acknowledged edit has given them, or none if an
+    /// acknowledged command has deleted them.
+    own: BTreeMap<u64, Option<String>>,
 }
 
 impl Received {
-    fn add(&mut self, message: &Value) {
-        let seq = message["seq"].as_u64().unwrap();
-        let last = self.messages.last().map_or(0, |(seq, _)| *seq);
-        assert!(seq > last, "{message} after {last}");
-        self.messages.push((seq, message["id"].as_str().unwrap().to_owned()));
+    fn apply(&mut self, line: &Value) {
+        self.view.apply(line);
+        let messages = match line["type"].as_str().unwrap() {
+            "joined" => line["messages"].as_array().unwrap(),
+            "message" => std::slice::from_ref(line),
+            _ => &[],
+        };
+        for message in messages {
+            let seq = message["seq"].as_u64().unwrap();
+            let last = self.messages.last().map_or(0, |(seq, _)| *seq);
+            assert!(seq > last, "{message} after {last}");
+            self.messages.push((seq, message["id"].as_str().unwrap().to_owned()));
+        }
+    }
+
+    /// Takes note of an acknowledged command.
+    fn acknowledge(&mut self, command: &Value, seq: u64) {
+        let target = command["seq"].as_u64().unwrap_or_default();
+        let kind = match command["type"].as_str().unwrap() {
+            "say" => {
+                self.acknowledged.push(command["id"].as_str().unwrap().to_owned());
+                self.own.insert(seq, Some(command["text"].as_str().unwrap().to_owned()));
+                "say"
+            }
+            "edit" => {
+                self.own.insert(target, Some(command["text"].as_str().unwrap().to_owned()));
+                "edit"
+            }
+            "delete" => {
+                self.own.insert(target, None);
+                "delete"
+            }
+            _ => "react",
+        };
+        *self.changes.entry(kind).or_default() += 1;
+    }
+
+    /// Returns the command with a number. It is the same whenever it is repeated.
+    fn command(&self, name: &str, room: &str, number: usize) -> Value {
+        let id = format!("{name}-{number}");
+        let mut own = self.own.iter().rev().filter(|(_, text)| text.is_some());
+        let own = own.next().map(|(seq, _)| *seq);
+        let newest = self.view.messages.last_key_value().map(|(seq, _)| *seq);
+        match (number % 10, own, newest) {
+            (3 | 6, Some(own), _) => {
+                json!({"type": "edit", "room": room, "id": id, "seq": own, "text": id})
+            }
+            (8, Some(own), _) => json!({"type": "delete", "room": room, "id": id, "seq": own}),
+            (4 | 9, _, Some(newest)) => {
+                let (emoji, on) = (["👍", "🎉"][number / 10 % 2], number % 10 == 4);
+                json!({"type": "react", "room": room, "id": id, "seq": newest, "emoji": emoji,
+                       "on": on})
+            }
+            _ => json!({"type": "say", "room": room, "id": id, "text": id}),
+        }
     }
 }
 
-/// Sends numbered messages until it is told to stop, and returns what it has received. Reconnects
-/// when the connection breaks, and repeats a message until it is acknowledged.
+fn hello(name: &str) -> Value {
+    json!({"type": "hello", "nick": name, "key": format!("the secret of {name}")})
+}
+
+/// Sends numbered commands until it is told to stop, and returns what it has received. Reconnects
+/// when the connection breaks, and repeats a command until it is answered.
 async fn write(
     name: String,
     room: String,
@@ -44,24 +106,17 @@ async fn write(
     stop: Rc<Cell<bool>>,
 ) -> Received {
     let mut received = Received::default();
-    let mut position: Option<(Value, u64)> = None;
     let mut number = 0;
-    let key = json!({"nick": name, "key": format!("the secret of {name}")});
+    let mut command = received.command(&name, &room, number);
     'connection: while !stop.get() {
         let Ok(mut client) = JsonClient::try_connect(addr.get()).await else {
             // The server may be restarting.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let mut hello = json!({"type": "hello"});
-        hello.as_object_mut().unwrap().extend(key.as_object().unwrap().clone());
-        let after = position.as_ref().map(|(epoch, seq)| json!({"epoch": epoch, "seq": seq}));
-        let join = json!({"type": "join", "room": room, "after": after});
-        let say = |number: usize| {
-            let id = format!("{name}-{number}");
-            json!({"type": "say", "room": room, "text": "x", "id": id}).to_string()
-        };
-        let first = format!("{hello}\n{join}\n{}", say(number));
+        let position = received.view.position();
+        let join = json!({"type": "join", "room": room, "after": position});
+        let first = format!("{}\n{join}\n{command}", hello(&name));
         if client.stream.send(Message::text(first)).await.is_err() {
             continue;
         }
@@ -69,24 +124,27 @@ async fn write(
             match line["type"].as_str().unwrap() {
                 "welcome" => {}
                 "joined" => {
-                    assert_eq!(line["recovered"], position.is_some(), "{name}: {line}");
-                    for message in line["messages"].as_array().unwrap() {
-                        // A first join has only the latest messages.
-                        received.add(message);
+                    assert_eq!(line["recovered"], !position.is_null(), "{name}: {line}");
+                    received.apply(&line);
+                }
+                "message" | "edited" | "deleted" | "reacted" => received.apply(&line),
+                "said" | "error" => {
+                    if line["type"] == "said" {
+                        assert_eq!(line["id"], command["id"]);
+                        received.acknowledge(&command, line["seq"].as_u64().unwrap());
+                    } else {
+                        // Its author has deleted the message.
+                        assert_eq!(
+                            (&line["code"], &command["type"]),
+                            (&json!("not_found"), &json!("react")),
+                            "{line}"
+                        );
                     }
-                    let seq = line["seq"].as_u64().unwrap();
-                    position = Some((line["epoch"].clone(), seq));
-                }
-                "message" => {
-                    received.add(&line);
-                    position.as_mut().unwrap().1 = line["seq"].as_u64().unwrap();
-                }
-                "said" => {
-                    assert_eq!(line["id"], format!("{name}-{number}"));
-                    received.acknowledged.push(format!("{name}-{number}"));
                     acknowledged.set(acknowledged.get() + 1);
                     number += 1;
-                    if stop.get() || client.stream.send(Message::text(say(number))).await.is_err() {
+                    command = received.command(&name, &room, number);
+                    let next = Message::text(command.to_string());
+                    if stop.get() || client.stream.send(next).await.is_err() {
                         continue 'connection;
                     }
                 }
@@ -97,8 +155,19 @@ async fn write(
     received
 }
 
+/// Resumes a last time, when nobody writes any more.
+async fn catch_up(addr: SocketAddr, name: &str, room: &str, received: &mut Received) {
+    let mut client = JsonClient::connect(addr).await;
+    let join = json!({"type": "join", "room": room, "after": received.view.position()});
+    client.send(&[hello(name), join]).await;
+    client.expect("welcome").await;
+    let joined = client.expect("joined").await;
+    assert_eq!(joined["recovered"], true);
+    received.apply(&joined);
+}
+
 #[actix_web::test]
-async fn ten_kills_under_fifty_writers_lose_and_repeat_nothing() {
+async fn ten_kills_under_fifty_writers_lose_repeat_and_undo_nothing() {
     const ROOMS: usize = 5;
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
@@ -109,7 +178,7 @@ async fn ten_kills_under_fifty_writers_lose_and_repeat_nothing() {
         .map(|n| {
             let (name, room) = (format!("w{n}"), format!("r{}", n % ROOMS));
             let (addr, acknowledged) = (Rc::clone(&addr), Rc::clone(&acknowledged));
-            (n % ROOMS, rt::spawn(write(name, room, addr, acknowledged, Rc::clone(&stop))))
+            (n, rt::spawn(write(name, room, addr, acknowledged, Rc::clone(&stop))))
         })
         .collect();
     for _ in 0..10 {
@@ -123,31 +192,59 @@ async fn ten_kills_under_fifty_writers_lose_and_repeat_nothing() {
     eventually("progress", async || acknowledged.get() > before + 300).await;
     stop.set(true);
     let mut results = Vec::new();
-    for (room, writer) in writers {
-        results.push((room, within("a writer to end", writer).await.unwrap()));
+    for (n, writer) in writers {
+        results.push((n, within("a writer to end", writer).await.unwrap()));
     }
+    for (n, received) in &mut results {
+        let (name, room) = (format!("w{n}"), format!("r{}", *n % ROOMS));
+        catch_up(program.addr, &name, &room, received).await;
+    }
+    let mut changes: BTreeMap<&str, usize> = BTreeMap::new();
     for room in 0..ROOMS {
         let stored = history(program.addr, &format!("r{room}")).await;
-        let stored: Vec<(u64, String)> = stored
-            .iter()
-            .map(|message| {
-                let id = message["id"].as_str().unwrap().to_owned();
-                (message["seq"].as_u64().unwrap(), id)
-            })
-            .collect();
-        assert!(stored.is_sorted_by(|(a, _), (b, _)| a < b));
-        let ids: HashSet<&str> = stored.iter().map(|(_, id)| id.as_str()).collect();
-        assert_eq!(ids.len(), stored.len(), "each message is stored once");
-        for (_, received) in results.iter().filter(|(writer_room, _)| *writer_room == room) {
-            for id in &received.acknowledged {
-                assert!(ids.contains(id.as_str()), "{id} was acknowledged and is lost");
+        for (n, received) in results.iter().filter(|(n, _)| n % ROOMS == room) {
+            check(&format!("w{n}"), received, &stored);
+            for (kind, count) in &received.changes {
+                *changes.entry(kind).or_default() += count;
             }
-            // It has received all messages of the room from its first one to its last one.
-            let (first, last) =
-                (received.messages.first().unwrap(), received.messages.last().unwrap());
-            let span = stored.iter().filter(|(seq, _)| (first.0..=last.0).contains(seq));
-            assert!(span.eq(&received.messages), "no gap and no repetition");
-            assert!(received.messages.len() > 100);
         }
+    }
+    let kinds = ["delete", "edit", "react", "say"];
+    assert!(changes.keys().eq(&kinds) && changes.values().all(|&count| count > 50), "{changes:?}");
+}
+
+/// Compares what a writer has received with the stored messages of its room.
+fn check(name: &str, received: &Received, stored: &[Value]) {
+    let stored_ids: Vec<(u64, String)> = stored
+        .iter()
+        .map(|message| {
+            let id = message["id"].as_str().unwrap().to_owned();
+            (message["seq"].as_u64().unwrap(), id)
+        })
+        .collect();
+    assert!(stored_ids.is_sorted_by(|(a, _), (b, _)| a < b));
+    let ids: HashSet<&str> = stored_ids.iter().map(|(_, id)| id.as_str()).collect();
+    assert_eq!(ids.len(), stored_ids.len(), "each message is stored once");
+    for id in &received.acknowledged {
+        assert!(ids.contains(id.as_str()), "{id} was acknowledged and is lost");
+    }
+    // It has received all messages of the room from its first one to the last one.
+    let first = received.messages.first().unwrap().0;
+    let span = stored_ids.iter().filter(|(seq, _)| *seq >= first);
+    assert!(span.eq(&received.messages), "{name}: no gap and no repetition");
+    assert!(received.messages.len() > 100);
+    // It sees each message as it is stored.
+    let stored: BTreeMap<u64, MessageView> = stored
+        .iter()
+        .map(|message| (message["seq"].as_u64().unwrap(), MessageView::of(message)))
+        .collect();
+    for (seq, seen) in &received.view.messages {
+        assert_eq!(seen, &stored[seq], "{name} sees message {seq} as it is stored");
+    }
+    // What was acknowledged is not undone. A change that was not acknowledged may follow it.
+    let unacknowledged = |seq: &&u64| received.own.keys().next_back() == Some(seq);
+    for (seq, text) in received.own.iter().filter(|(seq, _)| !unacknowledged(seq)) {
+        let expected = text.clone().unwrap_or_default();
+        assert_eq!((&stored[seq].text, stored[seq].is_deleted), (&expected, text.is_none()));
     }
 }

@@ -9,7 +9,8 @@ use chinwag::domain::{
 };
 use chinwag::hub::Deliver;
 use chinwag::log::{
-    Append, Follow, Follower, FromLog, LogError, Messages, Own, Page, Probe, Refused, Verdict,
+    Append, Follow, Follower, FromLog, LogError, Messages, Own, Page, Paged, Probe, Refused,
+    Responder, Verdict,
 };
 use chinwag::protocol::{Event, Reply};
 use tokio::sync::oneshot;
@@ -21,6 +22,8 @@ pub struct FakeLog {
     pending: Option<Append>,
     follower: Option<Follower>,
     stored: Vec<Draft>,
+    /// Pages that are read and not answered yet, while the test holds them.
+    held_pages: Option<Vec<(Responder<Paged>, Messages)>>,
 }
 
 impl FakeLog {
@@ -128,7 +131,26 @@ impl Handler<Page> for FakeLog {
         let floor = if start == 0 { Seq::default() } else { all[start - 1].seq };
         let messages = all.split_off(start).into_iter().map(Arc::new).collect();
         let read = Messages { messages, floor, more: start > 0, ..Messages::default() };
-        page.answer.give(Ok(read));
+        match &mut self.held_pages {
+            Some(held) => held.push((page.answer, read)),
+            None => page.answer.give(Ok(read)),
+        }
+    }
+}
+
+/// Holds the answers to pages, or gives those that are held.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct HoldPages(pub bool);
+
+impl Handler<HoldPages> for FakeLog {
+    type Result = ();
+
+    fn handle(&mut self, HoldPages(hold): HoldPages, _: &mut Self::Context) {
+        let held = std::mem::replace(&mut self.held_pages, hold.then(Vec::new));
+        for (answer, read) in held.into_iter().flatten() {
+            answer.give(Ok(read));
+        }
     }
 }
 

@@ -198,7 +198,7 @@ async fn invalid_command_returns_an_error_and_keeps_the_connection() {
     let mut client = JsonClient::hello(server.addr(), json!({})).await;
     let bomb = format!("{{\"type\":\"say\",\"room\":{}", "[".repeat(5000));
     let ignored_bomb = format!("{{\"type\":\"nope\",\"x\":{}1{}}}", "[".repeat(99), "]".repeat(99));
-    let invalid: [(&str, &str); 22] = [
+    let invalid: [(&str, &str); 30] = [
         ("hello", "bad_json"),
         ("[\"hello\"]", "bad_json"),
         ("1", "bad_json"),
@@ -212,6 +212,14 @@ async fn invalid_command_returns_an_error_and_keeps_the_connection() {
         ("{\"type\":\"history\",\"room\":\"a\",\"before\":1e999999}", "bad_json"),
         ("{\"type\":\"history\",\"room\":\"a\",\"before\":-1}", "bad_json"),
         ("{\"type\":\"history\",\"room\":\"a\",\"limit\":101}", "bad_json"),
+        ("{\"type\":\"history\",\"room\":\"a\",\"before\":2,\"after\":1}", "bad_json"),
+        ("{\"type\":\"edit\",\"room\":\"a\",\"text\":\"x\"}", "bad_json"),
+        ("{\"type\":\"edit\",\"room\":\"a\",\"seq\":1,\"text\":\"x\"}", "not_joined"),
+        ("{\"type\":\"delete\",\"room\":\"a\",\"seq\":1}", "not_joined"),
+        ("{\"type\":\"react\",\"room\":\"a\",\"seq\":1,\"emoji\":\"x\"}", "bad_json"),
+        ("{\"type\":\"react\",\"room\":\"a\",\"seq\":1,\"emoji\":\"👍\"}", "not_joined"),
+        ("{\"type\":\"set_room\",\"room\":\"a\",\"topic\":\"x\\ny\"}", "bad_json"),
+        ("{\"type\":\"set_room\",\"room\":\"a\",\"topic\":\"x\"}", "not_joined"),
         ("{\"type\":\"leave\",\"room\":\"a\",\"ref\":{}}", "bad_json"),
         ("{\"type\":\"hello\",\"key\":\"short\"}", "bad_json"),
         (&bomb, "bad_json"),

@@ -473,6 +473,19 @@ async fn messages_over_publish_rate_are_rejected_with_a_retry_time() {
 }
 
 /// One connection changes to a new identity before each message.
+/// A topic takes more permits of the backlog than the backlog has.
+#[actix_web::test]
+async fn topic_may_be_longer_than_the_longest_message() {
+    let server = TestServer::start_with(Config { max_message_bytes: 100, ..config() }).await;
+    let mut ada = JsonClient::hello(server.addr(), json!({})).await;
+    let topic = "ä".repeat(250);
+    let set_room = json!({"type": "set_room", "room": "a", "topic": topic});
+    ada.send(&[json!({"type": "join", "room": "a"}), set_room]).await;
+    ada.expect("joined").await;
+    assert_eq!(ada.expect("room").await["topic"], topic);
+    ada.expect("said").await;
+}
+
 #[actix_web::test]
 async fn changing_identity_does_not_raise_the_publish_rate() {
     let server = TestServer::start_with(Config { publish_rate: rate(1, 2), ..config() }).await;

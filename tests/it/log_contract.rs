@@ -9,14 +9,15 @@ use chinwag::domain::{
     ClientId, Entry, Epoch, MessageText, Nick, Position, RoomName, Seq, Settings, SettingsChange,
     Timestamp,
 };
-use chinwag::hub::{Broadcast, CatchUp, Deliver, Edit, Hello, Join, ListRooms, Register};
+use chinwag::hub::{Broadcast, CatchUp, Deliver, Edit, Hello, History, Join, ListRooms, Register};
 use chinwag::log::{FromLog, Own, Probe, Verdict};
-use chinwag::protocol::{DisconnectReason, Event};
+use chinwag::protocol::{DisconnectReason, Event, HistoryRange};
 use chinwag::{Config, Hub};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::fakes::{
-    AnswerAppend, Die, FakeClient, FakeLog, HandOut, PendingTicket, Received, log_of, message,
+    AnswerAppend, Die, FakeClient, FakeLog, HandOut, HoldPages, PendingTicket, Received, log_of,
+    message,
 };
 use crate::harness::{eventually, within};
 
@@ -296,6 +297,29 @@ async fn change_that_the_rules_refuse_is_answered_with_its_reason() {
     assert_eq!(setup.received(&to_eve).await, expected);
     let expected = ["a 1 mine", "said a 1 new", "a 2 edits 1 mine again", "said a 2 new"];
     assert_eq!(setup.received(&to_ada).await, expected);
+}
+
+/// The log answers with the state that it has read. What was delivered since is newer.
+#[actix_web::test]
+async fn history_that_is_read_while_a_message_is_edited_shows_the_edit() {
+    let setup = Setup::new(Duration::ZERO);
+    let (ada, to_ada) = setup.member().await;
+    setup.say(ada, "before").await;
+    setup.settle().await;
+    setup.log.do_send(AnswerAppend { success: true });
+    setup.settle().await;
+    setup.log.do_send(HoldPages(true));
+    let (range, limit, reference) = (HistoryRange::After(Seq::default()), 10, None);
+    let history = History { client: ada, room: room("a"), range, limit, reference };
+    setup.hub.send(history).await.unwrap();
+    setup.edit(ada, 1, "after").await;
+    setup.settle().await;
+    setup.log.do_send(AnswerAppend { success: true });
+    setup.settle().await;
+    setup.log.do_send(HoldPages(false));
+    let received = setup.received(&to_ada).await;
+    let expected = ["a 2 edits 1 after", "said a 2 new", r#"history a ["after"] false"#];
+    assert_eq!(received[2..], expected);
 }
 
 #[actix_web::test]

@@ -17,6 +17,7 @@ mod disconnects; // every way a connection ends
 mod disk; // disks that are full, read-only or damaged
 mod echo; // the example of a WebSocket without the chat
 mod embedded; // the chat mounted in another program, on actix's own test server
+mod entries; // edits, deletions, reactions, replies and topics
 mod extension; // actor messages and bots of another crate
 mod fakes; // a log and clients that a test controls
 mod flood; // clients that send more than they should
@@ -40,6 +41,7 @@ mod protocol; // the examples of docs/PROTOCOL.md, compared with a real server
 mod reading; // the page over time: long histories, connections that break
 mod reference_hub; // the reference model of the hub for `hub_model`
 mod rendering; // the page without JavaScript, printed and with a pointer (ignored by default)
+mod room_view; // a room as a client sees it
 mod stalled_journal; // a journal that does not commit
 mod subcommands; // backup and export
 mod text; // the text protocol: who receives what

@@ -95,7 +95,7 @@ async fn flood_whose_echoes_are_read_costs_less_than_4_mb() {
     let before = program.memory();
     let (mut reader, mut writer) = raw_socket(program.addr, "/ws").await.into_split();
     let message = frame(0x81, &[b'x'; 4000]);
-    let total = 50 * MB as usize;
+    let total = 20 * MB as usize;
     let write = async {
         for _ in 0..total / message.len() {
             within("a message to be sent", writer.write_all(&message)).await.unwrap();

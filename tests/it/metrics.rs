@@ -4,7 +4,7 @@ use actix::prelude::*;
 use actix_web::App;
 use chinwag::domain::{Epoch, Seq};
 use chinwag::hub::Drain;
-use chinwag::log::{Append, Log, LogError, Page, Probe};
+use chinwag::log::{Append, Follow, Follower, Log, LogError, Page, Probe, State};
 use chinwag::{Chat, Config, Hub, Server};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -181,6 +181,7 @@ async fn server_is_ready_only_while_its_journal_commits() {
 /// A log that never answers, and counts probes.
 struct SilentLog {
     probes: usize,
+    follower: Option<Follower>,
 }
 
 impl Actor for SilentLog {
@@ -191,6 +192,14 @@ impl Handler<Append> for SilentLog {
     type Result = ();
 
     fn handle(&mut self, _: Append, _: &mut Self::Context) {}
+}
+
+impl Handler<Follow> for SilentLog {
+    type Result = ();
+
+    fn handle(&mut self, Follow(follower): Follow, _: &mut Self::Context) {
+        self.follower = Some(follower);
+    }
 }
 
 impl Handler<Page> for SilentLog {
@@ -224,10 +233,12 @@ impl Handler<ProbeCount> for SilentLog {
 /// A log that does not answer receives one probe, however many requests wait for it.
 #[actix_web::test]
 async fn concurrent_readiness_requests_share_one_probe() {
-    let silent = SilentLog { probes: 0 }.start();
+    let silent = SilentLog { probes: 0, follower: None }.start();
     let log = Log {
         epoch: Epoch::random(),
         head: Seq::default(),
+        state: State::default(),
+        follow: silent.clone().recipient(),
         append: silent.clone().recipient(),
         page: silent.clone().recipient(),
         probe: silent.clone().recipient(),

@@ -12,7 +12,12 @@ fn document() -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-/// Whether a line matches the example. Epochs, times and anonymous names may differ.
+fn is_author(value: &Value) -> bool {
+    let is_hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    value.as_str().is_some_and(|text| text.len() == 20 && is_hex(text))
+}
+
+/// Whether a line matches the example. Epochs, times, authors and anonymous names may differ.
 fn matches_example(expected: &Value, found: &Value) -> bool {
     match (expected, found) {
         (Value::Object(expected), Value::Object(found)) => {
@@ -20,7 +25,8 @@ fn matches_example(expected: &Value, found: &Value) -> bool {
                 let found = found.get(key);
                 match key.as_str() {
                     "epoch" => found.is_some_and(Value::is_string),
-                    "at" => found.is_some_and(Value::is_u64),
+                    "at" | "edited_at" => found.is_some_and(Value::is_u64),
+                    "author" => is_author(value) && found.is_some_and(is_author),
                     _ => found.is_some_and(|found| matches_example(value, found)),
                 }
             };
@@ -69,9 +75,10 @@ async fn every_example_in_the_protocol_document_matches_a_real_server() {
             }
         }
     }
-    let kinds = "> hello, > nick, > join, > say, > who, > typing, > history, > leave, < welcome, \
-               < joined, < message, < said, < presence, < renamed, < typing, < members, \
-               < history, < left, < error";
+    let kinds = "> hello, > nick, > join, > say, > edit, > delete, > react, > set_room, > who, \
+               > typing, > history, > leave, < welcome, < joined, < message, < edited, \
+               < deleted, < reacted, < room, < said, < presence, < renamed, < typing, \
+               < members, < history, < left, < error";
     for kind in kinds.split(", ") {
         assert!(types.iter().any(|found| found == kind), "there is no example of {kind}");
     }

@@ -1,19 +1,19 @@
 //! History: recent messages from the room's ring, older ones from the log.
 
+mod excerpt;
 mod reads;
 mod ring;
-
-use std::sync::Arc;
 
 use actix::prelude::*;
 use log::warn;
 
 use super::Hub;
-use crate::domain::{ChatMessage, ClientId, Entry, ReactionCount, RoomName, Seq};
-use crate::log::{LogError, Messages, Paged, Range, Reader};
+use crate::domain::{ClientId, Entry, RoomName, Seq};
+use crate::log::{LogError, Paged, Range, Reader};
 use crate::protocol::{Event, HistoryRange, Ref};
+pub(super) use excerpt::Excerpt;
 pub(super) use reads::{Purpose, Read, Reads};
-pub(super) use ring::{Missed, RING_TEXT_BYTES_MAX, Ring, RingPage, Rings};
+pub(super) use ring::{Missed, RING_TEXT_BYTES_MAX, Ring, Rings};
 
 /// The greatest size of all texts in one answer, in bytes. One message is sent in any case.
 const HISTORY_BYTES_MAX: usize = 256 * 1024;
@@ -65,14 +65,24 @@ impl Hub {
         }
         match purpose {
             Some(Purpose::Ring(room)) => self.fill_ring(&room, outcome),
-            Some(Purpose::History { request, newer }) => self.history_read(request, newer, outcome),
+            Some(Purpose::History { request, reader, newer, changes }) => {
+                let read = outcome.map(|older| {
+                    let mut excerpt = newer;
+                    excerpt.prepend(older, request.limit, HISTORY_BYTES_MAX);
+                    changes.iter().for_each(|change| excerpt.apply(change, reader));
+                    excerpt
+                });
+                self.answer_history(request, read);
+            }
             None => {}
         }
     }
 
-    /// Adds delivered entries to the room's ring, or keeps them until the ring is filled.
+    /// Adds delivered entries to the room's ring, or keeps them until the ring is filled. Reads in
+    /// progress learn of the changes.
     pub(in crate::hub) fn remember(&mut self, name: &RoomName, entries: &[Entry]) {
         self.rings.push(name, entries);
+        self.reads.note_changes(name, entries);
         if let Some(room) = self.rooms.get_mut(name).filter(|room| !room.joining.is_empty()) {
             room.delivered_since.extend_from_slice(entries);
         }
@@ -101,8 +111,7 @@ impl Hub {
         let newer = ring.map(|ring| ring.page(before, request.limit, HISTORY_BYTES_MAX, reader));
         let newer = newer.unwrap_or_default();
         if newer.more {
-            let RingPage { messages, counts, more } = newer;
-            return self.answer_history(request, messages, counts, more, false);
+            return self.answer_history(request, Ok(newer));
         }
         let read = Read {
             before: newer.messages.first().map_or(before, |oldest| oldest.seq),
@@ -111,44 +120,19 @@ impl Hub {
             // One more message tells whether there are older ones.
             limit: (request.limit - newer.messages.len()).max(1),
             max_bytes: HISTORY_BYTES_MAX,
-            purpose: Purpose::History { request, newer },
+            purpose: Purpose::History { request, reader, newer, changes: Vec::new() },
         };
         self.read(read);
     }
 
-    fn history_read(
-        &mut self,
-        request: History,
-        newer: RingPage,
-        read: Result<Messages, LogError>,
-    ) {
-        match read {
-            Ok(mut older) => {
-                let mut counts = std::mem::take(&mut older.counts);
-                counts.extend(newer.counts);
-                let more_newer = older.more_newer;
-                let (messages, more) = join_pages(older, newer.messages, request.limit);
-                let first = messages.first().map_or(Seq::MAX, |first| first.seq);
-                counts.retain(|count| count.target >= first);
-                self.answer_history(request, messages, counts, more, more_newer);
-            }
-            Err(error) => {
-                let event = Event::Error((&error).into());
-                self.answer(request.client, event, request.reference);
-            }
-        }
-    }
-
-    fn answer_history(
-        &mut self,
-        request: History,
-        messages: Vec<Arc<ChatMessage>>,
-        counts: Vec<ReactionCount>,
-        more: bool,
-        more_newer: bool,
-    ) {
+    fn answer_history(&mut self, request: History, read: Result<Excerpt, LogError>) {
         let History { client, room, reference, .. } = request;
-        let event = Event::History { room, messages, counts, more, more_newer };
+        let event = match read {
+            Ok(Excerpt { messages, counts, more, more_newer }) => {
+                Event::History { room, messages, counts, more, more_newer }
+            }
+            Err(error) => Event::Error((&error).into()),
+        };
         self.answer(client, event, reference);
     }
 
@@ -171,27 +155,4 @@ impl Hub {
             }
         }
     }
-}
-
-/// Puts a page of the log before newer messages, within the limits of one answer. Returns the
-/// messages and whether there are older ones.
-fn join_pages(
-    older: Messages,
-    newer: Vec<Arc<ChatMessage>>,
-    limit: usize,
-) -> (Vec<Arc<ChatMessage>>, bool) {
-    let mut bytes: usize = newer.iter().map(|message| message.text.as_str().len()).sum();
-    let mut messages: Vec<_> = newer.into_iter().rev().collect();
-    let mut older_messages = older.messages.into_iter().rev();
-    for message in older_messages.by_ref() {
-        bytes += message.text.as_str().len();
-        let is_full = messages.len() >= limit || bytes > HISTORY_BYTES_MAX;
-        if is_full && !messages.is_empty() {
-            messages.reverse();
-            return (messages, true);
-        }
-        messages.push(message);
-    }
-    messages.reverse();
-    (messages, older.more)
 }

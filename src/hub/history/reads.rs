@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use actix::prelude::*;
 
 use super::History;
-use super::ring::{RINGS_BYTES_MAX, RingPage};
-use crate::domain::{CountedBytes, RoomName, Seq};
+use super::excerpt::Excerpt;
+use super::ring::RINGS_BYTES_MAX;
+use crate::domain::{Change, CountedBytes, Entry, Identity, RoomName, Seq};
 use crate::hub::Hub;
 use crate::log::{Messages, Page, Paged, Range, Reader, Responder};
 
@@ -29,8 +30,15 @@ const READS_MAX: usize = 4;
 pub(in crate::hub) enum Purpose {
     /// The ring of a room.
     Ring(RoomName),
-    /// The older part of an answer. `newer` are the messages from the ring that follow it.
-    History { request: History, newer: RingPage },
+    /// The older part of an answer.
+    History {
+        request: History,
+        reader: Identity,
+        /// The messages from the ring that follow it.
+        newer: Excerpt,
+        /// What was delivered to the room since the request.
+        changes: Vec<Arc<Change>>,
+    },
 }
 
 /// A page to read.
@@ -61,6 +69,21 @@ impl Purpose {
 }
 
 impl Reads {
+    /// Takes note of changes that are delivered to a room while its history is read.
+    pub(super) fn note_changes(&mut self, room: &RoomName, entries: &[Entry]) {
+        let waiting = self.waiting.iter_mut().map(|read| &mut read.purpose);
+        for purpose in self.in_progress.values_mut().chain(waiting) {
+            if let Purpose::History { request, changes, .. } = purpose
+                && request.room == *room
+            {
+                changes.extend(entries.iter().filter_map(|entry| match entry {
+                    Entry::Change(change) => Some(Arc::clone(change)),
+                    Entry::Message(_) | Entry::Settings(_) => None,
+                }));
+            }
+        }
+    }
+
     pub(super) fn add(&mut self, read: Read) {
         self.waiting.push_back(read);
     }

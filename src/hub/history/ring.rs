@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use lru::LruCache;
 
+use super::excerpt::Excerpt;
 use crate::config::Config;
 use crate::domain::{
     Change, ChangeKind, ChatMessage, Emoji, Entry, Identity, MessageText, Quote, Reaction,
@@ -48,15 +49,6 @@ pub(in crate::hub) struct Ring {
     bytes: usize,
 }
 
-/// The messages of a ring that answer a request, and their reactions.
-#[derive(Debug, Default)]
-pub(in crate::hub) struct RingPage {
-    pub(in crate::hub) messages: Vec<Arc<ChatMessage>>,
-    pub(in crate::hub) counts: Vec<ReactionCount>,
-    /// Whether the ring has older messages.
-    pub(in crate::hub) more: bool,
-}
-
 impl Ring {
     /// Returns a ring with what was read from the log.
     pub(in crate::hub) fn of(read: Messages) -> Self {
@@ -74,7 +66,7 @@ impl Ring {
         match entry {
             Entry::Message(message) => self.push_message(Arc::clone(message)),
             Entry::Change(change) => self.push_change(change),
-            _ => {}
+            Entry::Settings(_) => {}
         }
     }
 
@@ -104,6 +96,7 @@ impl Ring {
                 self.change_message(*target, |message| {
                     message.text = MessageText::deleted();
                     message.quote = None;
+                    message.edited_at = None;
                     message.deleted = true;
                 });
             }
@@ -254,7 +247,7 @@ impl Ring {
         limit: usize,
         max_bytes: usize,
         reader: Identity,
-    ) -> RingPage {
+    ) -> Excerpt {
         let end = self.messages.partition_point(|message| message.seq < before);
         let (mut start, mut bytes) = (end, 0);
         while start > 0 && end - start < limit {
@@ -266,7 +259,7 @@ impl Ring {
         }
         let messages: Vec<_> = self.messages.range(start..end).cloned().collect();
         let counts = messages.iter().flat_map(|message| self.counts(message.seq, reader)).collect();
-        RingPage { messages, counts, more: start > 0 }
+        Excerpt { messages, counts, more: start > 0, more_newer: false }
     }
 
     fn counts(&self, target: Seq, reader: Identity) -> impl Iterator<Item = ReactionCount> {
@@ -525,7 +518,7 @@ mod tests {
                     (*text, *edited) = (new.as_str().to_owned(), true);
                 }
                 ChangeKind::Delete { .. } => {
-                    (*text, *deleted) = (String::new(), true);
+                    (*text, *edited, *deleted) = (String::new(), false, true);
                     reactions.clear();
                 }
                 ChangeKind::React { emoji, on, .. } => {

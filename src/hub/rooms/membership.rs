@@ -8,7 +8,7 @@ use super::Room;
 use crate::config::Config;
 use crate::domain::{ClientId, Identity, Nick, Position, RoomName, Seq};
 use crate::hub::Hub;
-use crate::hub::history::{Missed, Purpose, RING_TEXT_BYTES_MAX, Read, Ring, RingPage};
+use crate::hub::history::{Excerpt, Missed, Purpose, RING_TEXT_BYTES_MAX, Read, Ring};
 use crate::hub::registry::subtract_opened_room;
 use crate::log::{LogError, Messages, Range, Reader};
 use crate::metrics::Limit;
@@ -238,7 +238,7 @@ impl Hub {
             Some(Missed { messages, changes }) => (messages, changes, Vec::new()),
             None => {
                 let page = ring.map(|ring| ring.page(Seq::MAX, count, usize::MAX, reader));
-                let RingPage { messages, counts, .. } = page.unwrap_or_default();
+                let Excerpt { messages, counts, .. } = page.unwrap_or_default();
                 (messages, Vec::new(), counts)
             }
         };

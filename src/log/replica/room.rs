@@ -171,7 +171,8 @@ impl Room {
         let superseded = self.modify(target, |stored| {
             let old = ChatMessage::clone(&stored.message);
             let text = MessageText::deleted();
-            stored.message = Arc::new(ChatMessage { text, quote: None, deleted: true, ..old });
+            let (quote, edited_at, deleted) = (None, None, true);
+            stored.message = Arc::new(ChatMessage { text, quote, edited_at, deleted, ..old });
             stored.reactions = Reactions::default();
             stored.edit.take()
         });

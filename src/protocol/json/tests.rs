@@ -10,10 +10,10 @@ const MAX_BYTES: usize = 8;
 fn decoded(line: &Value) -> Result<Command, (ErrorCode, String)> {
     match decode(&line.to_string(), MAX_BYTES) {
         Ok(request) => Ok(request.expect("the line is not blank").command),
-        Err(reply) => match reply.event {
-            Event::Error(refusal) => Err((refusal.code, refusal.message.into_owned())),
-            other => panic!("{other:?}"),
-        },
+        Err(reply) => {
+            let Event::Error(refusal) = reply.event else { panic!("{reply:?}") };
+            Err((refusal.code, refusal.message.into_owned()))
+        }
     }
 }
 

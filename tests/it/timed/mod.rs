@@ -1,5 +1,5 @@
-//! Tests that assert how long something takes. `scripts/test` runs them one after the other, while
-//! nothing else uses the machine.
+//! Tests that assert how long something takes. `scripts/test` runs them after all others, one for
+//! each core, while nothing else uses the machine.
 
 pub mod heartbeat; // pings and pongs
 pub mod scroll; // a long history in the page (ignored by default: needs Chromium)

@@ -141,7 +141,7 @@ impl Model {
             nick: target.draft.nick.clone(),
             text: self.text(target).as_str().chars().take(100).collect::<String>().into(),
         });
-        let edit = self.last_edit(message.seq);
+        let edit = self.last_edit(message.seq).filter(|_| !deleted);
         ChatMessage {
             room: message.draft.room.clone(),
             seq: Seq::new(message.seq),
