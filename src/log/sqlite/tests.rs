@@ -1,6 +1,9 @@
 //! Tests of the writer and the readers on real files.
 
+mod entries;
+mod migration;
 mod replica;
+mod unanswered;
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +21,7 @@ use crate::domain::{
     Action, ChatMessage, Draft, Epoch, Identity, MessageId, MessageText, Nick, Right, RoomName,
     Seq, Settings, Timestamp,
 };
-use crate::log::{LogError, Messages, Range, Verdict};
+use crate::log::{LogError, Messages, Range, Refused, Verdict};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const KEY: &str = "a key of sixteen or more";

@@ -44,7 +44,7 @@ pub struct Writer {
     rooms: HashMap<RoomName, Room>,
     /// The size of all messages that are not pruned, in bytes, as `keep_bytes` counts them.
     pub(super) kept_bytes: i64,
-    follower: Option<Follower>,
+    pub(super) follower: Option<Follower>,
     /// An append whose commit failed in a way that leaves its outcome open.
     pub(super) unanswered: Option<Unanswered>,
     pub(super) checkpoint: Checkpoint,
