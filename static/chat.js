@@ -1,13 +1,16 @@
 // The page: the rooms, the current room, its members, the connection status, and the dialogs.
 
-import { Client } from "./client.js";
+import { Client, randomHex } from "./client.js";
 import { confirmIdentity, identityFromLink, share } from "./device.js";
 import { Log, nameClass, nameList } from "./log.js";
 import { Room } from "./room.js";
-import { load, randomHex, ROOT, save, update } from "./store.js";
-import { $, element, mentions, plural, setChildren, setText } from "./text.js";
+import { load, ROOT, save, update } from "./store.js";
+import { $, element, mentions, oncePerFrame, plural, setChildren, setText } from "./text.js";
 
-/** @import { Command, EventHandlers, Ending, ErrorEvent, Message, ReadPosition, ServerEvent, UnconfirmedMessage } from "./protocol.js" */
+/**
+ * @import { Command, EventHandlers, Ending, ErrorEvent, Message, MessageChange, ReadPosition, ServerEvent,
+ *   UnconfirmedMessage } from "./protocol.js"
+ */
 
 const text = $("text", HTMLTextAreaElement);
 const roomField = $("room-name", HTMLInputElement);
@@ -42,6 +45,8 @@ save("key", key);
 let current = new Room("");
 /** The name that the server has confirmed. */
 let nick = "";
+/** The public identity of this user. */
+let author = "";
 let messageBytes = 4096;
 let lastTyping = 0;
 let countdownTimer = 0;
@@ -124,7 +129,7 @@ function openRoom(name, { push = true } = {}) {
   }
   text.value = room.draft;
   updateComposer();
-  $("room").textContent = `# ${name}`;
+  showTitle();
   text.placeholder = `Message #${name}`;
   log.show(room);
   showRooms();
@@ -134,12 +139,19 @@ function openRoom(name, { push = true } = {}) {
   text.focus();
 }
 
+/** Shows the name and the topic of the current room. */
+function showTitle() {
+  setText($("room"), `# ${current.name}`);
+  Object.assign($("topic"), { title: current.topic, textContent: current.topic });
+}
+
 /** Sets where the "New" line is: above the first unread message. @param {Room} room */
 function setFirstUnread(room) {
   const { read } = room;
   if (room.firstUnread === null && read?.epoch === room.epoch && room.epoch !== null) {
     const messages = room.entries.filter((entry) => "seq" in entry);
-    room.firstUnread = messages.find(({ seq, nick: by }) => seq > read.seq && by !== nick)?.seq ?? null;
+    const unread = messages.find(({ seq, nick: by, deleted }) => seq > read.seq && by !== nick && !deleted);
+    room.firstUnread = unread?.seq ?? null;
   }
 }
 
@@ -151,23 +163,6 @@ function leave(room) {
     openRoom(rooms.keys().next().value ?? "lobby");
   }
   showRooms();
-}
-
-/**
- * Returns a function that calls `show` in the next frame, once, even if it is called several times.
- * @param {() => void} show
- */
-function oncePerFrame(show) {
-  let isDue = false;
-  return () => {
-    if (!isDue) {
-      isDue = true;
-      requestAnimationFrame(() => {
-        isDue = false;
-        show();
-      });
-    }
-  };
 }
 
 /** @type {WeakMap<Room, HTMLElement>} The list item of each room. */
@@ -252,7 +247,8 @@ function setNick(name) {
 
 /** @type {EventHandlers} */
 const eventHandlers = {
-  welcome({ nick: name, limits }) {
+  welcome({ nick: name, author: id, limits }) {
+    author = id;
     setNick(name);
     messageBytes = limits.message_bytes;
     showStatus("");
@@ -269,17 +265,18 @@ const eventHandlers = {
     if (room === current && roomFromPath() !== room.name) {
       // The server spells the room's name differently.
       history.replaceState(null, "", room.name === "lobby" ? ROOT : roomPath(room.name));
-      $("room").textContent = `# ${room.name}`;
     }
     if (command !== undefined && "room" in command && command.room !== room.name) {
       storeRoom(command.room, false);
     }
     storeRoom(room.name, true);
-    const before = room.epoch === null ? 0 : room.entries.length;
     const isFirst = room.epoch === null;
+    const before = room.entries.length;
     const { read } = room;
     const isContinuous = room.applyJoined(event);
-    const missed = event.messages.filter(({ seq, nick: by }) => by !== nick && read?.epoch === event.epoch && seq > read.seq);
+    const missed = event.messages.filter(
+      ({ seq, nick: by, deleted }) => by !== nick && !deleted && read?.epoch === event.epoch && seq > read.seq,
+    );
     if (!event.recovered) {
       room.unread = 0;
       room.mentioned = false;
@@ -292,6 +289,7 @@ const eventHandlers = {
     }
     if (room === current) {
       showStatus("");
+      showTitle();
       isFirst || !isContinuous ? log.show(room) : log.appended(room.entries.length - before, event.messages.length);
       log.showPending();
       showMembers();
@@ -325,9 +323,22 @@ const eventHandlers = {
 
   history(event) {
     const room = rooms.get(event.room);
-    const count = room?.prepend(event) ?? 0;
+    const count = room?.prepend(event, author) ?? 0;
     if (room === current) {
       log.prepended(count);
+    }
+  },
+
+  edited: applyChange,
+  deleted: applyChange,
+  reacted: applyChange,
+
+  room(event) {
+    const room = rooms.get(event.room);
+    room?.applyTopic(event);
+    if (room === current) {
+      showTitle();
+      log.appended(1, 0);
     }
   },
 
@@ -379,9 +390,16 @@ const eventHandlers = {
   },
 };
 
+/** @param {MessageChange} change */
+function applyChange(change) {
+  const room = rooms.get(change.room);
+  const changed = room?.applyChange(change, author) ?? [];
+  room === current && log.changed(changed);
+}
+
 /** @param {ErrorEvent} error @param {Command} [command] @param {Room} [room] */
 function handleError({ code, message, suggested, temporary }, command, room) {
-  if (command?.type === "say") {
+  if (command?.type === "say" || code === "rate_limited") {
     return;
   }
   if (code === "nick_taken" || code === "bad_nick") {
@@ -390,7 +408,7 @@ function handleError({ code, message, suggested, temporary }, command, room) {
     showStatus(`Cannot join #${command.room}: ${message}.`, { isTemporary: !temporary });
     temporary || leave(room);
   } else if (command?.type === "history" && room !== undefined) {
-    room.isLoadingOlder = false;
+    room.changesWhileLoading = null;
   } else {
     showStatus(sentence(message), { isTemporary: true });
   }
@@ -418,8 +436,8 @@ function refreshMembers({ name, members, memberCount }) {
 
 /** @param {Room} room */
 function loadOlder(room) {
-  if (!room.isLoadingOlder && client.isWelcome) {
-    room.isLoadingOlder = true;
+  if (room.changesWhileLoading === null && client.isWelcome) {
+    room.changesWhileLoading = [];
     client.ask({ type: "history", room: room.name, before: room.oldest, limit: 100 }, room);
   }
 }
@@ -438,7 +456,7 @@ function showStatus(message, { retry: canRetry = false, isTemporary = false } = 
 /** @param {Ending} end */
 function handleClose({ reason, next }) {
   for (const room of rooms.values()) {
-    room.isLoadingOlder = false;
+    room.changesWhileLoading = null;
     room.typing.clear();
   }
   const why = reason ? `: ${reason}.` : ".";
@@ -689,7 +707,7 @@ addEventListener("storage", ({ key: changed }) => {
     const reads = load("read", /** @type {Record<string, ReadPosition>} */ ({}));
     for (const room of rooms.values()) {
       const read = reads[room.name];
-      if (read?.epoch === room.epoch && read.seq >= room.seq && room.unread > 0) {
+      if (read?.epoch === room.epoch && read.seq >= room.latest && room.unread > 0) {
         room.markRead();
       }
     }

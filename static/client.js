@@ -7,7 +7,7 @@
 //     client.connect();
 //     client.say(room, "hello");
 
-/** @import { Command, Ending, ErrorEvent, ServerEvent, UnconfirmedMessage } from "./protocol.js" */
+/** @import { Command, EntryCommand, ErrorEvent, Options, Request, ServerEvent, Unconfirmed } from "./protocol.js" */
 
 /** Close codes after which a reconnection would be closed again. */
 const TERMINAL = new Set([1002, 1003, 1007, 1008, 1009, 4003]);
@@ -28,7 +28,7 @@ export class Membership {
   seq = 0;
   /** Whether the server has confirmed the membership on the current connection. */
   joined = false;
-  /** @type {UnconfirmedMessage[]} Own messages that the server has not confirmed, oldest first. */
+  /** @type {Unconfirmed[]} Own messages and changes that the server has not confirmed, oldest first. */
   pending = [];
 
   /** @param {string} name */
@@ -37,24 +37,11 @@ export class Membership {
   }
 }
 
-/**
- * @template {Membership} Room
- * @typedef {object} Options
- * @property {string | URL} url the address of the WebSocket
- * @property {string} [key] a secret of 16 to 256 characters: clients with the same key are one user.
- *   Defaults to none: each connection is then another user
- * @property {string} [nick] the name to ask for; by default the server chooses one
- * @property {typeof WebSocket} [WebSocket] defaults to the global one
- * @property {number} [answerMs] how long the server may leave a command unanswered and send nothing
- *   else before the client reconnects, in milliseconds; defaults to 15,000
- * @property {() => void} [opened] called when a connection opens, after `hello` and `join` are sent
- * @property {(event: ServerEvent, command?: Command, room?: Room) => void} [received] called for each
- *   event, with the command that it answers and the room of that command
- * @property {(room: Room) => void} [changed] called when a room's `pending` changes, except by `say`
- *   and `sayAgain`
- * @property {(end: Ending) => void} [closed] called when a connection or an attempt ends, with the
- *   time of the next attempt, but not after `disconnect`
- */
+/** Returns random bytes as hexadecimal digits. @param {number} bytes */
+export function randomHex(bytes) {
+  const numbers = crypto.getRandomValues(new Uint8Array(bytes));
+  return Array.from(numbers, (number) => number.toString(16).padStart(2, "0")).join("");
+}
 
 /**
  * A connection that reconnects until it is ended. It logs errors that callbacks throw.
@@ -80,7 +67,7 @@ export class Client {
   #serverNick = "";
   #lastReceived = 0;
   #lastRef = 0;
-  /** @type {Map<number, { command: Command, room?: Room, said?: UnconfirmedMessage, at: number }>} */
+  /** @type {Map<number, Request<Room>>} */
   #unanswered = new Map();
   /** When the rate limit allows the next message, in milliseconds since 1970. */
   #pausedUntil = 0;
@@ -165,26 +152,53 @@ export class Client {
   /**
    * Adds a message to the room's `pending`, and sends it after earlier ones, as soon as the connection
    * and the rate limit allow. `changed` is called once the server confirms it.
-   * @param {Room} room @param {string} text
+   * @param {Room} room @param {string} text @param {number} [replyTo] the `seq` of a message
    */
-  say(room, text) {
-    const bytes = crypto.getRandomValues(new Uint8Array(12));
-    const id = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-    /** @type {UnconfirmedMessage} */
-    const said = { id, text, state: "pending" };
+  say(room, text, replyTo) {
+    return this.#add(room, { type: "say", room: room.name, text, reply_to: replyTo });
+  }
+
+  /**
+   * Replaces the text of an own message. Like `delete`, `react` and `setRoom`, it is sent as a message
+   * is, in the same order. If the server rejects it, `received` is called with the error.
+   * @param {Room} room @param {number} seq the message @param {string} text
+   */
+  edit(room, seq, text) {
+    this.#add(room, { type: "edit", room: room.name, seq, text });
+  }
+
+  /** Deletes an own message. @param {Room} room @param {number} seq */
+  delete(room, seq) {
+    this.#add(room, { type: "delete", room: room.name, seq });
+  }
+
+  /** Adds or removes a reaction. @param {Room} room @param {number} seq @param {string} emoji */
+  react(room, seq, emoji, on = true) {
+    this.#add(room, { type: "react", room: room.name, seq, emoji, on });
+  }
+
+  /** Sets the topic of a room; "" removes it. @param {Room} room @param {string} topic */
+  setRoom(room, topic) {
+    this.#add(room, { type: "set_room", room: room.name, topic });
+  }
+
+  /** @template {EntryCommand} C @param {Room} room @param {C} command */
+  #add(room, command) {
+    /** @type {Unconfirmed<C>} */
+    const said = { id: randomHex(12), command, state: "pending" };
     room.pending = [...room.pending, said];
     this.#sendNext(room);
     return said;
   }
 
-  /** Sends a message again that has failed. @param {Room} room @param {UnconfirmedMessage} said */
+  /** Sends a message again that has failed. @param {Room} room @param {Unconfirmed} said */
   sayAgain(room, said) {
     said.state = "pending";
     delete said.problem;
     this.#sendNext(room);
   }
 
-  /** Removes a message from `pending`: it is confirmed, or discarded. @param {Room} room @param {string} [id] */
+  /** Removes a message or change from `pending`: it is confirmed, or discarded. @param {Room} room @param {string} [id] */
   settle(room, id) {
     const pending = room.pending.filter((said) => said.id !== id);
     if (pending.length < room.pending.length) {
@@ -207,7 +221,7 @@ export class Client {
     this.#isWelcome && this.#send(command);
   }
 
-  /** @param {Command} command @param {Room} [room] @param {UnconfirmedMessage} [said] @returns {Command} */
+  /** @param {Command} command @param {Room} [room] @param {Unconfirmed} [said] @returns {Command} */
   #withRef(command, room, said) {
     this.#lastRef += 1;
     this.#unanswered.set(this.#lastRef, { command, room, said, at: Date.now() });
@@ -280,13 +294,14 @@ export class Client {
       room.seq = event.seq;
       room.joined = true;
       event.messages.forEach(({ id }) => this.settle(room, id));
+      event.changes?.forEach((change) => this.#handleEvent(change));
       this.#sendNext(room);
-    } else if (event.type === "message") {
-      room.seq = Math.max(room.seq, event.seq);
-      this.settle(room, event.id);
     } else if (event.type === "said") {
       this.settle(room, event.id);
       this.#sendNext(room);
+    } else if ("seq" in event) {
+      room.seq = Math.max(room.seq, event.seq);
+      this.settle(room, event.id);
     }
   }
 
@@ -299,7 +314,7 @@ export class Client {
     }
   }
 
-  /** @param {ErrorEvent} error @param {{ command: Command, room?: Room, said?: UnconfirmedMessage }} request */
+  /** @param {ErrorEvent} error @param {Request<Room>} request */
   #failed({ code, message, retry_after_ms = 1000 }, { command, room, said }) {
     if (room !== undefined && said !== undefined) {
       if (code === "rate_limited") {
@@ -314,8 +329,7 @@ export class Client {
         room.joined = false;
         this.#send(this.#joinCommand(room));
       } else if (code !== "shutting_down") {
-        said.state = "failed";
-        said.problem = message;
+        this.#fail(room, said, message);
         this.#options.changed?.(room);
         this.#sendNext(room);
       }
@@ -328,16 +342,27 @@ export class Client {
   }
 
   /**
-   * Sends the next message of a room, unless one is unanswered: a rejected message must be sent again
-   * before later ones.
+   * Keeps a message that failed, so that it can be sent again, and drops a change.
+   * @param {Room} room @param {Unconfirmed} said @param {string} problem
+   */
+  #fail(room, said, problem) {
+    said.state = "failed";
+    said.problem = problem;
+    room.pending = room.pending.filter((other) => other !== said || said.command.type === "say");
+  }
+
+  /**
+   * Sends the next message or change of a room, unless one is unanswered: a rejected one must be sent
+   * again before later ones.
    * @param {Room} room
    */
   #sendNext(room) {
     const isBusy = Array.from(this.#unanswered.values()).some((request) => request.said && request.room === room);
     const next = room.pending.find(({ state }) => state === "pending");
     if (this.#isWelcome && room.joined && !isBusy && next !== undefined && Date.now() >= this.#pausedUntil) {
-      const { id, text } = next;
-      this.#send(this.#withRef({ type: "say", room: room.name, text, id }, room, next));
+      const { id, command } = next;
+      // The server may spell the name of the room differently.
+      this.#send(this.#withRef({ ...command, room: room.name, id }, room, next));
     }
   }
 
@@ -364,10 +389,7 @@ export class Client {
     if (TERMINAL.has(code)) {
       // A pending message may be the cause, so none is sent again without the user's decision.
       for (const room of this.rooms.values()) {
-        for (const said of room.pending) {
-          said.state = "failed";
-          said.problem = reason;
-        }
+        room.pending.forEach((said) => this.#fail(room, said, reason));
         this.#options.changed?.(room);
       }
       return this.#callSafely(() => this.#options.closed?.({ reason, next: null }));

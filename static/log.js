@@ -2,9 +2,9 @@
 // if it is at its end.
 
 import { Room } from "./room.js";
-import { $, element, format, plural, setChildren } from "./text.js";
+import { $, element, format, oncePerFrame, plural, setChildren } from "./text.js";
 
-/** @import { Entry, Message, UnconfirmedMessage } from "./protocol.js" */
+/** @import { Entry, LogCallbacks, Quote, ShownMessage, UnconfirmedMessage } from "./protocol.js" */
 
 /** Entries that are rendered at a time. */
 const STEP = 60;
@@ -52,7 +52,7 @@ function summarizeNames(names) {
   return all.length > 5 ? `${all.slice(0, 4).join(", ")} and ${all.length - 4} others` : nameList.format(all);
 }
 
-/** @param {Exclude<Entry, Message>} entry */
+/** @param {Exclude<Entry, ShownMessage>} entry */
 function noteText(entry) {
   if ("note" in entry) {
     return entry.note;
@@ -66,6 +66,41 @@ function noteText(entry) {
     sentences.push(`${summarizeNames(left)} left.`);
   }
   return sentences.join(" ");
+}
+
+/** Makes an element that shows a time, with the date and the seconds in its title. @param {number} at */
+function makeTime(at, label = timeFormat.format(at), attributes = {}) {
+  const exact = { datetime: new Date(at).toISOString(), title: dateTimeFormat.format(at) };
+  return element("time", { ...exact, ...attributes }, label);
+}
+
+/** @param {Quote | undefined} quote */
+function makeQuote(quote) {
+  const content = quote
+    ? [element("span", { class: "visually-hidden" }, "Reply to "), element("b", {}, quote.nick), ` ${quote.text}`]
+    : ["Reply to an earlier message"];
+  return element("p", { class: "quote", dir: "auto" }, ...content);
+}
+
+/** Says who reacted. @param {number} count @param {boolean} isMine */
+export function reactionTitle(count, isMine) {
+  if (count === 1) {
+    return isMine ? "You" : "1 person";
+  }
+  return `${count} people${isMine ? ", including you" : ""}`;
+}
+
+/**
+ * Makes the list of reactions to a message: the most frequent first, then in the order of the first ones.
+ * @param {ShownMessage} message
+ */
+export function makeReactions({ reactions = {}, mine = [] }) {
+  const sorted = Object.entries(reactions).sort(([, a], [, b]) => b - a);
+  const items = sorted.map(([emoji, count]) => {
+    const isMine = mine.includes(emoji);
+    return element("li", { class: isMine && "mine", title: reactionTitle(count, isMine) }, `${emoji} ${count}`);
+  });
+  return items.length > 0 ? [element("ul", { class: "reactions", "aria-label": "Reactions" }, ...items)] : [];
 }
 
 export class Log {
@@ -83,13 +118,10 @@ export class Log {
   #isFollowing = true;
   /** @type {WeakMap<UnconfirmedMessage, { state: string, item: HTMLElement }>} */
   #pendingItems = new WeakMap();
+  /** @type {Set<ShownMessage>} Messages that have changed since they were rendered. */
+  #changed = new Set();
 
-  /**
-   * `endReached` is called when the end is visible; `resolveFailed` sends a failed message again or
-   * discards it; `me` returns the user's name.
-   * @param {{ loadOlder(room: Room): void, endReached(): void, me(): string,
-   *   resolveFailed(said: UnconfirmedMessage, isRetry: boolean): void }} callbacks
-   */
+  /** @param {LogCallbacks} callbacks */
   constructor({ loadOlder, endReached, resolveFailed, me }) {
     this.loadOlder = loadOlder;
     this.endReached = endReached;
@@ -146,6 +178,31 @@ export class Log {
     }
   }
 
+  /** Shows changes of messages in the next frame. @param {ShownMessage[]} messages */
+  changed(messages) {
+    messages.forEach((message) => this.#changed.add(message));
+    this.#showChanges();
+  }
+
+  #showChanges = oncePerFrame(() => {
+    this.#keepPosition(() => this.#changed.forEach((message) => this.#updateMessage(message)));
+    this.#changed.clear();
+    this.#isFollowing && this.#scrollToEnd();
+  });
+
+  /** Replaces the parts of a rendered message that differ. @param {ShownMessage} message */
+  #updateMessage(message) {
+    const item = this.entries.querySelector(`[data-seq="${message.seq}"]`);
+    const article = item?.lastElementChild;
+    if (item && article) {
+      // It was announced when it arrived.
+      article.setAttribute("aria-live", "off");
+      const parts = Array.from(article.children);
+      const made = this.#makeMessage(message, !item.classList.contains("first"));
+      setChildren(article, Array.from(made.children, (part) => parts.find((old) => old.isEqualNode(part)) ?? part));
+    }
+  }
+
   /** Renders all entries again, since a new name changes which mentions are highlighted. */
   refresh() {
     const { scrollTop } = this.scroller;
@@ -165,7 +222,7 @@ export class Log {
   }
 
   showPending() {
-    setChildren(this.pending, this.#room.pending.map((said) => this.#pendingItem(said)));
+    setChildren(this.pending, this.#room.pendingMessages.map((said) => this.#pendingItem(said)));
     this.#updateEmpty();
     this.#isFollowing && this.#scrollToEnd();
   }
@@ -234,9 +291,9 @@ export class Log {
   }
 
   #updateEmpty() {
-    const { entries, pending, gap } = this.#room;
+    const { entries, pendingMessages, gap } = this.#room;
     this.empty.textContent = gap || "No messages yet.";
-    this.empty.hidden = entries.some((entry) => "seq" in entry) || pending.length > 0;
+    this.empty.hidden = entries.some((entry) => "seq" in entry) || pendingMessages.length > 0;
   }
 
   /** Changes the list without moving the visible entries. @param {() => void} change */
@@ -306,7 +363,7 @@ export class Log {
     }
   }
 
-  /** @param {number} n @returns {Message | undefined} */
+  /** @param {number} n @returns {ShownMessage | undefined} */
   #messageBefore(n) {
     for (let index = n - 1; index >= 0; index--) {
       const entry = this.#room.entries[index];
@@ -330,6 +387,7 @@ export class Log {
       n > 0 &&
       this.#room.entries[n - 1] === before &&
       before.nick === entry.nick &&
+      entry.reply_to === undefined &&
       entry.at - before.at < GROUP_MS &&
       !isNewDay &&
       !isUnread;
@@ -347,17 +405,18 @@ export class Log {
     return item;
   }
 
-  /** @param {Message} message @param {boolean} isGrouped */
-  #makeMessage({ nick, text, at }, isGrouped) {
-    const time = element(
-      "time",
-      { datetime: new Date(at).toISOString(), title: dateTimeFormat.format(at) },
-      timeFormat.format(at),
-    );
+  /** @param {ShownMessage} message @param {boolean} isGrouped */
+  #makeMessage(message, isGrouped) {
+    const { nick, text, at, reply_to, quote, edited_at, deleted } = message;
     const author = element("b", { class: isGrouped ? "visually-hidden" : nameClass(nick), dir: "auto" }, nick);
-    const head = element("p", { class: "head" }, author, " ", time);
-    const body = element("div", { class: "text", dir: "auto" }, ...format(text, this.me()));
-    return element("article", {}, head, body);
+    const head = element("p", { class: "head" }, author, " ", makeTime(at));
+    if (deleted) {
+      return element("article", {}, head, element("p", { class: "deleted" }, "message deleted"));
+    }
+    const quoted = reply_to === undefined ? [] : [makeQuote(quote)];
+    const edited = edited_at === undefined ? [] : [" ", makeTime(edited_at, "(edited)", { dir: "ltr" })];
+    const body = element("div", { class: "text", dir: "auto" }, ...format(text, this.me()), ...edited);
+    return element("article", {}, head, ...quoted, body, ...makeReactions(message));
   }
 
   /**
@@ -376,7 +435,7 @@ export class Log {
 
   /** @param {UnconfirmedMessage} said */
   #makePending(said) {
-    const text = element("div", { class: "text", dir: "auto" }, ...format(said.text, this.me()));
+    const text = element("div", { class: "text", dir: "auto" }, ...format(said.command.text, this.me()));
     const article = element("article", { class: said.state }, text);
     if (said.state === "failed") {
       const again = element("button", { type: "button" }, "Try again");

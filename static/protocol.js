@@ -177,6 +177,11 @@
  *   } Command
  */
 
+/**
+ * A command whose answer is `said`.
+ * @typedef {SayCommand | EditCommand | DeleteCommand | ReactCommand | SetRoomCommand} EntryCommand
+ */
+
 // Events: what the server sends
 
 /**
@@ -228,7 +233,9 @@
 
 /** @typedef {Change & { type: "room", topic: string }} RoomEvent */
 
-/** @typedef {EditedEvent | DeletedEvent | ReactedEvent | RoomEvent} ChangeEvent */
+/** @typedef {EditedEvent | DeletedEvent | ReactedEvent} MessageChange */
+
+/** @typedef {MessageChange | RoomEvent} ChangeEvent */
 
 /**
  * @typedef {object} PresenceEvent
@@ -315,24 +322,73 @@
  */
 
 /**
- * An entry in the message list: a message, a note, or the users who joined and left.
- * @typedef {Message | { note: string } | { joined: Set<string>, left: Set<string> }} Entry
+ * A message in the page. `mine` has the emoji of this user's reactions.
+ * @typedef {ListedMessage & { mine?: string[] }} ShownMessage
  */
 
 /**
- * A message of this client that the server has not confirmed.
- * @typedef {object} UnconfirmedMessage
+ * An entry in the message list: a message, a note, or the users who joined and left.
+ * @typedef {ShownMessage | { note: string } | { joined: Set<string>, left: Set<string> }} Entry
+ */
+
+/**
+ * What the message list needs from the page.
+ * @typedef {object} LogCallbacks
+ * @property {(room: import("./room.js").Room) => void} loadOlder
+ * @property {() => void} endReached called when the end is visible
+ * @property {(said: UnconfirmedMessage, isRetry: boolean) => void} resolveFailed sends a failed
+ *   message again, or discards it
+ * @property {() => string} me returns the user's name
+ */
+
+/**
+ * A message or a change by this client that the server has not confirmed.
+ * @template {EntryCommand} [C=EntryCommand]
+ * @typedef {object} Unconfirmed
  * @property {string} id
- * @property {string} text
+ * @property {C} command
  * @property {"pending" | "failed"} state
  * @property {string} [problem] the reason, if it failed
  */
+
+/** @typedef {Unconfirmed<SayCommand>} UnconfirmedMessage */
 
 /**
  * The position of the last message that was read in a room.
  * @typedef {object} ReadPosition
  * @property {string | null} epoch null if the room has not been joined yet
  * @property {number} seq
+ */
+
+/**
+ * The options of a `Client`.
+ * @template {import("./client.js").Membership} Room
+ * @typedef {object} Options
+ * @property {string | URL} url the address of the WebSocket
+ * @property {string} [key] a secret of 16 to 256 characters: clients with the same key are one user.
+ *   Defaults to none: each connection is then another user
+ * @property {string} [nick] the name to ask for; by default the server chooses one
+ * @property {typeof WebSocket} [WebSocket] defaults to the global one
+ * @property {number} [answerMs] how long the server may leave a command unanswered and send nothing
+ *   else before the client reconnects, in milliseconds; defaults to 15,000
+ * @property {() => void} [opened] called when a connection opens, after `hello` and `join` are sent
+ * @property {(event: ServerEvent, command?: Command, room?: Room) => void} [received] called for each
+ *   event, with the command that it answers and the room of that command; after `joined` also for
+ *   each of its `changes`, as if it had arrived as an event
+ * @property {(room: Room) => void} [changed] called when a room's `pending` changes, except by the
+ *   methods that add to it, and by `sayAgain`
+ * @property {(end: Ending) => void} [closed] called when a connection or an attempt ends, with the
+ *   time of the next attempt, but not after `disconnect`
+ */
+
+/**
+ * A command that the server has not answered.
+ * @template {import("./client.js").Membership} Room
+ * @typedef {object} Request
+ * @property {Command} command
+ * @property {Room} [room]
+ * @property {Unconfirmed} [said] what the command sends
+ * @property {number} at when it was sent, in milliseconds since 1970
  */
 
 /**

@@ -1,19 +1,77 @@
-// The state of a room in the page: messages, members, unread count.
+// The state of a room in the page: topic, messages, members, unread count.
 
 import { Membership } from "./client.js";
 import { mentions } from "./text.js";
 
 /**
- * @import { Entry, HistoryEvent, JoinedEvent, Message, PresenceEvent, ReadPosition, RenamedEvent }
- *   from "./protocol.js"
+ * @import { Entry, HistoryEvent, JoinedEvent, Message, MessageChange, OwnReaction, PresenceEvent, Quote, ReadPosition,
+ *   RenamedEvent, RoomEvent, ShownMessage, UnconfirmedMessage } from "./protocol.js"
  */
 
 /** Entries that a room keeps. It may exceed this by 10%, and by more while the user reads older ones. */
 const ENTRIES_MAX = 12_000;
 /** How long a user counts as typing after the last `typing` event. */
 const TYPING_MS = 6_000;
+/** Characters of a message that a reply to it shows. */
+const QUOTE_MAX = 100;
+
+/** @param {Quote} message */
+function quoteOf({ nick, text }) {
+  return { nick, text: Array.from(text.slice(0, 2 * QUOTE_MAX)).slice(0, QUOTE_MAX).join("") };
+}
+
+/** Marks the user's own reactions in messages. @param {ShownMessage[]} messages @param {OwnReaction[]} [own] */
+function markOwn(messages, own = []) {
+  for (const message of messages) {
+    message.mine = own.flatMap(({ seq, emoji }) => (seq === message.seq ? [emoji] : []));
+  }
+}
+
+/**
+ * Applies a change to messages. Returns those that it changes: the message itself, and replies to it.
+ * @param {Entry[]} entries @param {MessageChange} change @param {string} me the user's public identity
+ */
+export function applyChange(entries, change, me) {
+  const changed = [];
+  for (const entry of entries) {
+    if (!("seq" in entry)) {
+      continue;
+    }
+    if (entry.seq === change.target) {
+      changeMessage(entry, change, me);
+    } else if (entry.reply_to !== change.target || change.type === "reacted") {
+      continue;
+    } else if (change.type === "edited") {
+      // The author may have had another name when sending the message.
+      entry.quote = quoteOf({ nick: entry.quote?.nick ?? change.nick, text: change.text });
+    } else {
+      delete entry.quote;
+    }
+    changed.push(entry);
+  }
+  return changed;
+}
+
+/** @param {ShownMessage} message @param {MessageChange} change @param {string} me */
+function changeMessage(message, change, me) {
+  if (change.type === "edited") {
+    message.text = change.text;
+    message.edited_at = change.at;
+  } else if (change.type === "deleted") {
+    Object.assign(message, { deleted: true, text: "", edited_at: undefined, quote: undefined, reactions: {} });
+  } else {
+    const { emoji, count, on, author } = change;
+    message.reactions = { ...message.reactions, [emoji]: count };
+    count === 0 && delete message.reactions[emoji];
+    if (author === me) {
+      const others = message.mine?.filter((other) => other !== emoji) ?? [];
+      message.mine = on ? [...others, emoji] : others;
+    }
+  }
+}
 
 export class Room extends Membership {
+  topic = "";
   /** @type {Entry[]} Messages and notes, oldest first. */
   entries = [];
   /** @type {Set<string>} */
@@ -23,7 +81,8 @@ export class Room extends Membership {
   typing = new Map();
   /** Whether the server may have older messages. */
   hasOlder = false;
-  isLoadingOlder = false;
+  /** @type {MessageChange[] | null} Changes since older messages were requested; null if they are not. */
+  changesWhileLoading = null;
   unread = 0;
   mentioned = false;
   /** The last position that was read. */
@@ -46,8 +105,18 @@ export class Room extends Membership {
     return this.entries.find((entry) => "seq" in entry)?.seq;
   }
 
+  /** The sequence number of the latest message, or 0. */
+  get latest() {
+    return this.entries.findLast((entry) => "seq" in entry)?.seq ?? 0;
+  }
+
+  /** Own messages that the server has not confirmed, oldest first. */
+  get pendingMessages() {
+    return /** @type {UnconfirmedMessage[]} */ (this.pending.filter(({ command }) => command.type === "say"));
+  }
+
   /** Applies a `joined` event. Returns whether the earlier entries stay valid. @param {JoinedEvent} event */
-  applyJoined({ epoch, seq, recovered, members, member_count, messages }) {
+  applyJoined({ epoch, seq, recovered, topic = "", members, member_count, messages, mine }) {
     const isContinuous = recovered || this.epoch === null;
     if (!isContinuous) {
       this.entries = [];
@@ -61,7 +130,8 @@ export class Room extends Membership {
     if (this.read?.epoch !== epoch) {
       this.read = { epoch, seq: this.epoch === null ? seq : 0 };
     }
-    Object.assign(this, { epoch, joined: true });
+    Object.assign(this, { epoch, topic, joined: true });
+    markOwn(messages, mine);
     this.members = new Set(members);
     this.memberCount = member_count;
     for (const message of messages) {
@@ -71,13 +141,17 @@ export class Room extends Membership {
     return isContinuous;
   }
 
-  /** Adds a message at the end. Returns whether it is new. @param {Message} message */
+  /** Adds a message at the end. Returns whether it is new. @param {ShownMessage} message */
   add(message) {
-    const last = this.entries.findLast((entry) => "seq" in entry);
-    if (last && last.seq >= message.seq) {
+    if (this.latest >= message.seq) {
       return false;
     }
     this.typing.delete(message.nick);
+    const { reply_to, quote, deleted } = message;
+    if (reply_to !== undefined && !quote && !deleted) {
+      const target = this.entries.find((entry) => "seq" in entry && entry.seq === reply_to && !entry.deleted);
+      message.quote = target && "seq" in target ? quoteOf(target) : undefined;
+    }
     this.entries.push(message);
     this.seq = message.seq;
     return true;
@@ -94,15 +168,33 @@ export class Room extends Membership {
     return surplus;
   }
 
-  /** Adds older messages at the beginning. Returns how many. @param {HistoryEvent} event */
-  prepend({ messages, more }) {
-    this.isLoadingOlder = false;
+  /**
+   * Adds older messages at the beginning. Returns how many.
+   * @param {HistoryEvent} event @param {string} me the user's public identity
+   */
+  prepend({ messages, mine, more }, me) {
     this.hasOlder = more;
     this.gap = "";
     const oldest = this.oldest ?? Infinity;
     const older = messages.filter((message) => message.seq < oldest);
+    markOwn(older, mine);
+    // The answer may be older than these.
+    this.changesWhileLoading?.forEach((change) => applyChange(older, change, me));
+    this.changesWhileLoading = null;
     this.entries.unshift(...older);
     return older.length;
+  }
+
+  /** Applies a change to the messages. @param {MessageChange} change @param {string} me */
+  applyChange(change, me) {
+    this.changesWhileLoading?.push(change);
+    return applyChange(this.entries, change, me);
+  }
+
+  /** Sets the topic, and adds a note. @param {RoomEvent} event */
+  applyTopic({ nick, topic }) {
+    this.topic = topic;
+    this.entries.push({ note: topic ? `${nick} changed the topic to: ${topic}` : `${nick} removed the topic.` });
   }
 
   /** Applies a `presence` event. One note lists all changes between two messages. @param {PresenceEvent} event */

@@ -33,9 +33,3 @@ export function save(name, value) {
 export function update(name, fallback, change) {
   save(name, change(load(name, fallback)));
 }
-
-/** Returns random bytes as hexadecimal digits. @param {number} bytes */
-export function randomHex(bytes) {
-  const numbers = crypto.getRandomValues(new Uint8Array(bytes));
-  return Array.from(numbers, (number) => number.toString(16).padStart(2, "0")).join("");
-}

@@ -68,6 +68,20 @@ export function setText(target, text) {
   }
 }
 
+/**
+ * Returns a function that calls `show` in the next frame, once, even if it is called several times.
+ * @param {() => void} show
+ */
+export function oncePerFrame(show) {
+  let request = 0;
+  return () => {
+    request ||= requestAnimationFrame(() => {
+      request = 0;
+      show();
+    });
+  };
+}
+
 /** Returns a number with its noun: "1 byte", "2 bytes". @param {number} number @param {string} noun */
 export function plural(number, noun) {
   return `${number} ${noun}${number === 1 ? "" : "s"}`;

@@ -1,12 +1,13 @@
-//! The subcommands `backup` and `export`, which read the history file. A server may use the file at
-//! the same time.
+//! The subcommands `backup` and `export`, which read the history file while a server may use it, and
+//! `import`, which makes a new one.
 
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use chinwag::domain::RoomName;
-use chinwag::log::sqlite::{self, BackupError, ExportError};
+use chinwag::log::sqlite::{self, BackupError, ExportError, ImportError};
 use clap::Subcommand;
 use thiserror::Error;
 
@@ -37,6 +38,16 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME", value_parser = RoomName::parse)]
         room: Option<RoomName>,
     },
+    /// Make a new history file of an export.
+    Import {
+        /// SQLite file to create. It must not exist.
+        #[arg(long, env = "CHINWAG_DB", value_name = "PATH", default_value = "chinwag.db")]
+        #[arg(value_parser = file)]
+        db: PathBuf,
+
+        /// File with the lines of an export. - reads standard input.
+        export: PathBuf,
+    },
 }
 
 /// Why a command failed.
@@ -46,6 +57,10 @@ pub(crate) enum CommandError {
     Backup(#[from] BackupError),
     #[error(transparent)]
     Export(#[from] ExportError),
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    #[error("cannot open {}: {}", .0.display(), .1)]
+    Open(PathBuf, io::Error),
 }
 
 impl Command {
@@ -73,6 +88,22 @@ impl Command {
                     }
                     exported => progress.end(&format!("{} messages exported", exported?)),
                 }
+                Ok(())
+            }
+            Self::Import { db, export } => {
+                let mut progress = Progress::new(io::stderr().is_terminal());
+                let mut input: Box<dyn BufRead> = if export.as_os_str() == "-" {
+                    Box::new(io::stdin().lock())
+                } else {
+                    let opened = File::open(&export);
+                    Box::new(BufReader::new(
+                        opened.map_err(|error| CommandError::Open(export, error))?,
+                    ))
+                };
+                let imported = sqlite::import(&db, &mut input, &mut |done| {
+                    progress.show(|| format!("{done} messages"));
+                })?;
+                progress.end(&format!("{imported} messages imported into {}", db.display()));
                 Ok(())
             }
         }

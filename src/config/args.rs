@@ -132,8 +132,9 @@ struct History {
     #[arg(value_parser = number::<1, 1_000_000_000>)]
     keep_messages: usize,
 
-    /// Bytes of messages to keep in total. A message counts as its text plus 128 bytes. The oldest
-    /// messages of the largest room are deleted first [default: 2/5 of --max-db-bytes]
+    /// Bytes of messages to keep in total. A message counts as its text plus 128 bytes, and each
+    /// reaction to it as 64 bytes. The oldest messages of the largest room are deleted first
+    /// [default: 2/5 of --max-db-bytes]
     #[arg(long, env = "CHINWAG_KEEP_BYTES", value_name = "N")]
     #[arg(value_parser = number::<1_048_576, { usize::MAX }>)]
     keep_bytes: Option<usize>,

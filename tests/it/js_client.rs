@@ -27,5 +27,5 @@ async fn javascript_client_keeps_order_resumes_and_detects_dead_connections() {
     let output = output.await.unwrap();
     let report = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{report}");
-    assert!(report.contains("# pass 11"), "{report}");
+    assert!(report.contains("# pass 14"), "{report}");
 }

@@ -35,6 +35,7 @@ mod metrics; // metrics, health checks and the JSON log
 mod nginx; // the shipped nginx configuration (ignored by default: needs nginx)
 mod pacing; // when rooms are flushed
 mod page; // the page in a real browser (ignored by default: needs Chromium)
+mod page_changes; // edits, reactions and topics in the page (ignored by default: needs Chromium)
 mod pages; // what is served over plain HTTP
 mod presence; // names and presence
 mod protocol; // the examples of docs/PROTOCOL.md, compared with a real server

@@ -2,6 +2,8 @@
 //! release build at full size.
 #![cfg(target_os = "linux")]
 
+use std::sync::Arc;
+
 use actix::prelude::*;
 use chinwag::Hub;
 use chinwag::domain::Timestamp;

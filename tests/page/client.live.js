@@ -1,5 +1,5 @@
 // Tests of static/client.js against the server at $CHINWAG_URL, which has the default limits.
-// tests/it/client.rs starts both.
+// tests/it/js_client.rs starts both.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -139,6 +139,104 @@ test("a disconnected client resumes without a gap and sends its pending messages
   }
   const own = texts(ben).filter((text) => text.startsWith("while"));
   assert.deepEqual(own, ["while away 1", "while away 2"]);
+});
+
+/** The changes that a client has received, without `room` and `at`. */
+function changes(client) {
+  const types = ["edited", "deleted", "reacted", "room"];
+  const found = client.received.map(({ event }) => event).filter(({ type }) => types.includes(type));
+  return found.map(({ room, at, id, ...change }) => change);
+}
+
+/** Sends a message, and returns its sequence number. */
+async function say(client, room, text, replyTo) {
+  const { id } = client.say(room, text, replyTo);
+  const said = () => client.received.find(({ event }) => event.type === "message" && event.id === id);
+  await until(text, () => said() !== undefined);
+  return said().event.seq;
+}
+
+/** The public identity of a client. */
+function authorOf(client) {
+  return client.received.find(({ event }) => event.type === "welcome").event.author;
+}
+
+test("edits, deletions, reactions, replies and topics reach all members", async () => {
+  const [ada, ben] = [await connect(), await connect()];
+  const name = unique("changes");
+  const [room, other] = [await join(ada, name), await join(ben, name)];
+  const [first, second] = [await say(ada, room, "helo"), await say(ada, room, "a mistake")];
+  const reply = await say(ben, other, "hi", first);
+  ada.edit(room, first, "hello");
+  ada.delete(room, second);
+  await until("the changes", () => changes(ben).length === 2 && room.pending.length === 0);
+  ben.react(other, first, "👍");
+  await until("a reaction", () => changes(ada).length === 3);
+  ada.react(room, first, "👍");
+  await until("a reaction", () => changes(ada).length === 4);
+  ben.react(other, first, "👍", false);
+  ben.setRoom(other, "Green or black?");
+  await until("all changes", () => [ada, ben].every((client) => changes(client).length === 6));
+  assert.deepEqual(changes(ada), changes(ben));
+  const [edited, deleted, ...others] = changes(ada);
+  assert.deepEqual([edited.target, edited.text, edited.author], [first, "hello", authorOf(ada)]);
+  assert.deepEqual([deleted.type, deleted.target], ["deleted", second]);
+  assert.deepEqual(others.map(({ on, count, topic }) => [on, count, topic]), [
+    [true, 1, undefined],
+    [true, 2, undefined],
+    [false, 1, undefined],
+    [undefined, undefined, "Green or black?"],
+  ]);
+  await until("the answers", () => room.pending.length === 0 && other.pending.length === 0);
+
+  const cleo = await connect();
+  await join(cleo, name);
+  const { event } = cleo.received.find(({ event: { type } }) => type === "joined");
+  assert.equal(event.topic, "Green or black?");
+  const state = event.messages.map(({ seq, text, deleted, edited_at, reactions, reply_to, quote }) =>
+    ({ seq, text, deleted, isEdited: edited_at !== undefined, reactions, reply_to, quote: quote?.text }));
+  const none = { deleted: undefined, isEdited: false, reactions: undefined, reply_to: undefined, quote: undefined };
+  assert.deepEqual(state, [
+    { ...none, seq: first, text: "hello", isEdited: true, reactions: { "👍": 1 } },
+    { ...none, seq: second, text: "", deleted: true },
+    { ...none, seq: reply, text: "hi", reply_to: first, quote: "hello" },
+  ]);
+});
+
+test("a disconnected client receives missed changes, and its own take effect once", async () => {
+  const [ada, ben] = [await connect(), await connect()];
+  const name = unique("missed");
+  const [room, other] = [await join(ada, name), await join(ben, name)];
+  const first = await say(ada, room, "first");
+  await until("the message", () => texts(ben).length === 1);
+  ben.react(other, first, "👍");
+  await until("a reaction", () => changes(ada).length === 1);
+  // Ada resumes after the reaction, and does not receive it again.
+  ada.offline();
+  ben.react(other, first, "🎉");
+  ben.setRoom(other, "While away");
+  ada.edit(room, first, "edited while away");
+  assert.deepEqual(room.pending.map(({ command }) => command.type), ["edit"]);
+  await until("all changes", () => [ada, ben].every((client) => changes(client).length === 4));
+  await until("the answers", () => room.pending.length === 0 && other.pending.length === 0);
+  const kinds = changes(ada).map(({ type, emoji }) => emoji ?? type);
+  assert.deepEqual(kinds.toSorted(), ["edited", "room", "🎉", "👍"].toSorted());
+  assert.equal(kinds[0], "👍");
+  assert.deepEqual(texts(ada), ["first"]);
+  assert.equal(room.seq, changes(ben).at(-1).seq);
+});
+
+test("a change that the server rejects is dropped", async () => {
+  const [ada, ben] = [await connect(), await connect()];
+  const name = unique("forbidden");
+  const [room, other] = [await join(ada, name), await join(ben, name)];
+  const first = await say(ada, room, "mine");
+  ben.edit(other, first, "yours");
+  const error = () => ben.received.find(({ event }) => event.type === "error");
+  await until("an error", () => error() !== undefined);
+  assert.equal(error().event.code, "forbidden");
+  assert.equal(error().command.type, "edit");
+  assert.deepEqual(other.pending, []);
 });
 
 test("long messages and history are received compressed", async () => {

@@ -2,20 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-
-globalThis.document = {
-  createElement: (name) => ({
-    name,
-    attributes: {},
-    children: [],
-    setAttribute(key, value) {
-      this.attributes[key] = value;
-    },
-    append(...children) {
-      this.children.push(...children);
-    },
-  }),
-};
+import "./document.js";
 
 const { format, mentions } = await import("../../static/text.js");
 

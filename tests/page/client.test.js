@@ -1,0 +1,151 @@
+// Tests of static/client.js in node, with a fake WebSocket. client.live.js has those with a server.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Client, Membership } from "../../static/client.js";
+
+const AUTHOR = "3f9a1c07d25be8604b17";
+
+/** A WebSocket that records what the client sends. */
+class FakeSocket extends EventTarget {
+  /** @type {FakeSocket} */
+  static last;
+  readyState = 1;
+  sent = [];
+
+  constructor() {
+    super();
+    FakeSocket.last = this;
+  }
+
+  send(data) {
+    this.sent.push(...data.split("\n").map((line) => JSON.parse(line)));
+  }
+
+  close() {}
+
+  /** Delivers events to the client. */
+  receive(...events) {
+    const data = events.map((event) => JSON.stringify(event)).join("\n");
+    this.dispatchEvent(Object.assign(new Event("message"), { data }));
+  }
+
+  /** Returns the commands of these types that the client has sent, without `hello` and `join`. */
+  get commands() {
+    return this.sent.filter(({ type }) => type !== "hello" && type !== "join");
+  }
+}
+
+/** Connects a client that has joined the room `tea`, and records what it receives. */
+function connect(t, joined) {
+  const received = [];
+  const client = new Client({
+    url: "ws://unused/",
+    WebSocket: FakeSocket,
+    received: (event) => received.push(event),
+  });
+  t.after(() => client.disconnect());
+  const room = new Membership("tea");
+  client.join(room);
+  reconnect(client, joined);
+  return { client, room, received };
+}
+
+function reconnect(client, joined = {}) {
+  client.connect();
+  const socket = FakeSocket.last;
+  socket.dispatchEvent(new Event("open"));
+  const [hello, join] = socket.sent;
+  const members = { members: [], member_count: 0 };
+  socket.receive(
+    { type: "welcome", nick: "Ada", author: AUTHOR, limits: {}, ref: hello.ref },
+    { type: "joined", room: "tea", epoch: "e", seq: 10, recovered: false, ...members, messages: [], ref: join.ref, ...joined },
+  );
+  return join;
+}
+
+function change(type, seq, more = {}) {
+  return { type, room: "tea", seq, at: 0, author: AUTHOR, nick: "Ada", target: 1, ...more };
+}
+
+test("every change advances the position after which the client resumes", (t) => {
+  const { client } = connect(t);
+  for (const [n, type] of ["message", "edited", "deleted", "reacted", "room"].entries()) {
+    FakeSocket.last.receive(change(type, 11 + n));
+    assert.deepEqual(reconnect(client, { seq: 11 + n, recovered: true }).after, { epoch: "e", seq: 11 + n });
+  }
+});
+
+test("the changes of a resumed room follow its messages as events", (t) => {
+  const { client, room, received } = connect(t);
+  received.length = 0;
+  const changes = [change("edited", 12, { text: "new" }), change("room", 14, { topic: "Tea" })];
+  reconnect(client, { seq: 14, recovered: true, messages: [{ ...change("", 13), text: "hello" }], changes });
+  assert.deepEqual(received.map(({ type }) => type), ["welcome", "joined", "edited", "room"]);
+  assert.equal(room.seq, 14);
+});
+
+test("changes are sent in order, one at a time, with an id", (t) => {
+  const { client, room } = connect(t);
+  client.say(room, "hello", 7);
+  client.edit(room, 1, "new");
+  client.delete(room, 2);
+  client.react(room, 3, "👍");
+  client.react(room, 3, "👍", false);
+  client.setRoom(room, "Tea");
+  const socket = FakeSocket.last;
+  for (let n = 1; n <= 6; n++) {
+    assert.equal(socket.commands.length, n);
+    const { id, ref } = socket.commands.at(-1);
+    socket.receive({ type: "said", room: "tea", seq: 10 + n, id, duplicate: false, ref });
+  }
+  const ids = new Set(socket.commands.map(({ id }) => id));
+  assert.equal(ids.size, 6);
+  assert.deepEqual(socket.commands.map(({ id, ref, ...command }) => command), [
+    { type: "say", room: "tea", text: "hello", reply_to: 7 },
+    { type: "edit", room: "tea", seq: 1, text: "new" },
+    { type: "delete", room: "tea", seq: 2 },
+    { type: "react", room: "tea", seq: 3, emoji: "👍", on: true },
+    { type: "react", room: "tea", seq: 3, emoji: "👍", on: false },
+    { type: "set_room", room: "tea", topic: "Tea" },
+  ]);
+  assert.deepEqual(room.pending, []);
+});
+
+test("a change without an answer is sent again after a reconnection, unless it was committed", (t) => {
+  const { client, room } = connect(t);
+  client.edit(room, 1, "new");
+  const [{ id }] = FakeSocket.last.commands;
+  reconnect(client, { recovered: true });
+  assert.equal(FakeSocket.last.commands[0].id, id);
+  const changes = [change("edited", 11, { text: "new", id })];
+  reconnect(client, { seq: 11, recovered: true, changes });
+  assert.deepEqual(FakeSocket.last.commands, []);
+  assert.deepEqual(room.pending, []);
+});
+
+test("a rejected change is dropped, a rejected message is kept", (t) => {
+  const { client, room, received } = connect(t);
+  client.edit(room, 1, "new");
+  client.say(room, "hello");
+  const socket = FakeSocket.last;
+  const reject = (code) => {
+    const { ref } = socket.commands.at(-1);
+    socket.receive({ type: "error", code, message: "no", temporary: false, ref });
+  };
+  reject("forbidden");
+  assert.deepEqual(received.at(-1).code, "forbidden");
+  reject("too_long");
+  assert.deepEqual(room.pending.map(({ command, state }) => [command.type, state]), [["say", "failed"]]);
+});
+
+test("a change that exceeds the rate limit is sent again", async (t) => {
+  const { client, room } = connect(t);
+  client.react(room, 1, "👍");
+  const socket = FakeSocket.last;
+  const [{ id, ref }] = socket.commands;
+  socket.receive({ type: "error", code: "rate_limited", message: "slow", temporary: true, retry_after_ms: 5, ref });
+  assert.equal(socket.commands.length, 1);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.deepEqual(socket.commands.map((command) => command.id), [id, id]);
+});
