@@ -44,6 +44,8 @@ pub(super) struct Applied {
     pub(super) rooms: HashMap<RoomName, Room>,
     /// Whether a text was removed, whose bytes may still be in the write-ahead log.
     pub(super) removed_text: bool,
+    /// Whether messages are pruned and still in the file.
+    pub(super) has_pruned: bool,
 }
 
 /// A draft's outcome if it is not a duplicate.
@@ -134,6 +136,8 @@ impl<'a> AppendTransaction<'a> {
     /// Writes what is not written yet, before the commit.
     pub(super) fn finish(mut self, verdicts: Vec<Verdict>) -> rusqlite::Result<Applied> {
         self.save_rooms()?;
+        let select = "SELECT 1 FROM rooms WHERE unpruned IS NOT NULL";
+        let has_pruned = self.connection.prepare_cached(select)?.exists([])?;
         schema::set_meta(self.connection, "head", integer(self.head))?;
         self.clock.store(self.connection, self.before.clock, self.before.head.next())?;
         Ok(Applied {
@@ -145,6 +149,7 @@ impl<'a> AppendTransaction<'a> {
             has_change_ids: self.has_change_ids,
             rooms: self.rooms,
             removed_text: self.removed_text,
+            has_pruned,
         })
     }
 

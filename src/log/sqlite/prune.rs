@@ -2,7 +2,7 @@
 //! appends. What the log decides does not depend on when. A deleted message with an id leaves a
 //! tombstone for a day, so that a repeated message is recognized.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use log::warn;
@@ -36,7 +36,25 @@ impl Writer {
         });
         self.schedule_checkpoint(ctx);
         let pause = if has_more { SLICE_PAUSE } else { self.options.prune_interval };
-        ctx.run_later(pause, Self::prune);
+        self.schedule_prune(pause, ctx);
+    }
+
+    /// Prunes the next slice after a pause, or earlier if that is scheduled.
+    pub(super) fn schedule_prune(&mut self, pause: Duration, ctx: &mut Context<Self>) {
+        let at = Instant::now() + pause;
+        match self.next_prune {
+            Some((_, scheduled)) if scheduled > Instant::now() && scheduled <= at => return,
+            Some((timer, _)) => {
+                ctx.cancel_future(timer);
+            }
+            None => {}
+        }
+        self.next_prune = Some((ctx.run_later(pause, Self::prune), at));
+    }
+
+    /// Prunes the next slice soon. A file of limited size must not fill up with what was pruned.
+    pub(super) fn prune_soon(&mut self, ctx: &mut Context<Self>) {
+        self.schedule_prune(SLICE_PAUSE, ctx);
     }
 
     /// Prunes messages that have expired at the time `now`, or deletes what was pruned before.
