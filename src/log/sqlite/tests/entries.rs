@@ -79,6 +79,35 @@ fn changes_beyond_the_resume_buffer_are_forgotten_and_the_floor_says_so() {
 }
 
 #[test]
+fn one_pass_deletes_everything_that_is_not_kept() {
+    let folder = folder();
+    let path = folder.path().join("log.db");
+    let options = with_settings(&options(&path), |settings| settings.keep_messages = 1);
+    let mut writer = writer(&Options { resume_buffer: 0, ..options });
+    let id = |n: usize| Some(MessageId::parse(&format!("id {n}")).expect("an id"));
+    for name in ["a", "b"] {
+        let topic = Action::Room { topic: Topic::parse("Tea").expect("a topic") };
+        let mut drafts: Vec<_> =
+            (0..1200).map(|n| Draft { id: id(n), ..draft(name, "hello") }).collect();
+        drafts.extend((1200..2400).map(|n| Draft { id: id(n), ..draft_of(name, topic.clone()) }));
+        let verdicts = writer.append(&drafts).expect("a commit");
+        let target = seq(verdicts[1199]);
+        let react = Action::React { target, emoji: emoji(0), on: true };
+        writer.append(&vec![draft_of(name, react); 1200]).expect("a commit");
+    }
+    prune(&mut writer, Timestamp::now());
+    let numbers = || {
+        ["changes", "messages", "change_ids"]
+            .map(|table| select_number(&path, &format!("SELECT count(*) FROM {table}")))
+    };
+    assert_eq!(numbers(), [0, 2400, 2400]);
+    let at = later(2 * DAY);
+    assert!(writer.append_at(at, vec![]).is_ok());
+    prune(&mut writer, at);
+    assert_eq!(numbers(), [0, 2, 0]);
+}
+
+#[test]
 fn pruned_message_takes_its_reactions_and_edits_along() {
     let folder = folder();
     let path = folder.path().join("log.db");
