@@ -1,6 +1,5 @@
 //! Edits, deletions, reactions, replies and topics, with the history in memory and in a file.
 
-use std::path::Path;
 use std::time::Duration;
 
 use chinwag::Config;
@@ -522,10 +521,4 @@ async fn changes_are_limited_like_messages() {
         }
     })
     .await;
-}
-
-/// Returns whether a file contains a text.
-fn contains(path: &Path, text: &str) -> bool {
-    let bytes = std::fs::read(path).unwrap_or_default();
-    bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }

@@ -1,4 +1,4 @@
-//! The subcommands `backup` and `export`, on a journal that a server is writing.
+//! The subcommands `backup` and `export`, on a journal that a server is writing, and `import`.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -82,6 +82,61 @@ async fn export_of_a_running_server_writes_each_message_on_one_line() {
         }
         assert_eq!(lines, expected);
     }
+}
+
+#[actix_web::test]
+async fn import_of_an_export_makes_the_same_history_for_the_same_authors() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::start(PROGRAM, folder.path(), &[]).await;
+    let ada = json!({"nick": "Ada", "key": "a secret of Ada's own"});
+    let mut client = JsonClient::hello(program.addr, ada.clone()).await;
+    let (room, emoji) = ("tea", "👍");
+    let commands = [
+        json!({"type": "join", "room": room}),
+        json!({"type": "say", "room": room, "text": "helo", "id": "1"}),
+        json!({"type": "say", "room": room, "text": "gone"}),
+        json!({"type": "edit", "room": room, "seq": 1, "text": "hello"}),
+        json!({"type": "delete", "room": room, "seq": 2}),
+        json!({"type": "react", "room": room, "seq": 1, "emoji": emoji}),
+        json!({"type": "say", "room": room, "text": "bye", "reply_to": 1}),
+        json!({"type": "set_room", "room": room, "topic": "leaves and water"}),
+    ];
+    for command in &commands {
+        client.send(std::slice::from_ref(command)).await;
+        let answer = if command["type"] == "join" { "joined" } else { "said" };
+        client.until(answer).await;
+    }
+    let before = history(program.addr, room).await;
+    assert_eq!(before.len(), 3);
+    let (code, lines, error) = run(folder.path(), &["export"]).await;
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert!(!lines.contains("gone") && !lines.contains("helo\""), "{lines}");
+    std::fs::write(folder.path().join("all.jsonl"), &lines).unwrap();
+    program.kill().await;
+
+    let outcome = run(folder.path(), &["import", "--db", "new.db", "all.jsonl"]).await;
+    assert_eq!(outcome, (Some(0), String::new(), String::new()));
+    let program = Program::start(PROGRAM, folder.path(), &["--db", "new.db"]).await;
+    assert_eq!(history(program.addr, room).await, before);
+    let mut client = JsonClient::hello(program.addr, ada).await;
+    client.send(&[json!({"type": "join", "room": room})]).await;
+    assert_eq!(client.expect("joined").await["topic"], "leaves and water");
+    // The author can still edit, and a message with a known id is a duplicate.
+    client.send(&[json!({"type": "edit", "room": room, "seq": 1, "text": "hello!"})]).await;
+    assert_eq!(client.expect("edited").await["text"], "hello!");
+    client.expect("said").await;
+    client.send(&[commands[1].clone()]).await;
+    let said = client.expect("said").await;
+    assert_eq!((&said["seq"], &said["duplicate"]), (&json!(1), &json!(true)));
+    program.kill().await;
+
+    // A second import does not overwrite the file, and a bad line leaves no file.
+    let (code, _, error) = run(folder.path(), &["import", "--db", "new.db", "all.jsonl"]).await;
+    assert_eq!((code, error.contains("exists already")), (Some(1), true), "{error}");
+    std::fs::write(folder.path().join("bad.jsonl"), lines + "{\"room\": \"tea\"}\n").unwrap();
+    let (code, _, error) = run(folder.path(), &["import", "--db", "bad.db", "bad.jsonl"]).await;
+    assert_eq!((code, error.contains("line 5")), (Some(1), true), "{error}");
+    assert!(!folder.path().join("bad.db").exists());
 }
 
 #[actix_web::test]
@@ -179,8 +234,7 @@ fn documented_commands() -> Vec<Vec<String>> {
                 ["cargo", "run", "--", _, ..] => 3,
                 _ => return None,
             };
-            let end = words.iter().position(|word| word == ">").unwrap_or(words.len());
-            Some(words[start..end].to_vec())
+            Some(words[start..].to_vec())
         });
         all.extend(of_chinwag);
     }
@@ -198,12 +252,17 @@ async fn commands_in_the_documentation_are_valid() {
     let commands = documented_commands();
     assert!(commands.len() >= 9, "{commands:?}");
     for command in &commands {
-        let arguments: Vec<_> = command.iter().map(String::as_str).collect();
+        let words: Vec<_> = command.iter().map(String::as_str).collect();
+        let mut parts = words.splitn(2, |word| *word == ">");
+        let (arguments, output) = (parts.next().unwrap(), parts.next());
         let is_server = arguments[0].starts_with("--") && arguments[0] != "--help";
         // A server's flags are checked without starting it: it may want port 443.
         let check = if is_server { &["check-config"][..] } else { &[] };
-        let (code, _, error) = run(folder.path(), &[check, &arguments].concat()).await;
+        let (code, text, error) = run(folder.path(), &[check, arguments].concat()).await;
         assert_eq!(code, Some(0), "chinwag {arguments:?}: {error}");
+        if let Some([file]) = output {
+            std::fs::write(folder.path().join(file), text).unwrap();
+        }
         let _ = std::fs::remove_file(folder.path().join("copy.db"));
     }
     program.signal("-TERM");

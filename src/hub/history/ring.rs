@@ -491,11 +491,19 @@ mod tests {
         ]
     }
 
+    /// A message as a client sees it.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    struct Seen {
+        text: String,
+        edited: bool,
+        deleted: bool,
+        reactions: BTreeMap<Emoji, Vec<Option<Identity>>>,
+    }
+
     /// The room as a client sees it, which applies events by the rules of `docs/PROTOCOL.md`.
     #[derive(Clone, Debug, Default, PartialEq, Eq)]
     struct View {
-        /// Text, whether it is edited, whether it is deleted, and the authors of its reactions.
-        messages: BTreeMap<Seq, (String, bool, bool, BTreeMap<Emoji, Vec<Option<Identity>>>)>,
+        messages: BTreeMap<Seq, Seen>,
         topic: String,
     }
 
@@ -503,8 +511,8 @@ mod tests {
         fn add(&mut self, message: &ChatMessage) {
             let text = message.text.as_str().to_owned();
             let edited = message.edited_at.is_some();
-            let state = (text, edited, message.deleted, BTreeMap::new());
-            self.messages.insert(message.seq, state);
+            let (deleted, reactions) = (message.deleted, BTreeMap::new());
+            self.messages.insert(message.seq, Seen { text, edited, deleted, reactions });
         }
 
         fn change(&mut self, change: &Change) {
@@ -512,24 +520,21 @@ mod tests {
                 self.topic = topic.as_str().to_owned();
             }
             let target = change.kind.target().and_then(|target| self.messages.get_mut(&target));
-            let Some((text, edited, deleted, reactions)) = target else { return };
+            let Some(seen) = target else { return };
             match &change.kind {
-                ChangeKind::Edit { text: new, .. } if !*deleted => {
-                    (*text, *edited) = (new.as_str().to_owned(), true);
+                ChangeKind::Edit { text, .. } if !seen.deleted => {
+                    (seen.text, seen.edited) = (text.as_str().to_owned(), true);
                 }
-                ChangeKind::Delete { .. } => {
-                    (*text, *edited, *deleted) = (String::new(), false, true);
-                    reactions.clear();
-                }
+                ChangeKind::Delete { .. } => *seen = Seen { deleted: true, ..Seen::default() },
                 ChangeKind::React { emoji, on, .. } => {
-                    let authors = reactions.entry(emoji.clone()).or_default();
+                    let authors = seen.reactions.entry(emoji.clone()).or_default();
                     authors.retain(|author| *author != change.author);
                     if *on {
                         authors.push(change.author);
                         authors.sort_unstable();
                     }
                     if authors.is_empty() {
-                        reactions.remove(emoji);
+                        seen.reactions.remove(emoji);
                     }
                 }
                 ChangeKind::Edit { .. } | ChangeKind::Room { .. } => {}
@@ -580,7 +585,7 @@ mod tests {
                 }
             };
             let target = kind.target();
-            if target.is_some_and(|seq| view.messages.get(&seq).is_none_or(|state| state.2)) {
+            if target.is_some_and(|seq| view.messages.get(&seq).is_none_or(|seen| seen.deleted)) {
                 continue;
             }
             let change = Change { room: name(0), seq, at, author, nick, id: None, kind };
@@ -625,16 +630,17 @@ mod tests {
             let reader = Identity::of_client(ClientId::next());
             let page = ring.page(Seq::MAX, 50, usize::MAX, reader);
             for message in &page.messages {
-                let (text, edited, deleted, reactions) = &present.messages[&message.seq];
+                let seen = &present.messages[&message.seq];
                 let shown = (message.text.as_str(), message.edited_at.is_some(), message.deleted);
-                prop_assert_eq!(shown, (text.as_str(), *edited, *deleted));
+                prop_assert_eq!(shown, (seen.text.as_str(), seen.edited, seen.deleted));
                 let counts = page.counts.iter().filter(|count| count.target == message.seq);
                 let counts: Vec<_> = counts.map(|count| (&count.emoji, count.count)).collect();
-                let expected = reactions.iter().map(|(emoji, who)| (emoji, who.len() as u32));
+                let expected = seen.reactions.iter();
+                let expected = expected.map(|(emoji, authors)| (emoji, authors.len() as u32));
                 prop_assert_eq!(counts, expected.collect::<Vec<_>>());
                 // An edited or deleted message is also quoted so.
                 if let (Some(target), Some(quote)) = (message.reply_to, &message.quote) {
-                    prop_assert_eq!(&*quote.text, present.messages[&target].0.as_str());
+                    prop_assert_eq!(&*quote.text, present.messages[&target].text.as_str());
                 }
             }
             prop_assert_eq!(ring.topic().as_str(), present.topic.as_str());

@@ -6,7 +6,7 @@ mod index;
 mod page;
 mod room;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

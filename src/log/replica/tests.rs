@@ -19,11 +19,11 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
 /// The time of the first append.
-const START: u64 = 1000 * DAY;
+pub(in crate::log) const START: u64 = 1000 * DAY;
 
-const ROOMS: [&str; 3] = ["a", "b", "c"];
+pub(in crate::log) const ROOMS: [&str; 3] = ["a", "b", "c"];
 
-fn room(name: &str) -> RoomName {
+pub(in crate::log) fn room(name: &str) -> RoomName {
     RoomName::parse(name).expect("a room")
 }
 
@@ -120,7 +120,7 @@ fn shown(value: &impl Debug, identities: impl IntoIterator<Item = Option<Identit
     format!("{value:?} by {bytes:?}")
 }
 
-fn shown_entry(entry: &Entry) -> String {
+pub(in crate::log) fn shown_entry(entry: &Entry) -> String {
     let author = match entry {
         Entry::Message(message) => message.author,
         Entry::Change(change) => change.author,
@@ -129,7 +129,7 @@ fn shown_entry(entry: &Entry) -> String {
     shown(entry, [author])
 }
 
-fn shown_page(page: &Messages) -> String {
+pub(in crate::log) fn shown_page(page: &Messages) -> String {
     let messages = page.messages.iter().map(|message| message.author);
     let changes = page.changes.iter().map(|change| change.author);
     let reactions = page.reactions.iter().map(|reaction| reaction.author);
@@ -138,7 +138,7 @@ fn shown_page(page: &Messages) -> String {
 
 /// What a draft in a property test does. See [`Said::target`].
 #[derive(Clone, Debug)]
-enum Deed {
+pub(in crate::log) enum Deed {
     Say { length: usize, reply: Option<u64> },
     Edit { back: u64, length: usize },
     Delete { back: u64 },
@@ -147,7 +147,7 @@ enum Deed {
 }
 
 #[derive(Clone, Debug)]
-struct Said {
+pub(in crate::log) struct Said {
     room: usize,
     author: Option<u8>,
     id: Option<u8>,
@@ -157,17 +157,17 @@ struct Said {
 
 /// A page to read after a step.
 #[derive(Clone, Debug)]
-struct Question {
+pub(in crate::log) struct Question {
     before: u64,
     range: u8,
     around: u64,
     reader: Option<u8>,
-    limit: usize,
-    max_bytes: usize,
+    pub(in crate::log) limit: usize,
+    pub(in crate::log) max_bytes: usize,
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(in crate::log) enum Step {
     Append { later: i64, drafts: Vec<Said>, question: Question },
     Settings { later: i64, settings: Settings },
 }
@@ -209,7 +209,7 @@ fn question() -> impl Strategy<Value = Question> {
     )
 }
 
-fn settings() -> impl Strategy<Value = Settings> {
+pub(in crate::log) fn settings() -> impl Strategy<Value = Settings> {
     let millis = |millis: u64| Some(Duration::from_millis(millis));
     let keep_messages = prop_oneof![1 => Just(u64::MAX), 3 => 1..7u64, 1 => Just(0)];
     let keep_bytes = proptest::option::of(200..2500u64);
@@ -248,7 +248,7 @@ fn append(back: u32) -> impl Strategy<Value = Step> {
         .prop_map(|(later, drafts, question)| Step::Append { later, drafts, question })
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(in crate::log) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let settings =
         (later(1), settings()).prop_map(|(later, to)| Step::Settings { later, settings: to });
     proptest::collection::vec(prop_oneof![12 => append(1), 1 => settings], 1..40)
@@ -263,7 +263,7 @@ impl Said {
         Seq::new(target.map_or((replica.head().get() + 8).saturating_sub(back), |seq| *seq))
     }
 
-    fn draft(&self, replica: &Replica, n: usize) -> Draft {
+    pub(in crate::log) fn draft(&self, replica: &Replica, n: usize) -> Draft {
         let target = |back: u64| self.target(replica, back);
         let text = |length| text(&format!("{n}:{}", "ä".repeat(length)));
         let action = match &self.deed {
@@ -291,14 +291,28 @@ impl Said {
 }
 
 impl Question {
+    /// A question for everything that the hub can ask for.
+    pub(in crate::log) const WHOLE: Self = Self {
+        before: 0,
+        range: 0,
+        around: 0,
+        reader: None,
+        limit: usize::MAX,
+        max_bytes: usize::MAX,
+    };
+
+    /// Returns before which sequence number to read, which messages, and for whom.
+    pub(in crate::log) fn parts(&self, head: Seq) -> (Seq, Range, Reader) {
+        let place = |back| Seq::new((head.get() + 1).saturating_sub(back));
+        let around = place(self.around);
+        let range = [Range::Latest, Range::After(around), Range::Around(around)];
+        let reader = self.reader.map_or(Reader::Hub, |n| Reader::Client(identity(n)));
+        (place(self.before), range[usize::from(self.range)], reader)
+    }
+
     /// Reads the page from the replica and from the model.
     fn ask(&self, replica: &Replica, model: &Model, name: &RoomName) -> [Messages; 2] {
-        let head = replica.head().get();
-        let before = Seq::new((head + 1).saturating_sub(self.before));
-        let around = Seq::new((head + 1).saturating_sub(self.around));
-        let range = [Range::Latest, Range::After(around), Range::Around(around)];
-        let range = range[usize::from(self.range)];
-        let reader = self.reader.map_or(Reader::Hub, |n| Reader::Client(identity(n)));
+        let (before, range, reader) = self.parts(replica.head());
         let (limit, max_bytes) = (self.limit, self.max_bytes);
         [
             replica.page(name, before, range, reader, limit, max_bytes),
@@ -316,14 +330,6 @@ fn run(
 ) -> Result<(), TestCaseError> {
     let mut model = Model::new(initial.clone());
     let mut now = START;
-    let whole = Question {
-        before: 0,
-        range: 0,
-        around: 0,
-        reader: None,
-        limit: usize::MAX,
-        max_bytes: usize::MAX,
-    };
     for (n, step) in steps.iter().enumerate() {
         match step {
             Step::Append { later, drafts, question } => {
@@ -349,7 +355,7 @@ fn run(
                 prop_assert_eq!(shown_entry(&entry), shown_entry(&expected));
             }
         }
-        compare(replica, &model, &whole)?;
+        compare(replica, &model, &Question::WHOLE)?;
     }
     Ok(())
 }

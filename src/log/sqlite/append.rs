@@ -324,7 +324,7 @@ impl<'a> AppendTransaction<'a> {
         let key = (room.id, integer(target));
         self.connection
             .prepare_cached(
-                "UPDATE messages SET text = '', deleted = 1, edit = NULL
+                "UPDATE messages SET text = '', edited_at = NULL, deleted = 1, edit = NULL
                  WHERE room = ?1 AND seq = ?2",
             )?
             .execute(key)?;

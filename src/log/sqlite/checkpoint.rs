@@ -11,10 +11,10 @@ use super::schema;
 use crate::log::LogError;
 
 /// The time from the removal of a text until the checkpoint. Later removals join it.
-const DELAY: Duration = Duration::from_secs(20);
+const DELAY: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 20_000 });
 
 /// The pause before another attempt, while a reader needs the write-ahead log.
-const RETRY_PAUSE: Duration = Duration::from_secs(3);
+const RETRY_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 3000 });
 
 /// After this time it is logged that a reader prevents the checkpoint.
 const LATE: Duration = Duration::from_secs(60);

@@ -120,8 +120,9 @@ fn read_slice(
 
 #[cfg(test)]
 mod tests {
-    use super::super::Options;
-    use super::super::tests::{draft, draft_with_id, folder, options, prune, room, writer};
+    use super::super::tests::{
+        draft, draft_with_id, folder, options, prune, room, with_settings, writer,
+    };
     use super::*;
     use crate::domain::Timestamp;
 
@@ -129,7 +130,8 @@ mod tests {
     fn export_has_one_line_for_each_message_that_is_not_pruned() {
         let folder = folder();
         let path = folder.path().join("log.db");
-        let mut writer = writer(&Options { keep_messages: 2, ..options(&path) });
+        let mut writer =
+            writer(&with_settings(&options(&path), |settings| settings.keep_messages = 2));
         writer.append(&[draft("b", "b1"), draft_with_id("a", "a1", "id")]).expect("a commit");
         writer
             .append(&[draft("b", "b2"), draft("b", "b3\n"), draft_with_id("a", "a2", "x")])

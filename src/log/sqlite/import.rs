@@ -339,3 +339,166 @@ fn nick(text: &str) -> Result<Nick, BadNick> {
         nick => nick,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{
+        draft, draft_of, draft_with_id, folder, options, read_all, room, texts, writer,
+    };
+    use super::super::{export, page::Query, tests::ask};
+    use super::*;
+    use crate::domain::{Action, Draft, Timestamp};
+    use crate::log::{Messages, Range, Reader, Verdict};
+
+    fn export_text(path: &Path) -> String {
+        let mut out = Vec::new();
+        export(path, None, &mut out, &mut |_| {}).expect("an export");
+        String::from_utf8(out).expect("text")
+    }
+
+    fn import_text(path: &Path, text: &str) -> Result<u64, ImportError> {
+        import(path, &mut text.as_bytes(), &mut |_| {})
+    }
+
+    fn whole(path: &Path, name: &str) -> Messages {
+        let (before, range, reader) = (Seq::MAX, Range::Latest, Reader::Hub);
+        let (limit, max_bytes) = (usize::MAX, usize::MAX);
+        ask(path, &Query { room: room(name), before, range, reader, limit, max_bytes })
+    }
+
+    #[test]
+    fn import_of_an_export_has_the_same_state() {
+        let folder = folder();
+        let (path, copy) = (folder.path().join("log.db"), folder.path().join("copy.db"));
+        let mut server = writer(&options(&path));
+        let emoji = |text| Emoji::parse(text).expect("an emoji");
+        let react = |name, target, text, author| {
+            let action = Action::React { target: Seq::new(target), emoji: emoji(text), on: true };
+            Draft { author, ..draft_of(name, action) }
+        };
+        let text = |words| MessageText::parse(words, 100).expect("a text");
+        let reply_to = Some(Seq::new(2));
+        let reply = Action::Message { text: text("a reply"), attributed: true, reply_to };
+        let anonymous = Nick::anonymous(crate::domain::ClientId::next());
+        let ann = draft("a", "x").author;
+        let drafts = [
+            draft("b", "one"),
+            draft_with_id("a", "two", "id"),
+            draft_with_id("a", "three\n", "another"),
+            draft_of("a", reply),
+            Draft { author: None, nick: anonymous.clone(), ..draft("a", "shown") },
+            Draft {
+                nick: anonymous,
+                ..draft_of(
+                    "a",
+                    Action::Message { text: text("not shown"), attributed: false, reply_to: None },
+                )
+            },
+            react("a", 2, "👍", ann),
+            react("a", 2, "👍", None),
+            react("a", 2, "🎉", ann),
+            draft_of("a", Action::Edit { target: Seq::new(2), text: text("edited") }),
+            draft_of("a", Action::Delete { target: Seq::new(3) }),
+            draft_of("b", Action::Room { topic: Topic::parse("Which tea?").expect("a topic") }),
+        ];
+        server.append(&drafts).expect("a commit");
+        let text = export_text(&path);
+        let mut progress = 0;
+        let done = import(&copy, &mut text.as_bytes(), &mut |done| progress = done);
+        assert_eq!((done.expect("an import"), progress), (6, 6));
+        assert_eq!(export_text(&copy), text);
+        let names = std::fs::read_dir(folder.path()).expect("a folder");
+        let names = names.map(|entry| entry.expect("an entry").file_name());
+        assert!(!names.into_iter().any(|name| name.to_string_lossy().contains(".part-")));
+
+        let mut restored = writer(&options(&copy));
+        assert_ne!(restored.epoch, server.epoch);
+        assert_eq!(restored.kept_bytes, server.kept_bytes);
+        for name in ["a", "b"] {
+            let [page, expected] = [&copy, &path].map(|path| {
+                let page = whole(path, name);
+                let authors: Vec<_> = page.messages.iter().map(|one| one.author).collect();
+                (format!("{:?}", page.messages), authors, page.reactions, page.topic)
+            });
+            assert_eq!(page, expected);
+        }
+        // The last message had the number 6. The settings took 7.
+        let verdicts = restored.append(&[drafts[1].clone(), draft("a", "new")]).expect("a commit");
+        assert_eq!(verdicts, [Verdict::Duplicate(Seq::new(2)), Verdict::Kept(Seq::new(8))]);
+    }
+
+    #[test]
+    fn export_of_an_older_version_is_imported() {
+        let folder = folder();
+        let path = folder.path().join("log.db");
+        let lines = concat!(
+            r#"{"room":"a","seq":1,"at":1000,"nick":"Ann","text":"hello","id":"x"}"#,
+            "\n\n",
+            r#"{"room":"a","seq":3,"at":900,"nick":"anonymous-1a2b","text":"hi"}"#,
+        );
+        assert_eq!(import_text(&path, lines).expect("an import"), 2);
+        let page = read_all(&path, "a");
+        assert_eq!(texts(&page.messages), ["hello", "hi"]);
+        assert_eq!(page.messages[0].at, Timestamp::from_millis(1000));
+        assert!(page.messages[0].attributed && !page.messages[1].attributed);
+        // Both are expired, though the clock was set back between them.
+        let keep_an_hour = |settings: &mut crate::domain::Settings| {
+            settings.keep_for = Some(std::time::Duration::from_secs(3600));
+        };
+        writer(&super::super::tests::with_settings(&options(&path), keep_an_hour));
+        assert!(read_all(&path, "a").messages.is_empty());
+    }
+
+    #[test]
+    fn bad_line_is_named_and_nothing_is_left_behind() {
+        let good = r#"{"room":"a","seq":5,"at":1,"nick":"Ann","text":"hello","id":"x"}"#;
+        let with = |from: &str, to: &str| good.replace(from, to);
+        let by_ann = r#""nick":"Ann","identity":"000102030405060708090a0b0c0d0e0f""#;
+        let same_id = with(r#""nick":"Ann""#, by_ann);
+        let reactions = |list: &str| with("{", &format!("{{\"reactions\":{list},"));
+        let twice = r#"[{"emoji":"👍","identities":[null,null]}]"#;
+        for (first, second, words) in [
+            (good, "{".into(), "EOF"),
+            (good, "[]".into(), "expected struct"),
+            (good, with("room", "rom"), "unknown field `rom`"),
+            (good, with(r#""seq":5,"#, ""), "missing field `seq`"),
+            (good, with(":5", ":0"), "seq must be between"),
+            (good, with(":5", ":9007199254740992"), "seq must be between"),
+            (good, with(":5", ":4"), "sorted"),
+            (good, good.into(), "seq 5"),
+            (good, with(r#""a""#, r#""b""#), "seq 5"),
+            (good, with(r#""a""#, r#""a b""#).replace(":5", ":6"), "room name"),
+            (good, with("Ann", "A:n").replace(":5", ":6"), "a name"),
+            (good, with("hello", ""), "empty"),
+            (good, with("{", r#"{"deleted":true,"#), "deleted"),
+            (good, with("{", r#"{"type":"user","#), "unknown type 'user'"),
+            (good, with("{", r#"{"identity":"xyz","#), "32 hexadecimal"),
+            (good, with("{", r#"{"reply_to":5,"#), "reply_to"),
+            (good, with(":5", ":6").replace(r#""at":1"#, r#""at":9007199254740992"#), "time"),
+            (&same_id, same_id.replace(":5", ":6"), "same identity and id"),
+            (good, reactions(twice).replace(":5", ":6"), "invalid reactions"),
+        ] {
+            let folder = folder();
+            let path = folder.path().join("log.db");
+            let text = format!("{first}\n{second}\n");
+            let error = import_text(&path, &text).expect_err(&second);
+            assert!(matches!(error, ImportError::Line(2, _)), "{error}: {second}");
+            assert!(error.to_string().contains(words), "{error}: {second}");
+            assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
+        }
+    }
+
+    #[test]
+    fn import_does_not_overwrite_a_file() {
+        let folder = folder();
+        let path = folder.path().join("log.db");
+        for name in ["log.db", "log.db-wal"] {
+            let existing = folder.path().join(name);
+            std::fs::write(&existing, "precious").expect("a file");
+            let error = import_text(&path, "").expect_err("it exists");
+            assert!(matches!(error, ImportError::Exists(_)), "{error}");
+            assert_eq!(std::fs::read_to_string(&existing).expect("a file"), "precious");
+            std::fs::remove_file(&existing).expect("a file");
+        }
+    }
+}

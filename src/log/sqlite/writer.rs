@@ -44,7 +44,7 @@ pub struct Writer {
     rooms: HashMap<RoomName, Room>,
     /// The size of all messages that are not pruned, in bytes, as `keep_bytes` counts them.
     pub(super) kept_bytes: i64,
-    follower: Option<Follower>,
+    pub(super) follower: Option<Follower>,
     /// An append whose commit failed in a way that leaves its outcome open.
     pub(super) unanswered: Option<Unanswered>,
     pub(super) checkpoint: Checkpoint,
@@ -189,30 +189,30 @@ impl Writer {
             StoredSettings { seq: head, settings: after.clone() }.store(&writer.connection)?;
             writer.settings = after;
         } else if before.as_ref() != Some(&after) {
-            writer.change_settings(before.as_ref(), after)?;
+            info!(
+                "the configuration has other settings than the history file; from now on: {}; \
+                 before: {}",
+                settings::describe(&after),
+                before.as_ref().map_or("not stored".into(), settings::describe)
+            );
+            writer.change_settings(Timestamp::now(), after)?;
         }
         Ok(writer)
     }
 
-    /// Appends a settings entry.
-    fn change_settings(
+    /// Appends a settings entry at the time `at`.
+    pub(super) fn change_settings(
         &mut self,
-        before: Option<&Settings>,
-        after: Settings,
+        at: Timestamp,
+        settings: Settings,
     ) -> rusqlite::Result<()> {
-        info!(
-            "the configuration has other settings than the history file; from now on: {}; before: \
-             {}",
-            settings::describe(&after),
-            before.map_or("not stored".into(), settings::describe)
-        );
-        let (at, new) = (Timestamp::now(), after.clone());
+        let new = settings.clone();
         let work = |append: &mut AppendTransaction<'_>| {
             append.apply_settings(new)?;
             Ok(Vec::new())
         };
         let applied = self.transact(at, work).map_err(|(error, _)| error)?;
-        self.settings = after;
+        self.settings = settings;
         self.adopt(&applied);
         Ok(())
     }
