@@ -1,5 +1,5 @@
 //! Compares what clients received with what the journal has in the end. To save memory, a client
-//! keeps only the number of messages that it received in a room and a checksum of them, and the state
+//! keeps only the number of messages that it received in a room, a checksum of them, and the state
 //! of the last ones.
 
 use std::collections::HashMap;

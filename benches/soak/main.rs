@@ -2,10 +2,10 @@
 //! runs for 30 minutes with 1,000 clients. Linux only.
 //!
 //! The server is the release binary with a journal and the default limits. Each client has its own
-//! address. 95 % are good clients, which connect, send commands and disconnect; 5 % are hostile. One
-//! in five commands of a good client edits or deletes its last message, reacts or replies to the
-//! newest one, or sets the topic; the others are messages.
-//! The server is stopped and restarted at 3, 6, 10 and 70 % of the time.
+//! address. 95 % are good clients, which connect, send commands and disconnect; 5 % are hostile.
+//! One in five commands of a good client edits or deletes its last message, reacts or replies to
+//! the newest one, or sets the topic; the others are messages. The server is stopped and restarted
+//! at 3, 6, 10 and 70 % of the time.
 //!
 //! The test fails if
 //!

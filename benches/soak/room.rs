@@ -66,8 +66,8 @@ impl Room {
         }
     }
 
-    /// Adds a message in its current state, or replaces it. Leaves out messages without an id: those
-    /// of hostile clients, which would displace the others.
+    /// Adds a message in its current state, or replaces it. Leaves out messages without an id,
+    /// because they are of hostile clients and would displace the others.
     pub(crate) fn add(&mut self, message: &Line<'_>) {
         if message.id.is_empty() {
             return;

@@ -33,8 +33,8 @@ const GROWTH_MAX: f64 = 1.05;
 /// Memory is checked only if the test takes at least this long.
 const MEMORY_CHECK_MINUTES_MIN: f64 = 15.0;
 
-/// How long it may take in the end until all commands are answered, and again until all messages are
-/// received.
+/// How long it may take in the end until all commands are answered, and then again until all
+/// messages are received.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 const FAULTS_SHOWN: usize = 20;
@@ -402,8 +402,9 @@ fn print_counts(soak: &Soak, metrics: &[(String, f64)]) {
     let counts = soak.counts.borrow();
     println!(
         "\ngood clients resumed in a room {} times, {} of them by reading history page by page; \
-         sent {} commands again that had been committed; were rate-limited {} times; reacted {} \
-         times to a message that was deleted at the same time; and had to change their name {} times",
+         sent {} commands again that had been committed; were rate-limited {} times; \
+         reacted {} times to a message that was deleted at the same time; and had to change their \
+         name {} times",
         counts.resumed,
         counts.paged,
         counts.duplicates,
