@@ -25,6 +25,8 @@ pub(super) struct Before<'a> {
     pub(super) head: Seq,
     pub(super) clock: Clock,
     pub(super) kept_bytes: i64,
+    /// Whether any change with an id may be recognized.
+    pub(super) has_change_ids: bool,
     /// Some of the rooms.
     pub(super) rooms: &'a HashMap<RoomName, Room>,
 }
@@ -37,6 +39,7 @@ pub(super) struct Applied {
     pub(super) head: Seq,
     pub(super) clock: Clock,
     pub(super) kept_bytes: i64,
+    pub(super) has_change_ids: bool,
     /// The rooms that were used.
     pub(super) rooms: HashMap<RoomName, Room>,
     /// Whether a text was removed, whose bytes may still be in the write-ahead log.
@@ -55,6 +58,7 @@ pub(super) struct AppendTransaction<'a> {
     clock: Clock,
     head: Seq,
     pub(super) kept_bytes: i64,
+    has_change_ids: bool,
     pub(super) rooms: HashMap<RoomName, Room>,
     entries: Vec<Entry>,
     removed_text: bool,
@@ -88,6 +92,7 @@ impl<'a> AppendTransaction<'a> {
             clock: before.clock.advanced(at),
             head: before.head,
             kept_bytes: before.kept_bytes,
+            has_change_ids: before.has_change_ids,
             rooms: HashMap::new(),
             entries: Vec::new(),
             removed_text: false,
@@ -137,6 +142,7 @@ impl<'a> AppendTransaction<'a> {
             head: self.head,
             clock: self.clock,
             kept_bytes: self.kept_bytes,
+            has_change_ids: self.has_change_ids,
             rooms: self.rooms,
             removed_text: self.removed_text,
         })
@@ -216,6 +222,9 @@ impl<'a> AppendTransaction<'a> {
             self.connection
                 .prepare_cached("DELETE FROM messages WHERE room = ?1 AND seq = ?2")?
                 .execute((room.id, integer(seq)))?;
+        }
+        if !self.has_change_ids {
+            return Ok(None);
         }
         let select = "SELECT seq, at FROM change_ids WHERE room = ?1 AND author = ?2 AND id = ?3";
         let change = self.connection.prepare_cached(select)?.query_row(key, read).optional()?;
@@ -508,7 +517,13 @@ impl<'a> AppendTransaction<'a> {
         Ok(())
     }
 
-    fn add_change(&self, room: &mut Room, seq: Seq, heading: Heading, kind: ChangeKind) -> Outcome {
+    fn add_change(
+        &mut self,
+        room: &mut Room,
+        seq: Seq,
+        heading: Heading,
+        kind: ChangeKind,
+    ) -> Outcome {
         let Heading { name, author, nick, id } = heading;
         let (word, emoji, added, counted) = match &kind {
             ChangeKind::Edit { .. } => ("edit", None, None, None),
@@ -541,6 +556,7 @@ impl<'a> AppendTransaction<'a> {
             ))?;
         room.new_changes += 1;
         if let (Some(author), Some(id)) = (author_bytes, id_text) {
+            self.has_change_ids = true;
             self.connection
                 .prepare_cached(
                     "INSERT INTO change_ids (seq, at, room, author, id)

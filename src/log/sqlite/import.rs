@@ -163,9 +163,11 @@ impl<'a> Import<'a> {
     ) -> Result<u64, ReadError> {
         let mut done = 0;
         for (number, line) in (1..).zip(input.lines()) {
-            let line = line.map_err(|error| match error.kind() {
-                io::ErrorKind::InvalidData => ReadError::Line(number, error.to_string()),
-                _ => ReadError::Read(error),
+            let line = line.map_err(|error| {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    return ReadError::Line(number, error.to_string());
+                }
+                ReadError::Read(error)
             })?;
             let is_message = self.add_line(&line).map_err(|error| match error {
                 LineError::Invalid(words) => ReadError::Line(number, words),

@@ -8,8 +8,8 @@ use actix::prelude::*;
 use log::warn;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
-use super::Writer;
 use super::rows::{count, millis};
+use super::{Writer, schema};
 use crate::domain::Timestamp;
 use crate::log::LogError;
 use crate::log::rules::DEDUPLICATION_WINDOW;
@@ -75,9 +75,11 @@ impl Writer {
         if self.prune_cursor == 0 {
             delete_change_ids(&transaction, cutoff)?;
         }
+        let has_change_ids = schema::has_change_ids(&transaction)?;
         let resume_buffer = count(self.options.resume_buffer);
         let next = delete_remains(&transaction, self.prune_cursor, cutoff, resume_buffer)?;
         transaction.commit()?;
+        self.has_change_ids = has_change_ids;
         self.checkpoint.removed_text |= rows > 0;
         self.prune_cursor = next;
         Ok(rows >= ROWS_MAX || next != 0)

@@ -12,6 +12,9 @@ use super::rows::{count, millis};
 use crate::domain::RoomName;
 use crate::log::rules::{MESSAGE_BYTES, REACTION_BYTES};
 
+/// Up to this excess over `keep_bytes`, messages are pruned one by one.
+const EXCESS_MAX: i64 = if cfg!(test) { 300 } else { 4 * 1024 * 1024 };
+
 impl AppendTransaction<'_> {
     /// Prunes the messages of at most `rooms_max` rooms that are older than `keep_for`.
     pub(super) fn prune_by_age(&mut self, rooms_max: usize) -> rusqlite::Result<()> {
@@ -68,9 +71,12 @@ impl AppendTransaction<'_> {
         }
         self.save_rooms()?;
         let mut progress = Progress::new("pruning messages beyond --keep-bytes");
+        if self.kept_bytes - most > EXCESS_MAX {
+            self.prune_to_level(most, &mut progress)?;
+        }
         let mut done = 0;
         while self.kept_bytes > most
-            && let Some((name, next)) = largest_rooms(self.connection)?
+            && let Some(Largest { name, next }) = Largest::find(self.connection)?
             && let Some(mut room) = self.find(&name)?.filter(|room| room.kept.messages > 0)
         {
             let Kept { messages, bytes, .. } = room.kept;
@@ -91,6 +97,51 @@ impl AppendTransaction<'_> {
         }
         Ok(())
     }
+
+    /// Prunes all large rooms to about the same size, as long as all of that would be pruned one by
+    /// one, too. This reads each room once. It is for settings with a much lower limit.
+    fn prune_to_level(&mut self, most: i64, progress: &mut Progress) -> rusqlite::Result<()> {
+        let select = "SELECT name, bytes FROM rooms WHERE bytes > 0 ORDER BY bytes DESC";
+        let mut select = self.connection.prepare(select)?;
+        let sizes = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let sizes = sizes.collect::<rusqlite::Result<Vec<(String, i64)>>>()?;
+        let level = level(sizes.iter().map(|(_, bytes)| *bytes), self.kept_bytes, most);
+        // Each room becomes smaller than the level by a part of a message.
+        let mut slack = 4 * count(MESSAGE_BYTES);
+        loop {
+            let large = sizes.iter().take_while(|(_, bytes)| *bytes > level + slack);
+            let (mut pruned, mut kept_bytes) = (Vec::new(), self.kept_bytes);
+            for (name, bytes) in large {
+                let name = RoomName::from_trusted(name.clone());
+                let Some(mut room) = self.find(&name)? else { continue };
+                prune_bytes(self.connection, &mut room, bytes - level - slack, |_| true)?;
+                kept_bytes += room.kept.bytes - bytes;
+                pruned.push((name, room));
+                progress.show(pruned.len(), sizes.len());
+            }
+            if kept_bytes >= most {
+                self.kept_bytes = kept_bytes;
+                self.rooms.extend(pruned);
+                return self.save_rooms();
+            }
+            slack *= 4;
+        }
+    }
+}
+
+/// Returns the size to which all larger rooms must be pruned so that all together have `most`
+/// bytes. The sizes are sorted, largest first, and their sum is `sum`.
+fn level(sizes: impl Iterator<Item = i64>, sum: i64, most: i64) -> i64 {
+    let (mut rest, mut level) = (sum, i64::MAX);
+    for (larger, size) in (0..).zip(sizes) {
+        // Without this room, the larger ones must be pruned below its size.
+        if larger > 0 && level >= size {
+            break;
+        }
+        rest -= size;
+        level = (most - rest) / (larger + 1);
+    }
+    level
 }
 
 /// Returns a room that may have a message from before `cutoff`.
@@ -103,17 +154,22 @@ fn room_with_message_before(
     select.query_row([cutoff], |row| Ok(RoomName::from_trusted(row.get(0)?))).optional()
 }
 
-/// Returns the largest room, and the name and size of the next one. Of equally large rooms the
-/// first by name comes first.
-fn largest_rooms(
-    connection: &Connection,
-) -> rusqlite::Result<Option<(RoomName, Option<(RoomName, i64)>)>> {
-    let select = "SELECT name, bytes FROM rooms ORDER BY bytes DESC, name LIMIT 2";
-    let mut select = connection.prepare_cached(select)?;
-    let rooms = select
-        .query_map([], |row| Ok((RoomName::from_trusted(row.get(0)?), row.get::<_, i64>(1)?)))?;
-    let mut rooms = rooms.collect::<rusqlite::Result<Vec<_>>>()?.into_iter();
-    Ok(rooms.next().map(|(name, _)| (name, rooms.next())))
+/// The largest room. Of equally large rooms it is the first by name.
+struct Largest {
+    name: RoomName,
+    /// The name and size of the next one.
+    next: Option<(RoomName, i64)>,
+}
+
+impl Largest {
+    fn find(connection: &Connection) -> rusqlite::Result<Option<Self>> {
+        let select = "SELECT name, bytes FROM rooms ORDER BY bytes DESC, name LIMIT 2";
+        let mut select = connection.prepare_cached(select)?;
+        let rooms =
+            select.query_map([], |row| Ok((RoomName::from_trusted(row.get(0)?), row.get(1)?)))?;
+        let mut rooms = rooms.collect::<rusqlite::Result<Vec<_>>>()?.into_iter();
+        Ok(rooms.next().map(|(name, _)| Self { name, next: rooms.next() }))
+    }
 }
 
 /// Prunes all messages of a room up to the last one from before `cutoff`, and determines the time

@@ -31,6 +31,11 @@ pub(super) fn kept_bytes(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("SELECT coalesce(sum(bytes), 0) FROM rooms", [], |row| row.get(0))
 }
 
+/// Returns whether the id of any change is in the file.
+pub(super) fn has_change_ids(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM change_ids")?.exists([])
+}
+
 /// A journal that was opened for writing.
 pub(super) struct Opened {
     pub(super) connection: Connection,
@@ -40,6 +45,7 @@ pub(super) struct Opened {
     /// `None` if the file is new, or older than these settings.
     pub(super) settings: Option<StoredSettings>,
     pub(super) kept_bytes: i64,
+    pub(super) has_change_ids: bool,
 }
 
 /// Opens the file for writing, or creates it if it does not exist. Migrates an older schema.
@@ -68,9 +74,10 @@ fn open_or_create(path: &Path, sync: DbSync, max_bytes: Option<u64>) -> Result<O
     let head = head(&connection)?;
     let clock = Clock::load(&connection)?;
     let kept_bytes = kept_bytes(&connection)?;
+    let has_change_ids = has_change_ids(&connection)?;
     limit_size(&connection, max_bytes)?;
     connection.pragma_update(None, "synchronous", synchronous(sync))?;
-    Ok(Opened { connection, epoch, head, clock, settings, kept_bytes })
+    Ok(Opened { connection, epoch, head, clock, settings, kept_bytes, has_change_ids })
 }
 
 /// Creates a journal in a new file that nothing else uses yet. It has no epoch, so it begins one

@@ -44,6 +44,8 @@ pub struct Writer {
     rooms: HashMap<RoomName, Room>,
     /// The size of all messages that are not pruned, in bytes, as `keep_bytes` counts them.
     pub(super) kept_bytes: i64,
+    /// Whether the file has ids of changes.
+    pub(super) has_change_ids: bool,
     pub(super) follower: Option<Follower>,
     /// An append whose commit failed in a way that leaves its outcome open.
     pub(super) unanswered: Option<Unanswered>,
@@ -162,7 +164,8 @@ impl Writer {
         options: Options,
         lock: Option<Arc<Lock>>,
     ) -> rusqlite::Result<Self> {
-        let Opened { connection, epoch, head, clock, settings, kept_bytes } = opened;
+        let Opened { connection, epoch, head, clock, settings, kept_bytes, has_change_ids } =
+            opened;
         let before = settings.map(|stored| stored.settings);
         let mut writer = Self {
             connection,
@@ -172,6 +175,7 @@ impl Writer {
             settings: before.clone().unwrap_or_else(|| options.settings.clone()),
             rooms: HashMap::new(),
             kept_bytes,
+            has_change_ids,
             follower: None,
             unanswered: None,
             checkpoint: Checkpoint::default(),
@@ -279,6 +283,7 @@ impl Writer {
             head: self.head,
             clock: self.clock,
             kept_bytes: self.kept_bytes,
+            has_change_ids: self.has_change_ids,
             rooms: &self.rooms,
         };
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
@@ -305,6 +310,7 @@ impl Writer {
         self.head = applied.head;
         self.clock = applied.clock;
         self.kept_bytes = applied.kept_bytes;
+        self.has_change_ids = applied.has_change_ids;
         self.checkpoint.removed_text |= applied.removed_text;
         if self.rooms.len() + applied.rooms.len() > ROOMS_MAX {
             self.rooms.clear();
@@ -354,10 +360,12 @@ impl Writer {
         self.rooms.clear();
         let state = schema::head(&self.connection).and_then(|head| {
             let kept_bytes = schema::kept_bytes(&self.connection)?;
-            Ok((head, Clock::load(&self.connection)?, kept_bytes))
+            let has_change_ids = schema::has_change_ids(&self.connection)?;
+            Ok((head, Clock::load(&self.connection)?, kept_bytes, has_change_ids))
         });
-        let (head, clock, kept_bytes) = state.map_err(|error| self.record_error(&error))?;
-        (self.clock, self.kept_bytes) = (clock, kept_bytes);
+        let state = state.map_err(|error| self.record_error(&error))?;
+        let head;
+        (head, self.clock, self.kept_bytes, self.has_change_ids) = state;
         Ok(head)
     }
 

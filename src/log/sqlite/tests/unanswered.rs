@@ -46,10 +46,11 @@ async fn repeat(
 ) -> (Vec<Verdict>, Seq) {
     let drafts = vec![draft_with_id("a", "first", "1"), draft_with_id("b", "second", "2")];
     writer.do_send(Append { ticket: 8, drafts });
-    match next(receiver).await {
-        FromLog::Committed { head, own: Some(Own { ticket: 8, placed }), .. } => (placed, head),
-        other => panic!("{other:?}"),
-    }
+    let answer = next(receiver).await;
+    let FromLog::Committed { head, own: Some(Own { ticket: 8, placed }), .. } = answer else {
+        panic!("{answer:?}");
+    };
+    (placed, head)
 }
 
 #[test]
