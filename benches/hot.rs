@@ -53,13 +53,14 @@ fn message(nick: &str, text: &str) -> Arc<ChatMessage> {
 
 fn encode(c: &mut Criterion) {
     let mut group = c.benchmark_group("encode");
-    let anonymous = vec![Entry::Message(message("ada", TEXT)); MESSAGES];
-    let with_author = |n| {
+    let with_author = |author| {
         let mut message = (*message("ada", TEXT)).clone();
-        message.author = Some(Identity::of_key(&format!("the secret of number {n}")).unwrap());
+        message.author = author;
         Entry::Message(Arc::new(message))
     };
-    let authored: Vec<_> = (0..MESSAGES).map(with_author).collect();
+    let identity = |n| Identity::of_key(&format!("the secret of number {n}")).ok();
+    let anonymous: Vec<_> = (0..MESSAGES).map(|_| with_author(None)).collect();
+    let authored: Vec<_> = (0..MESSAGES).map(|n| with_author(identity(n))).collect();
     group.throughput(Throughput::Elements(MESSAGES as u64));
     for (name, entries, protocol) in [
         ("a batch of 500 messages", &anonymous, Protocol::Text),
