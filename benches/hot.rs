@@ -176,8 +176,7 @@ fn compress(c: &mut Criterion) {
             let text = sample_text::sample_text(n, 20 + n as usize * 13 % 90);
             Entry::Message(message(&format!("member-{}", n * 7 % 20), text.trim()))
         };
-        let batch =
-            Batch::new((0..messages).map(|n| Entry::Message(message(n))).collect(), Instant::now());
+        let batch = Batch::new((0..messages).map(message).collect(), Instant::now());
         let frame = &batch.frames(Protocol::Json)[0];
         println!(
             "{messages} messages: {} bytes, {} compressed",
