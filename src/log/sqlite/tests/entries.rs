@@ -50,6 +50,27 @@ fn message_has_at_most_65536_reactions() {
 }
 
 #[test]
+fn page_for_the_hub_with_very_many_reactions_has_fewer_messages() {
+    let folder = folder();
+    let path = folder.path().join("log.db");
+    let mut writer = writer(&options(&path));
+    let react = |n| Action::React { target: Seq::new(n), emoji: emoji(0), on: true };
+    let mut drafts: Vec<_> = (0..5).map(|n| draft("a", &format!("{n}"))).collect();
+    drafts.extend((1..=5).map(|n| draft_of("a", react(n))));
+    writer.append(&drafts).expect("a commit");
+    let shown = |count| {
+        let many = "UPDATE reaction_counts SET count = ?1";
+        writer.connection.execute(many, [count]).expect("an update");
+        let Messages { messages, reactions, floor, more, .. } = for_hub(&path, 100);
+        assert_eq!(reactions.len(), messages.len());
+        (texts(&messages).join(" "), floor.get(), more)
+    };
+    assert_eq!(shown(30_000), ("0 1 2 3 4".to_owned(), 0, false));
+    assert_eq!(shown(60_000), ("3 4".to_owned(), 3, true));
+    assert_eq!(shown(1_000_000), ("4".to_owned(), 4, true));
+}
+
+#[test]
 fn changes_beyond_the_resume_buffer_are_forgotten_and_the_floor_says_so() {
     let folder = folder();
     let path = folder.path().join("log.db");
