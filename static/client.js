@@ -159,8 +159,8 @@ export class Client {
   }
 
   /**
-   * Replaces the text of an own message. Like `delete`, `react` and `setRoom`, it is sent as a message
-   * is, in the same order. If the server rejects it, `received` is called with the error.
+   * Replaces the text of an own message. Messages and the changes by `edit`, `delete`, `react` and
+   * `setRoom` are sent in order. If the server rejects a change, `received` is called with the error.
    * @param {Room} room @param {number} seq the message @param {string} text
    */
   edit(room, seq, text) {
@@ -198,7 +198,7 @@ export class Client {
     this.#sendNext(room);
   }
 
-  /** Removes a message or change from `pending`: it is confirmed, or discarded. @param {Room} room @param {string} [id] */
+  /** Removes a message or change from `pending` that is confirmed or discarded. @param {Room} room @param {string} [id] */
   settle(room, id) {
     const pending = room.pending.filter((said) => said.id !== id);
     if (pending.length < room.pending.length) {
@@ -342,7 +342,7 @@ export class Client {
   }
 
   /**
-   * Keeps a message that failed, so that it can be sent again, and drops a change.
+   * Keeps a failed message, so that it can be sent again, and drops a failed change.
    * @param {Room} room @param {Unconfirmed} said @param {string} problem
    */
   #fail(room, said, problem) {

@@ -82,7 +82,7 @@ function makeQuote(quote) {
   return element("p", { class: "quote", dir: "auto" }, ...content);
 }
 
-/** Says who reacted. @param {number} count @param {boolean} isMine */
+/** Returns how many people reacted, and whether the user did. @param {number} count @param {boolean} isMine */
 export function reactionTitle(count, isMine) {
   if (count === 1) {
     return isMine ? "You" : "1 person";
@@ -91,7 +91,7 @@ export function reactionTitle(count, isMine) {
 }
 
 /**
- * Makes the list of reactions to a message: the most frequent first, then in the order of the first ones.
+ * Makes the list of reactions to a message: the most frequent first, then the oldest.
  * @param {ShownMessage} message
  */
 export function makeReactions({ reactions = {}, mine = [] }) {
@@ -195,7 +195,7 @@ export class Log {
     const item = this.entries.querySelector(`[data-seq="${message.seq}"]`);
     const article = item?.lastElementChild;
     if (item && article) {
-      // It was announced when it arrived.
+      // Screen readers announced the message when it arrived.
       article.setAttribute("aria-live", "off");
       const parts = Array.from(article.children);
       const made = this.#makeMessage(message, !item.classList.contains("first"));

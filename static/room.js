@@ -42,7 +42,7 @@ export function applyChange(entries, change, me) {
     } else if (entry.reply_to !== change.target || change.type === "reacted") {
       continue;
     } else if (change.type === "edited") {
-      // The author may have had another name when sending the message.
+      // The quote keeps the name under which the author sent the message.
       entry.quote = quoteOf({ nick: entry.quote?.nick ?? change.nick, text: change.text });
     } else {
       delete entry.quote;
@@ -178,7 +178,7 @@ export class Room extends Membership {
     const oldest = this.oldest ?? Infinity;
     const older = messages.filter((message) => message.seq < oldest);
     markOwn(older, mine);
-    // The answer may be older than these.
+    // The messages may have been read before these changes.
     this.changesWhileLoading?.forEach((change) => applyChange(older, change, me));
     this.changesWhileLoading = null;
     this.entries.unshift(...older);

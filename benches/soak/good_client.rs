@@ -333,8 +333,8 @@ impl GoodClient {
         }
     }
 
-    /// Processes the rejection of a command. The only one that is not a fault is that of a reaction
-    /// to a message whose author has deleted it.
+    /// Processes the rejection of a command. It is a fault, unless the command is a reaction to a
+    /// message that its author has deleted.
     fn process_rejection(&mut self, code: &str, id: &str) {
         let rejected = self.take(id).map(|unanswered| unanswered.command);
         match rejected {
@@ -343,7 +343,7 @@ impl GoodClient {
                 self.room_of(&command).settled.insert(target, None);
                 self.soak.count(|counts| counts.reactions_rejected += 1);
             }
-            // The same, if the command was sent again before the answer arrived.
+            // The answer to a command that was sent again before its first answer arrived.
             None if code == "not_found" && id.contains("-change-") => {}
             _ => self.soak.fault(format!("{}: {code} after {rejected:?}", self.nick)),
         }

@@ -1,6 +1,6 @@
-//! Compares what clients received with what the journal has in the end. To save memory, a client
-//! keeps only the number of messages that it received in a room, a checksum of them, and the state
-//! of the last ones.
+//! Compares what clients received with the contents of the journal at the end. To save memory, a
+//! client keeps only the number of messages that it received in a room, a checksum of them, and the
+//! state of the last ones.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -148,8 +148,9 @@ impl StoredHistory {
         }
     }
 
-    /// Checks that a client knows the last messages of a room, and its topic, as they are stored,
-    /// and that no acknowledged change is undone. Returns the number of these messages.
+    /// Checks that a client's state of the last messages of a room, and of its topic, equals the
+    /// stored state, and that no acknowledged change is undone. Returns the number of these
+    /// messages.
     pub(crate) fn check_state(&self, name: &str, known: &Room) -> Result<u64, String> {
         let stored = self.rooms.get(name).ok_or("the room is not stored")?;
         if known.topic != stored.topic {

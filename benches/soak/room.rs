@@ -1,5 +1,5 @@
-//! What a good client knows of a room: which messages it has received, and the last of them in
-//! their current state, by the rules of `docs/PROTOCOL.md`.
+//! The state of a room at a good client that follows `docs/PROTOCOL.md`: which messages it has
+//! received, and the last of them in their current state.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -136,7 +136,8 @@ impl Room {
         }
     }
 
-    /// Returns the newest message for one in twenty messages, which then reply to it.
+    /// Returns the message to which the next message replies, if it does: for one in twenty
+    /// messages, the newest message of the room.
     pub(crate) fn random_target(&self) -> Option<u64> {
         let newest = self.messages.last_key_value().map(|(seq, _)| *seq);
         newest.filter(|_| fastrand::u32(0..20) == 0)

@@ -33,8 +33,8 @@ const GROWTH_MAX: f64 = 1.05;
 /// Memory is checked only if the test takes at least this long.
 const MEMORY_CHECK_MINUTES_MIN: f64 = 15.0;
 
-/// How long it may take in the end until all commands are answered, and then again until all
-/// messages are received.
+/// How long it may take at the end until all commands are answered, and then as long again until
+/// all messages are received.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 const FAULTS_SHOWN: usize = 20;

@@ -1,5 +1,5 @@
-//! The subcommands `backup` and `export`, which read the history file while a server may use it, and
-//! `import`, which makes a new one.
+//! The subcommands: `backup` and `export` read the history file, also while a server uses it.
+//! `import` creates a new history file.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
@@ -38,14 +38,14 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME", value_parser = RoomName::parse)]
         room: Option<RoomName>,
     },
-    /// Make a new history file of an export.
+    /// Create a new history file from an export.
     Import {
         /// SQLite file to create. It must not exist.
         #[arg(long, env = "CHINWAG_DB", value_name = "PATH", default_value = "chinwag.db")]
         #[arg(value_parser = file)]
         db: PathBuf,
 
-        /// File with the lines of an export. - reads standard input.
+        /// File that `chinwag export` has written. - reads standard input.
         export: PathBuf,
     },
 }

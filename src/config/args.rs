@@ -143,7 +143,7 @@ struct History {
     #[arg(long, env = "CHINWAG_KEEP_FOR", value_name = "DURATION", value_parser = interval)]
     keep_for: Option<Duration>,
 
-    /// How long after a message its author may edit or delete it. 0: as long as it is kept.
+    /// How long after sending a message its author may edit or delete it. 0: no limit.
     #[arg(long, env = "CHINWAG_EDIT_WINDOW", value_name = "DURATION", default_value = "0s")]
     #[arg(value_parser = duration)]
     edit_window: Duration,
@@ -158,7 +158,8 @@ struct History {
     #[arg(value_parser = limit::<1_048_576>)]
     max_db_bytes: Limit,
 
-    /// Recent messages of each room to keep in memory.
+    /// Recent messages, and as many changes, of each room to keep in memory. Clients resume within
+    /// these.
     #[arg(long, env = "CHINWAG_RESUME_BUFFER", value_name = "N", default_value = "1000")]
     #[arg(value_parser = number::<0, 1_000_000>)]
     resume_buffer: usize,
@@ -194,8 +195,8 @@ struct Limits {
     #[arg(value_parser = limit::<1>)]
     connect_rate: Limit,
 
-    /// Messages per second from one user. Excess messages are rejected (JSON protocol) or delayed
-    /// (text protocol). 0: no limit.
+    /// Messages and changes per second from one user. Excess messages are rejected (JSON protocol)
+    /// or delayed (text protocol). 0: no limit.
     #[arg(long, env = "CHINWAG_PUBLISH_RATE", value_name = "N", default_value = "10")]
     #[arg(value_parser = limit::<1>)]
     publish_rate: Limit,

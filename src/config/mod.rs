@@ -142,7 +142,7 @@ pub struct Config {
     pub keep_for: Option<Duration>,
     /// Whether authors may edit and delete their messages. Defaults to true.
     pub edits: bool,
-    /// How long after a message its author may edit or delete it. Defaults to no limit.
+    /// How long after sending a message its author may edit or delete it. Defaults to no limit.
     pub edit_window: Option<Duration>,
     /// The pause between two passes that prune the history of all rooms. Defaults to 10 seconds.
     pub prune_interval: Duration,
@@ -326,7 +326,7 @@ impl Config {
         self.keep_bytes.or(self.max_db_bytes.map(|most| most / 5 * 2))
     }
 
-    /// Returns the settings of the log.
+    /// Returns the settings that are stored in the log.
     pub(crate) fn settings(&self) -> Settings {
         Settings {
             rules: Settings::RULES,

@@ -6,8 +6,8 @@ use std::fmt;
 use serde::Serialize;
 use thiserror::Error;
 
-/// One emoji, such as a reaction to a message. Different spellings of an emoji, with or without a
-/// variation selector, are equal.
+/// One emoji, for example of a reaction. The spellings of an emoji with and without a variation
+/// selector are equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Emoji(Cow<'static, str>);

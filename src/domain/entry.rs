@@ -1,5 +1,5 @@
-//! Entries: everything that happens in rooms, in one order. A [`Draft`] becomes an [`Entry`] when
-//! the log has assigned its sequence number.
+//! Entries: the messages and changes of all rooms, in the order of the log. A [`Draft`] becomes an
+//! [`Entry`] when the log commits it and assigns a sequence number.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::{
     Topic,
 };
 
-/// What the hub has accepted and the log has not committed yet.
+/// A request to add an entry, which the log has not committed yet.
 #[derive(Clone, Debug)]
 pub struct Draft {
     /// The room.
@@ -17,12 +17,12 @@ pub struct Draft {
     pub author: Option<Identity>,
     /// The author's name.
     pub nick: Nick,
-    /// The author's id for the draft. Two drafts of one author in one room with the same id are the
-    /// same. A draft without an author has none.
+    /// The author's id for the draft. The log recognizes a second draft of the same author with the
+    /// same id in the same room as a duplicate. It ignores the id of a draft without an author.
     pub id: Option<MessageId>,
-    /// Why the author may do this.
+    /// The right under which the hub accepted it.
     pub right: Right,
-    /// What the author does.
+    /// What it does.
     pub action: Action,
 }
 
@@ -30,7 +30,7 @@ pub struct Draft {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Right {
-    /// The author is a member of the room. A message of another author cannot be changed.
+    /// The author is a member of the room, and may edit and delete only own messages.
     Member,
     /// The program that runs the server permits it. The log does not check the author.
     Grant,
@@ -56,7 +56,7 @@ pub enum Action {
         /// The new text.
         text: MessageText,
     },
-    /// Deletes a message. Its text is removed, its place in the room stays.
+    /// Deletes a message: it stays in the room, without its text.
     Delete {
         /// The message.
         target: Seq,
@@ -78,7 +78,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// Returns the action of adding a message. The hub determines whether it is attributed.
+    /// Returns the action that adds a message. The hub determines whether it is attributed.
     #[must_use]
     pub fn message(text: MessageText, reply_to: Option<Seq>) -> Self {
         Self::Message { text, attributed: false, reply_to }
@@ -95,7 +95,7 @@ impl Action {
     }
 }
 
-/// Something that happened: what a log hands out, in its order.
+/// A committed entry of the log.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Entry {
@@ -113,7 +113,7 @@ pub enum Entry {
 pub enum Audience {
     /// The members of this room.
     Room,
-    /// Nobody. The log and the hub use it.
+    /// Nobody. Only the log and the hub use the entry.
     Nobody,
 }
 
@@ -158,7 +158,7 @@ impl Entry {
     }
 }
 
-/// A change of a message or a room.
+/// A committed change of a message or a room.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// The room.
@@ -253,7 +253,7 @@ pub struct ReactionCount {
     pub emoji: Emoji,
     /// The number of authors.
     pub count: u32,
-    /// Whether the reader of the answer is one of them.
+    /// Whether the client that receives the count is one of them.
     pub mine: bool,
 }
 
@@ -264,6 +264,6 @@ pub struct Reaction {
     pub target: Seq,
     /// The emoji.
     pub emoji: Emoji,
-    /// The author. `None` is the server itself.
+    /// The author. `None` means the server itself.
     pub author: Option<Identity>,
 }

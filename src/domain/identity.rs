@@ -14,8 +14,8 @@ use super::{ClientId, random};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity([u8; 16]);
 
-/// The public form of an [`Identity`], which is sent with messages: 20 hexadecimal digits. It
-/// cannot be converted back.
+/// The public form of an [`Identity`], which clients receive with messages and changes: 20
+/// hexadecimal digits. It cannot be converted back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Author([u8; 10]);
 

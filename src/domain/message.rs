@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use super::{Identity, MessageText, Nick, RoomName, Seq, Timestamp, memory_bytes};
 
-/// The id that an author gives to a message, so that a repeated message is recognized: 1 to 64
-/// characters.
+/// The id that an author gives to a message or change, so that the log recognizes a duplicate: 1 to
+/// 64 characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct MessageId(Box<str>);
@@ -42,7 +42,7 @@ impl MessageId {
     }
 }
 
-/// A committed message, as it is now.
+/// A committed message in its current state.
 #[derive(Clone, Debug)]
 pub struct ChatMessage {
     /// The room.
@@ -66,7 +66,8 @@ pub struct ChatMessage {
     pub attributed: bool,
     /// The message of the same room that it replies to.
     pub reply_to: Option<Seq>,
-    /// The beginning of the message that it replies to, if that is kept and not deleted.
+    /// The beginning of the message that it replies to. `None` if it is not a reply, or if that
+    /// message is not kept any more or is deleted.
     pub quote: Option<Arc<Quote>>,
     /// When its text was last changed. `None` if the message is deleted.
     pub edited_at: Option<Timestamp>,

@@ -1,11 +1,12 @@
-//! The settings that the rules of a log depend on.
+//! The settings on which the rules of a log depend.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What the rules of a log depend on. They are in the log itself, so that everyone who applies its
-/// entries comes to the same state, whatever their own configuration is.
+/// The settings on which the [`rules`](crate::log::rules) of a log depend. They are stored in the
+/// log, so that everyone who applies its entries reaches the same state, whatever their own
+/// configuration is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// The version of the rules. See [`Settings::RULES`].
@@ -22,8 +23,8 @@ pub struct Settings {
     pub keep_for: Option<Duration>,
     /// Whether authors may edit and delete their messages.
     pub edits: bool,
-    /// How long after a message its author may edit or delete it, in milliseconds. `None` disables
-    /// the limit.
+    /// How long after sending a message its author may edit or delete it, in milliseconds. `None`
+    /// disables the limit.
     #[serde(rename = "edit_window_ms", skip_serializing_if = "Option::is_none")]
     #[serde(with = "optional_millis", default)]
     pub edit_window: Option<Duration>,

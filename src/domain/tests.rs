@@ -284,7 +284,7 @@ fn emoji_may_be_a_sequence() {
 }
 
 #[test]
-fn emoji_is_exactly_one() {
+fn text_that_is_not_exactly_one_emoji_is_rejected() {
     let bad = [
         "", " ", "a", "1", "👍👍", "👍 ", " 👍", "👍a", "🇩", "🏽", "\u{FE0F}", "\u{200D}", "+1",
         ":+1:", "smile", "thumbsup",

@@ -5,7 +5,8 @@ use thiserror::Error;
 
 use super::characters::is_invisible;
 
-/// The topic of a room: one line of at most 250 characters, trimmed. An empty topic is none.
+/// The topic of a room: one trimmed line of at most 250 characters. It is empty if the room has no
+/// topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Topic(Box<str>);

@@ -7,8 +7,8 @@ use crate::domain::{ChatMessage, Entry};
 use crate::protocol::{Event, Protocol, json, text};
 use crate::websocket::TextFrame;
 
-/// Entries of one room that were committed together. The sessions of all members share it. It is
-/// encoded and compressed at most once for each protocol, by the first session that needs it.
+/// Entries of one room that are delivered together. The sessions of all members share the batch. It
+/// is encoded and compressed at most once for each protocol, by the first session that needs it.
 #[derive(Debug)]
 pub struct Batch {
     entries: Vec<Entry>,
@@ -61,8 +61,8 @@ impl Batch {
         })
     }
 
-    /// Returns the entries as frames of one or more lines. Returns no frames if the protocol tells
-    /// nothing of them.
+    /// Returns the entries as frames of one or more lines. Returns no frames if the protocol has no
+    /// lines for these entries.
     #[must_use]
     pub fn frames(&self, protocol: Protocol) -> &[TextFrame] {
         match protocol {

@@ -1,5 +1,5 @@
-//! What members change: their messages, their reactions and the room. Each command is an actor
-//! message, like [`Broadcast`](super::Broadcast). The log decides whether the author may do it.
+//! Changes by members: edits, deletions, reactions and topics. Each is an actor message, like
+//! [`Broadcast`](super::Broadcast). The log decides whether the author may make the change.
 
 use actix::prelude::*;
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,7 +29,7 @@ pub struct Edit {
     pub permit: OwnedSemaphorePermit,
 }
 
-/// Deletes a message of the same author. Its place in the room stays.
+/// Deletes a message of the same author. The message stays in the room, without its text.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), NotAMember>")]
 pub struct Delete {

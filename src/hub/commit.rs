@@ -1,6 +1,7 @@
-//! Committing: the drafts of flushed rooms are appended to the log, and the hub delivers only what
-//! the log hands out. Then their senders get receipts, and requests for history that waited are
-//! answered. One append is in flight at a time; rooms that come due meanwhile wait for a later one.
+//! Committing: the hub appends the drafts of flushed rooms to the log, and delivers only the
+//! entries that the log hands out. Then it sends receipts to the senders, and answers the requests
+//! for history that waited. One append is in flight at a time; rooms that come due meanwhile wait
+//! for a later one.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -20,7 +21,7 @@ use crate::protocol::{DisconnectReason, ErrorCode, Event, Refusal, Reply};
 /// member of all these rooms receives their messages as one delivery.
 const APPEND_BYTES_MAX: usize = 256 * 1024;
 
-/// The hub's state of its log.
+/// The log, and what the hub knows of it.
 pub(super) struct LogState {
     pub(super) epoch: Epoch,
     /// The sequence number of the last committed entry.
@@ -32,7 +33,7 @@ pub(super) struct LogState {
     last_ticket: u64,
     /// Rooms that came due while an append was in flight, oldest first.
     pub(super) waiting: VecDeque<RoomName>,
-    /// Whether the log cannot answer now.
+    /// Whether the log cannot answer now. See [`FromLog::Stalled`].
     pub(super) stalled: bool,
     /// Whether the last append failed.
     failing: bool,
@@ -104,12 +105,12 @@ impl Handler<FromLog> for Hub {
 
 impl Hub {
     /// Appends the pending drafts of a room to the log, or lets the room wait for the append in
-    /// flight. If the room has none, delivers what it holds back.
+    /// flight. If the room does not append now, delivers its undelivered entries.
     pub(super) fn flush(&mut self, name: &RoomName) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         let has_pending = !room.pending.is_empty();
         if has_pending && self.log.is_idle() {
-            // What the room holds back is delivered with its own drafts.
+            // Undelivered entries are delivered together with the hub's own.
             let flush = self.take_pending(name);
             return self.append(flush);
         }
@@ -138,7 +139,7 @@ impl Hub {
         }
     }
 
-    /// Takes what the log hands out, and starts the next append.
+    /// Handles a message from the log, and starts the next append.
     fn take_from_log(&mut self, from_log: FromLog) {
         match from_log {
             FromLog::Committed { entries, head, own } => self.committed(entries, head, own),
@@ -153,7 +154,7 @@ impl Hub {
         }
     }
 
-    /// Takes the pending drafts of waiting rooms, as many as one append may carry.
+    /// Takes the pending drafts of waiting rooms, up to the limits of one append.
     fn take_waiting(&mut self) -> Flush {
         let mut all = Flush::default();
         let before = self.pacing.pending_bytes;
@@ -186,8 +187,8 @@ impl Hub {
         }
     }
 
-    /// Delivers what the log has committed, then sends the receipts, then answers requests for
-    /// history.
+    /// Delivers committed entries, or schedules their delivery. Then sends the receipts, and then
+    /// answers requests for history.
     fn committed(&mut self, entries: Vec<Entry>, head: Seq, own: Option<Own>) {
         entries.iter().for_each(|entry| self.apply_to_state(entry));
         self.log.head = self.log.head.max(head);
@@ -238,9 +239,9 @@ impl Hub {
         }
     }
 
-    /// Adds entries to those that wait for the delivery in their room. The hub's own were paced
-    /// before they were appended, and are delivered at once. Returns whether other entries are due
-    /// now, too; otherwise schedules their delivery.
+    /// Adds entries to the undelivered ones of their room. Entries of the hub's own append were
+    /// paced before it, and the caller delivers them at once. For other entries, returns true if
+    /// the caller must deliver them now. Otherwise schedules their delivery.
     fn hold_back(&mut self, name: &RoomName, entries: Vec<Entry>, is_own: bool) -> bool {
         let Some(room) = self.rooms.get_mut(name) else {
             self.remember(name, &entries);
@@ -259,7 +260,7 @@ impl Hub {
         false
     }
 
-    /// Settles an append of which nothing was committed.
+    /// Reports a rejected append to the senders of its drafts.
     fn rejected(&mut self, ticket: u64, error: &LogError) {
         let Some(append) = self.log.take_in_flight(ticket) else { return };
         self.log.note_outcome(Some(error));
@@ -290,8 +291,8 @@ impl Hub {
         }
     }
 
-    /// Sends the senders of an append their receipts: an error to every sender, a success only to
-    /// clients that registered for events.
+    /// Sends receipts to the senders of an append. Every sender receives errors; only clients that
+    /// registered for events receive successes.
     fn send_receipts(&mut self, drafts: Vec<Sent>, placed: &[Verdict]) {
         let mut receipts: HashMap<ClientId, Vec<Reply>> = HashMap::new();
         for (n, Sent { room, id, sender, .. }) in drafts.into_iter().enumerate() {
@@ -321,14 +322,14 @@ impl Hub {
         }
     }
 
-    /// Rejects what is not in flight while the log cannot answer. Requests for history are answered
-    /// with what was delivered.
+    /// Notes whether the log is stalled. If it is, rejects all drafts that are not in flight, and
+    /// answers waiting requests for history with the delivered entries.
     fn set_stalled(&mut self, stalled: bool) {
         self.log.stalled = stalled;
         if !stalled {
             return;
         }
-        warn!("the log does not answer; rejecting messages until it does");
+        warn!("log stalled; rejecting messages until it answers again");
         self.log.waiting.clear();
         let names: Vec<_> = self.rooms.keys().cloned().collect();
         for name in names {
@@ -352,7 +353,8 @@ impl Hub {
         }
     }
 
-    /// Forgets what was numbered in the former epoch. Clients reconnect and read the history again.
+    /// Discards the rings, whose sequence numbers are of the former epoch, and closes all
+    /// connections. Clients reconnect and read the history again.
     fn begin_epoch(&mut self, epoch: Epoch) {
         warn!("the log begins a new epoch; closing all connections");
         self.log.epoch = epoch;

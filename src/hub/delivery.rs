@@ -16,9 +16,9 @@ use crate::protocol::{DisconnectReason, Event, Ref, Reply};
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub enum Deliver {
-    /// What happened in a room, in order.
+    /// Entries of a room, in order.
     Batch(Arc<Batch>),
-    /// What happened in several rooms, one batch for each.
+    /// Entries of several rooms, one batch for each.
     Batches(Vec<Arc<Batch>>),
     /// Other events of rooms, for clients that registered for events.
     Notices(Vec<Arc<Notice>>),
@@ -71,8 +71,8 @@ impl Hub {
         self.send_to(client, Deliver::Answer(Box::new(Reply { event, reference })));
     }
 
-    /// Delivers what rooms hold back, and closes those that are idle then. For each room it takes
-    /// the time at which the first entry was accepted, if it was accepted here.
+    /// Delivers the undelivered entries of rooms, and closes rooms that are idle then. The time
+    /// that comes with a room is when this hub accepted its first entry, if it did.
     pub(super) fn deliver_rooms(
         &mut self,
         rooms: impl IntoIterator<Item = (RoomName, Option<Instant>)>,

@@ -12,8 +12,8 @@ impl Hub {
         self.perform(room, nick, Action::message(text, None));
     }
 
-    /// Does something in a room under the name `nick`. The log does not ask who the author of a
-    /// message is, so this can edit and delete the messages of everyone.
+    /// Performs an action in a room, by the server itself and under the name `nick`. The log does
+    /// not check authors, so the action may edit or delete the message of any author.
     pub fn perform(&mut self, room: &RoomName, nick: &Nick, action: Action) {
         let (room, nick, right) = (room.clone(), nick.clone(), Right::Grant);
         self.publish(Draft { room, author: None, nick, id: None, right, action }, None);

@@ -51,7 +51,7 @@ impl Handler<Hello> for Hub {
 }
 
 impl Hub {
-    /// Returns the limits that clients are told.
+    /// Returns the limits that `welcome` has.
     fn advertised(&self) -> Limits {
         let Settings { edits, edit_window, .. } = self.log.state.settings;
         let millis = |window: Duration| u64::try_from(window.as_millis()).unwrap_or(u64::MAX);

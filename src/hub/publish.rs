@@ -32,7 +32,7 @@ pub(super) struct Pending {
     pub(super) accepted: Instant,
 }
 
-/// The client that is told what became of a message.
+/// The client that receives the receipt of a draft.
 pub(super) struct Sender {
     pub(super) client: ClientId,
     pub(super) reference: Option<Ref>,
@@ -47,8 +47,8 @@ pub(super) struct Flush {
 }
 
 impl Hub {
-    /// Accepts what a member does in a room, unless the hub is shutting down or the client is not a
-    /// member.
+    /// Accepts an action of a member in a room. Rejects it if the hub is shutting down or the
+    /// client is not a member.
     pub(super) fn submit(
         &mut self,
         room: &RoomName,
@@ -71,8 +71,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Adds a draft to its room's pending ones, and flushes the room if that is due. Determines
-    /// whether a message is [attributed](crate::domain::ChatMessage::attributed).
+    /// Adds a draft to the pending ones of its room, and flushes the room if that is due.
+    /// Determines whether a message is [attributed](crate::domain::ChatMessage::attributed).
     pub(super) fn publish(&mut self, mut draft: Draft, sender: Option<Sender>) {
         if self.log.stalled {
             return self.reject_busy(sender);

@@ -8,8 +8,8 @@ use crate::config::Config;
 use crate::domain::{Epoch, Seq, Settings, Timestamp};
 
 /// The greatest size of all messages, as [`Settings::keep_bytes`] counts them. A message with a
-/// text of 64 bytes counts as 192, and takes about 500 bytes of memory. So the messages take about
-/// as much memory as the hub's rings may take.
+/// text of 64 bytes counts as 192 bytes, and takes about 500 bytes of memory. So the messages take
+/// about as much memory as the hub's rings may take.
 const KEEP_BYTES_MAX: u64 = 24 * 1024 * 1024;
 
 /// The maximum number of changes to remember.
@@ -18,14 +18,14 @@ const CHANGES_MAX: usize = 65_536;
 /// The maximum number of ids to remember, in addition to those of kept messages.
 const IDS_MAX: usize = 65_536;
 
-/// The maximum number of rooms without messages whose topic to remember.
+/// The maximum number of rooms without messages to remember, for example for their topics.
 const IDLE_ROOMS_MAX: usize = 10_000;
 
 /// A log in memory.
 pub(crate) struct MemoryLog {
     epoch: Epoch,
     replica: Replica,
-    /// Dropping it would report that the log has died.
+    /// Kept only because dropping it would report that the log has died.
     follower: Option<Follower>,
 }
 
@@ -59,7 +59,7 @@ impl MemoryLog {
     }
 }
 
-/// Returns the settings of a log in memory.
+/// Returns the settings of a log in memory: those of the configuration, within its own limits.
 fn settings(config: &Config) -> Settings {
     let settings = config.settings();
     let resume_buffer = u64::try_from(config.resume_buffer).unwrap_or(u64::MAX);

@@ -1,8 +1,8 @@
-//! The log assigns sequence numbers to everything that happens in rooms, and keeps it. This module
-//! is the contract between the hub and a log: the hub sends drafts with [`Append`], and delivers
-//! only what the log hands out with [`FromLog`], in that order. It reads earlier messages with
-//! [`Page`]. `memory` is a log in memory; `sqlite` is one in a file. Both follow the same
-//! rules: see [`rules`].
+//! The log commits and stores the entries of all rooms, and assigns their sequence numbers. This
+//! module is the contract between the hub and a log. The hub sends drafts with [`Append`]. The log
+//! hands out committed entries with [`FromLog`], and the hub delivers only these, in the same
+//! order. It reads earlier messages with [`Page`]. `memory` is a log in memory, `sqlite` one in a
+//! file. Both follow the same [`rules`].
 
 mod memory;
 mod replica;
@@ -33,7 +33,7 @@ pub struct Log {
     pub head: Seq,
     /// The state at `head`.
     pub state: State,
-    /// Tells the log who follows it. The hub sends it before everything else.
+    /// Takes the follower. The hub sends it before everything else.
     pub follow: Recipient<Follow>,
     /// Appends drafts.
     pub append: Recipient<Append>,
@@ -43,7 +43,7 @@ pub struct Log {
     pub probe: Recipient<Probe>,
 }
 
-/// What the hub knows of the log's state: what the rules depend on, except messages.
+/// The part of the log's state that the hub knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct State {
@@ -67,10 +67,10 @@ impl State {
     }
 }
 
-/// The hub's view of its log. A log that can answer at once returns the answer. Otherwise it
-/// answers through the follower or the responder.
+/// A log as the hub uses it. A log that can answer at once returns the answer. Any other log sends
+/// the answer to the follower or the responder.
 pub(crate) trait LogBackend {
-    /// Takes the follower of a log that answers later.
+    /// Takes the follower, to which a log sends its answers.
     fn follow(&mut self, follower: Follower);
 
     fn append(&mut self, append: Append) -> Option<FromLog>;
@@ -106,10 +106,11 @@ impl LogBackend for Log {
 #[rtype(result = "()")]
 pub struct Follow(pub Follower);
 
-/// Asks the log to append drafts in this order, all or none.
+/// Asks the log to append drafts in this order, in one commit.
 ///
-/// The answer is [`FromLog::Committed`] with [`Own`], or [`FromLog::Rejected`]. The log answers
-/// only when it knows. The hub has one append in flight at a time.
+/// The answer is [`FromLog::Committed`] with [`Own`], or [`FromLog::Rejected`] if nothing was
+/// committed. The log does not answer while it does not know the outcome. The hub has one append in
+/// flight at a time.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Append {
@@ -119,7 +120,7 @@ pub struct Append {
     pub drafts: Vec<Draft>,
 }
 
-/// What a log hands out, in its order.
+/// What a log sends to its follower, in the order of the log.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum FromLog {
@@ -129,22 +130,23 @@ pub enum FromLog {
         entries: Vec<Entry>,
         /// The sequence number of the log's last entry.
         head: Seq,
-        /// The append that these entries answer, if it was this hub's.
+        /// The outcome of this hub's append, if this is the answer to one.
         own: Option<Own>,
     },
-    /// Nothing of an append was committed, and nothing of it will be.
+    /// An append failed: nothing of it was committed, and nothing of it will be.
     Rejected {
         /// The append.
         ticket: u64,
         /// The reason.
         error: LogError,
     },
-    /// Whether the log cannot answer now. What is in flight stays unanswered until it is known. New
-    /// drafts should be rejected meanwhile.
+    /// Whether the log is stalled: it cannot answer now, for example because it does not know the
+    /// outcome of a commit. It answers the append in flight later. Meanwhile the hub rejects new
+    /// drafts.
     Stalled(bool),
-    /// The log begins a new epoch: sequence numbers were assigned again.
+    /// The log begins a new epoch. The same sequence numbers may now stand for other entries.
     NewEpoch(Epoch),
-    /// The log has stopped. Nothing follows.
+    /// The log has stopped. This is the last message.
     Died,
 }
 
@@ -168,7 +170,7 @@ pub enum Verdict {
     Refused(Refused),
 }
 
-/// Asks whether the log can commit now. The log tries, unless it has recently.
+/// Asks whether the log can commit now. The log tests a commit, unless it has committed recently.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<(), LogError>")]
 pub struct Probe;
@@ -179,11 +181,11 @@ pub struct Probe;
 pub struct Page {
     /// The room.
     pub room: RoomName,
-    /// Only what is before this sequence number.
+    /// Only messages and changes before this sequence number are returned.
     pub before: Seq,
     /// Which messages.
     pub range: Range,
-    /// For whom.
+    /// The reader, which determines how reactions are returned.
     pub reader: Reader,
     /// The greatest number of messages.
     pub limit: usize,
@@ -200,18 +202,18 @@ pub enum Range {
     Latest,
     /// The first ones after this sequence number.
     After(Seq),
-    /// Those around this sequence number: the message itself and older ones in one half of the
-    /// limit, newer ones in the other.
+    /// Those around this sequence number: half of the limit is for the message itself and older
+    /// ones, half for newer ones.
     Around(Seq),
 }
 
 /// For whom a [`Page`] is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
-    /// For the hub, which remembers the page and applies later entries to it. The answer has
+    /// The hub, which keeps the page in memory and applies later entries to it. The answer has
     /// [`Messages::changes`] and [`Messages::reactions`].
     Hub,
-    /// For a client with this identity. The answer has [`Messages::counts`].
+    /// A client with this identity. The answer has [`Messages::counts`].
     Client(Identity),
 }
 
@@ -220,8 +222,8 @@ pub enum Reader {
 pub struct Messages {
     /// The messages, oldest first.
     pub messages: Vec<Arc<ChatMessage>>,
-    /// The last changes of the room, oldest first, at most as many as the limit of messages. Only
-    /// for [`Reader::Hub`].
+    /// The last changes of the room, oldest first, at most [`Page::limit`]. Only for
+    /// [`Reader::Hub`].
     pub changes: Vec<Arc<Change>>,
     /// All reactions to these messages. Only for [`Reader::Hub`].
     pub reactions: Vec<Reaction>,
@@ -229,12 +231,12 @@ pub struct Messages {
     pub counts: Vec<ReactionCount>,
     /// The room's topic.
     pub topic: Topic,
-    /// The answer has all messages, and for [`Reader::Hub`] all changes, after this sequence number
-    /// and before the requested one. Not meaningful for other ranges than [`Range::Latest`].
+    /// The answer has all messages, and for [`Reader::Hub`] all changes, between this sequence
+    /// number and [`Page::before`]. Meaningful only for [`Range::Latest`].
     pub floor: Seq,
     /// Whether the log has older messages of the room.
     pub more: bool,
-    /// Whether the log has newer messages of the room before the requested sequence number.
+    /// Whether the log has newer messages of the room before [`Page::before`].
     pub more_newer: bool,
 }
 

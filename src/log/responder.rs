@@ -16,7 +16,7 @@ impl Follower {
         Self(hub)
     }
 
-    /// Hands something out.
+    /// Sends something to the hub.
     pub fn send(&self, from_log: FromLog) {
         self.0.do_send(from_log);
     }

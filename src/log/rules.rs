@@ -1,41 +1,44 @@
-//! The rules by which a log decides what becomes of a draft. They depend only on the entries before
-//! it: their order, their times and the settings among them. So every copy of a log decides the
-//! same, whenever it applies an entry and whenever it deletes what is not kept any more.
+//! The rules by which a log commits or refuses drafts, and prunes messages. A decision depends only
+//! on the earlier entries: their order, their times and the settings among them. It does not depend
+//! on when a copy of the log applies an entry, or on when it deletes pruned messages. So all copies
+//! of a log decide the same.
 //!
-//! An append is applied in this order, at its time `at`:
+//! A pruned message is not kept any more: no answer contains it. The log applies an append in this
+//! order, at its time `at`:
 //!
 //! 1. **Age.** With [`Settings::keep_for`], in every room all messages up to the last one with
 //!    `message.at < at - keep_for` are pruned.
 //! 2. **Each draft**, in order:
-//!    - A draft with an id is a duplicate if the same author has a message with this id in the same
-//!      room that is kept or younger than [`DEDUPLICATION_WINDOW`], or a change with this id that is
-//!      younger than that. Here age is measured from the greatest time of this and all earlier
-//!      appends. So an id that was forgotten is not recognized again when the clock is set back.
-//!      A draft without an author is never a duplicate.
-//!    - The target of an edit, a deletion or a reaction, and the message that a message replies to,
-//!      must be kept in the same room. Only a reply may have a deleted target. Otherwise the draft
-//!      is refused with [`Refused::NotFound`].
-//!    - Without [`Right::Grant`], an edit or a deletion also needs
-//!      [`Settings::edits`] ([`Refused::EditsDisabled`]), the target's author
-//!      ([`Refused::OtherAuthor`]), and `at - target.at <= edit_window` ([`Refused::TooLate`]); they
-//!      are checked in this order. `None` is an author like any other.
+//!    - A draft with an author and an id is a duplicate if the same author has, in the same room
+//!      and with the same id, a message that is kept, or a message or change that is younger than
+//!      [`DEDUPLICATION_WINDOW`]. This age is measured from the greatest time of this and all
+//!      earlier appends. So an id that has expired is not recognized again when the clock is set
+//!      back. A draft without an author is never a duplicate.
+//!    - The target of an edit, a deletion or a reaction must be a kept message of the same room
+//!      that is not deleted. The message to which a message replies must be a kept message of the
+//!      same room, and may be deleted. Otherwise the draft is refused with [`Refused::NotFound`].
+//!    - Without [`Right::Grant`], an edit or a deletion has three more conditions, which are
+//!      checked in this order: [`Settings::edits`] is true ([`Refused::EditsDisabled`]), the draft
+//!      has the author of the target ([`Refused::OtherAuthor`]), and the target is not older than
+//!      [`Settings::edit_window`] at the time `at` ([`Refused::TooLate`]). If neither has an
+//!      author, they count as having the same.
 //!    - A reaction with a new emoji to a message that has [`EMOJIS_MAX`] different ones, or a new
 //!      reaction to a message that has [`REACTIONS_MAX`], is refused with
 //!      [`Refused::TooManyReactions`].
-//!    - Otherwise it is kept with the next sequence number, even if it changes nothing, such as a
-//!      reaction that the message has already. A refused draft and a duplicate take no sequence
-//!      number.
-//! 3. **Number.** In each room of the append, the oldest messages beyond [`Settings::keep_messages`]
-//!    are pruned.
+//!    - Any other draft is committed with the next sequence number, even if it changes nothing,
+//!      such as adding a reaction that the message has already. A refused draft and a duplicate
+//!      take no sequence number.
+//! 3. **Number.** In each room of the append, the oldest messages beyond
+//!    [`Settings::keep_messages`] are pruned.
 //! 4. **Bytes.** While all messages together exceed [`Settings::keep_bytes`], the oldest message of
 //!    the largest room is pruned, even if it is the room's last. Of equally large rooms it is the
-//!    first by name. A message counts as its present text and [`MESSAGE_BYTES`], each reaction to it
-//!    as [`REACTION_BYTES`].
+//!    first by name. A message counts as its current text and [`MESSAGE_BYTES`], and each reaction
+//!    to it as [`REACTION_BYTES`].
 //!
 //! A room's floor is the sequence number of the last message that was pruned; it never becomes
-//! lower. A message is kept if it is after the floor. Deleted messages are kept as places without
-//! text and without reactions, and count as messages. New settings take the next sequence number
-//! and are applied to all rooms at once, in the order of 1, 3 and 4.
+//! lower. A message is kept if it is after the floor. A message that a user deleted is kept without
+//! text and reactions, and counts as a message. New settings take the next sequence number. They
+//! are applied to all rooms at once, in the order of 1, 3 and 4.
 
 use std::time::Duration;
 
@@ -43,17 +46,17 @@ use thiserror::Error;
 
 use crate::domain::{Identity, Right, Settings, Timestamp};
 
-/// What each message counts in addition to its text, in bytes. Its row and its index entry in the
+/// The bytes that each message counts in addition to its text. Its row and its index entry in the
 /// journal take about as much.
 pub const MESSAGE_BYTES: u64 = 128;
 
-/// What each reaction counts, in bytes.
+/// The bytes that each reaction counts.
 pub const REACTION_BYTES: u64 = 64;
 
-/// The minimum time for which a draft with an id is recognized when it is sent again.
+/// The minimum time for which the log recognizes duplicates of a draft with an id.
 pub const DEDUPLICATION_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The greatest number of different emoji at one message.
+/// The greatest number of different emoji among the reactions to one message.
 pub const EMOJIS_MAX: usize = 20;
 
 /// The greatest number of reactions to one message.
@@ -67,20 +70,20 @@ pub enum Refused {
     #[error("there is no such message in this room, or it was deleted")]
     NotFound,
     /// Another author wrote the message.
-    #[error("only its author may change a message")]
+    #[error("only the author of a message may edit or delete it")]
     OtherAuthor,
-    /// Messages cannot be changed here.
+    /// The settings do not permit edits and deletions.
     #[error("messages cannot be edited or deleted on this server")]
     EditsDisabled,
     /// The message is older than the edit window.
     #[error("the message is too old to be edited or deleted")]
     TooLate,
-    /// The message has too many reactions.
-    #[error("the message has too many different reactions")]
+    /// The message has the maximum number of reactions, or of different emoji.
+    #[error("the message has the maximum number of reactions")]
     TooManyReactions,
 }
 
-/// Returns what a message with its reactions counts, in bytes.
+/// Returns the bytes that a message with its reactions counts.
 pub(crate) fn counted_bytes(text_bytes: usize, reactions: usize) -> u64 {
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let reactions = count(reactions).saturating_mul(REACTION_BYTES);
@@ -112,8 +115,8 @@ pub(crate) fn may_change(
     }
 }
 
-/// Checks whether a message may get a reaction that it does not have yet. It has this number of
-/// reactions and of different emoji.
+/// Checks whether a new reaction may be added to a message that has this number of different emoji
+/// and of reactions. `has_emoji` is whether it already has a reaction with the same emoji.
 pub(crate) fn may_react(has_emoji: bool, emojis: usize, reactions: usize) -> Result<(), Refused> {
     let has_too_many = u64::try_from(reactions).is_ok_and(|reactions| reactions >= REACTIONS_MAX);
     if has_too_many || !has_emoji && emojis >= EMOJIS_MAX {

@@ -101,7 +101,7 @@ pub(crate) enum Handshake {
     NoHub,
 }
 
-/// What became of a message or change that the hub accepted.
+/// The outcome of a message or change that the hub accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum Outcome {
@@ -109,7 +109,7 @@ pub(crate) enum Outcome {
     Kept,
     /// It had been committed before.
     Duplicate,
-    /// The rules did not permit it, and its author was told.
+    /// The log's rules did not permit it, and its author received an error.
     Refused,
     /// The log could not commit it, and its author was told.
     Failed,

@@ -13,7 +13,7 @@ use crate::domain::{
     Author, Change, ChatMessage, Epoch, MessageId, Nick, ReactionCount, RoomName, Seq, Topic,
 };
 
-/// An event of the JSON protocol, except those that tell of an entry of the log.
+/// An event of the JSON protocol, except those that deliver an entry of the log.
 /// [`json`](super::json) defines its serialized form.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -35,8 +35,8 @@ pub enum Event {
         /// The client's position: earlier entries are in `messages` and `changes` or were received
         /// before, and later ones will be delivered.
         seq: Seq,
-        /// Whether `messages` and `changes` are everything that the client has missed. Otherwise
-        /// `messages` are the latest ones.
+        /// Whether `messages` and `changes` contain everything that the client has missed.
+        /// Otherwise `messages` are the latest ones.
         recovered: bool,
         /// The room's topic.
         topic: Topic,
@@ -199,8 +199,8 @@ pub struct Limits {
     pub history: usize,
     /// Whether authors may edit and delete their messages.
     pub edits: bool,
-    /// How long after a message its author may edit or delete it, in milliseconds, if there is a
-    /// limit.
+    /// How long after sending a message its author may edit or delete it, in milliseconds. `None`
+    /// is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edit_window_ms: Option<u64>,
 }

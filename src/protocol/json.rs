@@ -326,7 +326,7 @@ struct MessageObject<'a> {
 }
 
 impl<'a> From<&'a ChatMessage> for MessageObject<'a> {
-    /// Returns the message without its quote, which may have changed since it was read.
+    /// Returns the message without its quote, as in the `message` event.
     fn from(message: &'a ChatMessage) -> Self {
         Self {
             room: &message.room,
@@ -575,7 +575,7 @@ impl Serialize for MessageList<'_> {
     }
 }
 
-/// A reaction of the reader of `joined` or `history`.
+/// A reaction of the client that receives `joined` or `history`.
 #[derive(Serialize)]
 struct OwnReaction<'a> {
     seq: Seq,
@@ -600,7 +600,7 @@ pub fn line(message: &ChatMessage) -> String {
     encode(&Line::Message(message.into()))
 }
 
-/// Encodes an entry as a line, without the line break. Returns none if clients are not told of it.
+/// Encodes an entry as a line, without the line break. Returns `None` if clients do not receive it.
 #[must_use]
 pub fn entry_line(entry: &Entry) -> Option<String> {
     match entry {
@@ -610,7 +610,7 @@ pub fn entry_line(entry: &Entry) -> Option<String> {
     }
 }
 
-/// Encodes a message as an object without `type`, quote and reactions, as in exports.
+/// Encodes a message as an object without `type`, quote and reactions.
 #[must_use]
 pub fn object(message: &ChatMessage) -> String {
     encode(&MessageObject::from(message))
@@ -622,8 +622,8 @@ pub fn reply(reply: &Reply) -> String {
     encode(reply)
 }
 
-/// Encodes an answer piece by piece, each when it is asked for. Every message, every change and
-/// every reaction of the reader is a piece.
+/// Encodes an answer piece by piece, each when the iterator reaches it. Every message, every change
+/// and every reaction of the reader is a piece.
 pub fn reply_parts(mut reply: Reply) -> impl Iterator<Item = String> {
     let Contents { messages, counts, changes } = reply.event.take_contents();
     // This cannot occur inside a string, where `"` is escaped.

@@ -128,7 +128,7 @@ pub enum Command {
 
 impl Command {
     /// Returns the length of the text in bytes, if the command adds an entry to the log. Returns
-    /// none for other commands.
+    /// `None` for other commands.
     pub(crate) fn published_bytes(&self) -> Option<usize> {
         match self {
             Self::Say { text, .. } | Self::Edit { text, .. } => Some(text.as_str().len()),
@@ -154,8 +154,8 @@ pub enum HistoryRange {
     Before(Seq),
     /// The first ones after this sequence number.
     After(Seq),
-    /// Those around this sequence number: the message itself and older ones in one half of the
-    /// limit, newer ones in the other.
+    /// Those around this sequence number: half of the limit is for the message itself and older
+    /// ones, half for newer ones.
     Around(Seq),
 }
 

@@ -23,7 +23,7 @@ pub fn decode(frame: &str, room: &RoomName, max_bytes: usize) -> Result<Option<C
     }
 }
 
-/// Encodes an entry as a line. Returns none for a change, of which the protocol tells nothing.
+/// Encodes an entry as a line. Returns `None` for a change, because the protocol has only messages.
 #[must_use]
 pub fn entry_line(entry: &Entry) -> Option<String> {
     match entry {
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn only_messages_have_a_line() {
+    fn changes_have_no_line() {
         let message = message("hello", true);
         let change = |kind| {
             let ChatMessage { room, seq, at, author, nick, id, .. } = message.clone();

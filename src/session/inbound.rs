@@ -195,7 +195,7 @@ impl Session {
         // The backlog holds one message of any length or several short ones.
         let capacity = memory_bytes(self.config.max_message_bytes);
         let backlog = self.backlog.get_or_insert_with(|| Arc::new(Semaphore::new(capacity)));
-        // A topic may be longer than the longest message, and must not wait forever.
+        // A topic may need more permits than exist, and would then wait forever.
         let permits = memory_bytes(text_bytes).min(capacity);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         match Arc::clone(backlog).try_acquire_many_owned(permits) {

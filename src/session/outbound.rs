@@ -67,7 +67,7 @@ impl Session {
         match (self.params.protocol, reply.event) {
             (Protocol::Json, event) => self.reply(Reply { event, ..reply }),
             (Protocol::Text, Event::Joined { messages, .. }) => {
-                // The protocol tells nothing of changes, and a deleted message has no text.
+                // The text protocol has no changes, and a deleted message has no text to send.
                 let lines = messages.into_iter().filter(|message| !message.deleted).enumerate();
                 self.socket.write_parts(lines.map(|(n, message)| {
                     let line = text::line(&message);

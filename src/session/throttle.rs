@@ -76,7 +76,7 @@ impl Session {
         counted.map_or(0, |counted| cost.saturating_sub(counted))
     }
 
-    /// Handles a command that exceeds a rate. A message or a change by a client of the JSON protocol
+    /// Handles a command that exceeds a rate. A message or change by a client of the JSON protocol
     /// is rejected with the time after which it may be sent again, unless rejections exceed a rate,
     /// too. Everything else is delayed.
     pub(super) fn throttle(

@@ -28,8 +28,8 @@ struct Received {
     acknowledged: Vec<String>,
     /// The number of acknowledged changes of each kind.
     changes: BTreeMap<&'static str, usize>,
-    /// The writer's own messages: the text that an acknowledged edit has given them, or none if an
-    /// acknowledged command has deleted them.
+    /// The writer's own messages that acknowledged commands have changed: the text of the edit, or
+    /// `None` if the message was deleted.
     own: BTreeMap<u64, Option<String>>,
 }
 
@@ -49,7 +49,7 @@ impl Received {
         }
     }
 
-    /// Takes note of an acknowledged command.
+    /// Records an acknowledged command.
     fn acknowledge(&mut self, command: &Value, seq: u64) {
         let target = command["seq"].as_u64().unwrap_or_default();
         let kind = match command["type"].as_str().unwrap() {
@@ -155,7 +155,7 @@ async fn write(
     received
 }
 
-/// Resumes a last time, when nobody writes any more.
+/// Resumes once more after all writers have stopped.
 async fn catch_up(addr: SocketAddr, name: &str, room: &str, received: &mut Received) {
     let mut client = JsonClient::connect(addr).await;
     let join = json!({"type": "join", "room": room, "after": received.view.position()});

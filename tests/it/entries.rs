@@ -98,7 +98,7 @@ async fn edit_reaches_members_and_later_readers() {
 }
 
 #[actix_web::test]
-async fn deleted_message_keeps_its_place_and_loses_text_and_reactions() {
+async fn deleted_message_stays_in_the_room_without_text_and_reactions() {
     on_both_logs(std::convert::identity, async |server| {
         let mut ada = member(server, "ada").await;
         let seq = ada.post("a secret").await;
@@ -151,7 +151,7 @@ async fn messages_of_others_cannot_be_changed() {
         }
         let page = ada.history(json!({})).await;
         assert_eq!(each(&page, "text"), ["mine"]);
-        // Who is not a member may change nothing.
+        // A client that is not a member cannot change anything.
         let mut stranger = JsonClient::hello(server.addr(), key("ada")).await;
         stranger.send(&[command("delete", json!({"seq": seq}))]).await;
         stranger.expect_error("not_joined").await;
@@ -270,7 +270,7 @@ async fn reply_quotes_the_message_as_it_is_now() {
 }
 
 #[actix_web::test]
-async fn topic_is_told_to_members_and_to_those_who_join() {
+async fn topic_is_sent_to_members_and_to_clients_that_join() {
     on_both_logs(std::convert::identity, async |server| {
         let (mut ada, mut ben) = (member(server, "ada").await, member(server, "ben").await);
         let set = |topic: &str| json!({"topic": topic});

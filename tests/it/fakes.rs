@@ -22,7 +22,7 @@ pub struct FakeLog {
     pending: Option<Append>,
     follower: Option<Follower>,
     stored: Vec<Draft>,
-    /// Pages that are read and not answered yet, while the test holds them.
+    /// Pages that were read, and whose answers the test holds.
     held_pages: Option<Vec<(Responder<Paged>, Messages)>>,
 }
 
@@ -140,7 +140,7 @@ impl Handler<Page> for FakeLog {
     }
 }
 
-/// Holds the answers to pages, or gives those that are held.
+/// Holds the answers to pages, or sends those that are held.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct HoldPages(pub bool);
@@ -191,7 +191,7 @@ impl Handler<AnswerAppend> for FakeLog {
     }
 }
 
-/// Hands something out to the hub.
+/// Sends a message of the log to the hub.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct HandOut(pub FromLog);
@@ -217,7 +217,7 @@ impl Handler<PendingTicket> for FakeLog {
     }
 }
 
-/// Drops the follower, as a log does whose thread panics.
+/// Drops the follower, like a log whose thread panics.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Die;

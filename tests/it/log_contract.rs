@@ -1,5 +1,5 @@
-//! The contract between the hub and its log: the hub delivers what the log hands out, in its order,
-//! whether it was the hub's own or not.
+//! The contract between the hub and its log: the hub delivers the entries that the log hands out,
+//! in the order of the log, whether the hub has appended them or not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,8 +141,8 @@ impl Handler<Deliver> for CountingClient {
     }
 }
 
-/// Several servers may append to the same room. The room's members are written to as rarely as if
-/// there were one.
+/// Several servers may append to the same room. Its members receive as few deliveries as from one
+/// server.
 #[actix_web::test]
 async fn deliveries_of_a_busy_room_are_paced_whoever_appends() {
     const MEMBERS: usize = 200;
@@ -176,7 +176,7 @@ async fn deliveries_of_a_busy_room_are_paced_whoever_appends() {
 }
 
 #[actix_web::test]
-async fn joiner_is_at_the_place_up_to_which_its_room_was_delivered() {
+async fn new_member_is_at_the_position_up_to_which_its_room_was_delivered() {
     // Another delivery follows 5 ms after the first one.
     let setup = Setup::new(Duration::from_secs(1));
     for _ in 0..100 {
@@ -214,7 +214,7 @@ async fn joiner_is_at_the_place_up_to_which_its_room_was_delivered() {
     assert_eq!(seen, (1..=40).map(Seq::new).collect::<Vec<_>>());
 }
 
-/// What a client was told.
+/// Records what a client receives.
 enum Answered {
     Joined { seq: Seq, messages: Vec<Seq> },
     Message(Seq),
@@ -252,7 +252,7 @@ async fn stalled_log_rejects_new_messages_at_once_and_leaves_the_one_in_flight_u
     assert_eq!(setup.received(&to_ada).await, ["error busy"], "the message that waits");
     setup.say(ada, "new").await;
     assert_eq!(setup.received(&to_ada).await, ["error busy", "error busy"]);
-    // It turns out that the append was committed.
+    // The log finds that the append was committed.
     setup.log.do_send(AnswerAppend { success: true });
     setup.log.do_send(HandOut(FromLog::Stalled(false)));
     let expected = ["error busy", "error busy", "a 1 in flight", "said a 1 new"];
@@ -299,7 +299,8 @@ async fn change_that_the_rules_refuse_is_answered_with_its_reason() {
     assert_eq!(setup.received(&to_ada).await, expected);
 }
 
-/// The log answers with the state that it has read. What was delivered since is newer.
+/// The log answers with the state at the time of the read. Changes that were delivered since are
+/// newer.
 #[actix_web::test]
 async fn history_that_is_read_while_a_message_is_edited_shows_the_edit() {
     let setup = Setup::new(Duration::ZERO);
@@ -352,7 +353,7 @@ async fn log_that_dies_closes_all_clients() {
 }
 
 #[actix_web::test]
-async fn settings_are_told_to_later_clients_and_delivered_to_nobody() {
+async fn settings_entry_changes_welcome_and_is_delivered_to_nobody() {
     let setup = Setup::new(Duration::ZERO);
     let (_, to_ada) = setup.member().await;
     let settings = Settings { edits: false, ..Settings::default() };

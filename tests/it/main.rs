@@ -28,7 +28,7 @@ mod journal; // history on disk
 mod js_client; // the JavaScript client, in node (ignored by default)
 mod json; // the JSON protocol: answers and their order
 mod limits; // limits on connections, rooms, messages and rates
-mod log_contract; // what the log hands out, and what the hub makes of it
+mod log_contract; // the hub delivers the entries that the log hands out
 mod many_clients; // hundreds of clients at once
 mod memory; // how much memory hostile clients cost the server
 mod metrics; // metrics, health checks and the JSON log
@@ -42,7 +42,7 @@ mod protocol; // the examples of docs/PROTOCOL.md, compared with a real server
 mod reading; // the page over time: long histories, connections that break
 mod reference_hub; // the reference model of the hub for `hub_model`
 mod rendering; // the page without JavaScript, printed and with a pointer (ignored by default)
-mod room_view; // a room as a client sees it
+mod room_view; // the state of a room at a client
 mod stalled_journal; // a journal that does not commit
 mod subcommands; // backup and export
 mod text; // the text protocol: who receives what

@@ -1,4 +1,4 @@
-//! The page while messages are edited, deleted, replied to and reacted to, and topics change.
+//! Edits, deletions, reactions, replies and topics in the page.
 
 use chinwag::Config;
 use serde_json::{Value, json};
@@ -65,7 +65,7 @@ async fn shows(ada: &Browser, topic: &str, messages: Value) {
     let check = ada.until(&is_shown);
     tokio::select! {
         () = check => {}
-        // Before the deadline, to show the difference.
+        // Fails with the difference before the deadline of `until`.
         () = tokio::time::sleep(std::time::Duration::from_secs(15)) => {
             assert_eq!(ada.run(&format!("return {script}")).await, expected);
         }

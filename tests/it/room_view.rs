@@ -1,4 +1,4 @@
-//! A room as a client sees it that follows `docs/PROTOCOL.md`.
+//! The state of a room at a client that follows `docs/PROTOCOL.md`.
 
 use std::collections::BTreeMap;
 

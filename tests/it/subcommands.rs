@@ -65,7 +65,7 @@ async fn export_of_a_running_server_writes_each_message_on_one_line() {
     let (_program, _, mut messages) = server_with_messages(folder.path()).await;
     // An export is sorted by the names of the rooms.
     messages.rotate_left(100);
-    // It has the whole identity of an author, so that it can be imported again.
+    // It has the identity of the author, which an import needs.
     for message in &mut messages {
         message.as_object_mut().unwrap().remove("author");
     }

@@ -1,4 +1,4 @@
-//! Messages that answer a request, and their reactions.
+//! Part of the history of a room, as the answer to a request.
 
 use std::sync::Arc;
 
@@ -41,8 +41,8 @@ impl Excerpt {
         self.counts.retain(|count| count.target >= first);
     }
 
-    /// Applies a change that was delivered after the messages were read. It may be part of their
-    /// state already.
+    /// Applies a change that was delivered after the request. The messages may already have the
+    /// state after it.
     pub(super) fn apply(&mut self, change: &Change, reader: Identity) {
         let Some(target) = change.kind.target() else { return };
         let found = self.messages.binary_search_by_key(&target, |message| message.seq).ok();

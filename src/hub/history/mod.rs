@@ -78,8 +78,8 @@ impl Hub {
         }
     }
 
-    /// Adds delivered entries to the room's ring, or keeps them until the ring is filled. Reads in
-    /// progress learn of the changes.
+    /// Adds delivered entries to the room's ring, or keeps them until the ring is filled. Also
+    /// notes the changes for reads in progress.
     pub(in crate::hub) fn remember(&mut self, name: &RoomName, entries: &[Entry]) {
         self.rings.push(name, entries);
         self.reads.note_changes(name, entries);
@@ -88,7 +88,7 @@ impl Hub {
         }
     }
 
-    /// Returns the place in the log up to which the room was delivered.
+    /// Returns the sequence number up to which the room's entries have been delivered.
     pub(in crate::hub) fn delivered(&self, name: &RoomName) -> Seq {
         let room = self.rooms.get(name);
         let next = room.and_then(|room| room.undelivered.first()).map(Entry::seq);
@@ -99,7 +99,7 @@ impl Hub {
     pub(super) fn answer_from_history(&mut self, request: History) {
         let Some(client) = self.clients.get(&request.client) else { return };
         let reader = client.identity;
-        // What is not delivered yet is not history.
+        // The answer must not contain entries that are not delivered yet.
         let end = self.delivered(&request.room).next();
         let (before, range) = match request.range {
             HistoryRange::Latest => (end, Range::Latest),

@@ -36,7 +36,7 @@ pub(in crate::hub) enum Purpose {
         reader: Identity,
         /// The messages from the ring that follow it.
         newer: Excerpt,
-        /// What was delivered to the room since the request.
+        /// The changes that were delivered to the room since the request.
         changes: Vec<Arc<Change>>,
     },
 }
@@ -69,7 +69,7 @@ impl Purpose {
 }
 
 impl Reads {
-    /// Takes note of changes that are delivered to a room while its history is read.
+    /// Notes changes that are delivered to a room while its history is read.
     pub(super) fn note_changes(&mut self, room: &RoomName, entries: &[Entry]) {
         let waiting = self.waiting.iter_mut().map(|read| &mut read.purpose);
         for purpose in self.in_progress.values_mut().chain(waiting) {
@@ -120,7 +120,7 @@ impl Reads {
         messages: Option<&mut Messages>,
     ) -> Option<Purpose> {
         for message in messages.into_iter().flat_map(|page| &mut page.messages) {
-            // A log in memory shares its messages.
+            // The messages of a log in memory are shared with it, and take no memory of their own.
             if let Some(message) = Arc::get_mut(message) {
                 let counted = CountedBytes::new(message.memory_bytes(), &self.held_bytes);
                 message.counted = Some(counted);

@@ -1,7 +1,7 @@
-//! Recent messages in memory, for clients that join or resume. The messages of one room are its
-//! ring. It stays in memory after the room's members have left. All rings together are bounded in
-//! bytes: the least recently used one is removed first. If the log keeps messages, a ring is read
-//! from there when it is needed again.
+//! Recent messages and changes in memory, for clients that join or resume. Those of one room are
+//! its ring. It stays in memory after the room's members have left. All rings together are bounded
+//! in bytes: the least recently used one is removed first. A ring that was removed is read from the
+//! log when it is needed again.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ const RING_REACTION_BYTES_MAX: usize = 8 * 1024 * 1024;
 #[derive(Default)]
 pub(in crate::hub) struct Ring {
     messages: VecDeque<Arc<ChatMessage>>,
-    /// Without changes that later ones have made obsolete.
+    /// The changes, except those that later ones have made obsolete.
     changes: VecDeque<Arc<Change>>,
     /// The reactions to these messages.
     reactions: HashMap<Seq, BTreeMap<Emoji, HashSet<Option<Identity>>>>,
@@ -50,7 +50,7 @@ pub(in crate::hub) struct Ring {
 }
 
 impl Ring {
-    /// Returns a ring with what was read from the log.
+    /// Returns a ring of a page that was read from the log.
     pub(in crate::hub) fn of(read: Messages) -> Self {
         let Messages { messages, changes, reactions, topic, floor, .. } = read;
         let mut ring = Self { topic, floor, ..Self::default() };
@@ -119,7 +119,7 @@ impl Ring {
         self.changes.push_back(change);
     }
 
-    /// Removes the changes that a later one makes obsolete.
+    /// Removes the changes for which `is_obsolete` returns true.
     fn forget_changes(&mut self, is_obsolete: impl Fn(&ChangeKind) -> bool) {
         let (mut bytes, mut removed) = (0, 0);
         self.changes.retain(|change| {
@@ -155,8 +155,8 @@ impl Ring {
         self.messages[at] = Arc::new(message);
     }
 
-    /// Replaces the text in the quotes of a message, or removes them without a text. The message
-    /// itself may be older than the ring. Only later messages can reply to it.
+    /// Replaces the text in quotes of a message, or removes the quotes if `text` is `None`. The
+    /// message itself may be older than the ring. Only later messages can reply to it.
     fn replace_quotes(&mut self, target: Seq, text: Option<&MessageText>) {
         let later = self.messages.partition_point(|message| message.seq <= target);
         let mut new = None;
@@ -235,8 +235,8 @@ impl Ring {
         }
     }
 
-    /// Returns the messages and the changes after a sequence number. Returns `None` if some of them
-    /// are missing.
+    /// Returns the messages and changes after a sequence number. Returns `None` if the ring may not
+    /// have all of them.
     pub(in crate::hub) fn after(&self, seq: Seq) -> Option<Missed> {
         let known = self.messages.partition_point(|message| message.seq <= seq);
         let known_changes = self.changes.partition_point(|change| change.seq <= seq);
@@ -246,8 +246,8 @@ impl Ring {
         })
     }
 
-    /// Returns the last messages before `before`, at most `limit` and at most `max_bytes` of text
-    /// (but the newest of them in any case), for a reader with this identity.
+    /// Returns the last messages before `before` for a reader with this identity. Returns at most
+    /// `limit` messages and `max_bytes` of text, but the newest message in any case.
     pub(in crate::hub) fn page(
         &self,
         before: Seq,
@@ -311,7 +311,7 @@ impl Ring {
     }
 }
 
-/// What a client missed.
+/// The messages and changes that a client has missed.
 pub(in crate::hub) struct Missed {
     pub(in crate::hub) messages: Vec<Arc<ChatMessage>>,
     pub(in crate::hub) changes: Vec<Arc<Change>>,
@@ -477,7 +477,7 @@ mod tests {
         assert_eq!(say(&mut rings, 6, RING_TEXT_BYTES_MAX), (5, 1));
     }
 
-    /// What happens in the property test. Targets are counted from the last entry.
+    /// A step of the property test. Targets are counted back from the last entry.
     #[derive(Clone, Debug)]
     enum Step {
         Say(Option<u64>),
@@ -610,12 +610,15 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
 
-        /// A client that was away for a while and resumes has the same messages in the same state
-        /// as a client that was there, unless the ring says that something is missing.
+        /// A client that resumes after an absence has the same messages in the same state as a
+        /// client that stayed connected, unless the ring reports that it does not have all entries.
         #[test]
-        fn resumed_client_sees_the_same_room_as_one_that_was_there(
+        fn resumed_client_sees_the_same_room_as_one_that_stayed_connected(
             steps in proptest::collection::vec(step(), 1..60),
             away in 0..60usize,
             messages_max in 3..20usize,
@@ -640,7 +643,7 @@ mod tests {
             missed.changes.iter().for_each(|change| resumed.change(change));
             prop_assert_eq!(&resumed, &present);
 
-            // What the ring shows to a client that joins is the same state.
+            // A client that joins receives the same state from the ring.
             let reader = Identity::of_client(ClientId::next());
             let page = ring.page(Seq::MAX, 50, usize::MAX, reader);
             for message in &page.messages {
@@ -652,7 +655,7 @@ mod tests {
                 let expected = seen.reactions.iter();
                 let expected = expected.map(|(emoji, authors)| (emoji, authors.len() as u32));
                 prop_assert_eq!(counts, expected.collect::<Vec<_>>());
-                // An edited or deleted message is also quoted so, even if it is not in the ring.
+                // Quotes have the current text, even of a message that is not in the ring any more.
                 let target = message.reply_to.filter(|_| !message.deleted);
                 let quote = target.and_then(|target| present.quote(target));
                 prop_assert_eq!(&message.quote, &quote);
@@ -662,7 +665,7 @@ mod tests {
     }
 
     #[test]
-    fn quote_of_a_message_that_has_left_the_ring_is_changed_and_removed_with_it() {
+    fn quote_of_a_message_outside_the_ring_follows_its_edit_and_deletion() {
         let quoted = |steps: &[Step]| {
             let mut rings = Rings { messages_max: 2, ..rings(RINGS_BYTES_MAX) };
             rings.insert(&name(0), Ring::default());
@@ -680,7 +683,7 @@ mod tests {
     }
 
     #[test]
-    fn deleted_text_is_nowhere_in_the_ring() {
+    fn ring_does_not_contain_a_deleted_text() {
         let step = |steps: &[Step]| {
             let mut rings = rings(RINGS_BYTES_MAX);
             rings.insert(&name(0), Ring::default());

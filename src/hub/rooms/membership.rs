@@ -104,8 +104,8 @@ impl Handler<Join> for Hub {
         room.joining.push(join);
         if room.joining.len() == 1 {
             self.read(Read {
-                // What is delivered meanwhile is kept until the ring, the room's recent messages in
-                // memory, is filled.
+                // Entries that are delivered meanwhile are kept until the ring, the room's recent
+                // messages in memory, is filled.
                 before: self.delivered(&name).next(),
                 range: Range::Latest,
                 reader: Reader::Hub,
@@ -213,7 +213,7 @@ impl Hub {
         self.answer(id, joined, reference);
     }
 
-    /// Returns the answer to a new member of a room.
+    /// Returns the `joined` event for a new member of a room.
     fn joined(
         &mut self,
         room: RoomName,

@@ -26,9 +26,9 @@ pub(in crate::hub) struct Room {
     pub(super) presence: PresenceDelta,
     /// Clients that join as soon as the ring is filled.
     pub(in crate::hub) joining: Vec<Join>,
-    /// What was delivered after the read for the ring began.
+    /// Entries that were delivered after the read for the ring began.
     pub(in crate::hub) delivered_since: Vec<Entry>,
-    /// What was committed and is not delivered yet.
+    /// Committed entries that are not delivered yet.
     pub(in crate::hub) undelivered: Vec<Entry>,
     pub(in crate::hub) pending: Vec<Pending>,
     pub(in crate::hub) pending_bytes: usize,
@@ -160,7 +160,7 @@ impl Room {
         }
     }
 
-    /// Returns whether the room has no members, nobody joins, and everything is delivered.
+    /// Returns whether the room has no members, nobody joins, and all entries are delivered.
     pub(super) fn is_idle(&self) -> bool {
         let is_empty = self.members.is_empty() && self.joining.is_empty();
         is_empty && self.pending.is_empty() && !self.in_flight && self.undelivered.is_empty()

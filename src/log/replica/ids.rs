@@ -1,4 +1,4 @@
-//! The ids by which repeated drafts are recognized.
+//! The ids by which duplicates are recognized.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::domain::{Draft, Identity, MessageId, RoomName, Seq, Timestamp};
 use crate::log::rules;
 
-/// Identifies a draft: two drafts with the same `DraftId` are the same.
+/// Identifies a draft: a second draft with the same `DraftId` is a duplicate.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct DraftId {
     room: RoomName,
@@ -15,19 +15,19 @@ pub(super) struct DraftId {
 }
 
 impl DraftId {
-    /// Returns the id of a draft that has one, and an author.
+    /// Returns the id of a draft. `None` if the draft has no id or no author.
     pub(super) fn of(draft: &Draft) -> Option<Self> {
         let (author, id) = (draft.author?, draft.id.clone()?);
         Some(Self { room: draft.room.clone(), author, id })
     }
 }
 
-/// All ids that are recognized, with their sequence numbers.
+/// The recognized ids, with the sequence numbers of their entries.
 #[derive(Default)]
 pub(super) struct Ids {
     places: HashMap<Arc<DraftId>, Seq>,
-    /// The ids that are forgotten after some time, by their time: those of changes and of messages
-    /// that are not kept any more.
+    /// The released ids, by the time of their entries: those of changes and of pruned messages.
+    /// They are forgotten when they are not recent any more.
     temporary: BTreeMap<(Timestamp, Seq), Arc<DraftId>>,
 }
 
@@ -36,12 +36,13 @@ impl Ids {
         self.places.get(id).copied()
     }
 
-    /// Adds an id until it is released.
+    /// Adds an id, which is recognized until it is released.
     pub(super) fn insert(&mut self, id: Arc<DraftId>, seq: Seq) {
         self.places.insert(id, seq);
     }
 
-    /// Forgets the id of a draft that was committed at `at`, as soon as it is not recent any more.
+    /// Releases the id of a draft that was committed at `at`: it is forgotten as soon as it is not
+    /// recent any more.
     pub(super) fn release(&mut self, id: Arc<DraftId>, at: Timestamp, seq: Seq, latest: Timestamp) {
         if rules::is_recent(at, latest) {
             self.temporary.insert((at, seq), id);
@@ -59,7 +60,7 @@ impl Ids {
         }
     }
 
-    /// Forgets the oldest released ids that are too many.
+    /// Forgets the oldest released ids until at most `most` are left.
     pub(super) fn limit(&mut self, most: usize) {
         while self.temporary.len() > most
             && let Some((_, id)) = self.temporary.pop_first()

@@ -18,7 +18,7 @@ pub(super) struct RoomIndex {
     idle: BTreeSet<(Seq, RoomName)>,
 }
 
-/// The keys by which a room is in the index.
+/// The keys under which the index has a room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Keys {
     /// The size of all messages. `None` without messages.
@@ -50,7 +50,7 @@ impl RoomIndex {
         self.idle.first().filter(|_| self.idle.len() > most).map(|(_, name)| name)
     }
 
-    /// Updates the place of a room that has changed.
+    /// Updates the keys of a room that has changed.
     pub(super) fn update(&mut self, name: &RoomName, room: &mut Room) {
         let (old, new) = (room.indexed, room.keys());
         self.replace(name, old, new);

@@ -1,5 +1,5 @@
-//! A replica of a log: it applies appends by the [`rules`] and answers from the state that results.
-//! It does no I/O and reads no clock. The log in memory is a replica.
+//! A replica of a log: it applies appends by the [`rules`], and answers requests for pages from the
+//! resulting state. It does no I/O and reads no clock. The log in memory is a replica.
 
 mod ids;
 mod index;
@@ -21,24 +21,24 @@ use ids::{DraftId, Ids};
 use index::RoomIndex;
 use room::{Room, StoredMessage};
 
-/// The greatest numbers of what a replica remembers beside kept messages. Without bounds it grows
-/// with the number of rooms and changes.
+/// Bounds of what a replica remembers beside kept messages. Without bounds its memory grows with
+/// the number of rooms and changes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// The changes of one room, which a page has only for the hub.
+    /// The greatest number of changes of one room. Only pages for the hub have changes.
     pub(crate) changes_per_room: usize,
-    /// The changes of all rooms.
+    /// The greatest number of changes of all rooms.
     pub(crate) changes: usize,
-    /// The ids of changes and of pruned messages. With a bound, two replicas may decide
-    /// differently about a repeated draft.
+    /// The greatest number of ids of changes and of pruned messages. With a bound, a replica may
+    /// not recognize a duplicate that another replica recognizes.
     pub(crate) ids: usize,
-    /// The rooms without messages. With a bound, a room loses its topic and its exact floor when it
-    /// is forgotten.
+    /// The greatest number of rooms without messages. A room that is forgotten loses its topic and
+    /// its exact floor.
     pub(crate) rooms: usize,
 }
 
 impl Bounds {
-    /// No bounds: for a replica that must decide exactly as others do.
+    /// No bounds, for a replica that must decide exactly as others do.
     pub(crate) const NONE: Self = Self {
         changes_per_room: usize::MAX,
         changes: usize::MAX,
@@ -54,7 +54,7 @@ pub(crate) struct Replica {
     rooms: HashMap<RoomName, Room>,
     index: RoomIndex,
     recent: Recent,
-    /// The sequence number up to which a room that is not in `rooms` may have had entries.
+    /// A room that is not in `rooms` may have had entries up to this sequence number.
     dropped: Seq,
 }
 
@@ -151,7 +151,7 @@ impl Replica {
         Entry::Settings(Arc::new(SettingsChange { seq: self.head, at, settings }))
     }
 
-    /// Advances the greatest time.
+    /// Advances the greatest time of all appends, and forgets ids that are too old then.
     fn advance(&mut self, at: Timestamp) {
         self.recent.latest = self.recent.latest.max(at);
         self.recent.ids.forget_old(self.recent.latest);
@@ -183,7 +183,7 @@ impl Replica {
         }
     }
 
-    /// Prunes the messages of a room that are too many, and updates the index.
+    /// Prunes the oldest messages of a room beyond `keep_messages`, and updates the index.
     fn prune_by_number(&mut self, name: &RoomName) {
         let most = usize::try_from(self.settings.keep_messages).unwrap_or(usize::MAX);
         if let Some(room) = self.rooms.get_mut(name) {
@@ -206,7 +206,8 @@ impl Replica {
         }
     }
 
-    /// Updates the index after a room has changed. Forgets the room if nothing is in it.
+    /// Updates the index after a room has changed. With a bound of rooms, forgets a room that is
+    /// blank.
     fn reindex(&mut self, name: &RoomName) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         self.index.update(name, room);

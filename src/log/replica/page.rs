@@ -77,8 +77,8 @@ fn select(
     }
 }
 
-/// Returns how many texts, of which the lengths are given, fit into the limits, and their total
-/// length. `one_in_any_case` takes the first text even if it is too long.
+/// Returns how many texts of these lengths fit into the limits, and their total length. With
+/// `one_in_any_case`, the first text fits even if it is too long.
 fn fit(
     lengths: impl Iterator<Item = usize>,
     limit: usize,
@@ -96,7 +96,8 @@ fn fit(
     (count, bytes)
 }
 
-/// Returns a message with the quote of its target as that is now. A deleted message has no quote.
+/// Returns a message with a quote of the current text of its target. A deleted message has no
+/// quote.
 fn with_quote(room: &Room, stored: &StoredMessage) -> Arc<ChatMessage> {
     let message = &stored.message;
     let target = message.reply_to.filter(|_| !message.deleted);
@@ -127,7 +128,7 @@ fn add_reactions(page: &mut Messages, stored: &StoredMessage, reader: Reader) {
     }
 }
 
-/// Adds the last changes, and raises the floor to the last one that is left out.
+/// Adds the last changes to a page, and raises its floor to the last change that is left out.
 fn add_changes(page: &mut Messages, room: &Room, before: Seq, limit: usize) {
     let mut newest_first = room.changes().range(..before).rev().map(|(_, change)| change);
     page.changes.extend(newest_first.by_ref().take(limit).cloned());

@@ -19,9 +19,9 @@ pub(super) struct Room {
     floor: Seq,
     /// The size of all kept messages.
     bytes: u64,
-    /// The time and sequence number of each kept message that is older than all messages after it.
-    /// So the times increase, and the first is the earliest of all, even if the clock was ahead for
-    /// some time. See [`Room::prune_before`].
+    /// The time and sequence number of each kept message whose time is earlier than the times of
+    /// all messages after it. So these times increase, and the first is the earliest of all, even
+    /// if the clock was set back. See [`Room::prune_before`].
     times: VecDeque<(Timestamp, Seq)>,
     /// The replies to kept messages, as pairs of target and reply.
     replies: BTreeSet<(Seq, Seq)>,
@@ -40,11 +40,11 @@ pub(super) struct Room {
 
 /// A kept message.
 pub(super) struct StoredMessage {
-    /// The message in its present state. Only its quote is as it was at the commit.
+    /// The message in its current state, except that its quote is as it was at the commit.
     pub(super) message: Arc<ChatMessage>,
     pub(super) reactions: Reactions,
     id: Option<Arc<DraftId>>,
-    /// The change that set its text.
+    /// The last edit, if its text was edited.
     edit: Option<Seq>,
 }
 
@@ -124,7 +124,7 @@ impl Room {
         self.messages.get(self.count_before(seq)).filter(|stored| stored.message.seq == seq)
     }
 
-    /// Calls a function with a kept message, and counts the message's bytes again.
+    /// Calls a function with a kept message, and updates the size of all messages.
     fn modify<T>(&mut self, seq: Seq, f: impl FnOnce(&mut StoredMessage) -> T) -> Option<T> {
         let index = self.count_before(seq);
         let stored = self.messages.get_mut(index).filter(|stored| stored.message.seq == seq)?;
@@ -166,7 +166,7 @@ impl Room {
         self.remove_change(superseded.flatten(), recent);
     }
 
-    /// Removes the text of a message, also from the quotes of it.
+    /// Removes the text of a message, also from its quotes in replies.
     pub(super) fn delete(&mut self, target: Seq, recent: &mut Recent) {
         let superseded = self.modify(target, |stored| {
             let old = ChatMessage::clone(&stored.message);
@@ -217,7 +217,7 @@ impl Room {
         }
     }
 
-    /// Forgets the oldest change.
+    /// Forgets the room's oldest change, `seq`, because of a bound.
     pub(super) fn forget_change(&mut self, seq: Seq) {
         self.changes.remove(&seq);
         self.forgotten = self.forgotten.max(seq);

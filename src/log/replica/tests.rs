@@ -113,7 +113,7 @@ fn change_seqs(page: &Messages) -> Vec<u64> {
     page.changes.iter().map(|change| change.seq.get()).collect()
 }
 
-/// Returns everything in a value, also the bytes of identities, which `Debug` hides.
+/// Returns the debug text of a value, with the bytes of identities, which `Debug` hides.
 fn shown(value: &impl Debug, identities: impl IntoIterator<Item = Option<Identity>>) -> String {
     let bytes: Vec<_> =
         identities.into_iter().map(|identity| identity.map(|it| *it.as_bytes())).collect();
@@ -136,9 +136,9 @@ pub(in crate::log) fn shown_page(page: &Messages) -> String {
     shown(page, messages.chain(changes).chain(reactions))
 }
 
-/// What a draft in a property test does. See [`Said::target`].
+/// What a draft in a property test does. `back` selects the target: see [`PlannedDraft::target`].
 #[derive(Clone, Debug)]
-pub(in crate::log) enum Deed {
+pub(in crate::log) enum DraftKind {
     Say { length: usize, reply: Option<u64> },
     Edit { back: u64, length: usize },
     Delete { back: u64 },
@@ -147,12 +147,12 @@ pub(in crate::log) enum Deed {
 }
 
 #[derive(Clone, Debug)]
-pub(in crate::log) struct Said {
+pub(in crate::log) struct PlannedDraft {
     room: usize,
     author: Option<u8>,
     id: Option<u8>,
     grant: bool,
-    deed: Deed,
+    kind: DraftKind,
 }
 
 /// A page to read after a step.
@@ -168,29 +168,29 @@ pub(in crate::log) struct Question {
 
 #[derive(Clone, Debug)]
 pub(in crate::log) enum Step {
-    Append { later: i64, drafts: Vec<Said>, question: Question },
+    Append { later: i64, drafts: Vec<PlannedDraft>, question: Question },
     Settings { later: i64, settings: Settings },
 }
 
-fn deed() -> impl Strategy<Value = Deed> {
+fn draft_kind() -> impl Strategy<Value = DraftKind> {
     let back = || 0..14u64;
     let length = || prop_oneof![3 => 1..40usize, 1 => 90..110usize, 1 => 300..400usize];
     prop_oneof![
         6 => (length(), proptest::option::weighted(0.4, back()))
-            .prop_map(|(length, reply)| Deed::Say { length, reply }),
-        3 => (back(), length()).prop_map(|(back, length)| Deed::Edit { back, length }),
-        2 => back().prop_map(|back| Deed::Delete { back }),
+            .prop_map(|(length, reply)| DraftKind::Say { length, reply }),
+        3 => (back(), length()).prop_map(|(back, length)| DraftKind::Edit { back, length }),
+        2 => back().prop_map(|back| DraftKind::Delete { back }),
         4 => (back(), 0..3usize, proptest::bool::weighted(0.7))
-            .prop_map(|(back, emoji, on)| Deed::React { back, emoji, on }),
-        1 => (0..3u8).prop_map(Deed::Topic),
+            .prop_map(|(back, emoji, on)| DraftKind::React { back, emoji, on }),
+        1 => (0..3u8).prop_map(DraftKind::Topic),
     ]
 }
 
-fn said() -> impl Strategy<Value = Said> {
+fn planned_draft() -> impl Strategy<Value = PlannedDraft> {
     let author = proptest::option::weighted(0.9, 0..3u8);
     let id = proptest::option::of(0..4u8);
-    (0..ROOMS.len(), author, id, proptest::bool::weighted(0.2), deed())
-        .prop_map(|(room, author, id, grant, deed)| Said { room, author, id, grant, deed })
+    (0..ROOMS.len(), author, id, proptest::bool::weighted(0.2), draft_kind())
+        .prop_map(|(room, author, id, grant, kind)| PlannedDraft { room, author, id, grant, kind })
 }
 
 fn question() -> impl Strategy<Value = Question> {
@@ -244,7 +244,7 @@ fn later(back: u32) -> impl Strategy<Value = i64> {
 }
 
 fn append(back: u32) -> impl Strategy<Value = Step> {
-    (later(back), proptest::collection::vec(said(), 0..5), question())
+    (later(back), proptest::collection::vec(planned_draft(), 0..5), question())
         .prop_map(|(later, drafts, question)| Step::Append { later, drafts, question })
 }
 
@@ -254,9 +254,10 @@ pub(in crate::log) fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(prop_oneof![12 => append(1), 1 => settings], 1..40)
 }
 
-impl Said {
-    /// Returns one of the last six messages of the room, or else any place up to two after the
-    /// head. That may be in the same append, in another room, a change, or missing.
+impl PlannedDraft {
+    /// Returns one of the last six messages of the room, or else any sequence number up to two
+    /// after the head. Its entry may be in the same append or in another room, be a change, or not
+    /// exist.
     fn target(&self, replica: &Replica, back: u64) -> Seq {
         let last = seqs(&latest(replica, ROOMS[self.room]));
         let target = last.iter().rev().nth(back as usize).filter(|_| back < 6);
@@ -266,20 +267,20 @@ impl Said {
     pub(in crate::log) fn draft(&self, replica: &Replica, n: usize) -> Draft {
         let target = |back: u64| self.target(replica, back);
         let text = |length| text(&format!("{n}:{}", "ä".repeat(length)));
-        let action = match &self.deed {
-            Deed::Say { length, reply } => Action::Message {
+        let action = match &self.kind {
+            DraftKind::Say { length, reply } => Action::Message {
                 text: text(*length),
                 attributed: n.is_multiple_of(2),
                 reply_to: reply.map(target),
             },
-            Deed::Edit { back, length } => {
+            DraftKind::Edit { back, length } => {
                 Action::Edit { target: target(*back), text: text(*length) }
             }
-            Deed::Delete { back } => Action::Delete { target: target(*back) },
-            Deed::React { back, emoji: n, on } => {
+            DraftKind::Delete { back } => Action::Delete { target: target(*back) },
+            DraftKind::React { back, emoji: n, on } => {
                 Action::React { target: target(*back), emoji: emoji(*n), on: *on }
             }
-            Deed::Topic(n) => {
+            DraftKind::Topic(n) => {
                 let topic = ["", "Which tea?", "Which coffee?"][usize::from(*n)];
                 Action::Room { topic: Topic::parse(topic).expect("a topic") }
             }
@@ -380,9 +381,10 @@ proptest! {
         })?;
     }
 
-    /// Bounds of changes and rooms may leave out changes and topics, but then the floor says so.
+    /// With bounds of changes and rooms, pages may leave out changes and topics. Their floor is
+    /// then higher.
     #[test]
-    fn bounded_replica_decides_the_same_and_tells_what_it_has_forgotten(
+    fn bounded_replica_decides_the_same_and_its_floor_covers_what_it_has_forgotten(
         steps in steps(),
         settings in settings(),
         changes in 0..4usize,
@@ -417,8 +419,8 @@ proptest! {
         })?;
     }
 
-    /// Pruning early changes nothing: an append without drafts in between has no effect on later
-    /// appends, as long as the clock is not set back.
+    /// An append without drafts has no effect on later appends, unless the clock is set back: it
+    /// prunes earlier what the next append would prune.
     #[test]
     fn reading_and_pruning_in_between_change_no_verdict(
         appends in proptest::collection::vec((append(0), 0..HOUR), 1..40),
@@ -472,7 +474,7 @@ fn id_of_a_pruned_message_is_recognized_for_a_day() {
     let duplicate = Verdict::Duplicate(Seq::new(1));
     assert_eq!(apply(&mut replica, DAY - 1, std::slice::from_ref(&repeated)), [duplicate]);
     assert_eq!(apply(&mut replica, DAY, std::slice::from_ref(&repeated)), [kept(3)]);
-    // It is kept now, so it is recognized however old it is.
+    // It is kept in this replica, so its id is recognized at any age.
     let duplicate = Verdict::Duplicate(Seq::new(3));
     assert_eq!(apply(&mut replica, 9 * DAY, &[repeated]), [duplicate]);
 }
@@ -487,7 +489,7 @@ fn forgotten_id_is_not_recognized_again_when_the_clock_is_set_back() {
 }
 
 #[test]
-fn change_with_an_id_is_repeated_only_after_a_day() {
+fn change_with_an_id_is_a_duplicate_for_a_day() {
     let mut replica = Replica::new(Settings::default());
     let repeated = with_id(edit("a", 0, 1, "edited"), "x");
     let drafts = [say("a", 0, "hello"), repeated.clone()];
@@ -536,8 +538,8 @@ fn message_has_at_most_20_different_emoji() {
     let verdicts = apply(&mut replica, 0, &reactions);
     let refused = Verdict::Refused(Refused::TooManyReactions);
     assert_eq!((verdicts[19], verdicts[20]), (kept(21), refused));
-    // An emoji that the message has is permitted, also to another author, and so is removing one
-    // that it does not have.
+    // Another author may add an emoji that the message has. Removing one that it does not have is
+    // permitted, too.
     let more = [react("a", 2, 1, 5, true), react("a", 1, 1, 5, true), react("a", 1, 1, 20, false)];
     assert_eq!(apply(&mut replica, 0, &more), [kept(22), kept(23), kept(24)]);
     let replacement = [react("a", 1, 1, 0, false), react("a", 1, 1, 20, true)];
@@ -589,7 +591,7 @@ fn refusals_are_checked_in_order() {
 }
 
 #[test]
-fn deleted_text_is_nowhere_in_the_replica() {
+fn replica_does_not_contain_a_deleted_text() {
     let mut replica = Replica::new(Settings::default());
     apply(&mut replica, 0, &[say("a", 0, "secret one"), reply("a", 1), react("a", 1, 1, 0, true)]);
     apply(&mut replica, 0, &[edit("a", 0, 1, "secret two"), reply("a", 1)]);
@@ -622,7 +624,7 @@ fn quote_follows_its_message_until_that_is_pruned() {
 }
 
 #[test]
-fn page_for_the_hub_has_only_edits_that_count() {
+fn page_for_the_hub_leaves_out_edits_without_effect() {
     let mut replica = Replica::new(Settings { keep_messages: 3, ..Settings::default() });
     let said = [say("a", 0, "one"), say("a", 0, "two"), say("a", 0, "three")];
     apply(&mut replica, 0, &said);
@@ -640,7 +642,7 @@ fn page_for_the_hub_has_only_edits_that_count() {
     apply(&mut replica, 0, &[say("a", 0, "four")]);
     let page = for_hub(&replica, "a");
     assert_eq!((change_seqs(&page), page.floor), (vec![5, 7, 10], Seq::new(1)));
-    // What is left out because of the limit raises the floor.
+    // Changes that are left out because of the limit raise the floor.
     let page = replica.page(&room("a"), Seq::MAX, Range::Latest, Reader::Hub, 2, usize::MAX);
     assert_eq!((change_seqs(&page), seqs(&page)), (vec![7, 10], vec![3, 11]));
     assert_eq!(page.floor, Seq::new(5));

@@ -1,5 +1,5 @@
-//! The transaction of an append: it applies the [`rules`] to drafts and to the tables. The writer
-//! takes over what has changed after the commit.
+//! The transaction of an append: it applies the [`rules`] to drafts, and changes the tables. After
+//! the commit the writer adopts the new state.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub(super) struct Before<'a> {
     pub(super) head: Seq,
     pub(super) clock: Clock,
     pub(super) kept_bytes: i64,
-    /// Whether any change with an id may be recognized.
+    /// Whether the file has ids of changes, so that a draft may be a duplicate of a change.
     pub(super) has_change_ids: bool,
     /// Some of the rooms.
     pub(super) rooms: &'a HashMap<RoomName, Room>,
@@ -42,9 +42,9 @@ pub(super) struct Applied {
     pub(super) has_change_ids: bool,
     /// The rooms that were used.
     pub(super) rooms: HashMap<RoomName, Room>,
-    /// Whether a text was removed, whose bytes may still be in the write-ahead log.
+    /// Whether a text was removed. Its bytes may still be in the file until the next checkpoint.
     pub(super) removed_text: bool,
-    /// Whether messages are pruned and still in the file.
+    /// Whether pruned messages are still in the file.
     pub(super) has_pruned: bool,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct AppendTransaction<'a> {
     removed_text: bool,
 }
 
-/// Who appends what is in a draft, and where.
+/// The part of a draft that all actions have: its room, its author and its id.
 struct Heading {
     name: RoomName,
     author: Option<Identity>,
@@ -79,7 +79,7 @@ struct Target {
     at: Timestamp,
     author: Option<Identity>,
     text_bytes: i64,
-    /// The change that set its text.
+    /// The last edit, if its text was edited.
     edit: Option<i64>,
 }
 
@@ -133,10 +133,11 @@ impl<'a> AppendTransaction<'a> {
         self.prune_by_bytes()
     }
 
-    /// Writes what is not written yet, before the commit.
+    /// Writes the remaining changes before the commit.
     pub(super) fn finish(mut self, verdicts: Vec<Verdict>) -> rusqlite::Result<Applied> {
         self.save_rooms()?;
-        // More than the append has added, so that a file of limited size does not fill up.
+        // An append deletes more pruned rows than it adds, so that a file of limited size does not
+        // fill up.
         let rows_max = count(2 * verdicts.len() + 8);
         let deleted = prune::delete_pruned(self.connection, prune::cutoff(self.clock), rows_max)?;
         self.removed_text |= deleted > 0;
@@ -170,7 +171,7 @@ impl<'a> AppendTransaction<'a> {
         }
     }
 
-    /// Remembers a room after it was changed.
+    /// Stores a room after it was changed.
     pub(super) fn put(&mut self, name: Option<&RoomName>, room: Option<Room>) {
         if let (Some(name), Some(room)) = (name, room) {
             self.rooms.insert(name.clone(), room);
@@ -212,7 +213,7 @@ impl<'a> AppendTransaction<'a> {
     }
 
     /// Returns the entry of the same author with the same id, if it is still recognized. Deletes an
-    /// id that is not.
+    /// entry's id that is not recognized any more.
     fn find_duplicate(
         &self,
         room: &Room,
@@ -414,7 +415,7 @@ impl<'a> AppendTransaction<'a> {
         self.add_change(room, seq, heading, kind)
     }
 
-    /// Counts one more or one less reaction.
+    /// Adds `by`, which is 1 or -1, to the number of reactions with an emoji.
     fn change_count(
         &self,
         room: &mut Room,
@@ -578,8 +579,8 @@ impl<'a> AppendTransaction<'a> {
     }
 }
 
-/// Returns the beginning of a message, or none if there is no such message. A deleted message has
-/// no beginning.
+/// Returns the quote of a message. The outer `None` means that there is no such message, the inner
+/// one that it is deleted.
 pub(super) fn quote(
     connection: &Connection,
     room: i64,

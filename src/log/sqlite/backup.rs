@@ -45,8 +45,8 @@ pub enum BackupError {
 /// with the number of copied pages and the number of all pages.
 ///
 /// The copy is read in one transaction, however long that takes. Meanwhile a server can write, but
-/// cannot remove texts that are deleted from its write-ahead log. It does so within seconds after
-/// the backup has ended.
+/// cannot remove deleted texts from its write-ahead log. It removes them within seconds after the
+/// backup has ended.
 ///
 /// # Errors
 /// If the journal does not exist, or the copy exists or cannot be written.
@@ -111,8 +111,8 @@ fn copy_pages(
     }
 }
 
-/// Creates a folder beside the destination for a new file and SQLite's temporary files. All of it is
-/// deleted on drop.
+/// Creates a folder beside the destination for a new file and SQLite's temporary files. The folder
+/// and its contents are deleted on drop.
 pub(super) fn create_folder_beside(dest: &Path) -> io::Result<TempDir> {
     let mut prefix = dest.file_name().unwrap_or_default().to_owned();
     prefix.push(".part-");

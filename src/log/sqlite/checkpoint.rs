@@ -1,5 +1,5 @@
-//! Removes deleted texts from the write-ahead log. SQLite overwrites a text in the database file
-//! only at a checkpoint, and the write-ahead log has it until it is truncated.
+//! Removes deleted texts from the file. SQLite overwrites a text in the database file only at a
+//! checkpoint, and the write-ahead log may contain the text until it is truncated.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,14 @@ use super::Writer;
 use super::schema;
 use crate::log::LogError;
 
-/// The time from the removal of a text until the checkpoint. Later removals join it.
+/// The time from the removal of a text until the checkpoint. The checkpoint also covers texts that
+/// are removed meanwhile.
 const DELAY: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 20_000 });
 
-/// The pause before another attempt, while a reader needs the write-ahead log.
+/// The pause before another attempt, if a reader needs the write-ahead log.
 const RETRY_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 3000 });
 
-/// After this time it is logged that a reader prevents the checkpoint.
+/// A checkpoint that has failed for this time is logged.
 const LATE: Duration = Duration::from_secs(60);
 
 /// The checkpoint that removes deleted texts.
@@ -55,8 +56,8 @@ impl Writer {
         ctx.run_later(RETRY_PAUSE, Self::run_checkpoint);
     }
 
-    /// Copies the write-ahead log to the database file and truncates it. Returns whether that was
-    /// possible, which it is not while a reader needs it.
+    /// Copies the write-ahead log to the database file and truncates it. Returns false if a reader
+    /// still needs the write-ahead log.
     pub(super) fn truncate_wal(&mut self) -> Result<bool, LogError> {
         self.ensure_usable()?;
         schema::truncate_wal(&self.connection).map_err(|error| self.record_error(&error))

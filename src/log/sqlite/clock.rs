@@ -25,7 +25,7 @@ impl Clock {
         Ok(Self { last, latest: last.max(read("latest")?) })
     }
 
-    /// Returns the greatest time.
+    /// Returns the greatest time of all appends.
     pub(super) fn latest(self) -> Timestamp {
         self.latest
     }
@@ -35,8 +35,8 @@ impl Clock {
         Self { last: at, latest: self.latest.max(at) }
     }
 
-    /// Stores the time of an append after the clock `before`. `next` is the first sequence number
-    /// that the append could assign.
+    /// Stores the time of an append. `before` is the clock before it, and `next` the first sequence
+    /// number that it could assign.
     pub(super) fn store(
         self,
         connection: &Connection,

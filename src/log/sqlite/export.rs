@@ -1,6 +1,7 @@
-//! Export: writes the messages of a journal as lines of JSON, also while a server writes it. It
-//! reads the journal in slices, each in a short transaction. So it does not prevent the server from
-//! removing deleted texts, and each message is in the state at the time when its slice was read.
+//! Export: writes the messages of a journal as lines of JSON. A server may use the journal at the
+//! same time. The export reads slices of messages, each in a short transaction, so it does not
+//! prevent the server from removing deleted texts. Each message has the state in which its slice
+//! was read.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -31,7 +32,7 @@ pub enum ExportError {
 
 /// Writes every message of a journal, or of one room, as a line of JSON, and a line for every room
 /// that has a topic. The lines are ordered by the name of the room, then by sequence number. Calls
-/// `progress` with the number of messages that are written. Returns their total number.
+/// `progress` with the number of messages written so far. Returns their total number.
 ///
 /// # Errors
 /// If the journal or the room does not exist, or the lines cannot be written.

@@ -40,14 +40,15 @@ pub enum ImportError {
     Sqlite(PathBuf, rusqlite::Error),
 }
 
-/// Creates a journal from the lines of an export. Messages keep their sequence numbers and times.
-/// Calls `progress` with the number of messages that are read. Returns their total number. After an
-/// error there is no new file.
+/// Creates a journal from the lines of an export. Messages keep their sequence numbers, times and
+/// authors. Calls `progress` with the number of messages read so far. Returns their total number.
+/// After an error there is no new file.
 ///
-/// The new journal begins a new epoch. The limits of a server apply when it opens the file.
+/// The new journal begins a new epoch. A server applies its limits when it opens the file.
 ///
 /// # Errors
-/// If the file exists or cannot be written, or a line is invalid.
+/// Returns an error if the file exists or cannot be written, or if a line cannot be read or is
+/// invalid.
 pub fn import(
     path: &Path,
     input: &mut impl BufRead,
@@ -84,7 +85,7 @@ pub fn import(
     Ok(done)
 }
 
-/// Why reading the lines has ended early.
+/// Why the lines could not be read completely.
 enum ReadError {
     Line(u64, String),
     Read(io::Error),
@@ -109,22 +110,22 @@ impl LineError {
     }
 }
 
-/// The part of a line that tells what it is.
+/// The field of a line that says what the line contains.
 #[derive(Deserialize)]
 struct Kind {
     r#type: Option<String>,
 }
 
-/// A running import.
+/// The state of an import.
 struct Import<'a> {
     connection: &'a Connection,
     rooms: HashMap<RoomName, Room>,
     seqs: SeqSet,
-    /// The greatest sequence number and the time of its message.
+    /// The greatest sequence number, and the time of that message.
     head: (u64, u64),
 }
 
-/// A room that has been imported so far.
+/// The imported part of a room.
 #[derive(Default)]
 struct Room {
     id: i64,
@@ -201,7 +202,11 @@ impl<'a> Import<'a> {
                 self.add_room(&room)?;
                 Ok(false)
             }
-            Some(kind) => Err(LineError::Invalid(format!("unknown type '{kind}'"))),
+            Some(kind) => {
+                let words =
+                    format!("unknown type '{kind}'; a topic has the type 'room', a message none");
+                Err(LineError::Invalid(words))
+            }
         }
     }
 
@@ -229,13 +234,13 @@ impl<'a> Import<'a> {
     fn add_message(&mut self, line: MessageLine) -> Result<(), LineError> {
         let MessageLine { seq, at, .. } = line;
         if seq == 0 || seq > Seq::MAX.get() {
-            return Err(LineError::new("seq must be between 1 and 2^53 - 1"));
+            return Err(LineError::new(format!("seq must be between 1 and 2^53 - 1, not {seq}")));
         }
         if at.max(line.edited_at.unwrap_or_default()) > AT_MAX {
-            return Err(LineError::new("a time must be less than 2^53"));
+            return Err(LineError::new("a time (at or edited_at) must be less than 2^53"));
         }
         if line.reply_to.is_some_and(|target| target >= seq) {
-            return Err(LineError::new("reply_to must be less than seq"));
+            return Err(LineError::new(format!("reply_to must be less than seq ({seq})")));
         }
         let nick = nick(&line.nick).map_err(LineError::new)?;
         let text = if line.deleted {
@@ -247,7 +252,7 @@ impl<'a> Import<'a> {
         let id = line.id.as_deref().map(MessageId::parse).transpose().map_err(LineError::new)?;
         let attributed = line.attributed.unwrap_or_else(|| is_attributed_by_default(&nick));
         if !self.seqs.insert(seq) {
-            return Err(LineError::Invalid(format!("an earlier line has the seq {seq}, too")));
+            return Err(LineError::Invalid(format!("an earlier line has the same seq {seq}")));
         }
         let connection = self.connection;
         let room = self.room(&line.room)?;
@@ -276,7 +281,9 @@ impl<'a> Import<'a> {
             ))
             .map_err(LineError::from)
             .and_then(|added| match added {
-                0 => Err(LineError::new("an earlier line has the same identity and id")),
+                0 => {
+                    Err(LineError::new("an earlier line of the room has the same identity and id"))
+                }
                 _ => Ok(()),
             })?;
         let mut reactions = 0;
@@ -298,7 +305,8 @@ impl<'a> Import<'a> {
                 .prepare_cached("INSERT OR IGNORE INTO reaction_counts VALUES (?1, ?2, ?3, ?4)")?
                 .execute((room.id, count(seq), emoji.as_str(), count(added)))?;
             if line.deleted || is_new == 0 || added == 0 || added < reaction.identities.len() {
-                return Err(LineError::Invalid(format!("invalid reactions with {emoji}")));
+                let words = "list each emoji and identity once, and none for a deleted message";
+                return Err(LineError::Invalid(format!("invalid reactions with {emoji}: {words}")));
             }
             reactions += count(added);
         }
@@ -316,7 +324,7 @@ impl<'a> Import<'a> {
         Ok(())
     }
 
-    /// Stores what depends on all lines.
+    /// Stores the values that depend on all lines.
     fn finish(self) -> rusqlite::Result<()> {
         let mut update = self
             .connection
@@ -327,14 +335,14 @@ impl<'a> Import<'a> {
         let (head, at) = self.head;
         schema::set_meta(self.connection, "head", count(head))?;
         schema::set_meta(self.connection, "at", count(at))?;
-        // Messages of some rooms may be later than that of the head.
+        // The last message of another room may have a later time than that of the head.
         self.connection
             .execute("INSERT OR IGNORE INTO clock_steps VALUES (?1)", [count(head) + 1])
             .map(|_| ())
     }
 }
 
-/// Parses a name. A generated name cannot be chosen, but it can be imported.
+/// Parses a name. Users cannot choose a generated name, but an import accepts it.
 fn nick(text: &str) -> Result<Nick, BadNick> {
     match Nick::parse(text) {
         Err(BadNick::Reserved) => Ok(Nick::from_trusted(text.into())),
@@ -424,7 +432,7 @@ mod tests {
             });
             assert_eq!(page, expected);
         }
-        // The last message had the number 6. The settings took 7.
+        // The last message has the sequence number 6, the settings entry 7.
         let verdicts = restored.append(&[drafts[1].clone(), draft("a", "new")]).expect("a commit");
         assert_eq!(verdicts, [Verdict::Duplicate(Seq::new(2)), Verdict::Kept(Seq::new(8))]);
     }
@@ -443,7 +451,7 @@ mod tests {
         assert_eq!(texts(&page.messages), ["hello", "hi"]);
         assert_eq!(page.messages[0].at, Timestamp::from_millis(1000));
         assert!(page.messages[0].attributed && !page.messages[1].attributed);
-        // Both are expired, though the clock was set back between them.
+        // Both are expired, even though the clock was set back between them.
         let keep_an_hour = |settings: &mut crate::domain::Settings| {
             settings.keep_for = Some(std::time::Duration::from_secs(3600));
         };
@@ -452,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_line_is_named_and_nothing_is_left_behind() {
+    fn error_has_the_number_of_the_bad_line_and_no_file_remains() {
         let good = r#"{"room":"a","seq":5,"at":1,"nick":"Ann","text":"hello","id":"x"}"#;
         let with = |from: &str, to: &str| good.replace(from, to);
         let by_ann = r#""nick":"Ann","identity":"000102030405060708090a0b0c0d0e0f""#;

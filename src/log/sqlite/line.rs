@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{ChatMessage, Identity, Nick, Reaction, RoomName, Topic};
 
-/// A message in its present state. Optional fields are left out if they say nothing, so a message
-/// without them looks as in older versions.
+/// A message in its current state. Optional fields without a value are left out, so the line of a
+/// message without them is the same as in older versions.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MessageLine {
@@ -17,10 +17,11 @@ pub(super) struct MessageLine {
     pub(super) text: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) id: Option<String>,
-    /// The author, whose public form cannot be converted back.
+    /// The author. An import needs the identity itself, since its public form cannot be converted
+    /// back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) identity: Option<HexIdentity>,
-    /// See [`ChatMessage::attributed`]. Present if a generated name is shown.
+    /// See [`ChatMessage::attributed`]. Absent if it is as [`is_attributed_by_default`] says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) attributed: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,11 +39,11 @@ pub(super) struct MessageLine {
 #[serde(deny_unknown_fields)]
 pub(super) struct ReactionLine {
     pub(super) emoji: String,
-    /// `null` is the server itself.
+    /// The authors. `null` is the server itself.
     pub(super) identities: Vec<Option<HexIdentity>>,
 }
 
-/// What is known of a room beside its messages.
+/// The topic of a room.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RoomLine {
@@ -79,12 +80,12 @@ impl TryFrom<String> for HexIdentity {
     }
 }
 
-/// Returns whether the text protocol shows this name if a line does not say it.
+/// Returns whether the text protocol shows this name if a line has no `attributed`.
 pub(super) fn is_attributed_by_default(nick: &Nick) -> bool {
     !nick.is_anonymous()
 }
 
-/// Returns the line of a message. The reactions are those to it, sorted by emoji.
+/// Returns the line of a message. `reactions` are the reactions to it, sorted by emoji.
 pub(super) fn export_line(message: &ChatMessage, reactions: &[Reaction]) -> String {
     let is_default = message.attributed == is_attributed_by_default(&message.nick);
     encode(&MessageLine {

@@ -1,26 +1,27 @@
-//! The tables, and the migration of an older file to the present version of the schema. No step to
-//! version 3 visits every message, so a file of any size opens at once.
+//! The tables, and the migration of an older file to the current version of the schema. The step
+//! from version 1 to 2 visits every message. The step to version 3 does not, so a file of version 2
+//! opens at once, whatever its size.
 
 use std::time::{Duration, Instant};
 
 use log::info;
 use rusqlite::{Connection, TransactionBehavior};
 
-/// The present version of the schema, `user_version`.
+/// The current version of the schema, `user_version`.
 pub(super) const VERSION: i64 = 3;
 
 /// The minimum time between two log lines about the progress of something that takes long.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The number of rooms between two looks at the clock.
+/// The number of rooms between two reads of the clock.
 const PROGRESS_ROOMS: usize = 100;
 
 /// The first version.
 ///
 /// The primary key of `messages` stores the messages of a room together, so a page of them is one
 /// range of the file. `floor` is the sequence number of the last message that was pruned, and
-/// `messages` is the number of messages after it. Messages up to the floor that were deleted from
-/// the file leave tombstones without name and text for some time, to recognize duplicates.
+/// `messages` is the number of messages after it. A message up to the floor that has an id leaves a
+/// tombstone for some time: a row without name and text, to recognize duplicates.
 const VERSION_1: &str = "
     CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE rooms (
@@ -61,8 +62,8 @@ const VERSION_2: &str = "ALTER TABLE rooms ADD COLUMN bytes INTEGER NOT NULL DEF
 /// `changes` has the changes that still have an effect. The text of an edit is only in `messages`,
 /// and the topic only in `rooms`, so that deleting it there is complete. `change_ids` has the ids
 /// of changes for as long as they are recognized. In `reactions`, an empty author is the server
-/// itself. From each sequence number in `clock_steps`, the times of messages increase again,
-/// because there the clock was set back.
+/// itself. `clock_steps` has the sequence numbers at which the clock was set back: the times of
+/// messages increase between two of them.
 const VERSION_3: &str = "
     ALTER TABLE rooms ADD COLUMN oldest INTEGER DEFAULT 0;
     ALTER TABLE rooms ADD COLUMN topic TEXT NOT NULL DEFAULT '';
@@ -194,7 +195,7 @@ impl Progress {
         Self { what, next: Instant::now() + PROGRESS_INTERVAL }
     }
 
-    /// Shows that so many rooms are done.
+    /// Logs that `done` of `all` rooms are done, if the last line is not recent.
     pub(super) fn show(&mut self, done: usize, all: usize) {
         if done.is_multiple_of(PROGRESS_ROOMS) && Instant::now() >= self.next {
             self.next = Instant::now() + PROGRESS_INTERVAL;

@@ -55,9 +55,10 @@ pub struct Options {
     pub path: PathBuf,
     /// Durability of committed messages.
     pub sync: DbSync,
-    /// The settings of the log. If the file has others, a settings entry is appended.
+    /// The settings of the log. If those in the file differ, a settings entry is appended.
     pub settings: Settings,
-    /// Changes of each room that a page for the hub may have. Older ones are deleted.
+    /// The number of changes to keep in each room, so that clients can resume. Older ones are
+    /// deleted.
     pub resume_buffer: usize,
     /// The pause between two passes that prune all rooms.
     pub prune_interval: Duration,

@@ -12,8 +12,8 @@ use crate::domain::{
 };
 use crate::log::{Messages, Range, Reader};
 
-/// The maximum number of reactions on a page for the hub, which keeps about as many for a room. A
-/// page with more has fewer messages.
+/// The maximum number of reactions on a page for the hub, which keeps about as many for a room. The
+/// page leaves out its oldest messages until it has no more.
 const HUB_REACTIONS_MAX: i64 = 150_000;
 
 /// What to read. The fields are those of [`Page`](crate::log::Page).
@@ -27,13 +27,13 @@ pub(super) struct Query {
     pub(super) max_bytes: usize,
 }
 
-/// A room that is read.
+/// The room whose page is read.
 struct Room<'a> {
     connection: &'a Connection,
     name: &'a RoomName,
     id: i64,
     floor: i64,
-    /// The last change that was deleted from the file though it had an effect.
+    /// The last change that had an effect and was deleted from the file.
     changes_floor: i64,
     topic: Topic,
 }
@@ -43,7 +43,7 @@ struct Room<'a> {
 struct Limits {
     messages: usize,
     bytes: usize,
-    /// Whether the first message is returned though it is too long.
+    /// Whether the first message is returned even if it is too long.
     one_in_any_case: bool,
 }
 
@@ -105,7 +105,7 @@ impl<'a> Room<'a> {
         room.optional()
     }
 
-    /// Removes the oldest messages while there are too many reactions. One message stays in any case.
+    /// Removes the oldest messages while there are too many reactions, except the newest message.
     fn limit_reactions(&self, messages: &mut Vec<ChatMessage>) -> rusqlite::Result<()> {
         let (Some(first), Some(last)) = (messages.first(), messages.last()) else { return Ok(()) };
         let select = "SELECT target, sum(count) FROM reaction_counts
@@ -214,7 +214,7 @@ impl<'a> Room<'a> {
         select.exists((self.id, integer(after), integer(before)))
     }
 
-    /// Returns the counted reactions to a range of messages.
+    /// Returns the numbers of reactions to a range of messages.
     fn counts(
         &self,
         first: i64,
@@ -240,7 +240,7 @@ impl<'a> Room<'a> {
         counts.collect()
     }
 
-    /// Adds the last changes to a page, and raises its floor to the last one that is left out.
+    /// Adds the last changes to a page, and raises its floor to the last change that is left out.
     fn add_changes(&self, page: &mut Messages, before: Seq, limit: usize) -> rusqlite::Result<()> {
         let select = "SELECT change.seq, change.at, change.author, change.nick, change.id,
                           change.kind, change.target, change.emoji, change.added, change.count,

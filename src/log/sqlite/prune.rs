@@ -1,6 +1,7 @@
-//! Pruning: the writer deletes from the file what is not kept any more, in small slices between
-//! appends. What the log decides does not depend on when. A deleted message with an id leaves a
-//! tombstone for a day, so that a repeated message is recognized.
+//! Deletion of pruned messages: the writer deletes from the file what is not kept any more, in
+//! small slices between appends. The decisions of the log do not depend on when this happens. A
+//! pruned message with an id leaves a tombstone, a row without name and text, for a day, so that
+//! duplicates of it are recognized.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,7 @@ impl Writer {
         self.schedule_prune(pause, ctx);
     }
 
-    /// Prunes the next slice after a pause, or earlier if that is scheduled.
+    /// Schedules the next slice after a pause, unless one is scheduled for an earlier time.
     pub(super) fn schedule_prune(&mut self, pause: Duration, ctx: &mut Context<Self>) {
         let at = Instant::now() + pause;
         match self.next_prune {
@@ -53,18 +54,19 @@ impl Writer {
         self.next_prune = Some((ctx.run_later(pause, Self::prune), at));
     }
 
-    /// Prunes the next slice soon. A file of limited size must not fill up with what was pruned.
+    /// Schedules the next slice soon, so that a file of limited size does not fill up with pruned
+    /// messages.
     pub(super) fn prune_soon(&mut self, ctx: &mut Context<Self>) {
         self.schedule_prune(SLICE_PAUSE, ctx);
     }
 
-    /// Prunes messages that have expired at the time `now`, or deletes what was pruned before.
-    /// Returns whether the pass has more to do.
+    /// Prunes messages that have expired at the time `now`. If there are none, deletes some of the
+    /// pruned messages from the file. Returns whether the pass has more to do.
     pub(super) fn prune_slice(&mut self, now: Timestamp) -> Result<bool, LogError> {
         self.ensure_usable()?;
         let has_expired = self.has_expired(now).map_err(|error| self.record_error(&error))?;
         if has_expired {
-            // Appends move the floors. This is one without drafts, for a time without others.
+            // Only an append raises floors, so this commits one without drafts.
             self.expire(now, usize::try_from(ROOMS_MAX).unwrap_or(usize::MAX))?;
             return Ok(true);
         }
@@ -98,7 +100,7 @@ impl Writer {
 }
 
 /// Returns the time up to which ids are not recognized any more. It depends on the times of
-/// appends, not on the present time.
+/// appends, not on the system clock.
 pub(super) fn cutoff(clock: Clock) -> i64 {
     millis(clock.latest().minus(DEDUPLICATION_WINDOW))
 }
@@ -220,14 +222,15 @@ struct Remains {
     has_more: bool,
 }
 
-/// Deletes tombstones and superfluous changes of the next rooms.
+/// Deletes expired tombstones, and changes beyond the resume buffer, of the next rooms.
 fn delete_remains(
     connection: &Connection,
     cursor: i64,
     cutoff: i64,
     resume_buffer: i64,
 ) -> rusqlite::Result<Remains> {
-    let select = "SELECT id, coalesce(unpruned, floor), changes FROM rooms WHERE id > ?1 ORDER BY id LIMIT ?2";
+    let select = "SELECT id, coalesce(unpruned, floor), changes FROM rooms
+                  WHERE id > ?1 ORDER BY id LIMIT ?2";
     let mut select = connection.prepare_cached(select)?;
     let rooms =
         select.query_map((cursor, ROOMS_MAX), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
@@ -254,7 +257,8 @@ fn delete_remains(
     Ok(Remains { cursor: if has_more { last } else { 0 }, has_more })
 }
 
-/// Deletes some tombstones of a room, which are all its rows up to `pruned`. Returns their number.
+/// Deletes some expired tombstones of a room. All its rows up to `pruned` are tombstones. Returns
+/// their number.
 fn delete_tombstones(
     connection: &Connection,
     room: i64,
@@ -273,7 +277,7 @@ fn delete_tombstones(
     Ok(count(deleted))
 }
 
-/// Deletes the oldest changes of a room. Returns their number.
+/// Deletes the oldest changes of a room, `surplus` of them. Returns their number.
 fn forget_changes(connection: &Connection, room: i64, surplus: i64) -> rusqlite::Result<i64> {
     let select = "SELECT seq FROM changes WHERE room = ?1 ORDER BY seq LIMIT 1 OFFSET ?2";
     let last = connection

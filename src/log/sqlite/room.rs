@@ -10,15 +10,15 @@ use crate::log::rules::MESSAGE_BYTES;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
     pub(super) id: i64,
-    /// The present values.
+    /// The current values.
     pub(super) kept: Kept,
     /// The values in the file.
     saved: Kept,
-    /// The number of changes that were added and not saved yet, minus that of removed ones.
+    /// The number of added changes minus the number of removed ones since the last save.
     pub(super) new_changes: i64,
 }
 
-/// What a room keeps.
+/// The messages that a room keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Kept {
     /// The number of messages after the floor.
@@ -53,7 +53,7 @@ impl Room {
         Ok(Self { id: connection.last_insert_rowid(), kept, saved: kept, new_changes: 0 })
     }
 
-    /// Returns whether the room keeps messages with this sequence number.
+    /// Returns whether this sequence number is after the floor.
     pub(super) fn keeps(&self, seq: Seq) -> bool {
         integer(seq) > self.kept.floor
     }
@@ -69,7 +69,8 @@ impl Room {
         self.kept.bytes += count(text_bytes) + count(MESSAGE_BYTES);
     }
 
-    /// Raises the floor over messages of this number and size.
+    /// Raises the floor. `messages` and `bytes` are the number and size of the messages that are
+    /// pruned thereby.
     pub(super) fn raise_floor(&mut self, floor: i64, messages: i64, bytes: i64) {
         self.kept.floor = floor;
         self.kept.messages -= messages;
@@ -79,7 +80,7 @@ impl Room {
         }
     }
 
-    /// Writes what has changed.
+    /// Writes the changed values to the file.
     pub(super) fn save(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let Kept { messages, bytes, floor, oldest } = self.kept;
         if (messages, bytes) != (self.saved.messages, self.saved.bytes) || self.new_changes != 0 {

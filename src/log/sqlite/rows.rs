@@ -31,8 +31,8 @@ pub(super) fn count(number: impl TryInto<i64>) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
 }
 
-/// Returns the bytes of an author. In the tables of reactions, an empty blob is the server itself,
-/// since a primary key has no `NULL`.
+/// Returns the bytes of the author of a reaction. An empty blob is the server itself, because a
+/// primary key cannot contain `NULL`.
 pub(super) fn reaction_author(author: Option<&Identity>) -> &[u8] {
     author.map_or(&[], |author| author.as_bytes())
 }
@@ -42,8 +42,8 @@ pub(super) fn identity(bytes: &[u8]) -> Option<Identity> {
     bytes.try_into().ok().map(Identity::from_trusted)
 }
 
-/// Reads a message from the columns `seq, at, nick, text, attributed, id, author, reply_to,
-/// edited_at, deleted`. Its quote is not among them.
+/// Reads a message, without its quote, from the columns `seq, at, nick, text, attributed, id,
+/// author, reply_to, edited_at, deleted`.
 pub(super) fn message(room: &RoomName, row: &Row<'_>) -> rusqlite::Result<ChatMessage> {
     let id: Option<String> = row.get(5)?;
     let author: Option<[u8; 16]> = row.get(6)?;

@@ -1,4 +1,4 @@
-//! How the SQLite file is opened and closed, and its epoch. `migration` has the tables, and the
+//! Opens and closes the SQLite file, and manages its epoch. `migration` defines the tables, and the
 //! other files of this module query them.
 
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ pub(super) struct Opened {
     pub(super) epoch: Epoch,
     pub(super) head: Seq,
     pub(super) clock: Clock,
-    /// `None` if the file is new, or older than these settings.
+    /// `None` if the file is new, or of a version that stored no settings.
     pub(super) settings: Option<StoredSettings>,
     pub(super) kept_bytes: i64,
     pub(super) has_change_ids: bool,
@@ -85,7 +85,7 @@ fn open_or_create(path: &Path, sync: DbSync, max_bytes: Option<u64>) -> Result<O
 pub(super) fn create(path: &Path) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open(path)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    // After an error the file is deleted, so it needs no safety.
+    // The file is deleted after an error, so it need not survive a crash.
     connection.pragma_update(None, "journal_mode", "off")?;
     connection.pragma_update(None, "synchronous", "off")?;
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -259,8 +259,8 @@ pub(super) fn head(connection: &Connection) -> rusqlite::Result<Seq> {
     Ok(rows::seq(meta(connection, "head")?.unwrap_or_default()))
 }
 
-/// Copies the write-ahead log to the database file and truncates it. Returns whether that was
-/// possible, which it is not while a reader needs it.
+/// Copies the write-ahead log to the database file and truncates it. Returns false if a reader
+/// still needs the write-ahead log.
 pub(super) fn truncate_wal(connection: &Connection) -> rusqlite::Result<bool> {
     connection.busy_timeout(CHECKPOINT_TIMEOUT)?;
     let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));

@@ -1,5 +1,5 @@
-//! The log's settings in the file. If the configuration has other settings, a settings entry is
-//! appended before the log is used.
+//! The log's settings in the file. If the configuration has different settings, the writer appends
+//! a settings entry before the log is used.
 
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
@@ -45,7 +45,7 @@ impl StoredSettings {
     }
 }
 
-/// Describes settings in words, for a log line.
+/// Describes settings for a log line.
 pub(super) fn describe(settings: &Settings) -> String {
     let Settings { rules, keep_messages, keep_bytes, keep_for, edits, edit_window } = settings;
     let or_no_limit = |value: Option<String>| value.unwrap_or_else(|| "no limit".into());

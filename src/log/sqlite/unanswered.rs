@@ -1,6 +1,6 @@
-//! Appends whose outcome is not known. If only the commit of a transaction fails with an I/O error,
-//! SQLite may have written it or not. The hub must get a definite answer, so the writer opens the
-//! file again, as often as necessary, and looks.
+//! Appends whose outcome is unknown. If the commit of a transaction fails with an I/O error, SQLite
+//! may or may not have written it. The hub must get a definite answer. So the writer reopens the
+//! file until it can read whether the append was committed.
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use super::{rows, schema};
 use crate::domain::{Seq, Timestamp};
 use crate::log::{FromLog, LogError};
 
-/// The pause before the first look at the file.
+/// The pause before the file is first checked.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
-/// The greatest pause between two looks.
+/// The greatest pause between two checks.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// An append that the writer has not answered yet.
 pub(super) struct Unanswered {
     ticket: u64,
-    /// What it changed, if it was committed.
+    /// The state after it, if it was committed.
     applied: Applied,
-    /// The pause before the next look.
+    /// The pause before the next check.
     pause: Duration,
 }
 
@@ -61,7 +61,7 @@ impl Writer {
         }
     }
 
-    /// Answers the append whose outcome is not known, if it can be found out now.
+    /// Answers the append whose outcome is unknown, if the file can be read now.
     pub(super) fn answer_open_append(&mut self) {
         let Some(unanswered) = self.unanswered.take() else { return };
         match self.settle(unanswered.applied.head) {
@@ -71,7 +71,10 @@ impl Writer {
                 self.checkpoint.removed_text |= unanswered.applied.removed_text;
                 let answer = unanswered.answer(head);
                 let is_committed = matches!(answer, FromLog::Committed { .. });
-                info!("the append was {}committed", if is_committed { "" } else { "not " });
+                info!(
+                    "history file checked: the append was {}committed",
+                    if is_committed { "" } else { "not " }
+                );
                 self.send(answer);
                 self.send(FromLog::Stalled(false));
             }
@@ -82,16 +85,16 @@ impl Writer {
         }
     }
 
-    /// Opens the file again and makes sure that what it has now does not change any more. Returns
-    /// its last sequence number: `after` if the append was committed.
+    /// Reopens the file and makes its current contents durable. Returns its last sequence number,
+    /// which is `after` if the append was committed.
     fn settle(&mut self, after: Seq) -> Result<Seq, LogError> {
         let head = self.reopen()?;
         if head != self.head && head != after {
             return Err(writer::replaced());
         }
-        // The write-ahead log may have all of the failed commit, though SQLite does not regard it.
-        // After a crash SQLite would. Another commit overwrites it. It must change a value, or it
-        // would write nothing.
+        // The write-ahead log may contain the whole failed commit, which SQLite ignores now, but
+        // would recover after a crash. Another commit overwrites it. That must change a value,
+        // because otherwise SQLite writes nothing.
         let now = rows::millis(Timestamp::now());
         let settled = schema::set_meta(&self.connection, "settled", now).and_then(|()| {
             // After a failed sync, only writing everything again makes it durable.

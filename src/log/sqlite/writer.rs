@@ -1,6 +1,6 @@
 //! The writer of the journal. It commits each append of the hub in one transaction, and then
-//! answers. It also moves what was pruned out of the file: see [`prune`](super::prune). It has a
-//! thread of its own, which it blocks.
+//! answers. It also deletes pruned messages from the file: see [`prune`](super::prune). It runs on
+//! a thread of its own, because it blocks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub struct Writer {
     /// Whether the file has ids of changes.
     pub(super) has_change_ids: bool,
     pub(super) follower: Option<Follower>,
-    /// An append whose commit failed in a way that leaves its outcome open.
+    /// An append whose outcome is unknown, because its commit failed with an I/O error.
     pub(super) unanswered: Option<Unanswered>,
     pub(super) checkpoint: Checkpoint,
     /// The time of the last commit of an append.
@@ -88,7 +88,7 @@ impl Actor for Writer {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.schedule_prune(self.options.prune_interval, ctx);
-        // The process before may have removed a text shortly before it ended.
+        // The previous process may have removed a text shortly before it ended.
         self.checkpoint.removed_text = true;
         self.schedule_checkpoint(ctx);
     }
@@ -120,7 +120,7 @@ impl Handler<Append> for Writer {
             }
             Err(AppendError::Failed(error)) => self.send(FromLog::Rejected { ticket, error }),
             Err(AppendError::Unknown(applied, error)) => {
-                warn!("an append may be committed or not, checking the history file: {error}");
+                warn!("an append may have failed; checking the history file: {error}");
                 self.stall(Unanswered::new(ticket, *applied), ctx);
             }
         }
@@ -164,8 +164,8 @@ impl Handler<Close> for Writer {
 }
 
 impl Writer {
-    /// Takes an opened file. If the file has other settings than the configuration, appends a
-    /// settings entry.
+    /// Returns the writer of an opened file. Appends a settings entry if the configuration has
+    /// different settings than the file.
     pub(super) fn new(
         opened: Opened,
         options: Options,
@@ -202,8 +202,8 @@ impl Writer {
             writer.settings = after;
         } else if before.as_ref() != Some(&after) {
             info!(
-                "the configuration has other settings than the history file; from now on: {}; \
-                 before: {}",
+                "the settings in the history file are replaced by those of the configuration: {}; \
+                 previously: {}",
                 settings::describe(&after),
                 before.as_ref().map_or("not stored".into(), settings::describe)
             );
@@ -229,7 +229,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Hands something to the hub.
+    /// Sends something to the hub.
     pub(super) fn send(&self, from_log: FromLog) {
         if let Some(follower) = &self.follower {
             follower.send(from_log);
@@ -280,7 +280,7 @@ impl Writer {
         }
     }
 
-    /// Runs a transaction. If only the commit fails, the error comes with what was to be committed.
+    /// Runs a transaction. If its commit fails, the error comes with the state after the append.
     fn transact(
         &mut self,
         at: Timestamp,
@@ -313,7 +313,7 @@ impl Writer {
         }
     }
 
-    /// Takes over what an append has changed.
+    /// Adopts the state after an append.
     fn adopt(&mut self, applied: &Applied) {
         self.head = applied.head;
         self.clock = applied.clock;
@@ -337,7 +337,7 @@ impl Writer {
     /// from time to time that the file is still the one that was opened.
     pub(super) fn ensure_usable(&mut self) -> Result<(), LogError> {
         if self.unanswered.is_some() {
-            let words = "it is not known yet whether an earlier append was committed";
+            let words = "checking whether an earlier append was committed";
             return Err(LogError::Busy(words.into()));
         }
         if !self.needs_reopen {
@@ -362,7 +362,7 @@ impl Writer {
         if epoch.as_ref() != Some(&self.epoch) {
             return Err(replaced());
         }
-        // What the old connection has locked is released.
+        // This closes the old connection, which releases its locks.
         self.connection = connection;
         self.file.reset();
         self.rooms.clear();

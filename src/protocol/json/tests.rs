@@ -113,7 +113,7 @@ fn message_may_reply_to_another() {
 }
 
 #[test]
-fn commands_that_change_are_decoded() {
+fn commands_for_changes_are_decoded() {
     let (room, target) = (room(), Seq::new(5));
     let edit = json!({"type": "edit", "room": "Tea", "seq": 5, "text": "a\r\nb", "id": "i"});
     let edited = Command::Edit { room: room.clone(), target, text: text("a\nb"), id: message_id() };
@@ -393,7 +393,7 @@ fn messages_of_joined_and_history_have_quotes_and_reactions() {
 }
 
 #[test]
-fn history_tells_of_newer_messages() {
+fn history_says_whether_there_are_newer_messages() {
     let messages = vec![Arc::new(message(1))];
     let counts = vec![count(1, "👍", 1, true)];
     let (more, more_newer) = (false, true);
@@ -438,7 +438,7 @@ fn every_message_change_and_own_reaction_is_a_piece() {
 }
 
 #[test]
-fn pieces_of_any_other_answer_are_the_whole() {
+fn answer_without_lists_is_encoded_completely_in_pieces() {
     let said = Event::Said { room: room(), seq: Seq::new(1), id: message_id(), duplicate: false };
     let expected = r#"{"type":"said","room":"tea","seq":1,"id":"i","duplicate":false}"#;
     let reply = Reply { event: said, reference: None };

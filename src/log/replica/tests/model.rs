@@ -21,7 +21,7 @@ struct Committed {
 
 pub(super) struct Model {
     settings: Settings,
-    /// Everything committed, oldest first.
+    /// All committed drafts, oldest first.
     list: Vec<Committed>,
     head: u64,
     floors: HashMap<RoomName, u64>,
@@ -29,7 +29,7 @@ pub(super) struct Model {
     times: Vec<u64>,
 }
 
-/// Who reacts to a message with which emoji.
+/// The authors of the reactions to a message, by emoji.
 type Reactions = BTreeMap<Emoji, BTreeSet<Option<Identity>>>;
 
 impl Committed {
@@ -116,7 +116,7 @@ impl Model {
         reactions
     }
 
-    /// Returns the present text of a message.
+    /// Returns the current text of a message.
     fn text(&self, message: &Committed) -> MessageText {
         if self.is_deleted(message.seq) {
             return MessageText::deleted();
@@ -129,7 +129,7 @@ impl Model {
         text.clone()
     }
 
-    /// Returns a message in its present state.
+    /// Returns a message in its current state.
     fn message(&self, message: &Committed) -> ChatMessage {
         let Action::Message { attributed, reply_to, .. } = message.draft.action else {
             panic!("not a message");

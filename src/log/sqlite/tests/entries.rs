@@ -71,7 +71,7 @@ fn page_for_the_hub_with_very_many_reactions_has_fewer_messages() {
 }
 
 #[test]
-fn changes_beyond_the_resume_buffer_are_forgotten_and_the_floor_says_so() {
+fn changes_beyond_the_resume_buffer_are_deleted_and_raise_the_floor() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&Options { resume_buffer: 3, ..options(&path) });
@@ -129,7 +129,7 @@ fn one_pass_deletes_everything_that_is_not_kept() {
 }
 
 #[test]
-fn pruned_message_takes_its_reactions_and_edits_along() {
+fn reactions_and_edits_of_a_pruned_message_are_deleted_with_it() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&with_settings(&options(&path), |settings| settings.keep_messages = 1));
@@ -140,7 +140,8 @@ fn pruned_message_takes_its_reactions_and_edits_along() {
     for table in ["reactions", "reaction_counts"] {
         assert_eq!(select_number(&path, &format!("SELECT count(*) FROM {table}")), 0, "{table}");
     }
-    // The floor is below the changes. A reaction is handed out again, an edit has no text.
+    // Both changes are after the floor. The reaction is kept until it is pruned, too. The edit is
+    // deleted, because its text was only in the message.
     assert_eq!(select_number(&path, "SELECT count(*) FROM changes WHERE kind = 'react'"), 1);
     assert_eq!(select_number(&path, "SELECT changes FROM rooms"), 1);
     writer.append(&[draft("a", "another")]).expect("a commit");
@@ -205,7 +206,7 @@ fn deleted_and_edited_text_is_in_no_file_after_a_checkpoint() {
     ];
     writer.append(&drafts).expect("a commit");
     assert!(writer.checkpoint.removed_text);
-    // A reader needs the write-ahead log.
+    // The checkpoint is not possible while a reader needs the write-ahead log.
     let reader = Connection::open(&path).expect("a database");
     reader.execute_batch("BEGIN; SELECT count(*) FROM messages").expect("a snapshot");
     assert!(!writer.truncate_wal().expect("no error"));
@@ -232,7 +233,7 @@ fn checkpoint_follows_a_deletion() {
         let writer = writer.start();
         let delete = draft_of("a", Action::Delete { target: Seq::new(1) });
         writer.do_send(crate::log::Append { ticket: 1, drafts: vec![delete] });
-        // In tests the writer waits only a moment.
+        // In tests the checkpoint follows after 100 ms.
         let began = std::time::Instant::now();
         while !files_with(folder.path(), "the deleted text").is_empty() {
             assert!(began.elapsed() < Duration::from_secs(10), "it is still in a file");

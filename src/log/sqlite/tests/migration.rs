@@ -76,7 +76,7 @@ fn file_of_an_older_version_is_migrated_and_used() {
         assert_eq!(select_number(&path, "PRAGMA user_version"), 3);
         assert_eq!(select_number(&path, "SELECT bytes FROM rooms WHERE name = 'a'"), 132);
         assert_eq!((writer.epoch.as_str(), writer.kept_bytes), ("old", 132 + 263));
-        // The settings took a sequence number.
+        // The settings entry has a sequence number.
         assert_eq!(writer.head, Seq::new(5));
         let target = Seq::new(2);
         let drafts = [

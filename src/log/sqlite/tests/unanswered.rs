@@ -1,4 +1,4 @@
-//! Tests of commits that fail though they may have succeeded.
+//! Tests of commits that return an error although they may have succeeded.
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -71,7 +71,7 @@ fn append_that_was_committed_despite_an_error_is_answered_as_committed() {
         let repeated = repeat(&writer, &mut receiver).await;
         assert_eq!(repeated, (seqs.map(Verdict::Duplicate).to_vec(), Seq::new(3)));
         assert_eq!(texts(&read_all(&path, "a").messages), ["0", "first"]);
-        // Something was committed after the doubtful commit.
+        // Another commit has overwritten the one that failed in the write-ahead log.
         assert!(select_number(&path, "SELECT value FROM meta WHERE name = 'settled'") > 0);
     });
 }
@@ -135,7 +135,7 @@ fn append_is_answered_before_the_journal_closes() {
 }
 
 #[test]
-fn other_errors_are_rejected_at_once() {
+fn append_that_fails_before_its_commit_is_rejected_at_once() {
     System::new().block_on(async {
         let folder = folder();
         let path = folder.path().join("log.db");
