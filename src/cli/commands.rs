@@ -1,5 +1,5 @@
-//! The subcommands `backup` and `export`, which read the history file while a server may use it, and
-//! `import`, which makes a new one.
+//! The subcommands `backup` and `export`, which read the history file while a server may use it,
+//! and `import`, which makes a new one.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};

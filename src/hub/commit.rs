@@ -141,10 +141,15 @@ impl Hub {
     /// Takes what the log hands out, and starts the next append.
     fn take_from_log(&mut self, from_log: FromLog) {
         match from_log {
-            FromLog::Committed { entries, head, own } => self.committed(entries, head, own),
+            FromLog::Committed { entries, head, floors, own } => {
+                self.committed(entries, head, own);
+                for (room, floor) in floors {
+                    self.rings.prune_to(&room, floor);
+                }
+            }
             FromLog::Rejected { ticket, error } => self.rejected(ticket, &error),
             FromLog::Stalled(stalled) => self.set_stalled(stalled),
-            FromLog::NewEpoch(epoch) => self.begin_epoch(epoch),
+            FromLog::NewEpoch { epoch, head } => self.begin_epoch(epoch, head),
             FromLog::Died => {}
         }
         if self.log.is_idle() && !self.log.stalled {
@@ -201,12 +206,7 @@ impl Hub {
                 due.push((room.clone(), Some(*accepted)));
             }
         }
-        for (name, _) in &due {
-            if let Some(room) = self.rooms.get_mut(name) {
-                room.in_flight = false;
-            }
-        }
-        let own_rooms = due.len();
+        let (own_rooms, is_own) = (due.len(), settled.is_some());
         let mut entries = entries.into_iter().peekable();
         while let Some(first) = entries.next() {
             let (Some(name), Audience::Room) = (first.room().cloned(), first.audience()) else {
@@ -216,9 +216,13 @@ impl Hub {
             while let Some(next) = entries.next_if(|next| next.room() == Some(&name)) {
                 in_room.push(next);
             }
-            let is_own = due[..own_rooms].iter().any(|(own, _)| *own == name);
             if self.hold_back(&name, in_room, is_own) {
                 due.push((name, None));
+            }
+        }
+        for (name, _) in &due[..own_rooms] {
+            if let Some(room) = self.rooms.get_mut(name) {
+                room.in_flight = false;
             }
         }
         self.deliver_rooms(due);
@@ -239,8 +243,9 @@ impl Hub {
     }
 
     /// Adds entries to those that wait for the delivery in their room. The hub's own were paced
-    /// before they were appended, and are delivered at once. Returns whether other entries are due
-    /// now, too; otherwise schedules their delivery.
+    /// before they were appended, and are delivered at once: those of the rooms in flight, if the
+    /// entries answer an append of the hub. Returns whether other entries are due now, too;
+    /// otherwise schedules their delivery.
     fn hold_back(&mut self, name: &RoomName, entries: Vec<Entry>, is_own: bool) -> bool {
         let Some(room) = self.rooms.get_mut(name) else {
             self.remember(name, &entries);
@@ -248,7 +253,7 @@ impl Hub {
         };
         room.undelivered.extend(entries);
         let now = Instant::now();
-        if is_own || std::mem::replace(&mut room.scheduled, true) {
+        if is_own && room.in_flight || std::mem::replace(&mut room.scheduled, true) {
             return false;
         }
         if room.next_flush <= now {
@@ -332,11 +337,7 @@ impl Hub {
         self.log.waiting.clear();
         let names: Vec<_> = self.rooms.keys().cloned().collect();
         for name in names {
-            let in_flight = self.rooms.get(&name).is_some_and(|room| room.in_flight);
-            let flush = self.take_pending(&name);
-            if let Some(room) = self.rooms.get_mut(&name) {
-                room.in_flight = in_flight;
-            }
+            let flush = self.take_unsent(&name);
             for Pending { sender, .. } in flush.pending {
                 self.metrics.count_message(Outcome::Failed);
                 self.reject_busy(sender);
@@ -353,11 +354,34 @@ impl Hub {
     }
 
     /// Forgets what was numbered in the former epoch. Clients reconnect and read the history again.
-    fn begin_epoch(&mut self, epoch: Epoch) {
+    fn begin_epoch(&mut self, epoch: Epoch, head: Seq) {
         warn!("the log begins a new epoch; closing all connections");
-        self.log.epoch = epoch;
+        (self.log.epoch, self.log.head) = (epoch, head);
         self.rings.clear();
+        self.reads.clear();
+        self.log.waiting.clear();
+        let names: Vec<_> = self.rooms.keys().cloned().collect();
+        for name in &names {
+            // A draft may name a message by its old number.
+            for Pending { sender, .. } in self.take_unsent(name).pending {
+                self.reject_busy(sender);
+            }
+            if let Some(room) = self.rooms.get_mut(name) {
+                room.forget_entries();
+            }
+        }
         self.close_all(DisconnectReason::NewEpoch);
+        names.iter().for_each(|name| self.close_room_if_idle(name));
+    }
+
+    /// Takes the pending drafts of a room, which are not sent to the log.
+    fn take_unsent(&mut self, name: &RoomName) -> Flush {
+        let in_flight = self.rooms.get(name).is_some_and(|room| room.in_flight);
+        let flush = self.take_pending(name);
+        if let Some(room) = self.rooms.get_mut(name) {
+            room.in_flight = in_flight;
+        }
+        flush
     }
 }
 

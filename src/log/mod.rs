@@ -129,6 +129,9 @@ pub enum FromLog {
         entries: Vec<Entry>,
         /// The sequence number of the log's last entry.
         head: Seq,
+        /// For each room of which messages were pruned, the sequence number of the last one. The
+        /// hub does not show messages up to it any more.
+        floors: Vec<(RoomName, Seq)>,
         /// The append that these entries answer, if it was this hub's.
         own: Option<Own>,
     },
@@ -143,7 +146,12 @@ pub enum FromLog {
     /// drafts should be rejected meanwhile.
     Stalled(bool),
     /// The log begins a new epoch: sequence numbers were assigned again.
-    NewEpoch(Epoch),
+    NewEpoch {
+        /// The new epoch.
+        epoch: Epoch,
+        /// The sequence number of the last entry.
+        head: Seq,
+    },
     /// The log has stopped. Nothing follows.
     Died,
 }

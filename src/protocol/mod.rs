@@ -24,6 +24,10 @@ pub enum Protocol {
     Json,
 }
 
+/// What a change counts beside its text and its id, in bytes. It takes about as much in a history
+/// file.
+const CHANGE_BYTES: usize = 128;
+
 /// A command of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -128,12 +132,17 @@ pub enum Command {
 
 impl Command {
     /// Returns the length of the text in bytes, if the command adds an entry to the log. Returns
-    /// none for other commands.
+    /// none for other commands. A change counts [`CHANGE_BYTES`] more, and its id.
     pub(crate) fn published_bytes(&self) -> Option<usize> {
+        let change = |text: &str, id: &Option<MessageId>| {
+            let id = id.as_ref().map_or(0, |id| id.as_str().len());
+            Some(text.len() + id + CHANGE_BYTES)
+        };
         match self {
-            Self::Say { text, .. } | Self::Edit { text, .. } => Some(text.as_str().len()),
-            Self::SetRoom { topic, .. } => Some(topic.as_str().len()),
-            Self::Delete { .. } | Self::React { .. } => Some(0),
+            Self::Say { text, .. } => Some(text.as_str().len()),
+            Self::Edit { text, id, .. } => change(text.as_str(), id),
+            Self::SetRoom { topic, id, .. } => change(topic.as_str(), id),
+            Self::Delete { id, .. } | Self::React { id, .. } => change("", id),
             Self::Hello { .. }
             | Self::Nick { .. }
             | Self::Join { .. }

@@ -160,6 +160,13 @@ impl Room {
         }
     }
 
+    /// Forgets entries that were read or committed, and clients that wait for them.
+    pub(in crate::hub) fn forget_entries(&mut self) {
+        self.joining.clear();
+        self.delivered_since.clear();
+        self.undelivered.clear();
+    }
+
     /// Returns whether the room has no members, nobody joins, and everything is delivered.
     pub(super) fn is_idle(&self) -> bool {
         let is_empty = self.members.is_empty() && self.joining.is_empty();
