@@ -14,7 +14,7 @@ use actix_web::error::PayloadError;
 use actix_web_actors::ws::Message;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use chinwag::domain::{ChatMessage, Entry, MessageText, Nick, RoomName, Seq, Timestamp};
+use chinwag::domain::{ChatMessage, Entry, Identity, MessageText, Nick, RoomName, Seq, Timestamp};
 use chinwag::hub::Batch;
 use chinwag::protocol::{Protocol, text};
 use chinwag::websocket::{EndReason, TextFrame};
@@ -53,17 +53,26 @@ fn message(nick: &str, text: &str) -> Arc<ChatMessage> {
 
 fn encode(c: &mut Criterion) {
     let mut group = c.benchmark_group("encode");
-    let entries = vec![Entry::Message(message("ada", TEXT)); MESSAGES];
+    let with_author = |author| {
+        let mut message = (*message("ada", TEXT)).clone();
+        message.author = author;
+        Entry::Message(Arc::new(message))
+    };
+    let identity = |n| Identity::of_key(&format!("the secret of number {n}")).ok();
+    let anonymous: Vec<_> = (0..MESSAGES).map(|_| with_author(None)).collect();
+    let authored: Vec<_> = (0..MESSAGES).map(|n| with_author(identity(n))).collect();
     group.throughput(Throughput::Elements(MESSAGES as u64));
-    group.bench_function("a batch of 500 messages", |b| {
-        let accepted = Instant::now();
-        let batch = || Batch::new(entries.clone(), accepted);
-        b.iter_batched_ref(
-            batch,
-            |batch| batch.frames(Protocol::Text).len(),
-            BatchSize::SmallInput,
-        );
-    });
+    for (name, entries, protocol) in [
+        ("a batch of 500 messages", &anonymous, Protocol::Text),
+        ("the same in JSON", &anonymous, Protocol::Json),
+        ("the same in JSON, each of another author", &authored, Protocol::Json),
+    ] {
+        group.bench_function(name, |b| {
+            let accepted = Instant::now();
+            let batch = || Batch::new(entries.clone(), accepted);
+            b.iter_batched_ref(batch, |batch| batch.frames(protocol).len(), BatchSize::SmallInput);
+        });
+    }
     let waiting: VecDeque<TextFrame> = (0..8).map(|_| TextFrame::new(TEXT)).collect();
     group.throughput(Throughput::Elements(8));
     group.bench_function("8 batches that wait for one client", |b| {
@@ -164,10 +173,8 @@ fn compress(c: &mut Criterion) {
     let mut group = c.benchmark_group("compress");
     for messages in [2, 20, 80] {
         let message = |n: u64| {
-            message(
-                &format!("member-{}", n * 7 % 20),
-                sample_text::sample_text(n, 20 + n as usize * 13 % 90).trim(),
-            )
+            let text = sample_text::sample_text(n, 20 + n as usize * 13 % 90);
+            Entry::Message(message(&format!("member-{}", n * 7 % 20), text.trim()))
         };
         let batch = Batch::new((0..messages).map(message).collect(), Instant::now());
         let frame = &batch.frames(Protocol::Json)[0];

@@ -1,4 +1,4 @@
-//! A good client: it has a key, repeats messages that were not answered, resumes after a reconnect,
+//! A good client: it has a key, repeats commands that were not answered, resumes after a reconnect,
 //! and checks that it receives every message.
 
 use std::collections::{HashMap, VecDeque};
@@ -14,17 +14,18 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::history::ReceivedRange;
-use super::protocol::{HistoryMessage, Line, Stream, Unanswered, say, send};
+use super::protocol::{Line, Stream, Unanswered, send};
+use super::room::Room;
 use super::run::Soak;
 use super::server::connect;
 
-/// The start of every text of a good client, except farewells.
+/// The start of every text of a good client, except farewells and topics.
 pub(crate) const PREFIX: &str = "good ";
 
-/// The start of the last message of each room.
+/// The start of the text and of the id of the last message of each room.
 pub(crate) const FAREWELL: &str = "farewell ";
 
-const SAY_INTERVAL: Duration = Duration::from_secs(4);
+const COMMAND_INTERVAL: Duration = Duration::from_secs(4);
 const CONNECTED_TIME: Duration = Duration::from_secs(120);
 const ABSENCE_MAX: Duration = Duration::from_secs(10);
 
@@ -33,20 +34,6 @@ const ABSENCE_MAX: Duration = Duration::from_secs(10);
 const LONG_ABSENCE_ONE_IN: u32 = 20;
 const LONG_ABSENCE_SECONDS: Range<u64> = 60..120;
 
-/// What a client knows of a room.
-#[derive(Default)]
-pub(crate) struct Room {
-    epoch: String,
-    /// The messages received without a gap since it first joined.
-    pub(crate) received: Option<ReceivedRange>,
-    /// Messages that wait while the client reads missed messages page by page, newest page first,
-    /// until a page reaches the range received before. New messages are appended.
-    missed: Option<VecDeque<(u64, String)>>,
-    joined: bool,
-    /// Whether the farewell was received.
-    pub(crate) done: bool,
-}
-
 pub(crate) struct GoodClient {
     pub(crate) number: u32,
     nick: String,
@@ -54,6 +41,8 @@ pub(crate) struct GoodClient {
     outbox: VecDeque<Unanswered>,
     /// How many messages it has sent.
     pub(crate) sent: u32,
+    /// How many edits, deletions, reactions and topics it has sent.
+    changes: u32,
     soak: Rc<Soak>,
 }
 
@@ -79,11 +68,13 @@ impl GoodClient {
             rooms: rooms.into_iter().take(count).map(|room| (room, Room::default())).collect(),
             outbox: VecDeque::new(),
             sent: 0,
+            changes: 0,
             soak,
         }
     }
 
-    /// Connects and disconnects until the test is over and all messages are answered and received.
+    /// Connects and disconnects until the test is over, all commands are answered and all messages
+    /// received.
     pub(crate) async fn run(mut self) -> Self {
         // Clients do not all start at the same time.
         sleep(random_around(Duration::from_secs(5))).await;
@@ -127,8 +118,7 @@ impl GoodClient {
         let end = self.talk(&mut stream).await;
         self.soak.count(|counts| counts.connected -= 1);
         for room in self.rooms.values_mut() {
-            room.joined = false;
-            room.missed = None;
+            room.disconnect();
         }
         if let Ok(End::Left) = end
             && fastrand::bool()
@@ -146,10 +136,10 @@ impl GoodClient {
         for unanswered in &mut self.outbox {
             unanswered.sent_at = None;
         }
-        lines.extend(self.outbox.iter().map(say));
+        lines.extend(self.unanswered());
         send(stream, &lines).await?;
         let mut leave = Box::pin(sleep(random_around(CONNECTED_TIME)));
-        let mut next = Box::pin(sleep(random_around(SAY_INTERVAL)));
+        let mut next = Box::pin(sleep(random_around(COMMAND_INTERVAL)));
         let mut again: Option<Pin<Box<Sleep>>> = None;
         loop {
             tokio::select! {
@@ -179,16 +169,16 @@ impl GoodClient {
                     }
                 },
                 () = &mut next => {
-                    next = Box::pin(sleep(random_around(SAY_INTERVAL)));
+                    next = Box::pin(sleep(random_around(COMMAND_INTERVAL)));
                     let all_joined = self.rooms.values().all(|room| room.joined);
                     if !self.soak.is_over() && all_joined {
-                        let line = self.next_message();
-                        send(stream, &[line]).await?;
+                        let command = self.next_command();
+                        send(stream, &[command]).await?;
                     }
                 }
                 () = async { again.as_mut().unwrap().await }, if again.is_some() => {
                     again = None;
-                    let lines: Vec<_> = self.outbox.iter().map(say).collect();
+                    let lines: Vec<_> = self.unanswered().collect();
                     send(stream, &lines).await?;
                 }
                 () = &mut leave => {
@@ -206,38 +196,71 @@ impl GoodClient {
         let rooms = soak.rooms;
         let mut client = Self::new(number, soak);
         client.rooms = (0..rooms).map(|room| (format!("room-{room}"), Room::default())).collect();
-        let text = |room: &String| FAREWELL.to_owned() + room;
-        let farewells = client.rooms.keys().map(|room| Unanswered {
-            room: room.clone(),
-            text: text(room),
-            id: text(room),
-            sent_at: None,
-        });
-        client.outbox = farewells.collect();
+        for room in client.rooms.keys().cloned().collect::<Vec<_>>() {
+            let text = FAREWELL.to_owned() + &room;
+            client.push(json!({"type": "say", "text": text}), &room, text);
+        }
         client.run().await;
     }
 
     fn join(&self, name: &str) -> Value {
         let room = &self.rooms[name];
         let mut line = json!({"type": "join", "room": name, "ref": name});
-        if let Some(received) = &room.received {
-            line["after"] = json!({"epoch": room.epoch, "seq": received.last});
+        if room.received.is_some() {
+            line["after"] = json!({"epoch": room.epoch, "seq": room.position});
         }
         line
     }
 
-    fn next_message(&mut self) -> Value {
-        let room = fastrand::choice(self.rooms.keys()).unwrap().clone();
-        let id = format!("{}-{}", self.number, self.sent);
-        let text = format!("{PREFIX}{id} {:x<1$}", "", fastrand::usize(0..100));
-        self.sent += 1;
-        let unanswered = Unanswered { room, text, id, sent_at: Some(Instant::now()) };
-        let line = say(&unanswered);
-        self.outbox.push_back(unanswered);
-        line
+    /// Returns the unanswered commands, in the order in which they were first sent.
+    fn unanswered(&self) -> impl Iterator<Item = Value> {
+        self.outbox.iter().map(|unanswered| unanswered.command.clone())
     }
 
-    /// Processes a line. Returns how long to wait before all unanswered messages are sent again, if
+    fn next_command(&mut self) -> Value {
+        let name = fastrand::choice(self.rooms.keys()).unwrap().clone();
+        let room = self.rooms.get_mut(&name).unwrap();
+        let padding = "x".repeat(fastrand::usize(0..100));
+        let id = format!("{}-change-{}", self.number, self.changes);
+        let text = format!("{PREFIX}{id} {padding}");
+        if self.outbox.is_empty()
+            && let Some(change) = room.random_change(&text)
+        {
+            self.changes += 1;
+            return self.push(change, &name, id);
+        }
+        let id = format!("{}-{}", self.number, self.sent);
+        let mut message = json!({"type": "say", "text": format!("{PREFIX}{id} {padding}")});
+        if let Some(target) = room.random_target() {
+            message["reply_to"] = target.into();
+        }
+        self.sent += 1;
+        self.push(message, &name, id)
+    }
+
+    /// Adds a command to those without an answer, and returns it with its room and id.
+    fn push(&mut self, mut command: Value, room: &str, id: String) -> Value {
+        command["room"] = room.into();
+        command["ref"] = id.as_str().into();
+        command["id"] = id.into();
+        self.soak.count(|counts| counts.unanswered += 1);
+        let sent_at = Some(Instant::now());
+        self.outbox.push_back(Unanswered { command: command.clone(), sent_at });
+        command
+    }
+
+    /// Removes a command that was answered.
+    fn take(&mut self, id: &str) -> Option<Unanswered> {
+        let found = self.outbox.iter().position(|unanswered| unanswered.command["id"] == id)?;
+        self.soak.count(|counts| counts.unanswered -= 1);
+        self.outbox.remove(found)
+    }
+
+    fn room_of(&mut self, command: &Value) -> &mut Room {
+        self.rooms.get_mut(command["room"].as_str().unwrap()).unwrap()
+    }
+
+    /// Processes a line. Returns how long to wait before all unanswered commands are sent again, if
     /// they must be.
     fn receive(&mut self, line: &str, replies: &mut Vec<Value>) -> Option<Duration> {
         let line: Line<'_> = match serde_json::from_str(line) {
@@ -248,22 +271,38 @@ impl GoodClient {
             }
         };
         match line.r#type {
-            "message" => self.add_message(&line.room, line.seq, &line.text),
-            "said" => {
-                self.soak.count(|counts| counts.duplicates += u64::from(line.duplicate));
-                let answered = self.outbox.iter().position(|message| message.id == line.id);
-                if let Some(message) = answered.and_then(|n| self.outbox.remove(n))
-                    && let Some(sent_at) = message.sent_at
-                {
-                    self.soak.count(|counts| counts.answered(sent_at.elapsed()));
-                }
-            }
+            "message" | "edited" | "deleted" | "reacted" | "room" => self.process_event(&line),
+            "said" => self.process_said(&line),
             "joined" => self.process_joined(&line, replies),
             "history" => self.process_history(&line, replies),
             "error" => return self.process_error(&line, replies),
             _ => {}
         }
         None
+    }
+
+    fn process_event(&mut self, line: &Line<'_>) {
+        let Some(room) = self.rooms.get_mut(&*line.room) else { return };
+        if let Err(error) = room.advance(line.seq) {
+            self.soak.fault(format!("{} in {}: {error}", self.nick, line.room));
+        }
+        if line.r#type == "message" {
+            room.add(line);
+            self.add_message(&line.room, line.seq, &line.id);
+        } else {
+            room.apply(line);
+            self.soak.count(|counts| counts.deliveries += 1);
+        }
+    }
+
+    fn process_said(&mut self, line: &Line<'_>) {
+        self.soak.count(|counts| counts.duplicates += u64::from(line.duplicate));
+        let Some(Unanswered { command, sent_at }) = self.take(&line.id) else { return };
+        self.room_of(&command).acknowledge(&command, line.seq);
+        self.soak.count(|counts| counts.acknowledged(&command));
+        if let Some(sent_at) = sent_at {
+            self.soak.count(|counts| counts.answered(sent_at.elapsed()));
+        }
     }
 
     fn process_error(&mut self, line: &Line<'_>, replies: &mut Vec<Value>) -> Option<Duration> {
@@ -283,12 +322,30 @@ impl GoodClient {
                 self.soak.count(|counts| counts.renamed += 1);
                 Some(Duration::from_millis(100))
             }
-            // A message to a room that the client could not join under its old name.
+            // A command to a room that the client could not join under its old name.
             "not_joined" => Some(Duration::from_secs(1)),
+            // The command is sent again after the reconnect.
+            "shutting_down" => None,
             code => {
-                self.soak.fault(format!("{}: {code}", self.nick));
+                self.process_rejection(code, &line.r#ref);
                 None
             }
+        }
+    }
+
+    /// Processes the rejection of a command. The only one that is not a fault is that of a reaction
+    /// to a message whose author has deleted it.
+    fn process_rejection(&mut self, code: &str, id: &str) {
+        let rejected = self.take(id).map(|unanswered| unanswered.command);
+        match rejected {
+            Some(command) if code == "not_found" && command["type"] == "react" => {
+                let target = command["seq"].as_u64().unwrap();
+                self.room_of(&command).settled.insert(target, None);
+                self.soak.count(|counts| counts.reactions_rejected += 1);
+            }
+            // The same, if the command was sent again before the answer arrived.
+            None if code == "not_found" && id.contains("-change-") => {}
+            _ => self.soak.fault(format!("{}: {code} after {rejected:?}", self.nick)),
         }
     }
 
@@ -299,6 +356,17 @@ impl GoodClient {
             self.soak.fault(format!("{}: new epoch after a graceful shutdown", self.nick));
         }
         room.epoch = line.epoch.to_string();
+        room.position = line.seq;
+        room.topic = line.topic.to_string();
+        if !line.recovered {
+            room.messages.clear();
+        }
+        for message in &line.messages {
+            room.add(message);
+        }
+        for change in &line.changes {
+            room.apply(change);
+        }
         let Some(received) = &room.received else {
             room.received = Some(ReceivedRange::after(line.seq));
             return;
@@ -307,8 +375,9 @@ impl GoodClient {
         self.soak.count(|counts| counts.resumed += 1);
         if line.recovered {
             for message in &line.messages {
-                self.add_message(&line.room, message.seq, &message.text);
+                self.add_message(&line.room, message.seq, &message.id);
             }
+            self.soak.count(|counts| counts.deliveries += line.changes.len() as u64);
             return;
         }
         self.soak.count(|counts| counts.paged += 1);
@@ -317,9 +386,12 @@ impl GoodClient {
     }
 
     fn process_history(&mut self, line: &Line<'_>, replies: &mut Vec<Value>) {
-        let Some(room) = self.rooms.get(&*line.room) else { return };
+        let Some(room) = self.rooms.get_mut(&*line.room) else { return };
         if room.missed.is_none() {
             return;
+        }
+        for message in &line.messages {
+            room.add(message);
         }
         let last = room.received.as_ref().map_or(0, |received| received.last);
         if line.messages.is_empty() && line.more {
@@ -330,17 +402,11 @@ impl GoodClient {
 
     /// Prepends a page to the missed messages, and requests the page before it until a page reaches
     /// the message `last`.
-    fn add_page(
-        &mut self,
-        name: &str,
-        page: &[HistoryMessage<'_>],
-        last: u64,
-        replies: &mut Vec<Value>,
-    ) {
+    fn add_page(&mut self, name: &str, page: &[Line<'_>], last: u64, replies: &mut Vec<Value>) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         let Some(missed) = &mut room.missed else { return };
         for message in page.iter().rev().filter(|message| message.seq > last) {
-            missed.push_front((message.seq, message.text.to_string()));
+            missed.push_front((message.seq, message.id.to_string()));
         }
         match page.first() {
             Some(first) if first.seq > last => {
@@ -350,22 +416,23 @@ impl GoodClient {
                 replies.push(request);
             }
             Some(_) | None => {
-                for (seq, text) in room.missed.take().into_iter().flatten() {
-                    self.add_message(name, seq, &text);
+                for (seq, id) in room.missed.take().into_iter().flatten() {
+                    self.add_message(name, seq, &id);
                 }
             }
         }
     }
 
-    fn add_message(&mut self, name: &str, seq: u64, text: &str) {
+    /// Adds a message to those that were received without a gap.
+    fn add_message(&mut self, name: &str, seq: u64, id: &str) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         if let Some(missed) = &mut room.missed {
-            missed.push_back((seq, text.to_owned()));
+            missed.push_back((seq, id.to_owned()));
             return;
         }
         self.soak.count(|counts| counts.deliveries += 1);
-        room.done |= text.starts_with(FAREWELL);
-        if let Some(Err(error)) = room.received.as_mut().map(|received| received.add(seq, text)) {
+        room.done |= id.starts_with(FAREWELL);
+        if let Some(Err(error)) = room.received.as_mut().map(|received| received.add(seq, id)) {
             self.soak.fault(format!("{} in {name}: {error}", self.nick));
         }
     }

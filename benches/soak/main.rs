@@ -2,12 +2,16 @@
 //! runs for 30 minutes with 1,000 clients. Linux only.
 //!
 //! The server is the release binary with a journal and the default limits. Each client has its own
-//! address. 95 % are good clients, which connect, send messages and disconnect; 5 % are hostile.
-//! The server is stopped and restarted at 3, 6, 10 and 70 % of the time.
+//! address. 95 % are good clients, which connect, send commands and disconnect; 5 % are hostile.
+//! One in five commands of a good client edits or deletes its last message, reacts or replies to
+//! the newest one, or sets the topic; the others are messages. The server is stopped and restarted
+//! at 3, 6, 10 and 70 % of the time.
 //!
 //! The test fails if
 //!
 //! * a message of a good client is lost, duplicated or out of order;
+//! * an acknowledged edit or deletion is undone, or one of the last 100 messages that a good client
+//!   knows in a room differs in the end from the stored one: its text, edits or reactions;
 //! * the server closes a good client's connection, other than for a restart;
 //! * the server panics or does not shut down gracefully;
 //! * the server's memory grows by more than 5 % after the first third. This is not checked if a
@@ -22,6 +26,8 @@ mod history;
 mod hostile_client;
 #[cfg(target_os = "linux")]
 mod protocol;
+#[cfg(target_os = "linux")]
+mod room;
 #[cfg(target_os = "linux")]
 mod run;
 #[cfg(target_os = "linux")]

@@ -1,17 +1,18 @@
 //! Runs the clients and the server, prints a line each minute, and checks the results.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use serde_json::Value;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
 
-use super::good_client::{GoodClient, PREFIX};
+use super::good_client::GoodClient;
 use super::history::StoredHistory;
 use super::hostile_client;
 use super::server::Server;
@@ -32,7 +33,8 @@ const GROWTH_MAX: f64 = 1.05;
 /// Memory is checked only if the test takes at least this long.
 const MEMORY_CHECK_MINUTES_MIN: f64 = 15.0;
 
-/// How long it may take in the end until all messages are answered and received.
+/// How long it may take in the end until all commands are answered, and then again until all
+/// messages are received.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 const FAULTS_SHOWN: usize = 20;
@@ -62,7 +64,13 @@ pub(crate) struct Counts {
     pub(crate) paged: u64,
     pub(crate) deliveries: u64,
     pub(crate) answers: u64,
-    /// Messages that were sent again after a disconnect and had been stored before.
+    /// The number of commands without an answer now.
+    pub(crate) unanswered: u64,
+    /// The number of acknowledged commands of each kind.
+    acknowledged: BTreeMap<String, u64>,
+    /// Reactions that were rejected because the message was deleted.
+    pub(crate) reactions_rejected: u64,
+    /// Commands that were sent again after a disconnect and had been committed before.
     pub(crate) duplicates: u64,
     pub(crate) rate_limited: u64,
     pub(crate) renamed: u64,
@@ -70,10 +78,20 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// Counts the answer to a message that was sent only once.
+    pub(crate) fn acknowledged(&mut self, command: &Value) {
+        let kind = if command["reply_to"].is_null() { &command["type"] } else { &"reply".into() };
+        *self.acknowledged.entry(kind.as_str().unwrap().to_owned()).or_default() += 1;
+    }
+
+    /// Counts the answer to a command that was sent only once.
     pub(crate) fn answered(&mut self, latency: Duration) {
         self.answers += 1;
         self.latency_us.saturating_record(latency.as_micros() as u64);
+    }
+
+    fn acknowledged_kinds(&self) -> String {
+        let kinds = self.acknowledged.iter().map(|(kind, count)| format!("{count} {kind}"));
+        kinds.collect::<Vec<_>>().join(", ")
     }
 
     pub(crate) fn closed(&mut self, code: Option<u16>) {
@@ -92,6 +110,9 @@ impl Soak {
             paged: 0,
             deliveries: 0,
             answers: 0,
+            unanswered: 0,
+            acknowledged: BTreeMap::new(),
+            reactions_rejected: 0,
             duplicates: 0,
             rate_limited: 0,
             renamed: 0,
@@ -194,7 +215,11 @@ pub(crate) async fn run(minutes: f64, clients: u32) -> ExitCode {
     check_closed(&soak);
     print_counts(&soak, &metrics);
     let faults = soak.faults.borrow().len();
-    println!("\n{}", if faults == 0 { "no fault".into() } else { format!("{faults} faults") });
+    println!(
+        "\n{}; acknowledged: {}",
+        if faults == 0 { "no fault".into() } else { format!("{faults} faults") },
+        soak.counts.borrow().acknowledged_kinds(),
+    );
     if faults == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -225,8 +250,8 @@ async fn run_server(minutes: f64, server: &mut Server, soak: &Soak) -> Vec<Memor
     }
 }
 
-/// Stops the hostile clients and waits until the good clients have finished: all their messages are
-/// answered, and they have received the farewell, the last message of each room.
+/// Stops the hostile clients and waits until the good clients have finished: all their commands are
+/// answered, and they have received the farewell, the last entry of each room.
 async fn settle(
     soak: &Rc<Soak>,
     good: Vec<JoinHandle<GoodClient>>,
@@ -236,8 +261,11 @@ async fn settle(
     for client in hostile {
         client.await.unwrap();
     }
-    // Most messages are answered in this time. Clients send the others again.
-    sleep(Duration::from_secs(15)).await;
+    // No change may follow the farewell, because clients leave when they have received it.
+    let deadline = Instant::now() + SETTLE_TIMEOUT;
+    while soak.counts.borrow().unanswered > 0 && Instant::now() < deadline {
+        sleep(Duration::from_millis(100)).await;
+    }
     let farewells = spawn_local(GoodClient::send_farewells(soak.good, Rc::clone(soak)));
     let deadline = tokio::time::Instant::now() + SETTLE_TIMEOUT;
     let mut settled = Vec::new();
@@ -256,16 +284,12 @@ async fn settle(
 
 /// Compares what good clients have sent and received with the journal.
 fn check_messages(soak: &Soak, good: &[GoodClient], stored: &StoredHistory) {
-    let mut texts: HashMap<String, u32> = HashMap::new();
-    for (text, count) in stored.good_texts() {
-        let id = text[PREFIX.len()..].split(' ').next().unwrap();
-        *texts.entry(id.to_owned()).or_default() += count;
-    }
-    let (mut sent, mut received) = (0, 0);
+    let mut ids = stored.good_ids();
+    let (mut sent, mut received, mut states) = (0, 0, 0);
     for client in good {
         for number in 0..client.sent {
             sent += 1;
-            match texts.remove(&format!("{}-{number}", client.number)) {
+            match ids.remove(format!("{}-{number}", client.number).as_str()) {
                 Some(1) => {}
                 count => {
                     soak.fault(format!("{}-{number} is stored {count:?} times", client.number))
@@ -277,14 +301,18 @@ fn check_messages(soak: &Soak, good: &[GoodClient], stored: &StoredHistory) {
                 soak.fault(format!("{} was never in {room}", client.number));
                 continue;
             };
-            match stored.check(room, range) {
+            match stored.check_range(room, range) {
                 Ok(count) => received += count,
-                Err(error) => soak.fault(format!("{} in {error}", client.number)),
+                Err(error) => soak.fault(format!("{} in {room}: {error}", client.number)),
+            }
+            match stored.check_state(room, state) {
+                Ok(count) => states += count,
+                Err(error) => soak.fault(format!("{} in {room}: {error}", client.number)),
             }
         }
     }
-    if !texts.is_empty() {
-        soak.fault(format!("{} unknown messages are stored", texts.len()));
+    if !ids.is_empty() {
+        soak.fault(format!("{} unknown messages are stored", ids.len()));
     }
     println!(
         "\n{sent} messages of good clients, each stored once among {}",
@@ -292,6 +320,9 @@ fn check_messages(soak: &Soak, good: &[GoodClient], stored: &StoredHistory) {
     );
     println!(
         "{received} messages received by good clients, in each room without a gap and in order"
+    );
+    println!(
+        "{states} times a good client knew the state of a message in the end, as it is stored"
     );
     if stored.largest_room() >= 100_000 {
         soak.fault("a room has more messages than keep_messages".into());
@@ -371,8 +402,14 @@ fn print_counts(soak: &Soak, metrics: &[(String, f64)]) {
     let counts = soak.counts.borrow();
     println!(
         "\ngood clients resumed in a room {} times, {} of them by reading history page by page; \
-         sent {} messages again that had been stored; were rate-limited {} times; and had to \
-         change their name {} times",
-        counts.resumed, counts.paged, counts.duplicates, counts.rate_limited, counts.renamed
+         sent {} commands again that had been committed; were rate-limited {} times; \
+         reacted {} times to a message that was deleted at the same time; and had to change their \
+         name {} times",
+        counts.resumed,
+        counts.paged,
+        counts.duplicates,
+        counts.rate_limited,
+        counts.reactions_rejected,
+        counts.renamed
     );
 }

@@ -78,6 +78,12 @@ pub enum Action {
 }
 
 impl Action {
+    /// Returns the action of adding a message. The hub determines whether it is attributed.
+    #[must_use]
+    pub fn message(text: MessageText, reply_to: Option<Seq>) -> Self {
+        Self::Message { text, attributed: false, reply_to }
+    }
+
     /// Returns the length of its text in bytes.
     #[must_use]
     pub fn text_bytes(&self) -> usize {

@@ -29,15 +29,28 @@ impl From<Identity> for Author {
     }
 }
 
+impl Author {
+    /// Returns the hexadecimal digits.
+    fn digits(self) -> [u8; 20] {
+        const DIGITS: [u8; 16] = *b"0123456789abcdef";
+        let mut digits = [0; 20];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        digits
+    }
+}
+
 impl fmt::Display for Author {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(str::from_utf8(&self.digits()).expect("digits are ASCII"))
     }
 }
 
 impl Serialize for Author {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(str::from_utf8(&self.digits()).expect("digits are ASCII"))
     }
 }
 

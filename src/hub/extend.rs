@@ -9,9 +9,7 @@ impl Hub {
     /// Publishes a message to the members of a room under the name `nick`. If the room has no
     /// members, the message is only kept.
     pub fn broadcast(&mut self, room: &RoomName, nick: &Nick, text: MessageText) {
-        let attributed = self.is_attributed(room, nick, &text);
-        let action = Action::Message { text, attributed, reply_to: None };
-        self.perform(room, nick, action);
+        self.perform(room, nick, Action::message(text, None));
     }
 
     /// Does something in a room under the name `nick`. The log does not ask who the author of a

@@ -141,9 +141,7 @@ impl Handler<Broadcast> for Hub {
 
     fn handle(&mut self, broadcast: Broadcast, _: &mut Self::Context) -> Self::Result {
         let Broadcast { client, room, text, reply_to, id, reference, permit } = broadcast;
-        let nick = self.nick(client);
-        let attributed = nick.is_some_and(|nick| self.is_attributed(&room, nick, &text));
-        let action = Action::Message { text, attributed, reply_to };
+        let action = Action::message(text, reply_to);
         self.submit(&room, action, id, Sender { client, reference }, permit)
     }
 }

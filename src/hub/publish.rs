@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::history::History;
 use super::{Deliver, Hub};
-use crate::domain::{Action, ClientId, Draft, MessageId, MessageText, Nick, Right, RoomName};
+use crate::domain::{Action, ClientId, Draft, MessageId, Right, RoomName};
 use crate::log::LogError;
 use crate::protocol::{ErrorCode, Event, Ref, Refusal, Reply};
 
@@ -64,30 +64,26 @@ impl Hub {
         let (Some(author), Some(nick)) = (author, self.nick(sender.client)) else {
             return self.reject(sender);
         };
-        let (room, nick, author) = (room.clone(), nick.clone(), Some(author.identity));
-        self.publish(
-            Draft { room: room.clone(), author, nick, id, right: Right::Member, action },
-            Some(sender),
-        );
-        self.release_permit(&room, permit);
+        let (nick, author) = (nick.clone(), Some(author.identity));
+        let draft = Draft { room: room.clone(), author, nick, id, right: Right::Member, action };
+        self.publish(draft, Some(sender));
+        self.release_permit(room, permit);
         Ok(())
     }
 
-    /// Adds a draft to its room's pending ones, and flushes the room if that is due.
-    pub(super) fn publish(&mut self, draft: Draft, sender: Option<Sender>) {
+    /// Adds a draft to its room's pending ones, and flushes the room if that is due. Determines
+    /// whether a message is [attributed](crate::domain::ChatMessage::attributed).
+    pub(super) fn publish(&mut self, mut draft: Draft, sender: Option<Sender>) {
         if self.log.stalled {
             return self.reject_busy(sender);
         }
         let name = draft.room.clone();
         let room = self.rooms.entry(name.clone()).or_default();
+        if let Action::Message { text, attributed, .. } = &mut draft.action {
+            *attributed = !draft.nick.is_anonymous() || room.could_be_from_a_member(text.as_str());
+        }
         self.pacing.pending_bytes += room.push(Pending { draft, sender, accepted: Instant::now() });
         self.flush_when_due(&name);
-    }
-
-    /// Returns whether the text protocol shows the author's name before a text.
-    pub(super) fn is_attributed(&self, room: &RoomName, nick: &Nick, text: &MessageText) -> bool {
-        let room = self.rooms.get(room);
-        !nick.is_anonymous() || room.is_some_and(|room| room.could_be_from_a_member(text.as_str()))
     }
 
     /// Tells the sender that its draft cannot be stored now.

@@ -40,7 +40,9 @@ impl FakeLog {
                 let kind = ChangeKind::Edit { target, text };
                 Entry::Change(Arc::new(Change { room, seq, at, author, nick, id, kind }))
             }
-            other => panic!("the fake log does not know {other:?}"),
+            Action::Delete { .. } | Action::React { .. } | Action::Room { .. } | _ => {
+                panic!("the fake log knows only messages and edits")
+            }
         }
     }
 
@@ -58,7 +60,7 @@ impl FakeLog {
                         message.text = text.clone();
                     }
                 }
-                _ => {}
+                Entry::Settings(_) | _ => {}
             }
         }
         messages
@@ -287,9 +289,11 @@ fn describe_entry(entry: &Entry) -> Option<String> {
             ChangeKind::Edit { target, text } => {
                 Some(format!("{} {} edits {target} {}", change.room, change.seq, text.as_str()))
             }
-            _ => None,
+            ChangeKind::Delete { .. } | ChangeKind::React { .. } | ChangeKind::Room { .. } | _ => {
+                None
+            }
         },
-        _ => None,
+        Entry::Settings(_) | _ => None,
     }
 }
 

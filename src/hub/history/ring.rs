@@ -89,6 +89,7 @@ impl Ring {
                     message.text = text.clone();
                     message.edited_at = Some(change.at);
                 });
+                self.replace_quotes(*target, Some(text));
             }
             ChangeKind::Delete { target } => {
                 self.forget_changes(|kind| kind.target() == Some(*target));
@@ -99,6 +100,7 @@ impl Ring {
                     message.edited_at = None;
                     message.deleted = true;
                 });
+                self.replace_quotes(*target, None);
             }
             ChangeKind::React { target, emoji, on, .. } => {
                 self.react(*target, emoji, change.author, *on);
@@ -135,14 +137,12 @@ impl Ring {
         self.messages.binary_search_by_key(&seq, |message| message.seq).ok()
     }
 
-    /// Changes a message, and the quotes of it in replies.
+    /// Changes a message, if it is in the ring.
     fn change_message(&mut self, seq: Seq, change: impl FnOnce(&mut ChatMessage)) {
         if let Some(at) = self.find(seq) {
             let mut message = ChatMessage::clone(&self.messages[at]);
             change(&mut message);
-            let quote = message.as_quote();
             self.replace(at, message);
-            self.replace_quotes(seq, quote.as_ref());
         }
     }
 
@@ -155,14 +155,21 @@ impl Ring {
         self.messages[at] = Arc::new(message);
     }
 
-    /// Replaces the quotes of a message. Only later messages can reply to it.
-    fn replace_quotes(&mut self, target: Seq, quote: Option<&Arc<Quote>>) {
+    /// Replaces the text in the quotes of a message, or removes them without a text. The message
+    /// itself may be older than the ring. Only later messages can reply to it.
+    fn replace_quotes(&mut self, target: Seq, text: Option<&MessageText>) {
         let later = self.messages.partition_point(|message| message.seq <= target);
+        let mut new = None;
         for at in later..self.messages.len() {
             let reply = &self.messages[at];
-            if reply.reply_to == Some(target) && !reply.deleted {
-                let mut reply = ChatMessage::clone(reply);
-                reply.quote = quote.cloned();
+            if reply.reply_to == Some(target)
+                && let Some(old) = &reply.quote
+            {
+                if new.is_none() {
+                    let quote = |text: &MessageText| Quote::new(old.nick.clone(), text.as_str());
+                    new = text.map(|text| Arc::new(quote(text)));
+                }
+                let reply = ChatMessage { quote: new.clone(), ..ChatMessage::clone(reply) };
                 self.replace(at, reply);
             }
         }
@@ -541,6 +548,12 @@ mod tests {
             }
         }
 
+        /// Returns the quote of a message, unless it does not exist or is deleted.
+        fn quote(&self, target: Seq) -> Option<Arc<Quote>> {
+            let seen = self.messages.get(&target).filter(|seen| !seen.deleted)?;
+            Some(Arc::new(Quote::new(Nick::parse("ada").expect("a name"), &seen.text)))
+        }
+
         fn apply(&mut self, entry: &Entry) {
             match entry {
                 Entry::Message(message) => self.add(message),
@@ -566,6 +579,7 @@ mod tests {
                 Step::Say(reply_to) => {
                     let mut message = ChatMessage::new(name(0), seq, at, nick, text("say"));
                     message.reply_to = reply_to.map(target);
+                    message.quote = message.reply_to.and_then(|target| view.quote(target));
                     entries.push(Entry::Message(Arc::new(message)));
                     view.apply(&entries[entries.len() - 1]);
                     continue;
@@ -638,13 +652,31 @@ mod tests {
                 let expected = seen.reactions.iter();
                 let expected = expected.map(|(emoji, authors)| (emoji, authors.len() as u32));
                 prop_assert_eq!(counts, expected.collect::<Vec<_>>());
-                // An edited or deleted message is also quoted so.
-                if let (Some(target), Some(quote)) = (message.reply_to, &message.quote) {
-                    prop_assert_eq!(&*quote.text, present.messages[&target].text.as_str());
-                }
+                // An edited or deleted message is also quoted so, even if it is not in the ring.
+                let target = message.reply_to.filter(|_| !message.deleted);
+                let quote = target.and_then(|target| present.quote(target));
+                prop_assert_eq!(&message.quote, &quote);
             }
             prop_assert_eq!(ring.topic().as_str(), present.topic.as_str());
         }
+    }
+
+    #[test]
+    fn quote_of_a_message_that_has_left_the_ring_is_changed_and_removed_with_it() {
+        let quoted = |steps: &[Step]| {
+            let mut rings = Rings { messages_max: 2, ..rings(RINGS_BYTES_MAX) };
+            rings.insert(&name(0), Ring::default());
+            entries(steps).chunks(1).for_each(|entry| rings.push(&name(0), entry));
+            let ring = rings.get(&name(0)).expect("it was inserted");
+            assert_eq!(ring.floor, Seq::new(1));
+            ring.messages[0].quote.as_ref().map(|quote| quote.text.to_string())
+        };
+        let said = [Step::Say(None), Step::Say(Some(0)), Step::Say(None)];
+        assert_eq!(quoted(&said).as_deref(), Some("say 1"));
+        let edited = [said.as_slice(), &[Step::Edit(2)]].concat();
+        assert_eq!(quoted(&edited).as_deref(), Some("edit 4"));
+        let deleted = [edited.as_slice(), &[Step::Delete(3)]].concat();
+        assert_eq!(quoted(&deleted), None);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use rusqlite::{Connection, OptionalExtension};
 use super::clock::Clock;
 use super::room::Room;
 use super::rows::{self, count, integer, millis};
-use super::schema;
 use super::settings::StoredSettings;
+use super::{prune, schema};
 use crate::domain::{
     Action, Change, ChangeKind, ChatMessage, Draft, Emoji, Entry, Identity, MessageId, MessageText,
     Nick, Quote, Right, RoomName, Seq, Settings, Timestamp, Topic,
@@ -44,6 +44,8 @@ pub(super) struct Applied {
     pub(super) rooms: HashMap<RoomName, Room>,
     /// Whether a text was removed, whose bytes may still be in the write-ahead log.
     pub(super) removed_text: bool,
+    /// Whether messages are pruned and still in the file.
+    pub(super) has_pruned: bool,
 }
 
 /// A draft's outcome if it is not a duplicate.
@@ -134,6 +136,12 @@ impl<'a> AppendTransaction<'a> {
     /// Writes what is not written yet, before the commit.
     pub(super) fn finish(mut self, verdicts: Vec<Verdict>) -> rusqlite::Result<Applied> {
         self.save_rooms()?;
+        // More than the append has added, so that a file of limited size does not fill up.
+        let rows_max = count(2 * verdicts.len() + 8);
+        let deleted = prune::delete_pruned(self.connection, prune::cutoff(self.clock), rows_max)?;
+        self.removed_text |= deleted > 0;
+        let select = "SELECT 1 FROM rooms WHERE unpruned IS NOT NULL";
+        let has_pruned = self.connection.prepare_cached(select)?.exists([])?;
         schema::set_meta(self.connection, "head", integer(self.head))?;
         self.clock.store(self.connection, self.before.clock, self.before.head.next())?;
         Ok(Applied {
@@ -145,6 +153,7 @@ impl<'a> AppendTransaction<'a> {
             has_change_ids: self.has_change_ids,
             rooms: self.rooms,
             removed_text: self.removed_text,
+            has_pruned,
         })
     }
 

@@ -294,12 +294,12 @@ impl<'a> Import<'a> {
                         rows::reaction_author(identity),
                     ))?;
             }
-            if line.deleted || added == 0 || added < reaction.identities.len() {
+            let is_new = connection
+                .prepare_cached("INSERT OR IGNORE INTO reaction_counts VALUES (?1, ?2, ?3, ?4)")?
+                .execute((room.id, count(seq), emoji.as_str(), count(added)))?;
+            if line.deleted || is_new == 0 || added == 0 || added < reaction.identities.len() {
                 return Err(LineError::Invalid(format!("invalid reactions with {emoji}")));
             }
-            connection
-                .prepare_cached("INSERT INTO reaction_counts VALUES (?1, ?2, ?3, ?4)")?
-                .execute((room.id, count(seq), emoji.as_str(), count(added)))?;
             reactions += count(added);
         }
         if at < room.last.1 {
@@ -459,6 +459,10 @@ mod tests {
         let same_id = with(r#""nick":"Ann""#, by_ann);
         let reactions = |list: &str| with("{", &format!("{{\"reactions\":{list},"));
         let twice = r#"[{"emoji":"👍","identities":[null,null]}]"#;
+        let two_spellings = format!(
+            r#"[{{"emoji":"❤","identities":["{:032}"]}},{{"emoji":"❤️","identities":[null]}}]"#,
+            1
+        );
         for (first, second, words) in [
             (good, "{".into(), "EOF"),
             (good, "[]".into(), "expected struct"),
@@ -479,6 +483,7 @@ mod tests {
             (good, with(":5", ":6").replace(r#""at":1"#, r#""at":9007199254740992"#), "time"),
             (&same_id, same_id.replace(":5", ":6"), "same identity and id"),
             (good, reactions(twice).replace(":5", ":6"), "invalid reactions"),
+            (good, reactions(&two_spellings).replace(":5", ":6"), "invalid reactions"),
         ] {
             let folder = folder();
             let path = folder.path().join("log.db");

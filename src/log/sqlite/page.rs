@@ -12,6 +12,10 @@ use crate::domain::{
 };
 use crate::log::{Messages, Range, Reader};
 
+/// The maximum number of reactions on a page for the hub, which keeps about as many for a room. A
+/// page with more has fewer messages.
+const HUB_REACTIONS_MAX: i64 = 150_000;
+
 /// What to read. The fields are those of [`Page`](crate::log::Page).
 #[derive(Clone, Debug)]
 pub(super) struct Query {
@@ -47,7 +51,10 @@ pub(super) fn read_page(connection: &Connection, query: &Query) -> rusqlite::Res
     // All queries must see the same snapshot.
     let snapshot = connection.unchecked_transaction()?;
     let Some(room) = Room::find(&snapshot, &query.room)? else { return Ok(Messages::default()) };
-    let messages = room.select(query)?;
+    let mut messages = room.select(query)?;
+    if query.reader == Reader::Hub {
+        room.limit_reactions(&mut messages)?;
+    }
     // Everything before this that is not on the page is older than the page.
     let start = match (messages.first(), query.range) {
         (Some(first), _) => first.seq,
@@ -96,6 +103,27 @@ impl<'a> Room<'a> {
             Ok(Self { connection, name, id, floor, changes_floor, topic })
         });
         room.optional()
+    }
+
+    /// Removes the oldest messages while there are too many reactions. One message stays in any case.
+    fn limit_reactions(&self, messages: &mut Vec<ChatMessage>) -> rusqlite::Result<()> {
+        let (Some(first), Some(last)) = (messages.first(), messages.last()) else { return Ok(()) };
+        let select = "SELECT target, sum(count) FROM reaction_counts
+                      WHERE room = ?1 AND target BETWEEN ?2 AND ?3
+                      GROUP BY target ORDER BY target DESC";
+        let mut select = self.connection.prepare_cached(select)?;
+        let mut rows = select.query((self.id, integer(first.seq), integer(last.seq)))?;
+        let mut reactions = 0;
+        while let Some(row) = rows.next()? {
+            reactions += row.get::<_, i64>(1)?;
+            if reactions > HUB_REACTIONS_MAX {
+                let target = rows::seq(row.get(0)?);
+                let surplus = messages.partition_point(|message| message.seq <= target);
+                messages.drain(..surplus.min(messages.len() - 1));
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Returns the messages of a page, oldest first.

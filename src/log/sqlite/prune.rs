@@ -2,12 +2,13 @@
 //! appends. What the log decides does not depend on when. A deleted message with an id leaves a
 //! tombstone for a day, so that a repeated message is recognized.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use log::warn;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
+use super::clock::Clock;
 use super::rows::{count, millis};
 use super::{Writer, schema};
 use crate::domain::Timestamp;
@@ -36,7 +37,25 @@ impl Writer {
         });
         self.schedule_checkpoint(ctx);
         let pause = if has_more { SLICE_PAUSE } else { self.options.prune_interval };
-        ctx.run_later(pause, Self::prune);
+        self.schedule_prune(pause, ctx);
+    }
+
+    /// Prunes the next slice after a pause, or earlier if that is scheduled.
+    pub(super) fn schedule_prune(&mut self, pause: Duration, ctx: &mut Context<Self>) {
+        let at = Instant::now() + pause;
+        match self.next_prune {
+            Some((_, scheduled)) if scheduled > Instant::now() && scheduled <= at => return,
+            Some((timer, _)) => {
+                ctx.cancel_future(timer);
+            }
+            None => {}
+        }
+        self.next_prune = Some((ctx.run_later(pause, Self::prune), at));
+    }
+
+    /// Prunes the next slice soon. A file of limited size must not fill up with what was pruned.
+    pub(super) fn prune_soon(&mut self, ctx: &mut Context<Self>) {
+        self.schedule_prune(SLICE_PAUSE, ctx);
     }
 
     /// Prunes messages that have expired at the time `now`, or deletes what was pruned before.
@@ -62,28 +81,41 @@ impl Writer {
 
     /// Deletes a limited number of rows. Returns whether the pass has more to do.
     fn delete_slice(&mut self) -> rusqlite::Result<bool> {
-        // An id is recognized by the times of appends, not by the present time.
-        let cutoff = millis(self.clock.latest().minus(DEDUPLICATION_WINDOW));
+        let cutoff = cutoff(self.clock);
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut rows = 0;
-        while rows < ROWS_MAX
-            && let Some(pruned) = Pruned::find(&transaction)?
-        {
-            rows += pruned.delete_slice(&transaction, cutoff)?;
-        }
-        if self.prune_cursor == 0 {
-            delete_change_ids(&transaction, cutoff)?;
-        }
+        let rows = delete_pruned(&transaction, cutoff, ROWS_MAX)?;
+        let ids = delete_change_ids(&transaction, cutoff)?;
         let has_change_ids = schema::has_change_ids(&transaction)?;
         let resume_buffer = count(self.options.resume_buffer);
-        let next = delete_remains(&transaction, self.prune_cursor, cutoff, resume_buffer)?;
+        let remains = delete_remains(&transaction, self.prune_cursor, cutoff, resume_buffer)?;
         transaction.commit()?;
         self.has_change_ids = has_change_ids;
         self.checkpoint.removed_text |= rows > 0;
-        self.prune_cursor = next;
-        Ok(rows >= ROWS_MAX || next != 0)
+        self.prune_cursor = remains.cursor;
+        Ok(rows >= ROWS_MAX || ids == ROWS_MAX || remains.has_more)
     }
+}
+
+/// Returns the time up to which ids are not recognized any more. It depends on the times of
+/// appends, not on the present time.
+pub(super) fn cutoff(clock: Clock) -> i64 {
+    millis(clock.latest().minus(DEDUPLICATION_WINDOW))
+}
+
+/// Deletes about `rows_max` pruned messages from the file. Returns about the number of rows.
+pub(super) fn delete_pruned(
+    connection: &Connection,
+    cutoff: i64,
+    rows_max: i64,
+) -> rusqlite::Result<i64> {
+    let mut rows = 0;
+    while rows < rows_max
+        && let Some(pruned) = Pruned::find(connection)?
+    {
+        rows += pruned.delete_slice(connection, cutoff, rows_max - rows)?;
+    }
+    Ok(rows)
 }
 
 /// Pruned messages of a room that are still in the file.
@@ -105,13 +137,18 @@ impl Pruned {
     }
 
     /// Deletes some of the messages and what belongs to them. Returns about the number of rows.
-    fn delete_slice(&self, connection: &Connection, cutoff: i64) -> rusqlite::Result<i64> {
+    fn delete_slice(
+        &self,
+        connection: &Connection,
+        cutoff: i64,
+        rows_max: i64,
+    ) -> rusqlite::Result<i64> {
         let Self { room, after, floor } = *self;
         let select = "SELECT seq FROM messages WHERE room = ?1 AND seq > ?2 AND seq <= ?3
                       ORDER BY seq LIMIT 1 OFFSET ?4";
         let last = connection
             .prepare_cached(select)?
-            .query_row((room, after, floor, ROWS_MAX - 1), |row| row.get(0))
+            .query_row((room, after, floor, rows_max - 1), |row| row.get(0))
             .optional()?
             .unwrap_or(floor);
         let reactions = connection
@@ -137,7 +174,7 @@ impl Pruned {
             .prepare_cached("UPDATE rooms SET changes = changes - ?2 WHERE id = ?1")?
             .execute((room, count(changes + edits)))?;
         if count(reactions) == REACTIONS_MAX || count(changes) == ROWS_MAX {
-            return Ok(ROWS_MAX);
+            return Ok(rows_max);
         }
         let range = (room, after, last);
         connection
@@ -163,8 +200,8 @@ impl Pruned {
     }
 }
 
-/// Deletes ids of changes that are not recognized any more.
-fn delete_change_ids(connection: &Connection, cutoff: i64) -> rusqlite::Result<()> {
+/// Deletes some ids of changes that are not recognized any more. Returns their number.
+fn delete_change_ids(connection: &Connection, cutoff: i64) -> rusqlite::Result<i64> {
     connection
         .prepare_cached(
             "DELETE FROM change_ids WHERE seq IN (
@@ -172,40 +209,49 @@ fn delete_change_ids(connection: &Connection, cutoff: i64) -> rusqlite::Result<(
                  WHERE at <= ?1)",
         )?
         .execute((cutoff, ROWS_MAX))
-        .map(|_| ())
+        .map(count)
 }
 
-/// Deletes tombstones and superfluous changes of the next rooms. Returns the last room, or 0 after
-/// all rooms.
+/// How far a pass over all rooms has come.
+struct Remains {
+    /// The last room that is finished, or 0 at the beginning of a pass.
+    cursor: i64,
+    /// Whether the pass has more to do.
+    has_more: bool,
+}
+
+/// Deletes tombstones and superfluous changes of the next rooms.
 fn delete_remains(
     connection: &Connection,
     cursor: i64,
     cutoff: i64,
     resume_buffer: i64,
-) -> rusqlite::Result<i64> {
+) -> rusqlite::Result<Remains> {
     let select = "SELECT id, coalesce(unpruned, floor), changes FROM rooms WHERE id > ?1 ORDER BY id LIMIT ?2";
     let mut select = connection.prepare_cached(select)?;
     let rooms =
         select.query_map((cursor, ROOMS_MAX), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     let rooms = rooms.collect::<rusqlite::Result<Vec<(i64, i64, i64)>>>()?;
     let mut rows = 0;
-    let mut last = 0;
+    let mut last = cursor;
     for (room, pruned, changes) in rooms {
         if rows >= ROWS_MAX {
-            return Ok(last);
+            return Ok(Remains { cursor: last, has_more: true });
         }
-        last = room;
-        if pruned > 0 {
-            rows += delete_tombstones(connection, room, pruned, cutoff)?;
-        }
+        let tombstones =
+            if pruned > 0 { delete_tombstones(connection, room, pruned, cutoff)? } else { 0 };
         let surplus = (changes - resume_buffer).clamp(0, ROWS_MAX);
-        if surplus > 0 {
-            rows += forget_changes(connection, room, surplus)?;
+        let forgotten = if surplus > 0 { forget_changes(connection, room, surplus)? } else { 0 };
+        if tombstones == ROWS_MAX || forgotten == ROWS_MAX {
+            // The room may have more.
+            return Ok(Remains { cursor: last, has_more: true });
         }
+        rows += tombstones + forgotten;
+        last = room;
     }
     let select = "SELECT 1 FROM rooms WHERE id > ?1";
     let has_more = connection.prepare_cached(select)?.exists([last])?;
-    Ok(if has_more && last != 0 { last } else { 0 })
+    Ok(Remains { cursor: if has_more { last } else { 0 }, has_more })
 }
 
 /// Deletes some tombstones of a room, which are all its rows up to `pruned`. Returns their number.

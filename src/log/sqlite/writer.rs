@@ -55,6 +55,8 @@ pub struct Writer {
     /// Whether the connection must be reopened before it is used again.
     pub(super) needs_reopen: bool,
     pub(super) options: Options,
+    /// The timer of the next slice of pruning, and its time.
+    pub(super) next_prune: Option<(SpawnHandle, Instant)>,
     /// The id of the last room that the current pruning pass has finished.
     pub(super) prune_cursor: i64,
     lock: Option<Arc<Lock>>,
@@ -85,7 +87,7 @@ impl Actor for Writer {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_later(self.options.prune_interval, Self::prune);
+        self.schedule_prune(self.options.prune_interval, ctx);
         // The process before may have removed a text shortly before it ended.
         self.checkpoint.removed_text = true;
         self.schedule_checkpoint(ctx);
@@ -110,7 +112,12 @@ impl Handler<Append> for Writer {
 
     fn handle(&mut self, Append { ticket, drafts }: Append, ctx: &mut Self::Context) {
         match self.append_at(Timestamp::now(), drafts) {
-            Ok(applied) => self.send(committed(*applied, ticket)),
+            Ok(applied) => {
+                if applied.has_pruned {
+                    self.prune_soon(ctx);
+                }
+                self.send(committed(*applied, ticket));
+            }
             Err(AppendError::Failed(error)) => self.send(FromLog::Rejected { ticket, error }),
             Err(AppendError::Unknown(applied, error)) => {
                 warn!("an append may be committed or not, checking the history file: {error}");
@@ -183,6 +190,7 @@ impl Writer {
             needs_reopen: false,
             file: FileWatch::new(&options.path),
             options,
+            next_prune: None,
             prune_cursor: 0,
             lock,
             #[cfg(test)]

@@ -50,6 +50,27 @@ fn message_has_at_most_65536_reactions() {
 }
 
 #[test]
+fn page_for_the_hub_with_very_many_reactions_has_fewer_messages() {
+    let folder = folder();
+    let path = folder.path().join("log.db");
+    let mut writer = writer(&options(&path));
+    let react = |n| Action::React { target: Seq::new(n), emoji: emoji(0), on: true };
+    let mut drafts: Vec<_> = (0..5).map(|n| draft("a", &format!("{n}"))).collect();
+    drafts.extend((1..=5).map(|n| draft_of("a", react(n))));
+    writer.append(&drafts).expect("a commit");
+    let shown = |count| {
+        let many = "UPDATE reaction_counts SET count = ?1";
+        writer.connection.execute(many, [count]).expect("an update");
+        let Messages { messages, reactions, floor, more, .. } = for_hub(&path, 100);
+        assert_eq!(reactions.len(), messages.len());
+        (texts(&messages).join(" "), floor.get(), more)
+    };
+    assert_eq!(shown(30_000), ("0 1 2 3 4".to_owned(), 0, false));
+    assert_eq!(shown(60_000), ("3 4".to_owned(), 3, true));
+    assert_eq!(shown(1_000_000), ("4".to_owned(), 4, true));
+}
+
+#[test]
 fn changes_beyond_the_resume_buffer_are_forgotten_and_the_floor_says_so() {
     let folder = folder();
     let path = folder.path().join("log.db");
@@ -76,6 +97,35 @@ fn changes_beyond_the_resume_buffer_are_forgotten_and_the_floor_says_so() {
     assert!(writer.append_at(at, vec![]).is_ok());
     prune(&mut writer, at);
     assert_eq!(select_number(&path, "SELECT count(*) FROM change_ids"), 0);
+}
+
+#[test]
+fn one_pass_deletes_everything_that_is_not_kept() {
+    let folder = folder();
+    let path = folder.path().join("log.db");
+    let options = with_settings(&options(&path), |settings| settings.keep_messages = 1);
+    let mut writer = writer(&Options { resume_buffer: 0, ..options });
+    let id = |n: usize| Some(MessageId::parse(&format!("id {n}")).expect("an id"));
+    for name in ["a", "b"] {
+        let topic = Action::Room { topic: Topic::parse("Tea").expect("a topic") };
+        let mut drafts: Vec<_> =
+            (0..1200).map(|n| Draft { id: id(n), ..draft(name, "hello") }).collect();
+        drafts.extend((1200..2400).map(|n| Draft { id: id(n), ..draft_of(name, topic.clone()) }));
+        let verdicts = writer.append(&drafts).expect("a commit");
+        let target = seq(verdicts[1199]);
+        let react = Action::React { target, emoji: emoji(0), on: true };
+        writer.append(&vec![draft_of(name, react); 1200]).expect("a commit");
+    }
+    prune(&mut writer, Timestamp::now());
+    let numbers = || {
+        ["changes", "messages", "change_ids"]
+            .map(|table| select_number(&path, &format!("SELECT count(*) FROM {table}")))
+    };
+    assert_eq!(numbers(), [0, 2400, 2400]);
+    let at = later(2 * DAY);
+    assert!(writer.append_at(at, vec![]).is_ok());
+    prune(&mut writer, at);
+    assert_eq!(numbers(), [0, 2, 0]);
 }
 
 #[test]
