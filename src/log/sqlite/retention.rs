@@ -107,7 +107,7 @@ impl AppendTransaction<'_> {
         let sizes = sizes.collect::<rusqlite::Result<Vec<(String, i64)>>>()?;
         let level = level(sizes.iter().map(|(_, bytes)| *bytes), self.kept_bytes, most);
         // Each room becomes smaller than the level by a part of a message.
-        let mut slack = 4 * count(MESSAGE_BYTES);
+        let mut slack = count(MESSAGE_BYTES);
         loop {
             let large = sizes.iter().take_while(|(_, bytes)| *bytes > level + slack);
             let (mut pruned, mut kept_bytes) = (Vec::new(), self.kept_bytes);
