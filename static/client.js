@@ -281,6 +281,7 @@ export class Client {
       this.#serverNick = event.nick;
     } else if (event.type === "joined" && request?.room !== undefined) {
       this.#renameRoom(request.room, event.room);
+      this.#checkEpoch(request.room, event.epoch);
     } else if (event.type === "error" && request !== undefined) {
       this.#failed(event, request);
     }
@@ -311,6 +312,14 @@ export class Client {
       this.rooms.delete(room.name);
       room.name = name;
       this.rooms.has(name) || this.rooms.set(name, room);
+    }
+  }
+
+  /** Drops references to messages of another history, whose numbers differ. @param {Room} room @param {string} epoch */
+  #checkEpoch(room, epoch) {
+    if (room.epoch !== null && room.epoch !== epoch) {
+      room.pending = room.pending.filter(({ command }) => !("seq" in command));
+      room.pending.forEach(({ command }) => "reply_to" in command && delete command.reply_to);
     }
   }
 

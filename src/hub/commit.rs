@@ -142,10 +142,15 @@ impl Hub {
     /// Handles a message from the log, and starts the next append.
     fn take_from_log(&mut self, from_log: FromLog) {
         match from_log {
-            FromLog::Committed { entries, head, own } => self.committed(entries, head, own),
+            FromLog::Committed { entries, head, floors, own } => {
+                self.committed(entries, head, own);
+                for (room, floor) in floors {
+                    self.rings.prune_to(&room, floor);
+                }
+            }
             FromLog::Rejected { ticket, error } => self.rejected(ticket, &error),
             FromLog::Stalled(stalled) => self.set_stalled(stalled),
-            FromLog::NewEpoch(epoch) => self.begin_epoch(epoch),
+            FromLog::NewEpoch { epoch, head } => self.begin_epoch(epoch, head),
             FromLog::Died => {}
         }
         if self.log.is_idle() && !self.log.stalled {
@@ -202,12 +207,7 @@ impl Hub {
                 due.push((room.clone(), Some(*accepted)));
             }
         }
-        for (name, _) in &due {
-            if let Some(room) = self.rooms.get_mut(name) {
-                room.in_flight = false;
-            }
-        }
-        let own_rooms = due.len();
+        let (own_rooms, is_own) = (due.len(), settled.is_some());
         let mut entries = entries.into_iter().peekable();
         while let Some(first) = entries.next() {
             let (Some(name), Audience::Room) = (first.room().cloned(), first.audience()) else {
@@ -217,9 +217,13 @@ impl Hub {
             while let Some(next) = entries.next_if(|next| next.room() == Some(&name)) {
                 in_room.push(next);
             }
-            let is_own = due[..own_rooms].iter().any(|(own, _)| *own == name);
             if self.hold_back(&name, in_room, is_own) {
                 due.push((name, None));
+            }
+        }
+        for (name, _) in &due[..own_rooms] {
+            if let Some(room) = self.rooms.get_mut(name) {
+                room.in_flight = false;
             }
         }
         self.deliver_rooms(due);
@@ -239,9 +243,10 @@ impl Hub {
         }
     }
 
-    /// Adds entries to the undelivered ones of their room. Entries of the hub's own append were
-    /// paced before it, and the caller delivers them at once. For other entries, returns true if
-    /// the caller must deliver them now. Otherwise schedules their delivery.
+    /// Adds entries to the undelivered ones of their room. If they answer an append of the hub
+    /// (`is_own`) and the room is in flight, they were paced before the append, and the caller
+    /// delivers them at once. For other entries, returns true if the caller must deliver them now.
+    /// Otherwise schedules their delivery.
     fn hold_back(&mut self, name: &RoomName, entries: Vec<Entry>, is_own: bool) -> bool {
         let Some(room) = self.rooms.get_mut(name) else {
             self.remember(name, &entries);
@@ -249,7 +254,7 @@ impl Hub {
         };
         room.undelivered.extend(entries);
         let now = Instant::now();
-        if is_own || std::mem::replace(&mut room.scheduled, true) {
+        if is_own && room.in_flight || std::mem::replace(&mut room.scheduled, true) {
             return false;
         }
         if room.next_flush <= now {
@@ -333,11 +338,7 @@ impl Hub {
         self.log.waiting.clear();
         let names: Vec<_> = self.rooms.keys().cloned().collect();
         for name in names {
-            let in_flight = self.rooms.get(&name).is_some_and(|room| room.in_flight);
-            let flush = self.take_pending(&name);
-            if let Some(room) = self.rooms.get_mut(&name) {
-                room.in_flight = in_flight;
-            }
+            let flush = self.take_unsent(&name);
             for Pending { sender, .. } in flush.pending {
                 self.metrics.count_message(Outcome::Failed);
                 self.reject_busy(sender);
@@ -353,13 +354,36 @@ impl Hub {
         }
     }
 
-    /// Discards the rings, whose sequence numbers are of the former epoch, and closes all
+    /// Discards everything that refers to sequence numbers of the former epoch, and closes all
     /// connections. Clients reconnect and read the history again.
-    fn begin_epoch(&mut self, epoch: Epoch) {
+    fn begin_epoch(&mut self, epoch: Epoch, head: Seq) {
         warn!("the log begins a new epoch; closing all connections");
-        self.log.epoch = epoch;
+        (self.log.epoch, self.log.head) = (epoch, head);
         self.rings.clear();
+        self.reads.clear();
+        self.log.waiting.clear();
+        let names: Vec<_> = self.rooms.keys().cloned().collect();
+        for name in &names {
+            // A draft may refer to a message by a sequence number of the former epoch.
+            for Pending { sender, .. } in self.take_unsent(name).pending {
+                self.reject_busy(sender);
+            }
+            if let Some(room) = self.rooms.get_mut(name) {
+                room.forget_entries();
+            }
+        }
         self.close_all(DisconnectReason::NewEpoch);
+        names.iter().for_each(|name| self.close_room_if_idle(name));
+    }
+
+    /// Takes the pending drafts of a room, which are not sent to the log.
+    fn take_unsent(&mut self, name: &RoomName) -> Flush {
+        let in_flight = self.rooms.get(name).is_some_and(|room| room.in_flight);
+        let flush = self.take_pending(name);
+        if let Some(room) = self.rooms.get_mut(name) {
+            room.in_flight = in_flight;
+        }
+        flush
     }
 }
 

@@ -77,8 +77,9 @@ impl LogBackend for MemoryLog {
 
     fn append(&mut self, Append { ticket, drafts }: Append) -> Option<FromLog> {
         let (entries, placed) = self.replica.apply(Timestamp::now(), drafts);
+        let (head, floors) = (self.replica.head(), self.replica.take_floors());
         let own = Some(Own { ticket, placed });
-        Some(FromLog::Committed { entries, head: self.replica.head(), own })
+        Some(FromLog::Committed { entries, head, floors, own })
     }
 
     fn page(&mut self, page: Page) -> Option<Paged> {

@@ -130,6 +130,9 @@ pub enum FromLog {
         entries: Vec<Entry>,
         /// The sequence number of the log's last entry.
         head: Seq,
+        /// For each room whose messages were pruned, the sequence number of the last pruned one.
+        /// The hub removes the messages up to it from its ring.
+        floors: Vec<(RoomName, Seq)>,
         /// The outcome of this hub's append, if this is the answer to one.
         own: Option<Own>,
     },
@@ -145,7 +148,12 @@ pub enum FromLog {
     /// drafts.
     Stalled(bool),
     /// The log begins a new epoch. The same sequence numbers may now stand for other entries.
-    NewEpoch(Epoch),
+    NewEpoch {
+        /// The new epoch.
+        epoch: Epoch,
+        /// The sequence number of the last entry.
+        head: Seq,
+    },
     /// The log has stopped. This is the last message.
     Died,
 }

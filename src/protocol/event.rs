@@ -151,7 +151,8 @@ impl Event {
     pub(crate) fn bytes(&self) -> usize {
         let contents = match self {
             Self::Joined { topic, messages, counts, changes, .. } => {
-                let changes = changes.iter().map(|change| change.kind.text_bytes());
+                let changes =
+                    changes.iter().map(|change| size_of::<Change>() + change.kind.text_bytes());
                 topic.as_str().len() + contents_bytes(messages, counts) + changes.sum::<usize>()
             }
             Self::History { messages, counts, .. } => contents_bytes(messages, counts),

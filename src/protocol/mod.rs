@@ -24,6 +24,10 @@ pub enum Protocol {
     Json,
 }
 
+/// The bytes that a change counts in addition to its text and its id. Its row in a history file
+/// takes about as much.
+const CHANGE_BYTES: usize = 128;
+
 /// A command of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -127,13 +131,19 @@ pub enum Command {
 }
 
 impl Command {
-    /// Returns the length of the text in bytes, if the command adds an entry to the log. Returns
-    /// `None` for other commands.
+    /// Returns the bytes that the command counts against rates and the backlog, if it adds an entry
+    /// to the log: the length of its text, and for a change also its id and [`CHANGE_BYTES`].
+    /// Returns `None` for other commands.
     pub(crate) fn published_bytes(&self) -> Option<usize> {
+        let change = |text: &str, id: &Option<MessageId>| {
+            let id = id.as_ref().map_or(0, |id| id.as_str().len());
+            Some(text.len() + id + CHANGE_BYTES)
+        };
         match self {
-            Self::Say { text, .. } | Self::Edit { text, .. } => Some(text.as_str().len()),
-            Self::SetRoom { topic, .. } => Some(topic.as_str().len()),
-            Self::Delete { .. } | Self::React { .. } => Some(0),
+            Self::Say { text, .. } => Some(text.as_str().len()),
+            Self::Edit { text, id, .. } => change(text.as_str(), id),
+            Self::SetRoom { topic, id, .. } => change(topic.as_str(), id),
+            Self::Delete { id, .. } | Self::React { id, .. } => change("", id),
             Self::Hello { .. }
             | Self::Nick { .. }
             | Self::Join { .. }

@@ -180,7 +180,7 @@ impl Session {
         }
     }
 
-    /// Sends a message or a change with a text of this length to the hub. If the backlog is full,
+    /// Sends a message or a change that counts this many bytes to the hub. If the backlog is full,
     /// waits and reads nothing more, so a client that sends faster than the hub accepts is slowed
     /// down by TCP. Deliveries and timers go on meanwhile, which `ctx.wait` would prevent.
     fn publish<M>(

@@ -493,6 +493,36 @@ async fn pruned_message_is_not_found() {
     .await;
 }
 
+/// The hub removes messages that the log has pruned from its ring, because they cannot be changed
+/// any more.
+#[actix_web::test]
+async fn message_that_is_pruned_by_bytes_is_in_no_answer() {
+    // Five messages of 200 bytes and some short ones.
+    let keep_little = |config: Config| Config { keep_bytes: Some(1800), ..config };
+    on_both_logs(keep_little, async |server| {
+        let mut ada = member(server, "ada").await;
+        let first = ada.post("first").await;
+        ada.change("edit", "edited", json!({"seq": first, "text": "the first"})).await;
+        let reply = json!({"text": "answer", "reply_to": first});
+        ada.change("say", "message", reply).await;
+        assert_eq!(ada.history(json!({})).await["messages"][1]["quote"]["text"], "the first");
+        for _ in 0..5 {
+            ada.post(&"x".repeat(200)).await;
+        }
+        let mut ben = JsonClient::hello(server.addr(), key("ben")).await;
+        ben.send(&[join_command("a")]).await;
+        let joined = ben.expect("joined").await;
+        for answer in [joined, ada.history(json!({})).await] {
+            assert!(!answer.to_string().contains("first"), "{answer}");
+            assert_eq!(answer["messages"][0]["text"], "answer");
+            assert_eq!(answer["messages"][0]["reply_to"], first);
+        }
+        ada.send(&[command("delete", json!({"seq": first}))]).await;
+        ada.expect_error("not_found").await;
+    })
+    .await;
+}
+
 /// Changes count as messages for the rates.
 #[actix_web::test]
 async fn changes_are_limited_like_messages() {

@@ -187,7 +187,7 @@ impl Handler<AnswerAppend> for FakeLog {
         });
         let (entries, head) = (kept.collect(), Seq::new(self.stored.len() as u64));
         let own = Some(Own { ticket, placed });
-        self.handle(HandOut(FromLog::Committed { entries, head, own }), ctx);
+        self.handle(HandOut(FromLog::Committed { entries, head, floors: Vec::new(), own }), ctx);
     }
 }
 

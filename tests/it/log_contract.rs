@@ -48,7 +48,7 @@ fn foreign(seq: u64, text: &str) -> Entry {
 /// Returns a commit that is not the hub's own.
 fn commit(entries: Vec<Entry>) -> HandOut {
     let head = entries.last().unwrap().seq();
-    HandOut(FromLog::Committed { entries, head, own: None })
+    HandOut(FromLog::Committed { entries, head, floors: Vec::new(), own: None })
 }
 
 impl Setup {
@@ -119,7 +119,12 @@ async fn entries_of_others_are_delivered_in_the_order_of_the_log() {
     setup.log.do_send(commit(vec![foreign(1, "one"), foreign(2, "two")]));
     let own = Some(Own { ticket, placed: vec![Verdict::Kept(Seq::new(4))] });
     let entries = vec![foreign(3, "three"), foreign(4, "own")];
-    setup.log.do_send(HandOut(FromLog::Committed { entries, head: Seq::new(4), own }));
+    setup.log.do_send(HandOut(FromLog::Committed {
+        entries,
+        head: Seq::new(4),
+        floors: Vec::new(),
+        own,
+    }));
     let expected = ["a 1 one", "a 2 two", "a 3 three", "a 4 own", "said a 4 new"];
     assert_eq!(setup.received(&to_ada).await, expected);
 }
@@ -324,13 +329,37 @@ async fn history_that_is_read_while_a_message_is_edited_shows_the_edit() {
 }
 
 #[actix_web::test]
+async fn messages_up_to_a_floor_are_in_no_answer_any_more() {
+    let setup = Setup::new(Duration::ZERO);
+    let (ada, to_ada) = setup.member().await;
+    setup.log.do_send(commit((1..=5).map(|seq| foreign(seq, &format!("t{seq}"))).collect()));
+    let (entries, head, own) = (vec![foreign(6, "t6")], Seq::new(6), None);
+    let floors = vec![(room("a"), Seq::new(4)), (room("elsewhere"), Seq::new(5))];
+    setup.log.do_send(HandOut(FromLog::Committed { entries, head, floors, own }));
+    setup.settle().await;
+    let (range, limit, reference) = (HistoryRange::Latest, 10, None);
+    let history = History { client: ada, room: room("a"), range, limit, reference };
+    setup.hub.send(history).await.unwrap();
+    let received = setup.received(&to_ada).await;
+    assert_eq!(received.last().map(String::as_str), Some(r#"history a ["t5", "t6"] false"#));
+}
+
+#[actix_web::test]
 async fn new_epoch_closes_all_clients_and_nobody_resumes_from_the_old_one() {
     let setup = Setup::new(Duration::ZERO);
-    let (_, to_ada) = setup.member().await;
+    let (ada, to_ada) = setup.member().await;
     setup.log.do_send(commit(vec![foreign(1, "lost")]));
     assert_eq!(setup.received(&to_ada).await, ["a 1 lost"]);
-    setup.log.do_send(HandOut(FromLog::NewEpoch(Epoch::of("new"))));
-    assert_eq!(setup.received(&to_ada).await, ["a 1 lost", "close new_epoch"]);
+    // A waiting draft may refer to a message by a sequence number of the former epoch.
+    setup.say(ada, "in flight").await;
+    setup.edit(ada, 1, "never").await;
+    let (epoch, head) = (Epoch::of("new"), Seq::default());
+    setup.log.do_send(HandOut(FromLog::NewEpoch { epoch, head }));
+    let expected = ["a 1 lost", "error busy", "close new_epoch"];
+    assert_eq!(setup.received(&to_ada).await, expected);
+    setup.log.do_send(AnswerAppend { success: false });
+    setup.settle().await;
+    assert_eq!(setup.log.send(PendingTicket).await.unwrap(), None);
     assert_eq!(DisconnectReason::NewEpoch.code(), Some(1012));
 
     let (client, actor) = setup.registered().await;

@@ -124,6 +124,26 @@ test("a change without an answer is sent again after a reconnection, unless it w
   assert.deepEqual(room.pending, []);
 });
 
+test("what refers to a message of another history is not sent", (t) => {
+  const { client, room } = connect(t);
+  client.delete(room, 1);
+  client.edit(room, 2, "new");
+  client.react(room, 3, "👍");
+  client.say(room, "hello", 7);
+  client.setRoom(room, "Tea");
+  reconnect(client, { epoch: "another" });
+  const socket = FakeSocket.last;
+  for (let n = 1; n <= 2; n++) {
+    const { id, ref } = socket.commands.at(-1);
+    socket.receive({ type: "said", room: "tea", seq: 10 + n, id, duplicate: false, ref });
+  }
+  assert.deepEqual(socket.commands.map(({ id, ref, ...command }) => command), [
+    { type: "say", room: "tea", text: "hello" },
+    { type: "set_room", room: "tea", topic: "Tea" },
+  ]);
+  assert.deepEqual(room.pending, []);
+});
+
 test("a rejected change is dropped, a rejected message is kept", (t) => {
   const { client, room, received } = connect(t);
   client.edit(room, 1, "new");

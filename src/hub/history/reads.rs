@@ -69,8 +69,17 @@ impl Purpose {
 }
 
 impl Reads {
+    /// Discards all reads. Answers that arrive later are ignored.
+    pub(in crate::hub) fn clear(&mut self) {
+        self.in_progress.clear();
+        self.waiting.clear();
+    }
+
     /// Notes changes that are delivered to a room while its history is read.
     pub(super) fn note_changes(&mut self, room: &RoomName, entries: &[Entry]) {
+        if !entries.iter().any(|entry| matches!(entry, Entry::Change(_))) {
+            return;
+        }
         let waiting = self.waiting.iter_mut().map(|read| &mut read.purpose);
         for purpose in self.in_progress.values_mut().chain(waiting) {
             if let Purpose::History { request, changes, .. } = purpose

@@ -3,7 +3,7 @@
 //! in bytes: the least recently used one is removed first. A ring that was removed is read from the
 //! log when it is needed again.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +47,10 @@ pub(in crate::hub) struct Ring {
     reaction_bytes: usize,
     /// The memory of all messages and changes, including their texts.
     bytes: usize,
+    /// The messages with a quote, as pairs of the quoted message and the reply.
+    replies: BTreeSet<(Seq, Seq)>,
+    /// The last edit of each message.
+    edits: BTreeMap<Seq, Seq>,
 }
 
 impl Ring {
@@ -73,6 +77,9 @@ impl Ring {
     fn push_message(&mut self, message: Arc<ChatMessage>) {
         self.text_bytes += message.text.as_str().len();
         self.bytes += message.memory_bytes();
+        if let (Some(target), Some(_)) = (message.reply_to, &message.quote) {
+            self.replies.insert((target, message.seq));
+        }
         self.messages.push_back(message);
     }
 
@@ -82,9 +89,7 @@ impl Ring {
                 if self.find(*target).is_some_and(|at| self.messages[at].deleted) {
                     return;
                 }
-                self.forget_changes(|kind| {
-                    matches!(kind, ChangeKind::Edit { .. }) && kind.target() == Some(*target)
-                });
+                self.forget_edit(*target);
                 self.change_message(*target, |message| {
                     message.text = text.clone();
                     message.edited_at = Some(change.at);
@@ -93,6 +98,7 @@ impl Ring {
             }
             ChangeKind::Delete { target } => {
                 self.forget_changes(|kind| kind.target() == Some(*target));
+                self.edits.remove(target);
                 self.forget_reactions(*target);
                 self.change_message(*target, |message| {
                     message.text = MessageText::deleted();
@@ -114,6 +120,9 @@ impl Ring {
     }
 
     fn add_change(&mut self, change: Arc<Change>) {
+        if let ChangeKind::Edit { target, .. } = change.kind {
+            self.edits.insert(target, change.seq);
+        }
         self.change_text_bytes += change.kind.text_bytes();
         self.bytes += CHANGE_BYTES + change.kind.text_bytes();
         self.changes.push_back(change);
@@ -131,6 +140,20 @@ impl Ring {
         });
         self.change_text_bytes -= bytes;
         self.bytes -= removed * CHANGE_BYTES + bytes;
+    }
+
+    /// Removes the change that has set the text of a message.
+    fn forget_edit(&mut self, target: Seq) {
+        let Some(edit) = self.edits.remove(&target) else { return };
+        let found = self.changes.binary_search_by_key(&edit, |change| change.seq);
+        if let Some(change) = found.ok().and_then(|at| self.changes.remove(at)) {
+            self.forget_bytes_of(&change);
+        }
+    }
+
+    fn forget_bytes_of(&mut self, change: &Change) {
+        self.change_text_bytes -= change.kind.text_bytes();
+        self.bytes -= CHANGE_BYTES + change.kind.text_bytes();
     }
 
     fn find(&self, seq: Seq) -> Option<usize> {
@@ -156,23 +179,41 @@ impl Ring {
     }
 
     /// Replaces the text in quotes of a message, or removes the quotes if `text` is `None`. The
-    /// message itself may be older than the ring. Only later messages can reply to it.
+    /// message itself may be older than the ring.
     fn replace_quotes(&mut self, target: Seq, text: Option<&MessageText>) {
-        let later = self.messages.partition_point(|message| message.seq <= target);
-        let mut new = None;
-        for at in later..self.messages.len() {
-            let reply = &self.messages[at];
-            if reply.reply_to == Some(target)
-                && let Some(old) = &reply.quote
-            {
-                if new.is_none() {
-                    let quote = |text: &MessageText| Quote::new(old.nick.clone(), text.as_str());
-                    new = text.map(|text| Arc::new(quote(text)));
-                }
-                let reply = ChatMessage { quote: new.clone(), ..ChatMessage::clone(reply) };
-                self.replace(at, reply);
+        let replies = self.replies.range((target, Seq::default())..=(target, Seq::MAX));
+        for (_, reply) in replies.copied().collect::<Vec<_>>() {
+            self.change_message(reply, |reply| {
+                let nick = reply.quote.as_ref().map(|quote| quote.nick.clone());
+                let quote = nick.zip(text).map(|(nick, text)| Quote::new(nick, text.as_str()));
+                reply.quote = quote.map(Arc::new);
+            });
+            if text.is_none() {
+                self.replies.remove(&(target, reply));
             }
         }
+    }
+
+    /// Removes the messages that the log has pruned, which are those up to a floor, and their texts
+    /// in edits and quotes.
+    fn prune_to(&mut self, floor: Seq) {
+        while self.messages.front().is_some_and(|oldest| oldest.seq <= floor) {
+            self.pop_message();
+        }
+        while self.changes.front().is_some_and(|oldest| oldest.seq <= floor) {
+            self.pop_change();
+        }
+        while let Some((&target, _)) = self.edits.first_key_value()
+            && target <= floor
+        {
+            self.forget_edit(target);
+        }
+        while let Some(&(target, _)) = self.replies.first()
+            && target <= floor
+        {
+            self.replace_quotes(target, None);
+        }
+        self.floor = self.floor.max(floor);
     }
 
     /// Adds or removes a reaction to a message, if the message is in the ring.
@@ -210,14 +251,19 @@ impl Ring {
             self.text_bytes -= oldest.text.as_str().len();
             self.bytes -= oldest.memory_bytes();
             self.forget_reactions(oldest.seq);
+            if let Some(target) = oldest.reply_to {
+                self.replies.remove(&(target, oldest.seq));
+            }
             self.floor = self.floor.max(oldest.seq);
         }
     }
 
     fn pop_change(&mut self) {
         if let Some(oldest) = self.changes.pop_front() {
-            self.change_text_bytes -= oldest.kind.text_bytes();
-            self.bytes -= CHANGE_BYTES + oldest.kind.text_bytes();
+            self.forget_bytes_of(&oldest);
+            if let ChangeKind::Edit { target, .. } = oldest.kind {
+                self.edits.remove(&target);
+            }
             self.floor = self.floor.max(oldest.seq);
         }
     }
@@ -386,6 +432,13 @@ impl Rings {
     /// Adds entries to the ring of a room, if there is one.
     pub(in crate::hub) fn push(&mut self, room: &RoomName, entries: &[Entry]) {
         self.change(room, |ring| entries.iter().for_each(|entry| ring.push(entry)));
+    }
+
+    /// Removes the messages up to a floor, which the log has pruned, from the ring of a room.
+    pub(in crate::hub) fn prune_to(&mut self, room: &RoomName, floor: Seq) {
+        if self.rings.contains(room) {
+            self.change(room, |ring| ring.prune_to(floor));
+        }
     }
 
     /// Changes a ring, marks it as used and applies all limits.
@@ -680,6 +733,35 @@ mod tests {
         assert_eq!(quoted(&edited).as_deref(), Some("edit 4"));
         let deleted = [edited.as_slice(), &[Step::Delete(3)]].concat();
         assert_eq!(quoted(&deleted), None);
+    }
+
+    #[test]
+    fn ring_does_not_contain_a_pruned_text() {
+        let mut rings = rings(RINGS_BYTES_MAX);
+        rings.insert(&name(0), Ring::default());
+        let edited = [Step::Say(None), Step::Say(Some(0)), Step::Say(None), Step::Edit(2)];
+        let edited: Vec<Entry> = entries(&edited);
+        let Entry::Message(first) = &edited[0] else { panic!("a message") };
+        let quoted = match &edited[1] {
+            Entry::Message(reply) => {
+                let quote = first.as_quote();
+                Entry::Message(Arc::new(ChatMessage { quote, ..ChatMessage::clone(reply) }))
+            }
+            other => panic!("{other:?}"),
+        };
+        rings.push(&name(0), &[edited[0].clone(), quoted, edited[2].clone(), edited[3].clone()]);
+        let shown = |rings: &mut Rings| {
+            let ring = rings.get(&name(0)).expect("it was inserted");
+            format!("{:?} {:?}", ring.messages, ring.changes)
+        };
+        assert_eq!(shown(&mut rings).matches("edit 4").count(), 3, "message, quote and change");
+        let bytes = rings.bytes();
+        rings.prune_to(&name(0), Seq::new(1));
+        let left = shown(&mut rings);
+        assert!(!left.contains("edit 4") && left.contains("say 2"), "{left}");
+        assert!(rings.bytes() < bytes);
+        let ring = rings.get(&name(0)).expect("it was inserted");
+        assert!(ring.after(Seq::default()).is_none() && ring.after(Seq::new(1)).is_some());
     }
 
     #[test]

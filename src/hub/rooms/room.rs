@@ -160,6 +160,13 @@ impl Room {
         }
     }
 
+    /// Discards undelivered entries, and the joins that wait for the ring.
+    pub(in crate::hub) fn forget_entries(&mut self) {
+        self.joining.clear();
+        self.delivered_since.clear();
+        self.undelivered.clear();
+    }
+
     /// Returns whether the room has no members, nobody joins, and all entries are delivered.
     pub(super) fn is_idle(&self) -> bool {
         let is_empty = self.members.is_empty() && self.joining.is_empty();

@@ -56,6 +56,8 @@ pub(crate) struct Replica {
     recent: Recent,
     /// A room that is not in `rooms` may have had entries up to this sequence number.
     dropped: Seq,
+    /// The floors that were raised since they were last taken.
+    floors: Vec<(RoomName, Seq)>,
 }
 
 /// What is remembered beside kept messages.
@@ -89,6 +91,7 @@ impl Replica {
                 changes: BTreeMap::new(),
             },
             dropped: Seq::default(),
+            floors: Vec::new(),
         }
     }
 
@@ -178,6 +181,8 @@ impl Replica {
         while let Some(name) = self.index.room_with_message_before(cutoff).cloned() {
             if let Some(room) = self.rooms.get_mut(&name) {
                 room.prune_before(cutoff, &mut self.recent);
+                let floor = room.floor();
+                self.note_floor(&name, floor);
             }
             self.reindex(&name);
         }
@@ -187,8 +192,13 @@ impl Replica {
     fn prune_by_number(&mut self, name: &RoomName) {
         let most = usize::try_from(self.settings.keep_messages).unwrap_or(usize::MAX);
         if let Some(room) = self.rooms.get_mut(name) {
+            let before = room.floor();
             while room.len() > most {
                 room.prune_oldest(&mut self.recent);
+            }
+            let floor = room.floor();
+            if floor > before {
+                self.note_floor(name, floor);
             }
         }
         self.reindex(name);
@@ -201,8 +211,23 @@ impl Replica {
         {
             if let Some(room) = self.rooms.get_mut(&name) {
                 room.prune_oldest(&mut self.recent);
+                let floor = room.floor();
+                self.note_floor(&name, floor);
             }
             self.reindex(&name);
+        }
+    }
+
+    /// Returns the floors that were raised since the last call.
+    pub(crate) fn take_floors(&mut self) -> Vec<(RoomName, Seq)> {
+        std::mem::take(&mut self.floors)
+    }
+
+    /// Notes a raised floor. The rooms of consecutive calls are often the same.
+    fn note_floor(&mut self, name: &RoomName, floor: Seq) {
+        match self.floors.last_mut() {
+            Some((last, seq)) if last == name => *seq = floor,
+            Some(_) | None => self.floors.push((name.clone(), floor)),
         }
     }
 

@@ -46,6 +46,8 @@ pub(super) struct Applied {
     pub(super) removed_text: bool,
     /// Whether pruned messages are still in the file.
     pub(super) has_pruned: bool,
+    /// The floors that were raised.
+    pub(super) floors: Vec<(RoomName, Seq)>,
 }
 
 /// A draft's outcome if it is not a duplicate.
@@ -136,6 +138,8 @@ impl<'a> AppendTransaction<'a> {
     /// Writes the remaining changes before the commit.
     pub(super) fn finish(mut self, verdicts: Vec<Verdict>) -> rusqlite::Result<Applied> {
         self.save_rooms()?;
+        let raised = |(name, room): (&RoomName, &Room)| Some((name.clone(), room.raised_floor()?));
+        let floors = self.rooms.iter().filter_map(raised).collect();
         // An append deletes more pruned rows than it adds, so that a file of limited size does not
         // fill up.
         let rows_max = count(2 * verdicts.len() + 8);
@@ -155,6 +159,7 @@ impl<'a> AppendTransaction<'a> {
             rooms: self.rooms,
             removed_text: self.removed_text,
             has_pruned,
+            floors,
         })
     }
 
@@ -165,8 +170,11 @@ impl<'a> AppendTransaction<'a> {
 
     /// Returns a room, if it exists.
     pub(super) fn find(&self, name: &RoomName) -> rusqlite::Result<Option<Room>> {
-        match self.rooms.get(name).or_else(|| self.before.rooms.get(name)) {
-            Some(room) => Ok(Some(*room)),
+        if let Some(room) = self.rooms.get(name) {
+            return Ok(Some(*room));
+        }
+        match self.before.rooms.get(name) {
+            Some(room) => Ok(Some(room.at_start_of_append())),
             None => Room::load(self.connection, name),
         }
     }

@@ -73,6 +73,8 @@ pub fn backup(
     let mut copy = Connection::open(&part).map_err(write_error)?;
     copy_pages(&snapshot, &mut copy, progress).map_err(write_error)?;
     schema::remove_epoch(&copy).map_err(write_error)?;
+    // SQLite leaves old bytes in unused parts of pages, which may be of deleted texts.
+    copy.execute_batch("VACUUM").map_err(write_error)?;
     copy.close().map_err(|(_, error)| write_error(error))?;
     publish(&part, &dest).map_err(|error| {
         if error.kind() == io::ErrorKind::AlreadyExists {

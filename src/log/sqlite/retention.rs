@@ -54,7 +54,7 @@ impl AppendTransaction<'_> {
         let mut select = self.connection.prepare(select)?;
         let names = select.query_map([count(self.settings.keep_messages)], |row| row.get(0))?;
         let names = names.collect::<rusqlite::Result<Vec<String>>>()?;
-        let mut progress = Progress::new("pruning messages beyond --keep-messages");
+        let mut progress = Progress::new("pruning messages beyond the number to keep");
         let all = names.len();
         for (done, name) in names.into_iter().enumerate() {
             self.prune_by_number(&RoomName::from_trusted(name))?;
@@ -70,7 +70,7 @@ impl AppendTransaction<'_> {
             return Ok(());
         }
         self.save_rooms()?;
-        let mut progress = Progress::new("pruning messages beyond --keep-bytes");
+        let mut progress = Progress::new("pruning messages beyond the bytes to keep");
         if self.kept_bytes - most > EXCESS_MAX {
             self.prune_to_level(most, &mut progress)?;
         }
@@ -107,7 +107,7 @@ impl AppendTransaction<'_> {
         let sizes = sizes.collect::<rusqlite::Result<Vec<(String, i64)>>>()?;
         let level = level(sizes.iter().map(|(_, bytes)| *bytes), self.kept_bytes, most);
         // Each room becomes smaller than the level by a part of a message.
-        let mut slack = 4 * count(MESSAGE_BYTES);
+        let mut slack = count(MESSAGE_BYTES);
         loop {
             let large = sizes.iter().take_while(|(_, bytes)| *bytes > level + slack);
             let (mut pruned, mut kept_bytes) = (Vec::new(), self.kept_bytes);

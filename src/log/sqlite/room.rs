@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::rows::{count, integer, millis};
+use super::rows::{self, count, integer, millis};
 use crate::domain::{RoomName, Seq, Timestamp};
 use crate::log::rules::MESSAGE_BYTES;
 
@@ -12,6 +12,8 @@ pub(super) struct Room {
     pub(super) id: i64,
     /// The current values.
     pub(super) kept: Kept,
+    /// The floor before the current append.
+    initial_floor: i64,
     /// The values in the file.
     saved: Kept,
     /// The number of added changes minus the number of removed ones since the last save.
@@ -39,7 +41,7 @@ impl Room {
         let room = select.query_row([name.as_str()], |row| {
             let (id, messages, bytes) = (row.get(0)?, row.get(1)?, row.get(2)?);
             let kept = Kept { messages, bytes, floor: row.get(3)?, oldest: row.get(4)? };
-            Ok(Self { id, kept, saved: kept, new_changes: 0 })
+            Ok(Self { id, kept, initial_floor: kept.floor, saved: kept, new_changes: 0 })
         });
         room.optional()
     }
@@ -50,7 +52,18 @@ impl Room {
             .prepare_cached("INSERT INTO rooms (name, oldest) VALUES (?1, NULL)")?
             .execute([name.as_str()])?;
         let kept = Kept { messages: 0, bytes: 0, floor: 0, oldest: None };
-        Ok(Self { id: connection.last_insert_rowid(), kept, saved: kept, new_changes: 0 })
+        let id = connection.last_insert_rowid();
+        Ok(Self { id, kept, initial_floor: kept.floor, saved: kept, new_changes: 0 })
+    }
+
+    /// Returns the room as it is at the start of another append.
+    pub(super) fn at_start_of_append(&self) -> Self {
+        Self { initial_floor: self.kept.floor, ..*self }
+    }
+
+    /// Returns the floor, if the current append has raised it.
+    pub(super) fn raised_floor(&self) -> Option<Seq> {
+        (self.kept.floor > self.initial_floor).then(|| rows::seq(self.kept.floor))
     }
 
     /// Returns whether this sequence number is after the floor.

@@ -100,6 +100,10 @@ impl Writer {
             // After a failed sync, only writing everything again makes it durable.
             schema::truncate_wal(&self.connection)
         });
-        settled.map(|_| head).map_err(|error| self.record_error(&error))
+        match settled {
+            Ok(true) => Ok(head),
+            Ok(false) => Err(LogError::Busy("another program is reading the history file".into())),
+            Err(error) => Err(self.record_error(&error)),
+        }
     }
 }

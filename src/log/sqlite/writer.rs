@@ -130,8 +130,8 @@ impl Handler<Append> for Writer {
 
 /// Returns the answer to an append that was committed.
 pub(super) fn committed(applied: Applied, ticket: u64) -> FromLog {
-    let Applied { entries, verdicts, head, .. } = applied;
-    FromLog::Committed { entries, head, own: Some(Own { ticket, placed: verdicts }) }
+    let Applied { entries, verdicts, head, floors, .. } = applied;
+    FromLog::Committed { entries, head, floors, own: Some(Own { ticket, placed: verdicts }) }
 }
 
 impl Handler<Probe> for Writer {
@@ -252,7 +252,11 @@ impl Writer {
             Ok(Vec::new())
         });
         match expired {
-            Ok(_) => Ok(()),
+            Ok(applied) => {
+                let Applied { entries, head, floors, .. } = *applied;
+                self.send(FromLog::Committed { entries, head, floors, own: None });
+                Ok(())
+            }
             Err(AppendError::Failed(error) | AppendError::Unknown(_, error)) => Err(error),
         }
     }

@@ -455,5 +455,6 @@ fn size_of_an_answer_includes_texts_quotes_counts_and_changes() {
     if let Event::Joined { changes, topic, .. } = &mut event {
         (*changes, *topic) = (self::changes(), self::topic());
     }
-    assert_eq!(event.bytes(), empty + "new".len() + 2 * topic().as_str().len());
+    let texts = "new".len() + 2 * topic().as_str().len();
+    assert_eq!(event.bytes(), empty + texts + self::changes().len() * size_of::<Change>());
 }

@@ -60,7 +60,7 @@ fn append_that_was_committed_despite_an_error_is_answered_as_committed() {
         let path = folder.path().join("log.db");
         let (writer, mut receiver) = start(&options(&path), Failpoint::AfterCommit);
         assert!(matches!(next(&mut receiver).await, FromLog::Stalled(true)));
-        let FromLog::Committed { entries, head, own } = next(&mut receiver).await else {
+        let FromLog::Committed { entries, head, own, .. } = next(&mut receiver).await else {
             panic!("not committed");
         };
         let seqs = [Seq::new(2), Seq::new(3)];
