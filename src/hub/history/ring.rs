@@ -662,7 +662,10 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
 
         /// A client that was away for a while and resumes has the same messages in the same state
         /// as a client that was there, unless the ring says that something is missing.
@@ -743,7 +746,7 @@ mod tests {
                 let quote = first.as_quote();
                 Entry::Message(Arc::new(ChatMessage { quote, ..ChatMessage::clone(reply) }))
             }
-            other => panic!("{other:?}"),
+            Entry::Change(_) | Entry::Settings(_) => panic!("a message"),
         };
         rings.push(&name(0), &[edited[0].clone(), quoted, edited[2].clone(), edited[3].clone()]);
         let shown = |rings: &mut Rings| {
