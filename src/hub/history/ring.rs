@@ -747,7 +747,7 @@ mod tests {
                 let quote = first.as_quote();
                 Entry::Message(Arc::new(ChatMessage { quote, ..ChatMessage::clone(reply) }))
             }
-            other => panic!("{other:?}"),
+            Entry::Change(_) | Entry::Settings(_) => panic!("a message"),
         };
         rings.push(&name(0), &[edited[0].clone(), quoted, edited[2].clone(), edited[3].clone()]);
         let shown = |rings: &mut Rings| {
