@@ -1,5 +1,11 @@
 //! Removes deleted texts from the write-ahead log. SQLite overwrites a text in the database file
 //! only at a checkpoint, and the write-ahead log has it until it is truncated.
+//!
+//! This is not quite complete. `secure_delete` overwrites what SQLite deletes, but when SQLite
+//! redistributes rows over pages it may leave a second copy of a row in an unused part of a page.
+//! About 3 of 1000 texts remained in a test in which a fifth of all messages were removed, and none
+//! of 600 where it was every fiftieth. Files of older versions may have more such copies. `VACUUM`
+//! removes all of them, and so does an import of an export.
 
 use std::time::{Duration, Instant};
 
