@@ -1,5 +1,11 @@
-//! Removes deleted texts from the file. SQLite overwrites a text in the database file only at a
-//! checkpoint, and the write-ahead log may contain the text until it is truncated.
+//! Removes deleted texts from the write-ahead log. SQLite overwrites a text in the database file
+//! only at a checkpoint, and the write-ahead log has it until it is truncated.
+//!
+//! This is not quite complete. `secure_delete` overwrites what SQLite deletes, but when SQLite
+//! redistributes rows over pages it may leave a second copy of a row in an unused part of a page.
+//! About 3 of 1000 texts remained in a test in which a fifth of all messages were removed, and none
+//! of 600 where it was every fiftieth. Files of older versions may have more such copies. `VACUUM`
+//! removes all of them, and so does an import of an export.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +16,13 @@ use super::Writer;
 use super::schema;
 use crate::log::LogError;
 
-/// The time from the removal of a text until the checkpoint. The checkpoint also covers texts that
-/// are removed meanwhile.
+/// The time from the removal of a text until the checkpoint. Later removals join it.
 const DELAY: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 20_000 });
 
-/// The pause before another attempt, if a reader needs the write-ahead log.
+/// The pause before another attempt, while a reader needs the write-ahead log.
 const RETRY_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 3000 });
 
-/// A checkpoint that has failed for this time is logged.
+/// After this time it is logged that a reader prevents the checkpoint.
 const LATE: Duration = Duration::from_secs(60);
 
 /// The checkpoint that removes deleted texts.
@@ -56,8 +61,8 @@ impl Writer {
         ctx.run_later(RETRY_PAUSE, Self::run_checkpoint);
     }
 
-    /// Copies the write-ahead log to the database file and truncates it. Returns false if a reader
-    /// still needs the write-ahead log.
+    /// Copies the write-ahead log to the database file and truncates it. Returns whether that was
+    /// possible, which it is not while a reader needs it.
     pub(super) fn truncate_wal(&mut self) -> Result<bool, LogError> {
         self.ensure_usable()?;
         schema::truncate_wal(&self.connection).map_err(|error| self.record_error(&error))
