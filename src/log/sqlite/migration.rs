@@ -163,7 +163,7 @@ fn count_bytes(connection: &Connection) -> rusqlite::Result<()> {
     )?;
     for (done, id) in rooms.iter().enumerate() {
         update.execute([id])?;
-        progress.show(done, rooms.len());
+        progress.show(done, Some(rooms.len()));
     }
     Ok(())
 }
@@ -196,10 +196,13 @@ impl Progress {
     }
 
     /// Logs that `done` of `all` rooms are done, if the last line is not recent.
-    pub(super) fn show(&mut self, done: usize, all: usize) {
+    ///
+    /// `all` is the number of all rooms, if it is known.
+    pub(super) fn show(&mut self, done: usize, all: Option<usize>) {
         if done.is_multiple_of(PROGRESS_ROOMS) && Instant::now() >= self.next {
             self.next = Instant::now() + PROGRESS_INTERVAL;
-            info!("{}: {done} of {all} rooms", self.what);
+            let all = all.map(|all| format!(" of {all}")).unwrap_or_default();
+            info!("{}: {done}{all} rooms", self.what);
         }
     }
 }

@@ -29,7 +29,7 @@ impl AppendTransaction<'_> {
             self.kept_bytes += room.kept.bytes - bytes;
             room.save(self.connection)?;
             self.put(Some(&name), Some(room));
-            progress.show(done, done);
+            progress.show(done, None);
         }
         Ok(())
     }
@@ -58,7 +58,7 @@ impl AppendTransaction<'_> {
         let all = names.len();
         for (done, name) in names.into_iter().enumerate() {
             self.prune_by_number(&RoomName::from_trusted(name))?;
-            progress.show(done, all);
+            progress.show(done, Some(all));
         }
         self.save_rooms()
     }
@@ -93,7 +93,7 @@ impl AppendTransaction<'_> {
                 break;
             }
             done += 1;
-            progress.show(done, done);
+            progress.show(done, None);
         }
         Ok(())
     }
@@ -117,7 +117,7 @@ impl AppendTransaction<'_> {
                 prune_bytes(self.connection, &mut room, bytes - level - slack, |_| true)?;
                 kept_bytes += room.kept.bytes - bytes;
                 pruned.push((name, room));
-                progress.show(pruned.len(), sizes.len());
+                progress.show(pruned.len(), Some(sizes.len()));
             }
             if kept_bytes >= most {
                 self.kept_bytes = kept_bytes;
