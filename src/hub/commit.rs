@@ -56,6 +56,14 @@ struct Sent {
     accepted: Instant,
 }
 
+impl InFlightAppend {
+    /// Returns the rooms of the drafts, with the time at which the first draft was accepted.
+    fn rooms(&self) -> Vec<(RoomName, Option<Instant>)> {
+        let rooms = self.drafts.chunk_by(|a, b| a.room == b.room);
+        rooms.map(|drafts| (drafts[0].room.clone(), Some(drafts[0].accepted))).collect()
+    }
+}
+
 impl LogState {
     pub(super) fn new(epoch: Epoch, head: Seq, state: State, backend: Box<dyn LogBackend>) -> Self {
         Self {
@@ -143,10 +151,7 @@ impl Hub {
     fn take_from_log(&mut self, from_log: FromLog) {
         match from_log {
             FromLog::Committed { entries, head, floors, own } => {
-                self.committed(entries, head, own);
-                for (room, floor) in floors {
-                    self.rings.prune_to(&room, floor);
-                }
+                self.committed(entries, head, floors, own);
             }
             FromLog::Rejected { ticket, error } => self.rejected(ticket, &error),
             FromLog::Stalled(stalled) => self.set_stalled(stalled),
@@ -192,22 +197,21 @@ impl Hub {
         }
     }
 
-    /// Delivers committed entries, or schedules their delivery. Then sends the receipts, and then
-    /// answers requests for history.
-    fn committed(&mut self, entries: Vec<Entry>, head: Seq, own: Option<Own>) {
+    /// Delivers committed entries, or schedules their delivery. Removes pruned messages from the
+    /// rings. Then settles the append that this answers.
+    fn committed(
+        &mut self,
+        entries: Vec<Entry>,
+        head: Seq,
+        floors: Vec<(RoomName, Seq)>,
+        own: Option<Own>,
+    ) {
         entries.iter().for_each(|entry| self.apply_to_state(entry));
         self.log.head = self.log.head.max(head);
         let settled = own.and_then(|own| Some((self.log.take_in_flight(own.ticket)?, own.placed)));
-        if settled.is_some() {
-            self.log.note_outcome(None);
-        }
-        let mut due: Vec<(RoomName, Option<Instant>)> = Vec::new();
-        for Sent { room, accepted, .. } in settled.iter().flat_map(|(append, _)| &append.drafts) {
-            if due.last().is_none_or(|(last, _)| last != room) {
-                due.push((room.clone(), Some(*accepted)));
-            }
-        }
-        let (own_rooms, is_own) = (due.len(), settled.is_some());
+        let is_own = settled.is_some();
+        let mut due = settled.as_ref().map(|(append, _)| append.rooms()).unwrap_or_default();
+        let own_rooms = due.len();
         let mut entries = entries.into_iter().peekable();
         while let Some(first) = entries.next() {
             let (Some(name), Audience::Room) = (first.room().cloned(), first.audience()) else {
@@ -221,17 +225,21 @@ impl Hub {
                 due.push((name, None));
             }
         }
-        for (name, _) in &due[..own_rooms] {
+        self.end_flight(&due[..own_rooms]);
+        self.deliver_rooms(due);
+        for (room, floor) in floors {
+            self.rings.prune_to(&room, floor);
+        }
+        if let Some((append, placed)) = settled {
+            self.settle(append, Ok(&placed));
+        }
+    }
+
+    /// Notes that the append in flight has been answered, in its rooms.
+    fn end_flight(&mut self, rooms: &[(RoomName, Option<Instant>)]) {
+        for (name, _) in rooms {
             if let Some(room) = self.rooms.get_mut(name) {
                 room.in_flight = false;
-            }
-        }
-        self.deliver_rooms(due);
-        if let Some((append, placed)) = settled {
-            self.metrics.observe_commit(append.began.elapsed());
-            self.send_receipts(append.drafts, &placed);
-            for request in append.history_requests {
-                self.answer_from_history(request);
             }
         }
     }
@@ -265,56 +273,37 @@ impl Hub {
         false
     }
 
-    /// Reports a rejected append to the senders of its drafts.
+    /// Delivers the undelivered entries of the rooms of a rejected append, and settles the append.
     fn rejected(&mut self, ticket: u64, error: &LogError) {
         let Some(append) = self.log.take_in_flight(ticket) else { return };
-        self.log.note_outcome(Some(error));
-        self.metrics.observe_commit(append.began.elapsed());
-        let mut receipts: HashMap<ClientId, Vec<Reply>> = HashMap::new();
-        let mut rooms: Vec<(RoomName, Option<Instant>)> = Vec::new();
-        for Sent { room, sender, .. } in append.drafts {
-            self.metrics.count_message(Outcome::Failed);
-            if let Some(Sender { client, reference }) = sender {
-                let event = Event::Error(error.into());
-                receipts.entry(client).or_default().push(Reply { event, reference });
-            }
-            if rooms.last().is_none_or(|(last, _)| *last != room) {
-                rooms.push((room, None));
-            }
-        }
-        for (name, _) in &rooms {
-            if let Some(room) = self.rooms.get_mut(name) {
-                room.in_flight = false;
-            }
-        }
-        self.deliver_rooms(rooms);
-        for (client, replies) in receipts {
-            self.send_to(client, Deliver::Direct(replies));
-        }
-        for request in append.history_requests {
-            self.answer_from_history(request);
-        }
+        let rooms = append.rooms();
+        self.end_flight(&rooms);
+        self.deliver_rooms(rooms.into_iter().map(|(name, _)| (name, None)));
+        self.settle(append, Err(error));
     }
 
-    /// Sends receipts to the senders of an append. Every sender receives errors; only clients that
-    /// registered for events receive successes.
-    fn send_receipts(&mut self, drafts: Vec<Sent>, placed: &[Verdict]) {
+    /// Sends receipts to the senders of an append, and answers the requests for history that waited
+    /// for it. Every sender receives errors; only clients that registered for events receive
+    /// successes.
+    fn settle(&mut self, append: InFlightAppend, outcome: Result<&[Verdict], &LogError>) {
+        self.log.note_outcome(outcome.err());
+        self.metrics.observe_commit(append.began.elapsed());
         let mut receipts: HashMap<ClientId, Vec<Reply>> = HashMap::new();
-        for (n, Sent { room, id, sender, .. }) in drafts.into_iter().enumerate() {
-            let verdict = placed.get(n).copied();
+        for (n, Sent { room, id, sender, .. }) in append.drafts.into_iter().enumerate() {
+            let verdict = outcome.and_then(|placed| placed.get(n).ok_or(&LogError::Died));
             self.metrics.count_message(match verdict {
-                Some(Verdict::Kept(_)) => Outcome::Kept,
-                Some(Verdict::Duplicate(_)) => Outcome::Duplicate,
-                Some(Verdict::Refused(_)) => Outcome::Refused,
-                None => Outcome::Failed,
+                Ok(Verdict::Kept(_)) => Outcome::Kept,
+                Ok(Verdict::Duplicate(_)) => Outcome::Duplicate,
+                Ok(Verdict::Refused(_)) => Outcome::Refused,
+                Err(_) => Outcome::Failed,
             });
             let Some(Sender { client, reference }) = sender else { continue };
             let said = |seq, duplicate| Event::Said { room, seq, id, duplicate };
             let event = match verdict {
-                Some(Verdict::Kept(seq)) => said(seq, false),
-                Some(Verdict::Duplicate(seq)) => said(seq, true),
-                Some(Verdict::Refused(refused)) => Event::Error(refused.into()),
-                None => Event::Error((&LogError::Died).into()),
+                Ok(Verdict::Kept(seq)) => said(*seq, false),
+                Ok(Verdict::Duplicate(seq)) => said(*seq, true),
+                Ok(Verdict::Refused(refused)) => Event::Error((*refused).into()),
+                Err(error) => Event::Error(error.into()),
             };
             let is_wanted = matches!(event, Event::Error(_))
                 || self.clients.get(&client).is_some_and(|client| client.events);
@@ -324,6 +313,9 @@ impl Hub {
         }
         for (client, replies) in receipts {
             self.send_to(client, Deliver::Direct(replies));
+        }
+        for request in append.history_requests {
+            self.answer_from_history(request);
         }
     }
 

@@ -185,7 +185,7 @@ impl Session {
     /// down by TCP. Deliveries and timers go on meanwhile, which `ctx.wait` would prevent.
     fn publish<M>(
         &mut self,
-        text_bytes: usize,
+        bytes: usize,
         ctx: &mut WebsocketContext<Self>,
         with_permit: impl FnOnce(OwnedSemaphorePermit) -> M + 'static,
     ) where
@@ -196,7 +196,7 @@ impl Session {
         let capacity = memory_bytes(self.config.max_message_bytes);
         let backlog = self.backlog.get_or_insert_with(|| Arc::new(Semaphore::new(capacity)));
         // A topic may need more permits than exist, and would then wait forever.
-        let permits = memory_bytes(text_bytes).min(capacity);
+        let permits = memory_bytes(bytes).min(capacity);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         match Arc::clone(backlog).try_acquire_many_owned(permits) {
             Ok(permit) => self.tell(with_permit(permit), ctx),

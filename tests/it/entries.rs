@@ -461,6 +461,7 @@ async fn edits_can_be_forbidden_and_limited_in_time() {
                         return edits;
                     }
                 }
+                // Each edit counts against the rates.
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
@@ -489,6 +490,26 @@ async fn pruned_message_is_not_found() {
         ada.change("edit", "edited", json!({"seq": second, "text": "two!"})).await;
         let page = ada.history(json!({})).await;
         assert_eq!(each(&page, "text"), ["two!", "three"]);
+    })
+    .await;
+}
+
+/// Messages also expire while nobody writes.
+#[actix_web::test]
+async fn expired_message_is_in_no_answer() {
+    let keep_for = Some(Duration::from_millis(500));
+    let prune_interval = Duration::from_millis(100);
+    let keep_short = |config: Config| Config { keep_for, prune_interval, ..config };
+    on_both_logs(keep_short, async |server| {
+        let mut ada = member(server, "ada").await;
+        ada.post("soon gone").await;
+        within("the message to expire", async {
+            while !each(&ada.history(json!({})).await, "text").is_empty() {
+                // Each request counts against the rates.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
     })
     .await;
 }

@@ -5,7 +5,7 @@
 //! redistributes rows over pages it may leave a second copy of a row in an unused part of a page.
 //! About 3 of 1000 texts remained in a test in which a fifth of all messages were removed, and none
 //! of 600 where it was every fiftieth. Files of older versions may have more such copies. `VACUUM`
-//! removes all of them, and so does an import of an export.
+//! removes all of them. A backup has none, since it is vacuumed.
 
 use std::time::{Duration, Instant};
 
