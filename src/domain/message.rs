@@ -126,6 +126,29 @@ impl ChatMessage {
         (!self.deleted).then(quote)
     }
 
+    /// Replaces the text.
+    pub(crate) fn edit(&mut self, text: MessageText, at: Timestamp) {
+        self.text = text;
+        self.edited_at = Some(at);
+    }
+
+    /// Removes everything that depends on the text.
+    pub(crate) fn delete(&mut self) {
+        self.text = MessageText::deleted();
+        self.quote = None;
+        self.edited_at = None;
+        self.deleted = true;
+    }
+
+    /// Changes the quote to the new text of the quoted message. Removes it if there is no text.
+    pub(crate) fn change_quote(&mut self, text: Option<&MessageText>) {
+        let quote = self.quote.take().zip(text);
+        let new = |(old, text): (Arc<Quote>, &MessageText)| {
+            Arc::new(Quote::new(old.nick.clone(), text.as_str()))
+        };
+        self.quote = quote.map(new);
+    }
+
     /// Returns about how much memory the message takes, in bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
         let id = self.id.as_ref().map_or(0, |id| id.as_str().len());

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::{
-    Change, ChangeKind, ChatMessage, Identity, MessageText, Quote, ReactionCount, Seq,
-};
+use crate::domain::{Change, ChangeKind, ChatMessage, Identity, MessageText, ReactionCount, Seq};
 use crate::log::Messages;
 
 /// Consecutive messages of a room in their current state, for one reader.
@@ -49,16 +47,13 @@ impl Excerpt {
         match &change.kind {
             ChangeKind::Edit { text, .. } => {
                 if let Some(at) = found.filter(|&at| !self.messages[at].deleted) {
-                    let message = Arc::make_mut(&mut self.messages[at]);
-                    (message.text, message.edited_at) = (text.clone(), Some(change.at));
+                    Arc::make_mut(&mut self.messages[at]).edit(text.clone(), change.at);
                 }
                 self.replace_quotes(target, Some(text));
             }
             ChangeKind::Delete { .. } => {
                 if let Some(at) = found {
-                    let message = Arc::make_mut(&mut self.messages[at]);
-                    message.text = MessageText::deleted();
-                    (message.quote, message.edited_at, message.deleted) = (None, None, true);
+                    Arc::make_mut(&mut self.messages[at]).delete();
                 }
                 self.counts.retain(|count| count.target != target);
                 self.replace_quotes(target, None);
@@ -84,12 +79,8 @@ impl Excerpt {
 
     fn replace_quotes(&mut self, target: Seq, text: Option<&MessageText>) {
         for message in &mut self.messages {
-            if message.reply_to == Some(target)
-                && let Some(quote) = message.quote.clone()
-            {
-                let quote =
-                    text.map(|text| Arc::new(Quote::new(quote.nick.clone(), text.as_str())));
-                Arc::make_mut(message).quote = quote;
+            if message.reply_to == Some(target) && message.quote.is_some() {
+                Arc::make_mut(message).change_quote(text);
             }
         }
     }

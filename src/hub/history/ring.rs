@@ -12,8 +12,8 @@ use lru::LruCache;
 use super::excerpt::Excerpt;
 use crate::config::Config;
 use crate::domain::{
-    Change, ChangeKind, ChatMessage, Emoji, Entry, Identity, MessageText, Quote, Reaction,
-    ReactionCount, RoomName, Seq, Timestamp, Topic,
+    Change, ChangeKind, ChatMessage, Emoji, Entry, Identity, MessageText, Reaction, ReactionCount,
+    RoomName, Seq, Timestamp, Topic,
 };
 use crate::log::Messages;
 
@@ -90,22 +90,14 @@ impl Ring {
                     return;
                 }
                 self.forget_edit(*target);
-                self.change_message(*target, |message| {
-                    message.text = text.clone();
-                    message.edited_at = Some(change.at);
-                });
+                self.change_message(*target, |message| message.edit(text.clone(), change.at));
                 self.replace_quotes(*target, Some(text));
             }
             ChangeKind::Delete { target } => {
                 self.forget_changes(|kind| kind.target() == Some(*target));
                 self.edits.remove(target);
                 self.forget_reactions(*target);
-                self.change_message(*target, |message| {
-                    message.text = MessageText::deleted();
-                    message.quote = None;
-                    message.edited_at = None;
-                    message.deleted = true;
-                });
+                self.change_message(*target, ChatMessage::delete);
                 self.replace_quotes(*target, None);
             }
             ChangeKind::React { target, emoji, on, .. } => {
@@ -183,11 +175,7 @@ impl Ring {
     fn replace_quotes(&mut self, target: Seq, text: Option<&MessageText>) {
         let replies = self.replies.range((target, Seq::default())..=(target, Seq::MAX));
         for (_, reply) in replies.copied().collect::<Vec<_>>() {
-            self.change_message(reply, |reply| {
-                let nick = reply.quote.as_ref().map(|quote| quote.nick.clone());
-                let quote = nick.zip(text).map(|(nick, text)| Quote::new(nick, text.as_str()));
-                reply.quote = quote.map(Arc::new);
-            });
+            self.change_message(reply, |reply| reply.change_quote(text));
             if text.is_none() {
                 self.replies.remove(&(target, reply));
             }
@@ -462,7 +450,7 @@ impl Rings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ClientId, Nick};
+    use crate::domain::{ClientId, Nick, Quote};
     use proptest::prelude::*;
 
     fn name(n: usize) -> RoomName {

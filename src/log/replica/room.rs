@@ -159,8 +159,7 @@ impl Room {
         recent: &mut Recent,
     ) {
         let superseded = self.modify(target, |stored| {
-            let old = ChatMessage::clone(&stored.message);
-            stored.message = Arc::new(ChatMessage { text, edited_at: Some(at), ..old });
+            Arc::make_mut(&mut stored.message).edit(text, at);
             stored.edit.replace(seq)
         });
         self.remove_change(superseded.flatten(), recent);
@@ -169,20 +168,14 @@ impl Room {
     /// Removes the text of a message, also from its quotes in replies.
     pub(super) fn delete(&mut self, target: Seq, recent: &mut Recent) {
         let superseded = self.modify(target, |stored| {
-            let old = ChatMessage::clone(&stored.message);
-            let text = MessageText::deleted();
-            let (quote, edited_at, deleted) = (None, None, true);
-            stored.message = Arc::new(ChatMessage { text, quote, edited_at, deleted, ..old });
+            Arc::make_mut(&mut stored.message).delete();
             stored.reactions = Reactions::default();
             stored.edit.take()
         });
         self.remove_change(superseded.flatten(), recent);
         let replies = self.replies.range((target, Seq::default())..=(target, Seq::MAX));
         for reply in replies.map(|(_, reply)| *reply).collect::<Vec<_>>() {
-            self.modify(reply, |stored| {
-                let old = ChatMessage::clone(&stored.message);
-                stored.message = Arc::new(ChatMessage { quote: None, ..old });
-            });
+            self.modify(reply, |stored| Arc::make_mut(&mut stored.message).change_quote(None));
         }
     }
 
