@@ -251,7 +251,9 @@ impl Writer {
         match expired {
             Ok(applied) => {
                 let Applied { entries, head, floors, .. } = *applied;
-                self.send(FromLog::Committed { entries, head, floors, own: None });
+                if !floors.is_empty() {
+                    self.send(FromLog::Committed { entries, head, floors, own: None });
+                }
                 Ok(())
             }
             Err(AppendError::Failed(error) | AppendError::Unknown(_, error)) => Err(error),
