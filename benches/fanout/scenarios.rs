@@ -46,8 +46,8 @@ fn talk(name: &str, clients: usize, rooms: usize, rate: Rate) -> Scenario {
 }
 
 /// A scenario with a journal, which is compared with the same scenario without one.
-fn with_journal(name: &str, clients: usize, rate: Rate) -> Scenario {
-    Scenario { kind: Kind::Journal, ..talk(name, clients, 1, rate) }
+fn with_journal(name: &str, clients: usize, rooms: usize, rate: Rate) -> Scenario {
+    Scenario { kind: Kind::Journal, ..talk(name, clients, rooms, rate) }
 }
 
 /// A scenario with the default limits, which is compared with the same scenario without limits.
@@ -84,9 +84,10 @@ pub(crate) fn all() -> Vec<Scenario> {
             ..talk("stalled", 1_000, 1, Rate::PerSecond(400))
         },
         Scenario { kind: Kind::Storm, ..talk("storm", 5_000, 50, Rate::Silent) },
-        with_journal("light kept", 100, Rate::PerSecond(20)),
-        with_journal("town kept", 1_000, Rate::PerSecond(400)),
-        with_journal("stadium kept", 1_000, Rate::PerSecond(10_000)),
+        with_journal("light kept", 100, 1, Rate::PerSecond(20)),
+        with_journal("town kept", 1_000, 1, Rate::PerSecond(400)),
+        with_journal("stadium kept", 1_000, 1, Rate::PerSecond(10_000)),
+        with_journal("rooms kept", 1_000, 100, Rate::PerSecond(1_000)),
         limited("town limited", Rate::PerSecond(400)),
         // Every client sends at the rate limit.
         limited("stadium limited", Rate::PerSecond(10_000)),

@@ -90,39 +90,39 @@ pub struct SetRoom {
 impl Handler<Edit> for Hub {
     type Result = Result<(), NotAMember>;
 
-    fn handle(&mut self, edit: Edit, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, edit: Edit, ctx: &mut Self::Context) -> Self::Result {
         let Edit { client, room, target, text, id, reference, permit } = edit;
         let action = Action::Edit { target, text };
-        self.submit(&room, action, id, Sender { client, reference }, permit)
+        self.submit(&room, action, id, Sender { client, reference }, permit, ctx)
     }
 }
 
 impl Handler<Delete> for Hub {
     type Result = Result<(), NotAMember>;
 
-    fn handle(&mut self, delete: Delete, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, delete: Delete, ctx: &mut Self::Context) -> Self::Result {
         let Delete { client, room, target, id, reference, permit } = delete;
         let action = Action::Delete { target };
-        self.submit(&room, action, id, Sender { client, reference }, permit)
+        self.submit(&room, action, id, Sender { client, reference }, permit, ctx)
     }
 }
 
 impl Handler<React> for Hub {
     type Result = Result<(), NotAMember>;
 
-    fn handle(&mut self, react: React, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, react: React, ctx: &mut Self::Context) -> Self::Result {
         let React { client, room, target, emoji, on, id, reference, permit } = react;
         let action = Action::React { target, emoji, on };
-        self.submit(&room, action, id, Sender { client, reference }, permit)
+        self.submit(&room, action, id, Sender { client, reference }, permit, ctx)
     }
 }
 
 impl Handler<SetRoom> for Hub {
     type Result = Result<(), NotAMember>;
 
-    fn handle(&mut self, set_room: SetRoom, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, set_room: SetRoom, ctx: &mut Self::Context) -> Self::Result {
         let SetRoom { client, room, topic, id, reference, permit } = set_room;
         let action = Action::Room { topic };
-        self.submit(&room, action, id, Sender { client, reference }, permit)
+        self.submit(&room, action, id, Sender { client, reference }, permit, ctx)
     }
 }

@@ -108,6 +108,7 @@ impl Handler<FromLog> for Hub {
         }
         self.take_from_log(from_log);
         self.end_if_drained();
+        self.let_sessions_run(ctx);
     }
 }
 

@@ -109,6 +109,7 @@ impl Hub {
             [(name, batch)] => self.fan_out_to_room(name, batch),
             _ => self.fan_out_to_rooms(batches),
         }
+        self.pacing.has_delivered = true;
         self.metrics.observe_fan_out(deliveries as u64, began.elapsed());
     }
 

@@ -30,6 +30,7 @@ pub use crate::metrics::HubStats;
 use crate::metrics::Metrics;
 use crate::protocol::{DisconnectReason, Ref};
 use admin::Lifecycle;
+pub(crate) use admin::StartHub;
 pub use admin::{Drain, GetStats, IsReady, ListRooms, NotReady, RoomInfo, Watch};
 pub use batch::{Batch, Notice};
 pub use change::{Delete, Edit, React, SetRoom};
@@ -139,10 +140,10 @@ impl Handler<Unregister> for Hub {
 impl Handler<Broadcast> for Hub {
     type Result = Result<(), NotAMember>;
 
-    fn handle(&mut self, broadcast: Broadcast, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, broadcast: Broadcast, ctx: &mut Self::Context) -> Self::Result {
         let Broadcast { client, room, text, reply_to, id, reference, permit } = broadcast;
         let action = Action::message(text, reply_to);
-        self.submit(&room, action, id, Sender { client, reference }, permit)
+        self.submit(&room, action, id, Sender { client, reference }, permit, ctx)
     }
 }
 

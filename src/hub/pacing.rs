@@ -4,6 +4,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
@@ -20,10 +21,17 @@ const WAIT_PER_MEMBER: Duration = Duration::from_micros(50);
 /// The measured time to write to one member on one worker.
 const WRITE_PER_MEMBER: Duration = Duration::from_micros(10);
 
+/// The greatest number of due rooms that are flushed before sessions on the hub's thread run. A
+/// client in all of them receives as many deliveries, so this must be well below the shortest send
+/// queue.
+const FLUSHES_MAX: usize = 4;
+
 /// The schedule of flushes and presence updates.
 pub(super) struct Pacing {
     window: Duration,
     workers: u32,
+    /// Whether the hub has delivered batches since it last let sessions run.
+    pub(super) has_delivered: bool,
     due: BinaryHeap<Reverse<(Instant, Due, RoomName)>>,
     /// The pending text of all rooms, in bytes.
     pub(super) pending_bytes: usize,
@@ -39,7 +47,7 @@ enum Due {
 impl Pacing {
     pub(super) fn new(window: Duration, workers: usize) -> Self {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
-        Self { window, workers, due: BinaryHeap::new(), pending_bytes: 0 }
+        Self { window, workers, has_delivered: false, due: BinaryHeap::new(), pending_bytes: 0 }
     }
 
     /// Schedules the presence update of a room.
@@ -64,7 +72,7 @@ impl Pacing {
 }
 
 impl Hub {
-    /// Flushes all due rooms. Then flushes this room if it is due. Otherwise schedules its flush.
+    /// Flushes due rooms. Then flushes this room if it is due. Otherwise schedules its flush.
     pub(super) fn flush_when_due(&mut self, name: &RoomName) {
         let now = Instant::now();
         // Timers run only while the mailbox is empty, which is rare in a busy hub.
@@ -80,10 +88,11 @@ impl Hub {
         }
     }
 
-    /// Flushes the rooms that are due and sends the presence updates that are due.
+    /// Flushes rooms that are due, up to [`FLUSHES_MAX`], and sends presence updates that are due.
     fn flush_due(&mut self, now: Instant) {
         let (mut flushes, mut presence) = (Vec::new(), Vec::new());
-        while let Some(Reverse((at, ..))) = self.pacing.due.peek()
+        while flushes.len() < FLUSHES_MAX
+            && let Some(Reverse((at, ..))) = self.pacing.due.peek()
             && *at <= now
             && let Some(Reverse((_, due, name))) = self.pacing.due.pop()
         {
@@ -97,6 +106,23 @@ impl Hub {
         }
         for name in &flushes {
             self.flush(name);
+        }
+    }
+
+    /// If batches were delivered, lets the sessions on the hub's thread take them before the hub
+    /// handles its next message. Without this, a burst of messages would fill the send queues of
+    /// clients that read at full speed.
+    pub(super) fn let_sessions_run(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::take(&mut self.pacing.has_delivered) {
+            let mut is_second_poll = false;
+            let pause = poll_fn(move |task| {
+                if std::mem::replace(&mut is_second_poll, true) {
+                    return Poll::Ready(());
+                }
+                task.waker().wake_by_ref();
+                Poll::Pending
+            });
+            ctx.wait(pause.into_actor(self));
         }
     }
 }
@@ -121,8 +147,13 @@ impl ActorFuture<Hub> for FlushTimer {
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         loop {
-            hub.flush_due(Instant::now());
+            let now = Instant::now();
+            hub.flush_due(now);
             let Some(Reverse((at, ..))) = hub.pacing.due.peek() else { return Poll::Pending };
+            if *at <= now {
+                task.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if self.0.deadline() != *at {
                 self.0.as_mut().reset(*at);
             }

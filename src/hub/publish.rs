@@ -1,5 +1,6 @@
 //! Publishing: a message is accepted and waits in its room until the room is flushed.
 
+use actix::Context;
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -56,6 +57,7 @@ impl Hub {
         id: Option<MessageId>,
         sender: Sender,
         permit: OwnedSemaphorePermit,
+        ctx: &mut Context<Self>,
     ) -> Result<(), NotAMember> {
         if self.lifecycle.draining {
             return self.reject_while_draining(sender);
@@ -68,6 +70,7 @@ impl Hub {
         let draft = Draft { room: room.clone(), author, nick, id, right: Right::Member, action };
         self.publish(draft, Some(sender));
         self.release_permit(room, permit);
+        self.let_sessions_run(ctx);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ mod tls;
 #[cfg(feature = "journal")]
 use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::{Addr, Arbiter};
@@ -26,7 +27,7 @@ use tokio::time::timeout;
 
 use crate::config::{Config, ConfigError};
 use crate::http::{self, Chat};
-use crate::hub::{Drain, Hub, Watch};
+use crate::hub::{Drain, Hub, StartHub, Watch};
 #[cfg(feature = "journal")]
 use crate::log::sqlite::{Journal, JournalError, Options};
 use crate::websocket::Connections;
@@ -50,7 +51,8 @@ const HTTPS_PORT: u16 = 443;
 #[derive(Debug)]
 pub struct Server {
     hub: Addr<Hub>,
-    hub_thread: Arbiter,
+    /// None if the hub runs on the only worker.
+    hub_thread: Option<Arbiter>,
     /// Never dropped together with this value, since the server continues to run then.
     #[cfg(feature = "journal")]
     journal: Option<ManuallyDrop<Journal>>,
@@ -151,25 +153,29 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     if config.db.is_some() {
         return Err(ServerError::NoJournal);
     }
-    let hub_thread = Arbiter::new();
     #[cfg(feature = "journal")]
-    let hub = match &journal {
+    let (hub, start_hub) = match &journal {
         Some(journal) => {
             info!("storing history in {}", journal.path().display());
-            Hub::start_with_log(&hub_thread, &config, journal.log())
+            Hub::prepare_with_log(&config, journal.log())
         }
-        None => Hub::start_in(&hub_thread, &config),
+        None => Hub::prepare(&config),
     };
     #[cfg(not(feature = "journal"))]
-    let hub = Hub::start_in(&hub_thread, &config);
+    let (hub, start_hub) = Hub::prepare(&config);
+    // With one worker, the hub runs on its thread: waking another thread would cost more CPU time
+    // than the hub's work.
+    let (worker_hub, own_hub) =
+        if config.workers == 1 { (Some(start_hub), None) } else { (None, Some(start_hub)) };
     let chat = Chat::new(hub.clone(), config.clone());
-    let bound = BoundServer::bind(&config, &chat, &plain, &secured).and_then(|bound| {
-        let status = config.metrics_listen.map(|addr| serve_status(&chat, addr)).transpose()?;
-        Ok((bound, status))
+    let bound = BoundServer::bind(&config, &chat, &plain, &secured, worker_hub)?;
+    let status = config.metrics_listen.map(|addr| serve_status(&chat, addr)).transpose()?;
+    let BoundServer { http, addrs, redirects } = bound;
+    let hub_thread = own_hub.map(|start_hub| {
+        let thread = Arbiter::new();
+        thread.spawn_fn(start_hub);
+        thread
     });
-    let (BoundServer { http, addrs, redirects }, status) = bound.inspect_err(|_| {
-        hub_thread.stop();
-    })?;
     let running = http.run();
     let server = Server {
         hub,
@@ -214,16 +220,22 @@ struct BoundServer {
 }
 
 impl BoundServer {
-    /// Binds all addresses of `listen` and `redirect_from`.
+    /// Binds all addresses of `listen` and `redirect_from`. The first worker calls `start_hub`.
     fn bind(
         config: &Config,
         chat: &Chat,
         plain: &Connections,
         secured: &Connections,
+        start_hub: Option<StartHub>,
     ) -> Result<Self, ServerError> {
         let served = chat.clone();
         let hsts = sends_hsts(config);
+        let start_hub = Arc::new(Mutex::new(start_hub));
         let app = move || {
+            let start_hub = start_hub.lock().map_or(None, |mut start_hub| start_hub.take());
+            if let Some(start_hub) = start_hub {
+                start_hub();
+            }
             App::new()
                 .wrap(headers(hsts))
                 .wrap(from_fn(http::bound_requests))
@@ -342,7 +354,9 @@ impl Server {
         if let Some((_, status)) = self.status {
             status.stop(false).await;
         }
-        self.hub_thread.stop();
+        if let Some(hub_thread) = self.hub_thread {
+            hub_thread.stop();
+        }
         #[cfg(feature = "journal")]
         if let Some(journal) = self.journal
             && let closed = ManuallyDrop::into_inner(journal).close()

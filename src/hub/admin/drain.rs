@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use actix::WeakAddr;
+use actix::dev::channel::channel;
 use actix::prelude::*;
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -97,6 +98,13 @@ impl Handler<IsReady> for Hub {
     }
 }
 
+/// The mailbox capacity that actix gives every actor. It applies to `send` and `try_send`, not to
+/// `do_send`.
+const MAILBOX_CAPACITY: usize = 16;
+
+/// Starts a hub on the current thread, which must run an arbiter.
+pub(crate) type StartHub = Box<dyn FnOnce() + Send>;
+
 impl Hub {
     fn new(config: &Config, log: LogState, this: WeakAddr<Self>) -> Self {
         Self {
@@ -118,28 +126,46 @@ impl Hub {
 
     /// Starts a hub on an arbiter. It keeps messages in memory only.
     pub fn start_in(arbiter: &Arbiter, config: &Config) -> Addr<Self> {
-        let log = MemoryLog::new(config);
-        Self::start_with(arbiter, config, || {
-            LogState::new(log.epoch().clone(), log.head(), log.state(), Box::new(log))
-        })
+        let (hub, start) = Self::prepare(config);
+        arbiter.spawn_fn(start);
+        hub
     }
 
     /// Starts a hub on an arbiter with a log that keeps its messages.
     pub fn start_with_log(arbiter: &Arbiter, config: &Config, log: Log) -> Addr<Self> {
-        Self::start_with(arbiter, config, || {
+        let (hub, start) = Self::prepare_with_log(config, log);
+        arbiter.spawn_fn(start);
+        hub
+    }
+
+    /// Returns the address of a hub that keeps messages in memory only, and the function that
+    /// starts it. Messages that are sent earlier wait in its mailbox.
+    pub(crate) fn prepare(config: &Config) -> (Addr<Self>, StartHub) {
+        let log = MemoryLog::new(config);
+        Self::prepare_with(config, || {
+            LogState::new(log.epoch().clone(), log.head(), log.state(), Box::new(log))
+        })
+    }
+
+    /// Does the same as [`Hub::prepare`] for a hub with a log that keeps its messages.
+    pub(crate) fn prepare_with_log(config: &Config, log: Log) -> (Addr<Self>, StartHub) {
+        Self::prepare_with(config, || {
             LogState::new(log.epoch.clone(), log.head, log.state.clone(), Box::new(log))
         })
     }
 
-    fn start_with(
-        arbiter: &Arbiter,
+    fn prepare_with(
         config: &Config,
         log: impl FnOnce() -> LogState + Send + 'static,
-    ) -> Addr<Self> {
+    ) -> (Addr<Self>, StartHub) {
+        let (to, mailbox) = channel(MAILBOX_CAPACITY);
         let config = config.clone();
-        Self::start_in_arbiter(&arbiter.handle(), move |ctx| {
-            Self::new(&config, log(), ctx.address().downgrade())
-        })
+        let start = move || {
+            let ctx = Context::with_receiver(mailbox);
+            let this = ctx.address().downgrade();
+            ctx.run(Self::new(&config, log(), this));
+        };
+        (Addr::new(to), Box::new(start))
     }
 
     /// Closes all connections, if the hub is shutting down and all messages are delivered.

@@ -5,6 +5,7 @@ mod list;
 mod stats;
 
 pub(super) use drain::Lifecycle;
+pub(crate) use drain::StartHub;
 pub use drain::{Drain, IsReady, NotReady, Watch};
 pub use list::{ListRooms, RoomInfo};
 pub use stats::GetStats;
