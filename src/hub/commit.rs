@@ -31,7 +31,9 @@ pub(super) struct LogState {
     pub(super) backend: Box<dyn LogBackend>,
     in_flight: Option<InFlightAppend>,
     last_ticket: u64,
-    /// Rooms that came due while an append was in flight, oldest first.
+    /// The earliest time of the next append.
+    next_append: Instant,
+    /// Rooms that came due while an append was in flight or before the next one, oldest first.
     pub(super) waiting: VecDeque<RoomName>,
     /// Whether the log cannot answer now. See [`FromLog::Stalled`].
     pub(super) stalled: bool,
@@ -73,14 +75,20 @@ impl LogState {
             backend,
             in_flight: None,
             last_ticket: 0,
+            next_append: Instant::now(),
             waiting: VecDeque::new(),
             stalled: false,
             failing: false,
         }
     }
 
-    pub(super) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.in_flight.is_none()
+    }
+
+    /// Returns whether all drafts of flushed rooms are settled.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_idle() && self.waiting.is_empty()
     }
 
     /// Takes the append in flight, if it has this ticket.
@@ -118,13 +126,16 @@ impl Hub {
     pub(super) fn flush(&mut self, name: &RoomName) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         let has_pending = !room.pending.is_empty();
-        if has_pending && self.log.is_idle() {
+        if has_pending && self.log.is_idle() && self.log.next_append <= Instant::now() {
             // Undelivered entries are delivered together with the hub's own.
             let flush = self.take_pending(name);
             return self.append(flush);
         }
         room.scheduled = has_pending;
         if has_pending {
+            if self.log.waiting.is_empty() {
+                self.pacing.schedule_append(self.log.next_append);
+            }
             self.log.waiting.push_back(name.clone());
         }
         self.deliver_rooms([(name.clone(), None)]);
@@ -142,13 +153,15 @@ impl Hub {
         self.log.last_ticket += 1;
         let ticket = self.log.last_ticket;
         let began = Instant::now();
+        let interval = self.log.backend.append_interval().min(self.pacing.window);
+        self.log.next_append = began + interval;
         self.log.in_flight = Some(InFlightAppend { ticket, drafts: sent, history_requests, began });
         if let Some(from_log) = self.log.backend.append(Append { ticket, drafts }) {
             self.take_from_log(from_log);
         }
     }
 
-    /// Handles a message from the log, and starts the next append.
+    /// Handles a message from the log, and starts the next append if it is due.
     fn take_from_log(&mut self, from_log: FromLog) {
         match from_log {
             FromLog::Committed { entries, head, floors, own } => {
@@ -159,9 +172,19 @@ impl Hub {
             FromLog::NewEpoch { epoch, head } => self.begin_epoch(epoch, head),
             FromLog::Died => {}
         }
-        if self.log.is_idle() && !self.log.stalled {
+        self.append_waiting();
+    }
+
+    /// Appends the pending drafts of waiting rooms, if an append is due.
+    pub(super) fn append_waiting(&mut self) {
+        if self.log.waiting.is_empty() || !self.log.is_idle() || self.log.stalled {
+            return;
+        }
+        if self.log.next_append <= Instant::now() {
             let flush = self.take_waiting();
             self.append(flush);
+        } else {
+            self.pacing.schedule_append(self.log.next_append);
         }
     }
 

@@ -28,20 +28,26 @@ const FLUSHES_MAX: usize = 4;
 
 /// The schedule of flushes and presence updates.
 pub(super) struct Pacing {
-    window: Duration,
+    /// The longest interval between two flushes of a room that is not too large, and between two
+    /// appends.
+    pub(super) window: Duration,
     workers: u32,
     /// Whether the hub has delivered batches since it last let sessions run.
     pub(super) has_delivered: bool,
-    due: BinaryHeap<Reverse<(Instant, Due, RoomName)>>,
+    due: BinaryHeap<Reverse<(Instant, Due)>>,
     /// The pending text of all rooms, in bytes.
     pub(super) pending_bytes: usize,
 }
 
-/// What is due in a room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What is due.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
-    Flush,
-    Presence,
+    /// The flush of a room.
+    Flush(RoomName),
+    /// The presence update of a room.
+    Presence(RoomName),
+    /// An append to the log.
+    Append,
 }
 
 impl Pacing {
@@ -52,12 +58,17 @@ impl Pacing {
 
     /// Schedules the presence update of a room.
     pub(super) fn schedule_presence(&mut self, at: Instant, name: &RoomName) {
-        self.due.push(Reverse((at, Due::Presence, name.clone())));
+        self.due.push(Reverse((at, Due::Presence(name.clone()))));
     }
 
     /// Schedules the flush of a room.
     pub(super) fn schedule_flush(&mut self, at: Instant, name: &RoomName) {
-        self.due.push(Reverse((at, Due::Flush, name.clone())));
+        self.due.push(Reverse((at, Due::Flush(name.clone()))));
+    }
+
+    /// Schedules an append to the log.
+    pub(super) fn schedule_append(&mut self, at: Instant) {
+        self.due.push(Reverse((at, Due::Append)));
     }
 
     /// Returns how long the next flush of a room waits after a flush.
@@ -92,13 +103,14 @@ impl Hub {
     fn flush_due(&mut self, now: Instant) {
         let (mut flushes, mut presence) = (Vec::new(), Vec::new());
         while flushes.len() < FLUSHES_MAX
-            && let Some(Reverse((at, ..))) = self.pacing.due.peek()
+            && let Some(Reverse((at, _))) = self.pacing.due.peek()
             && *at <= now
-            && let Some(Reverse((_, due, name))) = self.pacing.due.pop()
+            && let Some(Reverse((_, due))) = self.pacing.due.pop()
         {
             match due {
-                Due::Flush => flushes.push(name),
-                Due::Presence => presence.push(name),
+                Due::Flush(name) => flushes.push(name),
+                Due::Presence(name) => presence.push(name),
+                Due::Append => self.append_waiting(),
             }
         }
         if !presence.is_empty() {
@@ -149,7 +161,7 @@ impl ActorFuture<Hub> for FlushTimer {
         loop {
             let now = Instant::now();
             hub.flush_due(now);
-            let Some(Reverse((at, ..))) = hub.pacing.due.peek() else { return Poll::Pending };
+            let Some(Reverse((at, _))) = hub.pacing.due.peek() else { return Poll::Pending };
             if *at <= now {
                 task.waker().wake_by_ref();
                 return Poll::Pending;
@@ -212,7 +224,7 @@ mod tests {
             let early = is_flushed(self);
             // All flushes become due, as after an hour.
             let due = self.pacing.due.drain();
-            let due = due.map(|Reverse((_, due, name))| Reverse((Instant::now(), due, name)));
+            let due = due.map(|Reverse((_, due))| Reverse((Instant::now(), due)));
             self.pacing.due = due.collect();
             self.broadcast(&busy, &nick, text());
             MessageResult([early, is_flushed(self)])

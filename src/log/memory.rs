@@ -1,5 +1,7 @@
 //! The log of a hub without a history file: a [`Replica`] with bounds, in the hub's own thread.
 
+use std::time::Duration;
+
 use actix::prelude::*;
 
 use super::replica::{Bounds, Replica};
@@ -80,6 +82,10 @@ impl LogBackend for MemoryLog {
         let (head, floors) = (self.replica.head(), self.replica.take_floors());
         let own = Some(Own { ticket, placed });
         Some(FromLog::Committed { entries, head, floors, own })
+    }
+
+    fn append_interval(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn page(&mut self, page: Page) -> Option<Paged> {

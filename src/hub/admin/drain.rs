@@ -170,7 +170,7 @@ impl Hub {
 
     /// Closes all connections, if the hub is shutting down and all messages are delivered.
     pub(in crate::hub) fn end_if_drained(&mut self) {
-        if self.lifecycle.draining && self.log.is_idle() {
+        if self.lifecycle.draining && self.log.is_settled() {
             self.end();
         }
     }
