@@ -185,7 +185,8 @@ mod tests {
     use crate::hub::rooms::Room;
     use crate::hub::{Broadcast, CatchUp, Deliver, Join, Register};
     use std::sync::Arc;
-    use tokio::sync::Semaphore;
+    use tokio::sync::{Semaphore, mpsc};
+    use tokio::time::timeout;
 
     #[test]
     fn wait_grows_with_the_members_up_to_the_window_or_the_time_to_write() {
@@ -235,6 +236,71 @@ mod tests {
     async fn due_room_is_flushed_by_messages_to_other_rooms_while_no_timer_runs() {
         let hub = Hub::start_in(&Arbiter::new(), &Config::default());
         assert_eq!(hub.send(PublishWithoutPause).await, Ok([false, true]));
+    }
+
+    /// Publishes a message in each of these rooms, all of which are due at the same time.
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct PublishLater(Vec<RoomName>);
+
+    impl Handler<PublishLater> for Hub {
+        type Result = ();
+
+        fn handle(&mut self, PublishLater(rooms): PublishLater, _: &mut Self::Context) {
+            let nick = Nick::parse("ada").expect("a name");
+            let due = Instant::now() + Duration::from_millis(20);
+            for room in &rooms {
+                self.rooms.get_mut(room).expect("it has a member").next_flush = due;
+                self.broadcast(room, &nick, MessageText::parse("hello", 100).expect("a text"));
+            }
+        }
+    }
+
+    #[actix_web::test]
+    async fn many_due_rooms_do_not_fill_the_mailbox_of_a_member_on_the_hubs_thread() {
+        let arbiter = Arbiter::new();
+        let hub = Hub::start_in(&arbiter, &Config::default());
+        let (batches, mut delivered) = mpsc::unbounded_channel();
+        let member = CountingClient::start_in_arbiter(&arbiter.handle(), |ctx| {
+            ctx.set_mailbox_capacity(16);
+            CountingClient(batches)
+        });
+        let client = ClientId::next();
+        let (nick, to) = (Nick::anonymous(client), member.recipient().into());
+        let register = Register { client, nick, events: false, to };
+        hub.send(register).await.expect("the hub is running");
+        let rooms: Vec<_> =
+            (0..64).map(|n| RoomName::parse(&format!("room{n}")).expect("a name")).collect();
+        for room in rooms.iter().cloned() {
+            let (catch_up, reference) = (CatchUp::Latest(0), None);
+            let join = Join { client, room, catch_up, reference };
+            hub.send(join).await.expect("the hub is running");
+        }
+        hub.send(PublishLater(rooms)).await.expect("the hub is running");
+        for _ in 0..64 {
+            let batch = timeout(Duration::from_secs(20), delivered.recv());
+            batch.await.expect("within 20 seconds").expect("the member is not evicted");
+        }
+    }
+
+    /// A client that reports each batch.
+    struct CountingClient(mpsc::UnboundedSender<()>);
+
+    impl Actor for CountingClient {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<Deliver> for CountingClient {
+        type Result = ();
+
+        fn handle(&mut self, deliver: Deliver, ctx: &mut Self::Context) {
+            for _ in deliver.batches() {
+                let _ = self.0.send(());
+            }
+            if matches!(deliver, Deliver::Close(_)) {
+                ctx.stop();
+            }
+        }
     }
 
     /// Fills a room that is not due for an hour. Returns the number of messages until the hub kept

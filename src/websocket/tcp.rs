@@ -12,6 +12,7 @@ use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
 use actix_web::dev::Extensions;
 use actix_web::rt::net::TcpStream;
 use socket2::SockRef;
+use tokio::io::Interest;
 
 /// A byte stream that a [`Driver`](super::driver::Driver) can own.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
@@ -55,8 +56,16 @@ impl AsyncRead for Tcp {
     ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.shared.poll_read_ready(cx))?;
-            match self.shared.try_read(buffer.initialize_unfilled()) {
+            let space = buffer.initialize_unfilled();
+            let size = space.len();
+            match self.shared.try_read(space) {
                 Ok(bytes) => {
+                    if cfg!(target_os = "linux") && 0 < bytes && bytes < size {
+                        // Nothing is left to read, so the next poll need not try. No event can
+                        // have arrived since, because the runtime's reactor is on this thread.
+                        let nothing_left = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                        let _ = self.shared.try_io(Interest::READABLE, nothing_left);
+                    }
                     buffer.advance(bytes);
                     return Poll::Ready(Ok(()));
                 }

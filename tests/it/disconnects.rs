@@ -229,23 +229,26 @@ async fn shutdown_first_delivers_a_pending_replay_and_newer_messages() {
 #[actix_web::test]
 async fn stop_closes_all_clients_and_the_listening_socket() {
     let shutdown_timeout = Duration::from_secs(3600);
-    let server = TestServer::start_with(Config { shutdown_timeout, ..config() }).await;
-    let addr = server.addr();
-    let mut clients = [server.join("").await, server.join("").await];
-    // An idle keep-alive connection does not delay the shutdown.
-    let mut idle = TcpStream::connect(addr).await.unwrap();
-    idle.write_all(format!("GET /healthz HTTP/1.1\r\nHost: {addr}\r\n\r\n").as_bytes())
-        .await
-        .unwrap();
-    within("an answer", idle.read_u8()).await.unwrap();
+    // With one worker, the hub runs on its thread.
+    for workers in [1, 2] {
+        let server = TestServer::start_with(Config { workers, shutdown_timeout, ..config() }).await;
+        let addr = server.addr();
+        let mut clients = [server.join("").await, server.join("").await];
+        // An idle keep-alive connection does not delay the shutdown.
+        let mut idle = TcpStream::connect(addr).await.unwrap();
+        idle.write_all(format!("GET /healthz HTTP/1.1\r\nHost: {addr}\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        within("an answer", idle.read_u8()).await.unwrap();
 
-    let (codes, ()) = futures_util::future::join(
-        async { [clients[0].expect_close().await.0, clients[1].expect_close().await.0] },
-        server.stop(),
-    )
-    .await;
-    assert_eq!(codes, [1001, 1001]);
-    assert!(TcpStream::connect(addr).await.is_err());
+        let (codes, ()) = futures_util::future::join(
+            async { [clients[0].expect_close().await.0, clients[1].expect_close().await.0] },
+            server.stop(),
+        )
+        .await;
+        assert_eq!(codes, [1001, 1001]);
+        assert!(TcpStream::connect(addr).await.is_err());
+    }
 }
 
 /// The socket stays open until the write timeout. The shutdown does not wait for it.
@@ -277,18 +280,21 @@ impl Handler<Panic> for Hub {
 
 #[actix_web::test]
 async fn hub_panic_closes_every_client_with_1011_and_fails_the_server() {
-    let server = TestServer::start().await;
-    let mut clients = [server.join("").await, server.join("room=other").await];
-    let hub = server.hub().clone();
-    let running = actix_web::rt::spawn(server.into_server().run());
-    // `run` watches the hub once it has been polled.
-    tokio::task::yield_now().await;
-    hub.do_send(Panic);
-    for client in &mut clients {
-        assert_eq!(client.expect_close().await.0, 1011);
+    // With one worker, the hub runs on its thread.
+    for workers in [1, 2] {
+        let server = TestServer::start_with(Config { workers, ..config() }).await;
+        let mut clients = [server.join("").await, server.join("room=other").await];
+        let hub = server.hub().clone();
+        let running = actix_web::rt::spawn(server.into_server().run());
+        // `run` watches the hub once it has been polled.
+        tokio::task::yield_now().await;
+        hub.do_send(Panic);
+        for client in &mut clients {
+            assert_eq!(client.expect_close().await.0, 1011);
+        }
+        let outcome = within("the server to end", running).await.unwrap();
+        assert!(matches!(outcome, Err(ServerError::HubFailed)), "{outcome:?}");
     }
-    let outcome = within("the server to end", running).await.unwrap();
-    assert!(matches!(outcome, Err(ServerError::HubFailed)), "{outcome:?}");
 }
 
 #[actix_web::test]

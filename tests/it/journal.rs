@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Handler, Message as ActorMessage};
 use chinwag::Config;
@@ -267,6 +267,27 @@ async fn dropped_server_handle_keeps_the_journal_running() {
     ada.send(&[join_command("a"), json!({"type": "say", "room": "a", "text": "still here"})]).await;
     ada.until("said").await;
     assert_eq!(history(addr, "a").await[0]["text"], "still here");
+}
+
+/// Only delays can make this take longer.
+#[actix_web::test]
+async fn appends_are_at_least_five_milliseconds_apart() {
+    const MESSAGES: u32 = 20;
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start_with(config_with_journal(folder.path())).await;
+    let mut ada = JsonClient::hello(server.addr(), json!({})).await;
+    ada.send(&[join_command("a"), join_command("b")]).await;
+    ada.until("joined").await;
+    ada.until("joined").await;
+    let began = Instant::now();
+    for n in 0..MESSAGES {
+        let room = ["a", "b"][(n % 2) as usize];
+        ada.send(&[json!({"type": "say", "room": room, "text": "hello"})]).await;
+        ada.until("said").await;
+    }
+    let elapsed = began.elapsed();
+    assert!(elapsed >= Duration::from_millis(5) * (MESSAGES - 1), "{elapsed:?}");
+    server.stop().await;
 }
 
 #[actix_web::test]

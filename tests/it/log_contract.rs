@@ -9,7 +9,9 @@ use chinwag::domain::{
     ClientId, Entry, Epoch, MessageText, Nick, Position, RoomName, Seq, Settings, SettingsChange,
     Timestamp,
 };
-use chinwag::hub::{Broadcast, CatchUp, Deliver, Edit, Hello, History, Join, ListRooms, Register};
+use chinwag::hub::{
+    Broadcast, CatchUp, Deliver, Drain, Edit, Hello, History, Join, ListRooms, Register,
+};
 use chinwag::log::{FromLog, Own, Probe, Verdict};
 use chinwag::protocol::{DisconnectReason, Event, HistoryRange};
 use chinwag::{Config, Hub};
@@ -279,6 +281,27 @@ async fn rejected_append_is_definite_and_the_next_one_follows() {
     setup.settle().await;
     setup.log.do_send(AnswerAppend { success: true });
     let expected = ["error busy", "a 1 two", "said a 1 new"];
+    assert_eq!(setup.received(&to_ada).await, expected);
+}
+
+/// The hub appends at most every 5 ms, but a shutdown waits for what has not been appended yet.
+#[actix_web::test]
+async fn drain_waits_for_messages_that_wait_for_the_next_append() {
+    let setup = Setup::new(Duration::from_secs(3600));
+    let (ada, to_ada) = setup.member().await;
+    setup.say(ada, "one").await;
+    setup.settle().await;
+    setup.log.do_send(AnswerAppend { success: true });
+    setup.log.send(Probe).await.unwrap().unwrap();
+    setup.say(ada, "two").await;
+    let drained = setup.hub.send(Drain { wait: true }).await.unwrap();
+    eventually("the second append", async || {
+        setup.log.send(PendingTicket).await.unwrap() == Some(2)
+    })
+    .await;
+    setup.log.do_send(AnswerAppend { success: true });
+    let _ = within("the hub to be drained", drained).await;
+    let expected = ["a 1 one", "said a 1 new", "a 2 two", "said a 2 new", "close shutting_down"];
     assert_eq!(setup.received(&to_ada).await, expected);
 }
 
