@@ -31,9 +31,8 @@ mod limits; // limits on connections, rooms, messages and rates
 mod log_contract; // the hub delivers the entries that the log hands out
 mod many_clients; // hundreds of clients at once
 mod memory; // how much memory hostile clients cost the server
-mod metrics;
+mod metrics; // metrics, health checks and the JSON log
 mod nginx; // the shipped nginx configuration (ignored by default: needs nginx)
-mod one_worker; // metrics, health checks and the JSON log
 mod one_worker; // a server with one worker, whose thread also runs the hub
 mod pacing; // when rooms are flushed
 mod page; // the page in a real browser (ignored by default: needs Chromium)
