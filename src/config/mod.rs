@@ -95,8 +95,9 @@ pub struct Config {
     pub ping_interval: Duration,
     /// How long a client may be silent before its connection is closed. Defaults to 60 seconds.
     pub pong_timeout: Duration,
-    /// Maximum interval between two flushes of a busy room. 0 flushes every message at once.
-    /// Defaults to 50 milliseconds.
+    /// Maximum interval between two flushes of a busy room. 0 flushes every message at once. Two
+    /// commits to the history file begin at least 5 milliseconds apart, or this interval if that is
+    /// less. Defaults to 50 milliseconds.
     pub batch_window: Duration,
     /// How long a shutdown waits for the clients, and then for the journal. Defaults to 5 seconds.
     pub shutdown_timeout: Duration,

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::history::History;
 use super::publish::{Flush, Pending, ROOM_PENDING_MESSAGES_MAX, Sender};
+use super::rooms::Room;
 use super::{Deliver, Hub};
 use crate::domain::{Audience, ClientId, Entry, Epoch, MessageId, RoomName, Seq};
 use crate::log::{Append, FromLog, LogBackend, LogError, Own, Refused, State, Verdict};
@@ -33,6 +34,7 @@ pub(super) struct LogState {
     last_ticket: u64,
     /// The earliest time of the next append.
     next_append: Instant,
+    append_scheduled: bool,
     /// Rooms that came due while an append was in flight or before the next one, oldest first.
     pub(super) waiting: VecDeque<RoomName>,
     /// Whether the log cannot answer now. See [`FromLog::Stalled`].
@@ -76,6 +78,7 @@ impl LogState {
             in_flight: None,
             last_ticket: 0,
             next_append: Instant::now(),
+            append_scheduled: false,
             waiting: VecDeque::new(),
             stalled: false,
             failing: false,
@@ -111,7 +114,9 @@ impl Handler<FromLog> for Hub {
 
     fn handle(&mut self, from_log: FromLog, ctx: &mut Self::Context) {
         if matches!(from_log, FromLog::Died) {
-            error!("the log has stopped; stopping the hub");
+            if !self.lifecycle.draining {
+                error!("the log has stopped; stopping the hub");
+            }
             return ctx.terminate();
         }
         self.take_from_log(from_log);
@@ -121,24 +126,31 @@ impl Handler<FromLog> for Hub {
 }
 
 impl Hub {
-    /// Appends the pending drafts of a room to the log, or lets the room wait for the append in
-    /// flight. If the room does not append now, delivers its undelivered entries.
+    /// Appends the pending drafts of a room to the log, or lets the room wait for a later append.
+    /// If the room does not append now, delivers its undelivered entries.
     pub(super) fn flush(&mut self, name: &RoomName) {
         let Some(room) = self.rooms.get_mut(name) else { return };
-        let has_pending = !room.pending.is_empty();
-        if has_pending && self.log.is_idle() && self.log.next_append <= Instant::now() {
-            // Undelivered entries are delivered together with the hub's own.
-            let flush = self.take_pending(name);
-            return self.append(flush);
-        }
-        room.scheduled = has_pending;
-        if has_pending {
-            if self.log.waiting.is_empty() {
-                self.pacing.schedule_append(self.log.next_append);
-            }
+        room.scheduled = !room.pending.is_empty();
+        if room.scheduled {
             self.log.waiting.push_back(name.clone());
+            self.append_waiting();
+            if self.rooms.get(name).is_none_or(|room| room.in_flight || !room.scheduled) {
+                // Undelivered entries are delivered together with the hub's own.
+                return;
+            }
         }
         self.deliver_rooms([(name.clone(), None)]);
+    }
+
+    /// Flushes all rooms together, so that a client in many rooms receives few deliveries.
+    pub(super) fn flush_all(&mut self) {
+        let has_pending = |room: &Room| !room.pending.is_empty();
+        let pending = self.rooms.iter().filter(|(_, room)| has_pending(room));
+        self.log.waiting = pending.map(|(name, _)| name.clone()).collect();
+        let others = self.rooms.iter().filter(|(_, room)| !has_pending(room));
+        let others: Vec<_> = others.map(|(name, _)| (name.clone(), None)).collect();
+        self.deliver_rooms(others);
+        self.append_waiting();
     }
 
     fn append(&mut self, Flush { pending, history_requests }: Flush) {
@@ -175,7 +187,7 @@ impl Hub {
         self.append_waiting();
     }
 
-    /// Appends the pending drafts of waiting rooms, if an append is due.
+    /// Appends the pending drafts of waiting rooms if an append is due. Otherwise schedules it.
     pub(super) fn append_waiting(&mut self) {
         if self.log.waiting.is_empty() || !self.log.is_idle() || self.log.stalled {
             return;
@@ -183,9 +195,17 @@ impl Hub {
         if self.log.next_append <= Instant::now() {
             let flush = self.take_waiting();
             self.append(flush);
-        } else {
+        } else if !std::mem::replace(&mut self.log.append_scheduled, true) {
             self.pacing.schedule_append(self.log.next_append);
         }
+    }
+
+    /// Appends when the scheduled time has come.
+    pub(super) fn append_scheduled(&mut self) {
+        self.log.append_scheduled = false;
+        self.append_waiting();
+        // The waiting rooms may have had nothing to append any more.
+        self.end_if_drained();
     }
 
     /// Takes the pending drafts of waiting rooms, up to the limits of one append.

@@ -1,5 +1,7 @@
 //! Methods for messages of other crates: `impl Handler<MyMessage> for Hub` is theirs to write, and
-//! may call these and [`Hub::send_to`].
+//! may call these and [`Hub::send_to`]. Sessions may take what a handler delivers only after it has
+//! returned, so a handler that publishes in very many rooms may fill the send queue of a client in
+//! all of them.
 
 use super::Hub;
 use crate::domain::{Action, ClientId, Draft, MessageText, Nick, Right, RoomName};

@@ -1,7 +1,7 @@
 //! The hub: one actor that knows every client and every room, and delivers each message to the
 //! members of its room. Sessions send it [`Register`], [`Unregister`] and [`Broadcast`], and it
 //! sends them [`Deliver`]. The submodules define the other messages. The hub does no input or
-//! output and never waits.
+//! output and waits for no answer.
 
 mod admin;
 mod batch;

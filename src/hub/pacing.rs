@@ -22,17 +22,17 @@ const WAIT_PER_MEMBER: Duration = Duration::from_micros(50);
 const WRITE_PER_MEMBER: Duration = Duration::from_micros(10);
 
 /// The greatest number of due rooms that are flushed before sessions on the hub's thread run. A
-/// client in all of them receives as many deliveries, so this must be well below the shortest send
-/// queue.
+/// client in all of them receives two deliveries for each, a batch and a receipt, and those of the
+/// message that is handled. This must be less than the shortest send queue.
 const FLUSHES_MAX: usize = 4;
 
 /// The schedule of flushes and presence updates.
 pub(super) struct Pacing {
-    /// The longest interval between two flushes of a room that is not too large, and between two
-    /// appends.
+    /// The longest interval between two flushes of a room, unless writing to its members takes
+    /// longer. The hub does not wait longer than this between two appends, either.
     pub(super) window: Duration,
     workers: u32,
-    /// Whether the hub has delivered batches since it last let sessions run.
+    /// Whether the hub has delivered batches since sessions on its thread could last run.
     pub(super) has_delivered: bool,
     due: BinaryHeap<Reverse<(Instant, Due)>>,
     /// The pending text of all rooms, in bytes.
@@ -83,7 +83,7 @@ impl Pacing {
 }
 
 impl Hub {
-    /// Flushes due rooms. Then flushes this room if it is due. Otherwise schedules its flush.
+    /// Flushes some due rooms. Then flushes this room if it is due. Otherwise schedules its flush.
     pub(super) fn flush_when_due(&mut self, name: &RoomName) {
         let now = Instant::now();
         // Timers run only while the mailbox is empty, which is rare in a busy hub.
@@ -110,7 +110,7 @@ impl Hub {
             match due {
                 Due::Flush(name) => flushes.push(name),
                 Due::Presence(name) => presence.push(name),
-                Due::Append => self.append_waiting(),
+                Due::Append => self.append_scheduled(),
             }
         }
         if !presence.is_empty() {
@@ -125,7 +125,7 @@ impl Hub {
     /// handles its next message. Without this, a burst of messages would fill the send queues of
     /// clients that read at full speed.
     pub(super) fn let_sessions_run(&mut self, ctx: &mut Context<Self>) {
-        if std::mem::take(&mut self.pacing.has_delivered) {
+        if self.pacing.has_delivered {
             let mut is_second_poll = false;
             let pause = poll_fn(move |task| {
                 if std::mem::replace(&mut is_second_poll, true) {
@@ -140,7 +140,7 @@ impl Hub {
 }
 
 /// The hub's only timer, for the whole schedule. The hub's context polls it whenever the mailbox is
-/// empty, so it sees what was scheduled since.
+/// empty or the hub pauses, so it sees what was scheduled since.
 pub(super) struct FlushTimer(Pin<Box<Sleep>>);
 
 impl FlushTimer {
@@ -159,12 +159,19 @@ impl ActorFuture<Hub> for FlushTimer {
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         loop {
-            let now = Instant::now();
-            hub.flush_due(now);
-            let Some(Reverse((at, _))) = hub.pacing.due.peek() else { return Poll::Pending };
-            if *at <= now {
+            if std::mem::take(&mut hub.pacing.has_delivered) {
+                // Sessions on this thread run first.
                 task.waker().wake_by_ref();
                 return Poll::Pending;
+            }
+            let now = Instant::now();
+            hub.flush_due(now);
+            if hub.pacing.has_delivered {
+                continue;
+            }
+            let Some(Reverse((at, _))) = hub.pacing.due.peek() else { return Poll::Pending };
+            if *at <= now {
+                continue;
             }
             if self.0.deadline() != *at {
                 self.0.as_mut().reset(*at);
@@ -183,7 +190,7 @@ mod tests {
     use crate::domain::{ClientId, MessageText, Nick};
     use crate::hub::publish::ROOM_PENDING_BYTES_MAX;
     use crate::hub::rooms::Room;
-    use crate::hub::{Broadcast, CatchUp, Deliver, Join, Register};
+    use crate::hub::{Broadcast, CatchUp, Deliver, Drain, Join, Register};
     use std::sync::Arc;
     use tokio::sync::{Semaphore, mpsc};
     use tokio::time::timeout;
@@ -238,17 +245,17 @@ mod tests {
         assert_eq!(hub.send(PublishWithoutPause).await, Ok([false, true]));
     }
 
-    /// Publishes a message in each of these rooms, all of which are due at the same time.
+    /// Publishes a message in each of these rooms, all of which are due after this time.
     #[derive(Message)]
     #[rtype(result = "()")]
-    struct PublishLater(Vec<RoomName>);
+    struct PublishLater(Vec<RoomName>, Duration);
 
     impl Handler<PublishLater> for Hub {
         type Result = ();
 
-        fn handle(&mut self, PublishLater(rooms): PublishLater, _: &mut Self::Context) {
+        fn handle(&mut self, PublishLater(rooms, after): PublishLater, _: &mut Self::Context) {
             let nick = Nick::parse("ada").expect("a name");
-            let due = Instant::now() + Duration::from_millis(20);
+            let due = Instant::now() + after;
             for room in &rooms {
                 self.rooms.get_mut(room).expect("it has a member").next_flush = due;
                 self.broadcast(room, &nick, MessageText::parse("hello", 100).expect("a text"));
@@ -256,8 +263,10 @@ mod tests {
         }
     }
 
-    #[actix_web::test]
-    async fn many_due_rooms_do_not_fill_the_mailbox_of_a_member_on_the_hubs_thread() {
+    /// Publishes a message in each of 64 rooms, does something with the hub, and waits until a
+    /// member of all rooms has received the messages. Its mailbox holds 16 deliveries, and it is on
+    /// the hub's thread.
+    async fn publish_in_many_rooms(after: Duration, action: impl FnOnce(&Addr<Hub>)) {
         let arbiter = Arbiter::new();
         let hub = Hub::start_in(&arbiter, &Config::default());
         let (batches, mut delivered) = mpsc::unbounded_channel();
@@ -275,15 +284,28 @@ mod tests {
             let (catch_up, reference) = (CatchUp::Latest(0), None);
             let join = Join { client, room, catch_up, reference };
             hub.send(join).await.expect("the hub is running");
+            delivered.recv().await.expect("the answer");
         }
-        hub.send(PublishLater(rooms)).await.expect("the hub is running");
+        hub.send(PublishLater(rooms, after)).await.expect("the hub is running");
+        action(&hub);
         for _ in 0..64 {
             let batch = timeout(Duration::from_secs(20), delivered.recv());
             batch.await.expect("within 20 seconds").expect("the member is not evicted");
         }
     }
 
-    /// A client that reports each batch.
+    #[actix_web::test]
+    async fn many_due_rooms_do_not_fill_the_mailbox_of_a_member_on_the_hubs_thread() {
+        publish_in_many_rooms(Duration::from_millis(20), |_| {}).await;
+    }
+
+    #[actix_web::test]
+    async fn drain_delivers_the_messages_of_many_rooms_without_filling_the_mailbox_of_a_member() {
+        let drain = |hub: &Addr<Hub>| hub.do_send(Drain { wait: true });
+        publish_in_many_rooms(Duration::from_secs(3600), drain).await;
+    }
+
+    /// A client that reports each batch and each answer.
     struct CountingClient(mpsc::UnboundedSender<()>);
 
     impl Actor for CountingClient {
@@ -294,7 +316,8 @@ mod tests {
         type Result = ();
 
         fn handle(&mut self, deliver: Deliver, ctx: &mut Self::Context) {
-            for _ in deliver.batches() {
+            let answers = usize::from(matches!(deliver, Deliver::Answer(_)));
+            for _ in 0..deliver.batches().len() + answers {
                 let _ = self.0.send(());
             }
             if matches!(deliver, Deliver::Close(_)) {

@@ -1,4 +1,4 @@
-//! The log of a hub without a history file: a [`Replica`] with bounds, in the hub's own thread.
+//! The log of a hub without a history file: a [`Replica`] with bounds, on the thread of the hub.
 
 use std::time::Duration;
 

@@ -6,7 +6,10 @@ use chinwag::Config;
 use chinwag::protocol::DisconnectReason as Reason;
 use futures_util::future::join_all;
 
+use serde_json::json;
+
 use crate::harness::{TestServer, config, within};
+use crate::json::JsonClient;
 
 /// Without a pause after each delivery, the hub would fill the send queues before a session on its
 /// thread can run.
@@ -33,6 +36,29 @@ async fn burst_of_messages_does_not_evict_clients_that_read() {
     }))
     .await;
     assert!(received.iter().all(|lines| lines == &received[0]), "all receive the same");
+    assert_eq!(server.disconnects(Reason::SlowClient).await, 0);
+    server.stop().await;
+}
+
+/// Each message leads to two deliveries to its author: the message and the receipt.
+#[actix_web::test]
+async fn author_in_many_rooms_that_reads_is_not_evicted() {
+    const ROOMS: usize = 40;
+    let config = Config { workers: 1, send_queue: 16, ..config() };
+    let server = TestServer::start_with(config).await;
+    let mut ada = JsonClient::hello(server.addr(), json!({})).await;
+    let rooms: Vec<_> = (0..ROOMS).map(|n| format!("room{n}")).collect();
+    for room in &rooms {
+        ada.send(&[json!({"type": "join", "room": room})]).await;
+        ada.until("joined").await;
+    }
+    // The second message to a room waits until the room is due.
+    let say = |room| json!({"type": "say", "room": room, "text": "hello"});
+    let lines: Vec<_> = rooms.iter().cycle().take(3 * ROOMS).map(say).collect();
+    ada.send(&lines).await;
+    for _ in &lines {
+        ada.until("said").await;
+    }
     assert_eq!(server.disconnects(Reason::SlowClient).await, 0);
     server.stop().await;
 }

@@ -52,8 +52,7 @@ impl Handler<Drain> for Hub {
         let (sender, drained) = oneshot::channel();
         self.lifecycle.drained.push(sender);
         if !std::mem::replace(&mut self.lifecycle.draining, true) {
-            let names: Vec<_> = self.rooms.keys().cloned().collect();
-            names.iter().for_each(|name| self.flush(name));
+            self.flush_all();
         }
         if wait {
             self.end_if_drained();
