@@ -5,8 +5,8 @@
 //! # The path of a message
 //!
 //! ```text
-//! browser ──frame──▶ Session ──Broadcast──▶ Hub ──Append────▶ log (SQLite on its own
-//! browser ◀─frame─── Session ◀──Deliver──── Hub ◀──Appended── thread, or in memory)
+//! browser ──frame──▶ Session ──Broadcast──▶ Hub ──Append───▶ log (SQLite on its own
+//! browser ◀─frame─── Session ◀──Deliver──── Hub ◀──FromLog── thread, or in memory)
 //! ```
 //!
 //! 1. The HTTP routes of [`http`] check the handshake and start a session, which is an actor with

@@ -109,7 +109,7 @@ impl Hub {
             [(name, batch)] => self.fan_out_to_room(name, batch),
             _ => self.fan_out_to_rooms(batches),
         }
-        self.pacing.has_delivered = true;
+        self.pacing.count_delivery();
         self.metrics.observe_fan_out(deliveries as u64, began.elapsed());
     }
 

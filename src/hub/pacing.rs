@@ -21,19 +21,17 @@ const WAIT_PER_MEMBER: Duration = Duration::from_micros(50);
 /// The measured time to write to one member on one worker.
 const WRITE_PER_MEMBER: Duration = Duration::from_micros(10);
 
-/// The greatest number of due rooms that are flushed before sessions on the hub's thread run. A
-/// client in all of them receives two deliveries for each, a batch and a receipt, and those of the
-/// message that is handled. This must be less than the shortest send queue.
-const FLUSHES_MAX: usize = 4;
-
 /// The schedule of flushes and presence updates.
 pub(super) struct Pacing {
     /// The longest interval between two flushes of a room, unless writing to its members takes
     /// longer. The hub does not wait longer than this between two appends, either.
     pub(super) window: Duration,
     workers: u32,
-    /// Whether the hub has delivered batches since sessions on its thread could last run.
-    pub(super) has_delivered: bool,
+    /// How often the hub has delivered batches since sessions on its thread could last run.
+    delivered: usize,
+    /// How often it may do so: a fraction of the send queue, since a client may receive a batch, a
+    /// receipt and notices each time.
+    max_delivered: usize,
     due: BinaryHeap<Reverse<(Instant, Due)>>,
     /// The pending text of all rooms, in bytes.
     pub(super) pending_bytes: usize,
@@ -51,9 +49,21 @@ enum Due {
 }
 
 impl Pacing {
-    pub(super) fn new(window: Duration, workers: usize) -> Self {
+    pub(super) fn new(window: Duration, workers: usize, send_queue: usize) -> Self {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
-        Self { window, workers, has_delivered: false, due: BinaryHeap::new(), pending_bytes: 0 }
+        let max_delivered = send_queue / 4;
+        let due = BinaryHeap::new();
+        Self { window, workers, delivered: 0, max_delivered, due, pending_bytes: 0 }
+    }
+
+    /// Counts a delivery of batches.
+    pub(super) fn count_delivery(&mut self) {
+        self.delivered += 1;
+    }
+
+    /// Returns whether sessions on the hub's thread must run before the hub delivers more.
+    fn must_pause(&self) -> bool {
+        self.delivered >= self.max_delivered
     }
 
     /// Schedules the presence update of a room.
@@ -99,10 +109,11 @@ impl Hub {
         }
     }
 
-    /// Flushes rooms that are due, up to [`FLUSHES_MAX`], and sends presence updates that are due.
+    /// Flushes rooms that are due, until the hub must pause, and sends presence updates that are
+    /// due.
     fn flush_due(&mut self, now: Instant) {
         let (mut flushes, mut presence) = (Vec::new(), Vec::new());
-        while flushes.len() < FLUSHES_MAX
+        while self.pacing.delivered + flushes.len() < self.pacing.max_delivered
             && let Some(Reverse((at, _))) = self.pacing.due.peek()
             && *at <= now
             && let Some(Reverse((_, due))) = self.pacing.due.pop()
@@ -121,11 +132,11 @@ impl Hub {
         }
     }
 
-    /// If batches were delivered, lets the sessions on the hub's thread take them before the hub
-    /// handles its next message. Without this, a burst of messages would fill the send queues of
-    /// clients that read at full speed.
+    /// If the hub must pause, lets the sessions on its thread run before it handles its next
+    /// message. Without this, a burst of messages would fill the send queues of clients that read
+    /// at full speed.
     pub(super) fn let_sessions_run(&mut self, ctx: &mut Context<Self>) {
-        if self.pacing.has_delivered {
+        if self.pacing.must_pause() {
             let mut is_second_poll = false;
             let pause = poll_fn(move |task| {
                 if std::mem::replace(&mut is_second_poll, true) {
@@ -159,17 +170,14 @@ impl ActorFuture<Hub> for FlushTimer {
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         loop {
-            if std::mem::take(&mut hub.pacing.has_delivered) {
-                // Sessions on this thread run first.
-                task.waker().wake_by_ref();
-                return Poll::Pending;
-            }
             let now = Instant::now();
             hub.flush_due(now);
-            if hub.pacing.has_delivered {
-                continue;
+            let must_pause = hub.pacing.must_pause();
+            if must_pause {
+                task.waker().wake_by_ref();
             }
-            let Some(Reverse((at, _))) = hub.pacing.due.peek() else { return Poll::Pending };
+            let next = hub.pacing.due.peek().filter(|_| !must_pause);
+            let Some(Reverse((at, _))) = next else { break };
             if *at <= now {
                 continue;
             }
@@ -177,9 +185,12 @@ impl ActorFuture<Hub> for FlushTimer {
                 self.0.as_mut().reset(*at);
             }
             if self.0.as_mut().poll(task).is_pending() {
-                return Poll::Pending;
+                break;
             }
         }
+        // Other tasks of the thread run now.
+        hub.pacing.delivered = 0;
+        Poll::Pending
     }
 }
 
@@ -197,13 +208,13 @@ mod tests {
 
     #[test]
     fn wait_grows_with_the_members_up_to_the_window_or_the_time_to_write() {
-        let pacing = Pacing::new(Duration::from_millis(50), 2);
+        let pacing = Pacing::new(Duration::from_millis(50), 2, 256);
         let waits = [(0, 0), (1, 50), (100, 5_000), (1_000, 50_000), (5_000, 50_000)];
         for (members, micros) in waits {
             assert_eq!(pacing.wait(members), Duration::from_micros(micros), "{members} members");
         }
         assert_eq!(pacing.wait(100_000), Duration::from_millis(500), "writing takes longer");
-        assert_eq!(Pacing::new(Duration::ZERO, 2).wait(100_000), Duration::ZERO);
+        assert_eq!(Pacing::new(Duration::ZERO, 2, 256).wait(100_000), Duration::ZERO);
     }
 
     /// Publishes without a pause, as a busy hub does, so that no timer can run. Returns whether a
@@ -268,11 +279,16 @@ mod tests {
     /// the hub's thread.
     async fn publish_in_many_rooms(after: Duration, action: impl FnOnce(&Addr<Hub>)) {
         let arbiter = Arbiter::new();
-        let hub = Hub::start_in(&arbiter, &Config::default());
-        let (batches, mut delivered) = mpsc::unbounded_channel();
+        let config = Config { send_queue: 16, ..Config::default() };
+        let hub = Hub::start_in(&arbiter, &config);
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        let mut delivered = async || {
+            let next = timeout(Duration::from_secs(20), receiver.recv());
+            next.await.expect("within 20 seconds").expect("the member is not evicted");
+        };
         let member = CountingClient::start_in_arbiter(&arbiter.handle(), |ctx| {
             ctx.set_mailbox_capacity(16);
-            CountingClient(batches)
+            CountingClient(sender)
         });
         let client = ClientId::next();
         let (nick, to) = (Nick::anonymous(client), member.recipient().into());
@@ -284,13 +300,14 @@ mod tests {
             let (catch_up, reference) = (CatchUp::Latest(0), None);
             let join = Join { client, room, catch_up, reference };
             hub.send(join).await.expect("the hub is running");
-            delivered.recv().await.expect("the answer");
+            // The hub handles messages of another thread until there are none. It would not let the
+            // member run.
+            delivered().await;
         }
         hub.send(PublishLater(rooms, after)).await.expect("the hub is running");
         action(&hub);
         for _ in 0..64 {
-            let batch = timeout(Duration::from_secs(20), delivered.recv());
-            batch.await.expect("within 20 seconds").expect("the member is not evicted");
+            delivered().await;
         }
     }
 

@@ -114,7 +114,7 @@ impl Hub {
             rings: Rings::new(config, log.state.settings.keep_for),
             reads: Reads::default(),
             log,
-            pacing: Pacing::new(config.batch_window, config.workers),
+            pacing: Pacing::new(config.batch_window, config.workers, config.send_queue),
             limits: RoomLimits::new(config),
             disconnects: HashMap::new(),
             metrics: config.metrics.clone(),
