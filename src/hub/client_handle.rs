@@ -1,5 +1,6 @@
 //! The hub's handle of a client: its bounded send queue, and the power to close the connection.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -20,11 +21,14 @@ pub struct ClientHandle {
     /// The client's address. None for actors of other crates.
     address: Option<SourceAddress>,
     force_close: ForceClose,
+    /// The number of batches in the hub's round with this number.
+    batches: Cell<(u32, u32)>,
 }
 
 impl From<Recipient<Deliver>> for ClientHandle {
     fn from(to: Recipient<Deliver>) -> Self {
-        Self { to, budget: None, address: None, force_close: ForceClose::default() }
+        let (force_close, batches) = (ForceClose::default(), Cell::default());
+        Self { to, budget: None, address: None, force_close, batches }
     }
 }
 
@@ -35,7 +39,8 @@ impl ClientHandle {
         force_close: ForceClose,
         address: SourceAddress,
     ) -> Self {
-        Self { to, budget: Some(budget), address: Some(address), force_close }
+        let (budget, address) = (Some(budget), Some(address));
+        Self { to, budget, address, force_close, batches: Cell::default() }
     }
 
     pub(super) fn address(&self) -> Option<SourceAddress> {
@@ -54,6 +59,14 @@ impl ClientHandle {
         if let Some(budget) = &self.budget {
             budget.shared.renamed.store(rooms, Ordering::Relaxed);
         }
+    }
+
+    /// Counts a batch in this round of the hub. Returns the number of batches in the round.
+    pub(super) fn count_batch(&self, round: u32) -> u32 {
+        let (last_round, batches) = self.batches.get();
+        let batches = if last_round == round { batches + 1 } else { 1 };
+        self.batches.set((round, batches));
+        batches
     }
 
     /// Delivers without waiting.

@@ -109,7 +109,6 @@ impl Hub {
             [(name, batch)] => self.fan_out_to_room(name, batch),
             _ => self.fan_out_to_rooms(batches),
         }
-        self.pacing.count_delivery();
         self.metrics.observe_fan_out(deliveries as u64, began.elapsed());
     }
 
@@ -117,6 +116,7 @@ impl Hub {
         let Some(room) = self.rooms.get(name) else { return };
         let mut refused = Vec::new();
         for (&id, member) in &room.members {
+            self.pacing.count_batch(member);
             if let Err(reason) = member.deliver(Deliver::Batch(Arc::clone(batch))) {
                 refused.push((id, reason));
             }
@@ -137,6 +137,7 @@ impl Hub {
             }
         }
         for (id, (member, bundle)) in bundles {
+            self.pacing.count_batch(&member);
             if let Err(reason) = member.deliver(Deliver::Batches(bundle)) {
                 self.evict(id, reason);
             }

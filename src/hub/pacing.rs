@@ -12,7 +12,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::Hub;
+use super::{ClientHandle, Hub};
 use crate::domain::RoomName;
 
 /// The wait between two flushes of a room for each of its members.
@@ -27,11 +27,14 @@ pub(super) struct Pacing {
     /// longer. The hub does not wait longer than this between two appends, either.
     pub(super) window: Duration,
     workers: u32,
-    /// How often the hub has delivered batches since sessions on its thread could last run.
-    delivered: usize,
-    /// How often it may do so: a fraction of the send queue, since a client may receive a batch, a
-    /// receipt and notices each time.
-    max_delivered: usize,
+    /// The number of times that sessions on the hub's thread have had the chance to run. It wraps
+    /// around.
+    round: u32,
+    /// The greatest number of batches for one client in a round: a fraction of the send queue,
+    /// since the client may also receive receipts and notices.
+    max_batches: u32,
+    /// Whether a client has received that many in this round.
+    must_pause: bool,
     due: BinaryHeap<Reverse<(Instant, Due)>>,
     /// The pending text of all rooms, in bytes.
     pub(super) pending_bytes: usize,
@@ -51,19 +54,14 @@ enum Due {
 impl Pacing {
     pub(super) fn new(window: Duration, workers: usize, send_queue: usize) -> Self {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
-        let max_delivered = send_queue / 4;
-        let due = BinaryHeap::new();
-        Self { window, workers, delivered: 0, max_delivered, due, pending_bytes: 0 }
+        let max_batches = u32::try_from(send_queue / 4).unwrap_or(u32::MAX);
+        let (round, must_pause, due) = (0, false, BinaryHeap::new());
+        Self { window, workers, round, max_batches, must_pause, due, pending_bytes: 0 }
     }
 
-    /// Counts a delivery of batches.
-    pub(super) fn count_delivery(&mut self) {
-        self.delivered += 1;
-    }
-
-    /// Returns whether sessions on the hub's thread must run before the hub delivers more.
-    fn must_pause(&self) -> bool {
-        self.delivered >= self.max_delivered
+    /// Counts a batch for a client.
+    pub(super) fn count_batch(&mut self, client: &ClientHandle) {
+        self.must_pause |= client.count_batch(self.round) >= self.max_batches;
     }
 
     /// Schedules the presence update of a room.
@@ -113,8 +111,7 @@ impl Hub {
     /// due.
     fn flush_due(&mut self, now: Instant) {
         let (mut flushes, mut presence) = (Vec::new(), Vec::new());
-        while self.pacing.delivered + flushes.len() < self.pacing.max_delivered
-            && let Some(Reverse((at, _))) = self.pacing.due.peek()
+        while let Some(Reverse((at, _))) = self.pacing.due.peek()
             && *at <= now
             && let Some(Reverse((_, due))) = self.pacing.due.pop()
         {
@@ -128,7 +125,11 @@ impl Hub {
             self.send_presence(&presence);
         }
         for name in &flushes {
-            self.flush(name);
+            if self.pacing.must_pause {
+                self.pacing.schedule_flush(now, name);
+            } else {
+                self.flush(name);
+            }
         }
     }
 
@@ -136,7 +137,7 @@ impl Hub {
     /// message. Without this, a burst of messages would fill the send queues of clients that read
     /// at full speed.
     pub(super) fn let_sessions_run(&mut self, ctx: &mut Context<Self>) {
-        if self.pacing.must_pause() {
+        if self.pacing.must_pause {
             let mut is_second_poll = false;
             let pause = poll_fn(move |task| {
                 if std::mem::replace(&mut is_second_poll, true) {
@@ -172,15 +173,11 @@ impl ActorFuture<Hub> for FlushTimer {
         loop {
             let now = Instant::now();
             hub.flush_due(now);
-            let must_pause = hub.pacing.must_pause();
-            if must_pause {
+            if hub.pacing.must_pause {
                 task.waker().wake_by_ref();
+                break;
             }
-            let next = hub.pacing.due.peek().filter(|_| !must_pause);
-            let Some(Reverse((at, _))) = next else { break };
-            if *at <= now {
-                continue;
-            }
+            let Some(Reverse((at, _))) = hub.pacing.due.peek() else { break };
             if self.0.deadline() != *at {
                 self.0.as_mut().reset(*at);
             }
@@ -189,7 +186,8 @@ impl ActorFuture<Hub> for FlushTimer {
             }
         }
         // Other tasks of the thread run now.
-        hub.pacing.delivered = 0;
+        hub.pacing.round = hub.pacing.round.wrapping_add(1);
+        hub.pacing.must_pause = false;
         Poll::Pending
     }
 }

@@ -62,3 +62,19 @@ async fn author_in_many_rooms_that_reads_is_not_evicted() {
     assert_eq!(server.disconnects(Reason::SlowClient).await, 0);
     server.stop().await;
 }
+
+/// A room that sends every message at once joins those that the hub accepts together.
+#[actix_web::test]
+async fn burst_of_messages_is_joined_in_few_websocket_messages() {
+    let config = Config { workers: 1, batch_window: Duration::ZERO, ..config() };
+    let server = TestServer::start_with(config).await;
+    let mut reader = server.join("room=a").await;
+    let mut ada = JsonClient::hello(server.addr(), json!({})).await;
+    ada.send(&[json!({"type": "join", "room": "a"})]).await;
+    ada.until("joined").await;
+    ada.send(&vec![json!({"type": "say", "room": "a", "text": "hello"}); 10]).await;
+    for _ in 0..10 {
+        reader.expect("hello").await;
+    }
+    assert!(reader.messages <= 3, "{} WebSocket messages", reader.messages);
+}
