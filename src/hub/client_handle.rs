@@ -21,7 +21,7 @@ pub struct ClientHandle {
     /// The client's address. None for actors of other crates.
     address: Option<SourceAddress>,
     force_close: ForceClose,
-    /// The number of batches in the hub's round with this number.
+    /// The hub's last round with a batch for this client, and the number of batches in it.
     batches: Cell<(u32, u32)>,
 }
 
@@ -61,7 +61,7 @@ impl ClientHandle {
         }
     }
 
-    /// Counts a batch in this round of the hub. Returns the number of batches in the round.
+    /// Counts a batch in a round of the hub. Returns the number of batches in this round so far.
     pub(super) fn count_batch(&self, round: u32) -> u32 {
         let (last_round, batches) = self.batches.get();
         let batches = if last_round == round { batches + 1 } else { 1 };

@@ -1,7 +1,7 @@
 //! Committing: the hub appends the drafts of flushed rooms to the log, and delivers only the
 //! entries that the log hands out. Then it sends receipts to the senders, and answers the requests
-//! for history that waited. One append is in flight at a time; rooms that come due meanwhile wait
-//! for a later one.
+//! for history that waited. One append is in flight at a time, and appends to a log on disk keep an
+//! interval. Rooms that come due meanwhile wait for a later append.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -114,6 +114,7 @@ impl Handler<FromLog> for Hub {
 
     fn handle(&mut self, from_log: FromLog, ctx: &mut Self::Context) {
         if matches!(from_log, FromLog::Died) {
+            // At a shutdown the journal may close before the hub.
             if !self.lifecycle.draining {
                 error!("the log has stopped; stopping the hub");
             }

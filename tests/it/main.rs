@@ -45,7 +45,7 @@ mod reference_hub; // the reference model of the hub for `hub_model`
 mod rendering; // the page without JavaScript, printed and with a pointer (ignored by default)
 mod room_view; // the state of a room at a client
 mod stalled_journal; // a journal that does not commit
-mod subcommands; // backup and export
+mod subcommands; // backup, export and import
 mod text; // the text protocol: who receives what
 mod tidy; // rules about the source itself
 mod timed; // tests that measure time

@@ -5,14 +5,12 @@ use std::time::Duration;
 use chinwag::Config;
 use chinwag::protocol::DisconnectReason as Reason;
 use futures_util::future::join_all;
-
 use serde_json::json;
 
 use crate::harness::{TestServer, config, within};
 use crate::json::JsonClient;
 
-/// Without a pause after each delivery, the hub would fill the send queues before a session on its
-/// thread can run.
+/// Without a pause, the hub would fill the send queues before a session on its thread can run.
 #[actix_web::test]
 async fn burst_of_messages_does_not_evict_clients_that_read() {
     const CLIENTS: usize = 8;
