@@ -14,6 +14,7 @@ mod settings;
 mod text;
 mod time;
 mod topic;
+mod words;
 
 pub use client::ClientId;
 pub use emoji::{BadEmoji, Emoji};
