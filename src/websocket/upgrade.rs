@@ -21,7 +21,8 @@ use actix_http::{
 };
 use actix_server::ServerBuilder;
 use actix_service::{
-    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, fn_service, map_config,
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_service,
+    map_config,
 };
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{AppConfig, Extensions, ServiceResponse};
@@ -142,7 +143,12 @@ impl Connections {
                     }
                 }
             };
-            fn_service(accept).and_then(http)
+            // actix-server makes the future of each connection a task. tokio aligns tasks to 128
+            // bytes, and glibc before 2.38 does not reuse the memory of a freed large one for the
+            // next. So the task contains only a box.
+            apply_fn_factory(fn_service(accept).and_then(http), |tcp: TcpStream, service: &_| {
+                Box::pin(Service::call(service, tcp))
+            })
         })
     }
 }
