@@ -26,6 +26,8 @@ export class Membership {
   epoch = null;
   /** The last sequence number received. A reconnection resumes after it. */
   seq = 0;
+  /** The user has read the room up to this sequence number on some device, as far as the server has told. */
+  readMark = 0;
   /** Whether the server has confirmed the membership on the current connection. */
   joined = false;
   /** @type {Unconfirmed[]} Own messages and changes that the server has not confirmed, oldest first. */
@@ -56,6 +58,8 @@ export class Client {
   /** @type {WebSocket | null} */
   #socket = null;
   #isWelcome = false;
+  /** Whether the server keeps read marks of this user. */
+  #keepsReadMarks = false;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #retryTimer;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -182,6 +186,18 @@ export class Client {
     this.#add(room, { type: "set_room", room: room.name, topic });
   }
 
+  /**
+   * Tells the server that the user has read a room up to `seq`, unless it knows, or keeps no read marks.
+   * The mark may be lost with the connection; `readMark` then has the former value after the next `joined`.
+   * @param {Room} room @param {number} seq
+   */
+  read(room, seq) {
+    if (this.#keepsReadMarks && room.joined && seq > room.readMark) {
+      room.readMark = seq;
+      this.tell({ type: "read", room: room.name, seq });
+    }
+  }
+
   /** @template {EntryCommand} C @param {Room} room @param {C} command */
   #add(room, command) {
     /** @type {Unconfirmed<C>} */
@@ -279,6 +295,7 @@ export class Client {
     if (event.type === "welcome") {
       this.#isWelcome = true;
       this.#serverNick = event.nick;
+      this.#keepsReadMarks = event.limits.unread !== undefined && this.#options.key !== undefined;
     } else if (event.type === "joined" && request?.room !== undefined) {
       this.#renameRoom(request.room, event.room);
       this.#checkEpoch(request.room, event.epoch);
@@ -294,12 +311,15 @@ export class Client {
       room.epoch = event.epoch;
       room.seq = event.seq;
       room.joined = true;
+      room.readMark = event.read ?? 0;
       event.messages.forEach(({ id }) => this.settle(room, id));
       event.changes?.forEach((change) => this.#handleEvent(change));
       this.#sendNext(room);
     } else if (event.type === "said") {
       this.settle(room, event.id);
       this.#sendNext(room);
+    } else if (event.type === "read") {
+      room.readMark = Math.max(room.readMark, event.seq);
     } else if ("seq" in event) {
       room.seq = Math.max(room.seq, event.seq);
       this.settle(room, event.id);

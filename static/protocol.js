@@ -57,6 +57,7 @@
  * @property {number} history the maximum number of messages in a `history` event
  * @property {boolean} edits whether authors may edit and delete their messages
  * @property {number} [edit_window_ms] how long they may do it; absent if unlimited
+ * @property {number} [unread] the maximum of `unread` in `joined`; absent if the server keeps no read marks
  */
 
 /**
@@ -161,6 +162,15 @@
  */
 
 /**
+ * Tells that the user has read the room up to `seq`. There is no answer, except errors.
+ * @typedef {object} ReadCommand
+ * @property {"read"} type
+ * @property {string} room
+ * @property {number} seq
+ * @property {Ref} [ref]
+ */
+
+/**
  * @typedef {object} HistoryCommand
  * @property {"history"} type
  * @property {string} room
@@ -173,8 +183,8 @@
 
 /**
  * @typedef {HelloCommand | NickCommand | JoinCommand | LeaveCommand | SayCommand | EditCommand
- *   | DeleteCommand | ReactCommand | SetRoomCommand | WhoCommand | TypingCommand | HistoryCommand
- *   } Command
+ *   | DeleteCommand | ReactCommand | SetRoomCommand | WhoCommand | TypingCommand | ReadCommand
+ *   | HistoryCommand} Command
  */
 
 /**
@@ -203,6 +213,10 @@
  * @property {string} [topic]
  * @property {string[]} members
  * @property {number} member_count
+ * @property {number} [read] the user's read mark; absent if there is none
+ * @property {number} [unread] the number of unread messages; the maximum means that many or more
+ * @property {number} [first_unread] the `seq` of the first unread message
+ * @property {number} [mentions] how many of the counted messages mention the user
  * @property {ListedMessage[]} messages
  * @property {OwnReaction[]} [mine]
  * @property {ChangeEvent[]} [changes]
@@ -262,6 +276,14 @@
  */
 
 /**
+ * Tells that the user has read the room up to `seq` on another device.
+ * @typedef {object} ReadEvent
+ * @property {"read"} type
+ * @property {string} room
+ * @property {number} seq
+ */
+
+/**
  * @typedef {object} MembersEvent
  * @property {"members"} type
  * @property {string} room
@@ -311,7 +333,8 @@
 
 /**
  * @typedef {WelcomeEvent | JoinedEvent | MessageEvent | ChangeEvent | PresenceEvent | RenamedEvent
- *   | TypingEvent | MembersEvent | LeftEvent | HistoryEvent | SaidEvent | ErrorEvent} ServerEvent
+ *   | TypingEvent | ReadEvent | MembersEvent | LeftEvent | HistoryEvent | SaidEvent | ErrorEvent
+ *   } ServerEvent
  */
 
 // Types of the client and the page. They are in this file because browsers do not load it.

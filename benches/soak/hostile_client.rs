@@ -38,8 +38,8 @@ const ATTACKS: [Attack; 20] = [
         Box::pin(v.send_repeatedly(|v| vec![json!({"type": "nick", "nick": v.soak.random_nick()})]))
     }),
     ("scrapes history", |v| Box::pin(v.send_repeatedly(|v| vec![v.history()]))),
-    ("sends who and typing", |v| {
-        Box::pin(v.send_repeatedly(|v| vec![v.on_room("who"), v.on_room("typing")]))
+    ("sends who, typing and read", |v| {
+        Box::pin(v.send_repeatedly(|v| vec![v.on_room("who"), v.on_room("typing"), v.read()]))
     }),
     ("uses the ids of others", |v| {
         Box::pin(v.send_repeatedly(|v| vec![v.say_with_the_id_of_another()]))
@@ -115,6 +115,10 @@ impl HostileClient {
 
     fn on_room(&self, kind: &str) -> Value {
         json!({"type": kind, "room": self.room()})
+    }
+
+    fn read(&self) -> Value {
+        json!({"type": "read", "room": self.room(), "seq": fastrand::u32(..)})
     }
 
     fn history(&self) -> Value {

@@ -57,7 +57,8 @@ fn assert_valid(command: &Command) {
         Command::Join { room, .. }
         | Command::Leave { room }
         | Command::Who { room }
-        | Command::Typing { room } => assert_valid_room(room),
+        | Command::Typing { room }
+        | Command::Read { room, .. } => assert_valid_room(room),
     }
 }
 

@@ -6,6 +6,7 @@ mod client;
 mod emoji;
 mod entry;
 mod identity;
+mod mention;
 mod message;
 mod nick;
 mod room_name;
@@ -14,6 +15,7 @@ mod settings;
 mod text;
 mod time;
 mod topic;
+mod unread;
 mod words;
 
 pub use client::ClientId;
@@ -23,6 +25,7 @@ pub use entry::{
     SettingsChange,
 };
 pub use identity::{Author, BadKey, Identity};
+pub(crate) use mention::mentions;
 pub(crate) use message::CountedBytes;
 pub use message::{BadMessageId, ChatMessage, MessageId, Quote};
 pub use nick::{BadNick, Nick};
@@ -33,6 +36,7 @@ pub(crate) use text::memory_bytes;
 pub use text::{BadText, MessageText};
 pub use time::Timestamp;
 pub use topic::{BadTopic, Topic};
+pub use unread::Unread;
 
 fn random() -> u64 {
     getrandom::u64().expect("the system provides random numbers")

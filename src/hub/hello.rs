@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::{Hub, map_for_one_room};
-use crate::domain::{ClientId, Identity, Nick, RoomName, Settings};
+use crate::domain::{ClientId, Identity, Nick, RoomName, Settings, Unread};
 use crate::protocol::{ErrorCode, Event, Limits, Ref, Refusal};
 
 /// Sets the identity and the name of a client. The answer is [`Event::Welcome`]. If the name is
@@ -55,7 +55,9 @@ impl Hub {
     fn advertised(&self) -> Limits {
         let Settings { edits, edit_window, .. } = self.log.state.settings;
         let millis = |window: Duration| u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-        Limits { edits, edit_window_ms: edit_window.map(millis), ..self.limits.advertised }
+        let unread = self.log.backend.read_marks().map(|_| Unread::COUNT_MAX);
+        let edit_window_ms = edit_window.map(millis);
+        Limits { edits, edit_window_ms, unread, ..self.limits.advertised }
     }
 
     /// Returns whether another user has the name in one of these rooms.
@@ -73,7 +75,7 @@ impl Hub {
     }
 
     fn has_one_client(&self, identity: Identity) -> bool {
-        self.users.get(&identity).is_some_and(|user| user.clients == 1)
+        self.users.get(&identity).is_some_and(|user| user.clients.len() == 1)
     }
 
     fn change_identity(&mut self, id: ClientId, before: Identity, after: Identity, nick: &Nick) {
@@ -83,12 +85,12 @@ impl Hub {
         for name in rooms.keys() {
             self.remove_member(id, before, name);
         }
-        self.detach(before);
+        self.detach(before, id);
         // The user is renamed after the client has left its rooms, since the former identity may
         // have had the name, and before it enters them again, since the identity's old name was not
         // checked there.
         self.rename(after, nick);
-        self.attach(after, nick.clone());
+        self.attach(after, nick.clone(), id);
         for name in rooms.keys() {
             self.add_member(id, name);
         }

@@ -46,8 +46,8 @@ pub use publish::NotAMember;
 use publish::Sender;
 pub use registry::IsFree;
 use registry::{Client, User, map_for_one_room};
-pub use rooms::{CatchUp, Join, Leave, Typing, Who};
-use rooms::{Room, RoomLimits};
+pub use rooms::{CatchUp, Join, Leave, Read, Typing, Who};
+use rooms::{Counts, Room, RoomLimits};
 
 /// The hub actor. A server has one: see [`Hub::start_in`].
 pub struct Hub {
@@ -58,6 +58,7 @@ pub struct Hub {
     opened_rooms: HashMap<SourceAddress, usize>,
     rings: Rings,
     reads: Reads,
+    counts: Counts,
     log: LogState,
     pacing: Pacing,
     limits: RoomLimits,
@@ -124,7 +125,7 @@ impl Handler<Register> for Hub {
         // A client that uses its id twice replaces its first registration.
         self.remove(id, DisconnectReason::Dropped);
         let (identity, rooms, handle) = (Identity::of_client(id), map_for_one_room(), Rc::new(to));
-        self.attach(identity, nick);
+        self.attach(identity, nick, id);
         self.clients.insert(id, Client { identity, events, rooms, handle });
     }
 }
@@ -162,7 +163,7 @@ impl Hub {
         for name in client.rooms.keys() {
             self.remove_member_and_close(id, client.identity, name);
         }
-        self.detach(client.identity);
+        self.detach(client.identity, id);
         debug!("client {id} removed: {reason}");
         *self.disconnects.entry(reason).or_default() += 1;
         Some(client)

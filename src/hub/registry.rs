@@ -10,7 +10,7 @@ use actix::prelude::*;
 use litemap::LiteMap;
 
 use super::{ClientHandle, Hub};
-use crate::domain::{ClientId, Identity, Nick, RoomName};
+use crate::domain::{ClientId, Identity, Nick, RoomName, Seq};
 use crate::limits::SourceAddress;
 
 /// A map by rooms. It is a sorted vector, since most clients are in one room.
@@ -34,14 +34,27 @@ impl Client {
     pub(super) fn is_in(&self, room: &RoomName) -> bool {
         self.rooms.contains_key(room)
     }
+
+    /// Returns whether the client, which has this id, has sent a key.
+    pub(super) fn has_key(&self, id: ClientId) -> bool {
+        self.identity != Identity::of_client(id)
+    }
 }
 
 /// An identity with at least one client.
 pub(super) struct User {
     pub(super) nick: Nick,
+    pub(super) clients: Vec<ClientId>,
+    /// The rooms in which the user has clients.
+    pub(super) rooms: RoomMap<UserRoom>,
+}
+
+/// A room of a user.
+pub(super) struct UserRoom {
+    /// The number of the user's clients in the room.
     pub(super) clients: usize,
-    /// The user's rooms, with the number of the user's clients in each.
-    pub(super) rooms: RoomMap<usize>,
+    /// The last read mark that the hub has sent to the log or received from it, or 0.
+    pub(super) read_mark: Seq,
 }
 
 /// Asks whether this name is free in the room for a user who is not connected yet.
@@ -83,16 +96,16 @@ impl Hub {
     }
 
     /// Adds a client to its user. If the identity has no user yet, adds one with this name.
-    pub(super) fn attach(&mut self, identity: Identity, nick: Nick) {
-        let user = || User { nick, clients: 0, rooms: map_for_one_room() };
-        self.users.entry(identity).or_insert_with(user).clients += 1;
+    pub(super) fn attach(&mut self, identity: Identity, nick: Nick, id: ClientId) {
+        let user = || User { nick, clients: Vec::with_capacity(1), rooms: map_for_one_room() };
+        self.users.entry(identity).or_insert_with(user).clients.push(id);
     }
 
     /// Removes a client, which is in no room any more, from its user.
-    pub(super) fn detach(&mut self, identity: Identity) {
+    pub(super) fn detach(&mut self, identity: Identity, id: ClientId) {
         if let Some(user) = self.users.get_mut(&identity) {
-            user.clients -= 1;
-            if user.clients == 0 {
+            user.clients.retain(|client| *client != id);
+            if user.clients.is_empty() {
                 self.users.remove(&identity);
             }
         }

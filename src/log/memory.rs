@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::replica::{Bounds, Replica};
-use super::{Append, Follower, FromLog, LogBackend, Own, Page, Paged, Probe, State};
+use super::{Append, Follower, FromLog, LogBackend, Own, Page, Paged, Probe, ReadMarks, State};
 use crate::config::Config;
 use crate::domain::{Epoch, Seq, Settings, Timestamp};
 
@@ -98,6 +98,10 @@ impl LogBackend for MemoryLog {
     }
 
     fn probe(&self) -> Option<Recipient<Probe>> {
+        None
+    }
+
+    fn read_marks(&self) -> Option<&ReadMarks> {
         None
     }
 }

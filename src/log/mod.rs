@@ -1,8 +1,8 @@
 //! The log commits and stores the entries of all rooms, and assigns their sequence numbers. This
 //! module is the contract between the hub and a log. The hub sends drafts with [`Append`]. The log
 //! hands out committed entries with [`FromLog`], and the hub delivers only these, in the same
-//! order. It reads earlier messages with [`Page`]. `memory` is a log in memory, `sqlite` one in a
-//! file. Both follow the same [`rules`].
+//! order. It reads earlier messages with [`Page`]. A log may also keep [`ReadMarks`] of users.
+//! `memory` is a log in memory, `sqlite` one in a file. Both follow the same [`rules`].
 
 mod memory;
 mod replica;
@@ -18,8 +18,8 @@ use actix::prelude::*;
 use thiserror::Error;
 
 use crate::domain::{
-    Change, ChatMessage, Draft, Entry, Epoch, Identity, Reaction, ReactionCount, RoomName, Seq,
-    Settings, Topic,
+    Change, ChatMessage, Draft, Entry, Epoch, Identity, Nick, Reaction, ReactionCount, RoomName,
+    Seq, Settings, Topic, Unread,
 };
 pub(crate) use memory::MemoryLog;
 pub use responder::{Follower, Responder};
@@ -42,6 +42,17 @@ pub struct Log {
     pub page: Recipient<Page>,
     /// Checks whether the log can append.
     pub probe: Recipient<Probe>,
+    /// Keeps read marks. `None` if the log keeps none.
+    pub read_marks: Option<ReadMarks>,
+}
+
+/// The recipients of a log that keeps read marks.
+#[derive(Clone, Debug)]
+pub struct ReadMarks {
+    /// Takes the marks.
+    pub mark: Recipient<MarkRead>,
+    /// Counts unread messages.
+    pub count: Recipient<CountUnread>,
 }
 
 /// The part of the log's state that the hub knows.
@@ -83,6 +94,9 @@ pub(crate) trait LogBackend {
 
     /// Returns the recipient that knows whether the log works. A log that always works has none.
     fn probe(&self) -> Option<Recipient<Probe>>;
+
+    /// Returns the recipients for read marks, if the log keeps them.
+    fn read_marks(&self) -> Option<&ReadMarks>;
 }
 
 /// The shortest interval between two appends to a log that keeps its messages. A commit of one
@@ -111,6 +125,10 @@ impl LogBackend for Log {
 
     fn probe(&self) -> Option<Recipient<Probe>> {
         Some(self.probe.clone())
+    }
+
+    fn read_marks(&self) -> Option<&ReadMarks> {
+        self.read_marks.as_ref()
     }
 }
 
@@ -268,6 +286,49 @@ pub struct Paged {
     /// The number by which the hub recognizes its request.
     pub(crate) request: u64,
     pub(crate) outcome: Result<Messages, LogError>,
+}
+
+/// Tells the log that a user has read the messages of a room up to a sequence number. There is no
+/// answer. The greatest number that the log has received is the user's read mark. Read marks are
+/// not entries. The log may store them some seconds later, and may lose those that it has not
+/// stored.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct MarkRead {
+    /// The user.
+    pub identity: Identity,
+    /// The room.
+    pub room: RoomName,
+    /// The last message that the user has read, or a later entry.
+    pub seq: Seq,
+}
+
+/// Asks for the unread messages of a user in a room.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CountUnread {
+    /// The user.
+    pub identity: Identity,
+    /// The user's name, to find mentions.
+    pub nick: Nick,
+    /// The room.
+    pub room: RoomName,
+    /// The last mark that the hub has sent or received, or 0. The log may not have it yet.
+    pub known: Seq,
+    /// Only messages before this sequence number are counted.
+    pub before: Seq,
+    /// Takes the answer.
+    pub answer: Responder<Counted>,
+}
+
+/// The outcome of a [`CountUnread`].
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Counted {
+    /// The number by which the hub recognizes its request.
+    pub(crate) request: u64,
+    /// The unread messages. `None` if the user has no read mark for the room.
+    pub(crate) outcome: Result<Option<Unread>, LogError>,
 }
 
 /// Why the log could not do what it was asked.

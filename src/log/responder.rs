@@ -2,7 +2,8 @@
 
 use actix::prelude::*;
 
-use super::{FromLog, LogError, Messages, Paged};
+use super::{Counted, FromLog, LogError, Messages, Paged};
+use crate::domain::Unread;
 
 /// Sends the hub what the log hands out. If it is dropped, for example because the log's thread
 /// panics, the hub receives [`FromLog::Died`].
@@ -28,8 +29,8 @@ impl Drop for Follower {
     }
 }
 
-/// Answers a request for a page. If it is dropped unused, for example because the log's thread
-/// panics, the hub receives [`LogError::Died`].
+/// Answers a request for a page or a count. If it is dropped unused, for example because the log's
+/// thread panics, the hub receives [`LogError::Died`].
 #[derive(Debug)]
 pub struct Responder<M: Message<Result = ()> + Send + 'static> {
     hub: Recipient<M>,
@@ -46,6 +47,19 @@ impl Responder<Paged> {
     pub fn give(mut self, outcome: Result<Messages, LogError>) {
         if let Some(Paged { request, .. }) = self.cancel() {
             self.hub.do_send(Paged { request, outcome });
+        }
+    }
+}
+
+impl Responder<Counted> {
+    pub(crate) fn new(hub: Recipient<Counted>, request: u64) -> Self {
+        Self { hub, died: Some(Counted { request, outcome: Err(LogError::Died) }) }
+    }
+
+    /// Sends the unread messages or the error. `None` if the user has no read mark for the room.
+    pub fn give(mut self, outcome: Result<Option<Unread>, LogError>) {
+        if let Some(Counted { request, .. }) = self.cancel() {
+            self.hub.do_send(Counted { request, outcome });
         }
     }
 }

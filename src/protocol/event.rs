@@ -11,6 +11,7 @@ use strum::{IntoStaticStr, VariantArray};
 use super::Ref;
 use crate::domain::{
     Author, Change, ChatMessage, Epoch, MessageId, Nick, ReactionCount, RoomName, Seq, Topic,
+    Unread,
 };
 
 /// An event of the JSON protocol, except those that deliver an entry of the log.
@@ -44,6 +45,8 @@ pub enum Event {
         members: Vec<Nick>,
         /// The number of members.
         member_count: usize,
+        /// The unread messages of the client's user up to `seq`, if the user has a read mark.
+        unread: Option<Unread>,
         /// Messages in their current state, oldest first.
         messages: Vec<Arc<ChatMessage>>,
         /// The reactions to these messages, sorted by message. Empty if `recovered`, since the
@@ -78,6 +81,14 @@ pub enum Event {
         room: RoomName,
         /// The user.
         nick: Nick,
+    },
+    /// Tells the other clients of a user that the user has read the messages of a room up to a
+    /// sequence number.
+    Read {
+        /// The room.
+        room: RoomName,
+        /// The sequence number.
+        seq: Seq,
     },
     /// Answers `who`.
     Members {
@@ -124,7 +135,7 @@ pub enum Event {
 impl Event {
     /// Returns the error for a request to a room of which the client is not a member.
     pub(crate) fn not_joined() -> Self {
-        Self::Error(Refusal::new(ErrorCode::NotJoined, "join the room first"))
+        Self::Error(Refusal::not_joined())
     }
 
     /// Removes and returns the contents of `joined` or `history`. Other events have none.
@@ -140,6 +151,7 @@ impl Event {
             | Self::Presence { .. }
             | Self::Renamed { .. }
             | Self::Typing { .. }
+            | Self::Read { .. }
             | Self::Members { .. }
             | Self::Left { .. }
             | Self::Said { .. }
@@ -161,6 +173,7 @@ impl Event {
             Self::Welcome { .. }
             | Self::Renamed { .. }
             | Self::Typing { .. }
+            | Self::Read { .. }
             | Self::Left { .. }
             | Self::Said { .. }
             | Self::Error(_) => 0,
@@ -204,6 +217,10 @@ pub struct Limits {
     /// is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edit_window_ms: Option<u64>,
+    /// The greatest number of unread messages in `joined`. `None` if the server keeps no read
+    /// marks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unread: Option<usize>,
 }
 
 /// Why a command failed.
@@ -229,6 +246,11 @@ impl Refusal {
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         let temporary = code.is_temporary();
         Self { code, message: message.into(), temporary, suggested: None, retry_after_ms: None }
+    }
+
+    /// Returns the refusal of a request to a room of which the client is not a member.
+    pub(crate) fn not_joined() -> Self {
+        Self::new(ErrorCode::NotJoined, "join the room first")
     }
 
     /// Returns a refusal of a message that exceeds a rate and may be sent after this time.

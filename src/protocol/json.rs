@@ -42,6 +42,7 @@ enum Type {
     SetRoom,
     Who,
     Typing,
+    Read,
     History,
     #[serde(other)]
     Unknown,
@@ -125,6 +126,12 @@ struct SetRoom {
 }
 
 #[derive(Deserialize)]
+struct Read {
+    room: String,
+    seq: Seq,
+}
+
+#[derive(Deserialize)]
 struct History {
     room: String,
     before: Option<Seq>,
@@ -183,6 +190,10 @@ fn command(kind: &Type, line: &str, max_bytes: usize) -> Result<Command, Refusal
         Type::Typing => {
             let InRoom { room } = parse(line)?;
             Command::Typing { room: self::room(&room)? }
+        }
+        Type::Read => {
+            let Read { room, seq } = parse(line)?;
+            Command::Read { room: self::room(&room)?, seq }
         }
         Type::Say => {
             let Say { room, text, id, reply_to } = parse(line)?;
@@ -455,6 +466,14 @@ enum EventObject<'a> {
         topic: &'a Topic,
         members: &'a [Nick],
         member_count: usize,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        read: Option<Seq>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        unread: Option<usize>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        first_unread: Option<Seq>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mentions: Option<usize>,
         messages: MessageList<'a>,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         mine: Vec<OwnReaction<'a>>,
@@ -475,6 +494,10 @@ enum EventObject<'a> {
     Typing {
         room: &'a RoomName,
         nick: &'a Nick,
+    },
+    Read {
+        room: &'a RoomName,
+        seq: Seq,
     },
     Members {
         room: &'a RoomName,
@@ -517,6 +540,7 @@ impl<'a> From<&'a Event> for EventObject<'a> {
                 topic,
                 members,
                 member_count,
+                unread,
                 messages,
                 counts,
                 changes,
@@ -528,6 +552,10 @@ impl<'a> From<&'a Event> for EventObject<'a> {
                 topic,
                 members,
                 member_count: *member_count,
+                read: unread.map(|unread| unread.mark),
+                unread: unread.map(|unread| unread.count),
+                first_unread: unread.and_then(|unread| unread.first),
+                mentions: unread.map(|unread| unread.mentions),
                 messages: MessageList { messages, counts },
                 mine: OwnReaction::among(counts).collect(),
                 changes: changes.iter().map(|change| (&**change).into()).collect(),
@@ -537,6 +565,7 @@ impl<'a> From<&'a Event> for EventObject<'a> {
             }
             Event::Renamed { room, from, to } => Self::Renamed { room, from, to },
             Event::Typing { room, nick } => Self::Typing { room, nick },
+            Event::Read { room, seq } => Self::Read { room, seq: *seq },
             Event::Members { room, members, member_count } => {
                 Self::Members { room, members, member_count: *member_count }
             }

@@ -119,6 +119,13 @@ pub enum Command {
         /// The room.
         room: RoomName,
     },
+    /// Tells that the user has read the messages of a room up to a sequence number.
+    Read {
+        /// The room.
+        room: RoomName,
+        /// The sequence number.
+        seq: Seq,
+    },
     /// Asks for messages of a room.
     History {
         /// The room.
@@ -150,6 +157,7 @@ impl Command {
             | Self::Leave { .. }
             | Self::Who { .. }
             | Self::Typing { .. }
+            | Self::Read { .. }
             | Self::History { .. } => None,
         }
     }

@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use super::Session;
 use crate::domain::memory_bytes;
 use crate::hub::{
-    Broadcast, CatchUp, Delete, Edit, Hello, History, Hub, Join, Leave, React, SetRoom, Typing, Who,
+    Broadcast, CatchUp, Delete, Edit, Hello, History, Hub, Join, Leave, React, Read, SetRoom,
+    Typing, Who,
 };
 use crate::protocol::{
     Command, DisconnectReason, ErrorCode, Event, Protocol, Refusal, Reply, Request, json, text,
@@ -120,6 +121,15 @@ impl Session {
                     self.tell(Typing { client, room }, ctx);
                 }
             }
+            Command::Read { room, seq } => {
+                self.publish(bytes, ctx, move |permit| Read {
+                    client,
+                    room,
+                    seq,
+                    reference,
+                    permit,
+                });
+            }
             Command::History { room, range, limit } => {
                 self.ask(History { client, room, range, limit, reference }, ctx);
             }
@@ -180,9 +190,10 @@ impl Session {
         }
     }
 
-    /// Sends a message or a change that counts this many bytes to the hub. If the backlog is full,
-    /// waits and reads nothing more, so a client that sends faster than the hub accepts is slowed
-    /// down by TCP. Deliveries and timers go on meanwhile, which `ctx.wait` would prevent.
+    /// Sends a message, a change or a read mark that counts this many bytes to the hub. If the
+    /// backlog is full, waits and reads nothing more, so a client that sends faster than the hub
+    /// accepts is slowed down by TCP. Deliveries and timers go on meanwhile, which `ctx.wait` would
+    /// prevent.
     fn publish<M>(
         &mut self,
         bytes: usize,

@@ -85,6 +85,7 @@ impl Session {
                 | Event::Presence { .. }
                 | Event::Renamed { .. }
                 | Event::Typing { .. }
+                | Event::Read { .. }
                 | Event::Members { .. }
                 | Event::Left { .. }
                 | Event::History { .. }

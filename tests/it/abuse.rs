@@ -152,6 +152,31 @@ async fn presence_in_a_large_room_is_paced_despite_rapid_changes() {
     assert!(other_lines <= lines_max, "{other_lines} lines in {:?}", began.elapsed());
 }
 
+/// Each read mark is told to the other clients of the user.
+#[actix_web::test]
+async fn read_marks_do_not_disturb_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start_with(crate::journal::config_with_journal(folder.path())).await;
+    let attackers = (0..10).map(async |n| {
+        let name = format!("eve-{}", n / 5);
+        let mut client = connect_as(&server, &name).await;
+        let read = |seq| json!({"type": "read", "room": "busy", "seq": seq});
+        client.send(&[room_command("join", "busy")]).await;
+        client.until("joined").await;
+        for id in 0.. {
+            client.send(&[say("busy", "x", &format!("{n}-{id}"))]).await;
+            let seq = client.until("said").await["seq"].as_u64().unwrap();
+            let mut lines: Vec<_> = (seq.saturating_sub(50)..seq + 50).map(read).collect();
+            lines.extend([room_command("who", "busy"), room_command("join", "busy")]);
+            client.send(&lines).await;
+            let joined = client.until("joined").await;
+            assert!(joined["read"].as_u64().unwrap() >= seq, "{joined}");
+        }
+    });
+    talk_during(&server, run_all(attackers)).await;
+    assert_eq!(server.disconnects(DisconnectReason::SlowClient).await, 0);
+}
+
 #[actix_web::test]
 async fn history_scraping_does_not_disturb_others() {
     let folder = tempfile::tempdir().unwrap();

@@ -9,8 +9,8 @@ use chinwag::domain::{
 };
 use chinwag::hub::Deliver;
 use chinwag::log::{
-    Append, Follow, Follower, FromLog, LogError, Messages, Own, Page, Paged, Probe, Refused,
-    Responder, Verdict,
+    Append, CountUnread, Follow, Follower, FromLog, LogError, MarkRead, Messages, Own, Page, Paged,
+    Probe, ReadMarks, Refused, Responder, Verdict,
 };
 use chinwag::protocol::{Event, Reply};
 use tokio::sync::oneshot;
@@ -24,6 +24,9 @@ pub struct FakeLog {
     stored: Vec<Draft>,
     /// Pages that were read, and whose answers the test holds.
     held_pages: Option<Vec<(Responder<Paged>, Messages)>>,
+    /// Requests for counts, which the test answers.
+    counts: Vec<CountUnread>,
+    marks: Vec<MarkRead>,
 }
 
 impl FakeLog {
@@ -156,6 +159,49 @@ impl Handler<HoldPages> for FakeLog {
     }
 }
 
+impl Handler<CountUnread> for FakeLog {
+    type Result = ();
+
+    fn handle(&mut self, count: CountUnread, _: &mut Self::Context) {
+        self.counts.push(count);
+    }
+}
+
+/// Returns the requests for counts since the last call. The log answers a request that is dropped
+/// as if it had died.
+#[derive(Message)]
+#[rtype(result = "Vec<CountUnread>")]
+pub struct TakeCounts;
+
+impl Handler<TakeCounts> for FakeLog {
+    type Result = Vec<CountUnread>;
+
+    fn handle(&mut self, _: TakeCounts, _: &mut Self::Context) -> Vec<CountUnread> {
+        std::mem::take(&mut self.counts)
+    }
+}
+
+impl Handler<MarkRead> for FakeLog {
+    type Result = ();
+
+    fn handle(&mut self, mark: MarkRead, _: &mut Self::Context) {
+        self.marks.push(mark);
+    }
+}
+
+/// Returns the sequence numbers of all read marks that the log has received.
+#[derive(Message)]
+#[rtype(result = "Vec<u64>")]
+pub struct Marks;
+
+impl Handler<Marks> for FakeLog {
+    type Result = Vec<u64>;
+
+    fn handle(&mut self, _: Marks, _: &mut Self::Context) -> Vec<u64> {
+        self.marks.iter().map(|mark| mark.seq.get()).collect()
+    }
+}
+
 impl Handler<Probe> for FakeLog {
     type Result = Result<(), LogError>;
 
@@ -240,7 +286,14 @@ pub fn log_of(fake: &Addr<FakeLog>) -> chinwag::log::Log {
         append: fake.clone().recipient(),
         page: fake.clone().recipient(),
         probe: fake.clone().recipient(),
+        read_marks: None,
     }
+}
+
+/// Returns a [`Log`] that is a fake and keeps read marks.
+pub fn log_with_read_marks_of(fake: &Addr<FakeLog>) -> chinwag::log::Log {
+    let (mark, count) = (fake.clone().recipient(), fake.clone().recipient());
+    chinwag::log::Log { read_marks: Some(ReadMarks { mark, count }), ..log_of(fake) }
 }
 
 /// A client that records, as text, everything that it receives.
@@ -309,8 +362,15 @@ fn describe(reply: &Reply) -> Option<String> {
     Some(match &reply.event {
         Event::Welcome { nick, .. } if nick.is_anonymous() => "welcome anonymous".to_owned(),
         Event::Welcome { nick, .. } => format!("welcome {nick}"),
-        Event::Joined { room, messages, members, member_count, .. } => {
-            format!("joined {room} {:?} {:?} {member_count}", texts(messages), named(members))
+        Event::Joined { room, messages, members, member_count, unread, .. } => {
+            let unread = unread.map(|unread| {
+                format!(
+                    " unread {} from {:?}, {} mentions",
+                    unread.count, unread.first, unread.mentions
+                )
+            });
+            let (unread, texts) = (unread.unwrap_or_default(), texts(messages));
+            format!("joined {room} {texts:?} {:?} {member_count}{unread}", named(members))
         }
         Event::Left { room } => format!("left {room}"),
         Event::Members { room, members, member_count } => {
@@ -324,7 +384,10 @@ fn describe(reply: &Reply) -> Option<String> {
             format!("said {room} {} {kind}", seq.get())
         }
         Event::Error(refusal) => format!("error {}", refusal.code.label()),
-        Event::Presence { .. } | Event::Renamed { .. } | Event::Typing { .. } => return None,
+        Event::Presence { .. }
+        | Event::Renamed { .. }
+        | Event::Typing { .. }
+        | Event::Read { .. } => return None,
     })
 }
 

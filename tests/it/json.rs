@@ -198,7 +198,7 @@ async fn invalid_command_returns_an_error_and_keeps_the_connection() {
     let mut client = JsonClient::hello(server.addr(), json!({})).await;
     let bomb = format!("{{\"type\":\"say\",\"room\":{}", "[".repeat(5000));
     let ignored_bomb = format!("{{\"type\":\"nope\",\"x\":{}1{}}}", "[".repeat(99), "]".repeat(99));
-    let invalid: [(&str, &str); 30] = [
+    let invalid: [(&str, &str); 34] = [
         ("hello", "bad_json"),
         ("[\"hello\"]", "bad_json"),
         ("1", "bad_json"),
@@ -220,6 +220,10 @@ async fn invalid_command_returns_an_error_and_keeps_the_connection() {
         ("{\"type\":\"react\",\"room\":\"a\",\"seq\":1,\"emoji\":\"👍\"}", "not_joined"),
         ("{\"type\":\"set_room\",\"room\":\"a\",\"topic\":\"x\\ny\"}", "bad_json"),
         ("{\"type\":\"set_room\",\"room\":\"a\",\"topic\":\"x\"}", "not_joined"),
+        ("{\"type\":\"read\",\"room\":\"a\"}", "bad_json"),
+        ("{\"type\":\"read\",\"room\":\"a\",\"seq\":-1}", "bad_json"),
+        ("{\"type\":\"read\",\"room\":\"no room\",\"seq\":1}", "bad_room"),
+        ("{\"type\":\"read\",\"room\":\"a\",\"seq\":1}", "not_joined"),
         ("{\"type\":\"leave\",\"room\":\"a\",\"ref\":{}}", "bad_json"),
         ("{\"type\":\"hello\",\"key\":\"short\"}", "bad_json"),
         (&bomb, "bad_json"),

@@ -50,4 +50,5 @@ mod text; // the text protocol: who receives what
 mod tidy; // rules about the source itself
 mod timed; // tests that measure time
 mod tls; // HTTPS
+mod unread; // read marks and counts of unread messages
 mod upgrade; // which handshakes are accepted

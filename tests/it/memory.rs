@@ -230,6 +230,7 @@ async fn unread_answers_are_bounded_in_total_and_later_answers_get_shorter() {
         append: full.clone().recipient(),
         page: full.clone().recipient(),
         probe: full.recipient(),
+        read_marks: None,
     };
     let hub = Hub::start_with_log(&Arbiter::new(), &config(), log);
     let (replies, mut answers) = mpsc::unbounded_channel();

@@ -242,6 +242,7 @@ async fn concurrent_readiness_requests_share_one_probe() {
         append: silent.clone().recipient(),
         page: silent.clone().recipient(),
         probe: silent.clone().recipient(),
+        read_marks: None,
     };
     let hub = Hub::start_with_log(&Arbiter::new(), &Config::default(), log);
     let chat = Chat::new(hub, Config::default());

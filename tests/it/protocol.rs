@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::harness::{TestServer, within};
+use crate::harness::{TestServer, config, within};
+use crate::journal::config_with_journal;
 use crate::json::JsonClient;
 
 fn document() -> String {
@@ -50,7 +51,11 @@ async fn every_example_in_the_protocol_document_matches_a_real_server() {
     let document = document();
     let mut types = Vec::new();
     for example in document.split("```json\n").skip(1) {
-        let server = TestServer::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        // A server without a history file keeps no read marks.
+        let has_file = example.contains("\"unread\":1000");
+        let config = if has_file { config_with_journal(folder.path()) } else { config() };
+        let server = TestServer::start_with(config).await;
         let mut clients = Vec::new();
         for _ in 0..2 {
             clients.push(JsonClient::connect(server.addr()).await);
@@ -76,8 +81,8 @@ async fn every_example_in_the_protocol_document_matches_a_real_server() {
         }
     }
     let kinds = "> hello, > nick, > join, > say, > edit, > delete, > react, > set_room, > who, \
-               > typing, > history, > leave, < welcome, < joined, < message, < edited, \
-               < deleted, < reacted, < room, < said, < presence, < renamed, < typing, \
+               > typing, > read, > history, > leave, < welcome, < joined, < message, < edited, \
+               < deleted, < reacted, < room, < said, < presence, < renamed, < typing, < read, \
                < members, < history, < left, < error";
     for kind in kinds.split(", ") {
         assert!(types.iter().any(|found| found == kind), "there is no example of {kind}");

@@ -37,9 +37,10 @@ class FakeSocket extends EventTarget {
 }
 
 /** Connects a client that has joined the room `tea`, and records what it receives. */
-function connect(t, joined) {
+function connect(t, joined, { limits, ...options } = {}) {
   const received = [];
   const client = new Client({
+    ...options,
     url: "ws://unused/",
     WebSocket: FakeSocket,
     received: (event) => received.push(event),
@@ -47,18 +48,18 @@ function connect(t, joined) {
   t.after(() => client.disconnect());
   const room = new Membership("tea");
   client.join(room);
-  reconnect(client, joined);
+  reconnect(client, joined, limits);
   return { client, room, received };
 }
 
-function reconnect(client, joined = {}) {
+function reconnect(client, joined = {}, limits = {}) {
   client.connect();
   const socket = FakeSocket.last;
   socket.dispatchEvent(new Event("open"));
   const [hello, join] = socket.sent;
   const members = { members: [], member_count: 0 };
   socket.receive(
-    { type: "welcome", nick: "Ada", author: AUTHOR, limits: {}, ref: hello.ref },
+    { type: "welcome", nick: "Ada", author: AUTHOR, limits, ref: hello.ref },
     { type: "joined", room: "tea", epoch: "e", seq: 10, recovered: false, ...members, messages: [], ref: join.ref, ...joined },
   );
   return join;
@@ -168,4 +169,40 @@ test("a change that exceeds the rate limit is sent again", async (t) => {
   assert.equal(socket.commands.length, 1);
   await new Promise((resolve) => setTimeout(resolve, 50));
   assert.deepEqual(socket.commands.map((command) => command.id), [id, id]);
+});
+
+test("the client tells how far the user has read, once, and learns it from other devices", (t) => {
+  const limits = { unread: 1000 };
+  const { client, room } = connect(t, { read: 4 }, { limits, key: "a secret of Ada's own" });
+  assert.equal(room.readMark, 4);
+  for (const seq of [4, 7, 7, 6, 8]) {
+    client.read(room, seq);
+  }
+  FakeSocket.last.receive({ type: "read", room: "tea", seq: 9 });
+  FakeSocket.last.receive({ type: "read", room: "tea", seq: 5 });
+  assert.equal(room.readMark, 9);
+  client.read(room, 9);
+  client.read(room, 10);
+  const seqs = [7, 8, 10];
+  assert.deepEqual(FakeSocket.last.commands, seqs.map((seq) => ({ type: "read", room: "tea", seq })));
+  // The position after which the client resumes does not depend on it.
+  assert.equal(room.seq, 10);
+  FakeSocket.last.receive({ type: "read", room: "tea", seq: 99 });
+  assert.equal(room.seq, 10);
+  reconnect(client, { epoch: "another" }, limits);
+  assert.equal(room.readMark, 0);
+});
+
+test("the client tells nothing to a server without read marks, without a key, or before it has joined", (t) => {
+  const key = "a secret of Ada's own";
+  for (const options of [{ key }, { limits: { unread: 1000 } }]) {
+    const { client, room } = connect(t, {}, options);
+    client.read(room, 7);
+    assert.deepEqual(FakeSocket.last.commands, []);
+  }
+  const { client } = connect(t, {}, { key, limits: { unread: 1000 } });
+  const other = new Membership("other");
+  client.join(other);
+  client.read(other, 7);
+  assert.deepEqual(FakeSocket.last.commands, []);
 });

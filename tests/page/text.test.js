@@ -1,6 +1,7 @@
 // Tests of static/text.js in node, with a minimal document.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import "./document.js";
 
@@ -43,6 +44,14 @@ test("the own name is found even with spaces, apostrophes and dots", () => {
   }
   assert.equal(mentions("@Ada", "Ada Lovelace"), true);
   assert.equal(mentions("@Ben", ""), false);
+});
+
+// The server's tests use the same examples (src/domain/mention.rs).
+test("mentions are found as by the server", () => {
+  const examples = JSON.parse(readFileSync(new URL("mentions.json", import.meta.url), "utf8"));
+  for (const [text, me, expected] of examples) {
+    assert.equal(mentions(text, me), expected, JSON.stringify([text, me]));
+  }
 });
 
 test("links end at CJK text", () => {

@@ -280,6 +280,15 @@ impl Ring {
         })
     }
 
+    /// Returns the messages after a sequence number, as far as the ring has them.
+    pub(in crate::hub) fn messages_after(
+        &self,
+        seq: Seq,
+    ) -> impl Iterator<Item = &Arc<ChatMessage>> {
+        let start = self.messages.partition_point(|message| message.seq <= seq);
+        self.messages.range(start..)
+    }
+
     /// Returns the last messages before `before` for a reader with this identity. Returns at most
     /// `limit` messages and `max_bytes` of text, but the newest message in any case.
     pub(in crate::hub) fn page(

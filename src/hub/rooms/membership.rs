@@ -5,11 +5,12 @@ use std::rc::Rc;
 use actix::prelude::*;
 
 use super::Room;
+use super::unread::CountedTo;
 use crate::config::Config;
-use crate::domain::{ClientId, Identity, Nick, Position, RoomName, Seq};
+use crate::domain::{ClientId, Identity, Nick, Position, RoomName, Seq, Unread};
 use crate::hub::Hub;
 use crate::hub::history::{Excerpt, Missed, Purpose, RING_TEXT_BYTES_MAX, Read, Ring};
-use crate::hub::registry::subtract_opened_room;
+use crate::hub::registry::{UserRoom, subtract_opened_room};
 use crate::log::{LogError, Messages, Range, Reader};
 use crate::metrics::Limit;
 use crate::protocol::{ErrorCode, Event, Limits, Ref, Refusal, json};
@@ -33,6 +34,7 @@ impl RoomLimits {
                 history: json::HISTORY_MAX,
                 edits: config.edits,
                 edit_window_ms: None,
+                unread: None,
             },
             rooms: config.max_rooms,
             rooms_per_address: config.max_rooms_per_address,
@@ -71,6 +73,13 @@ impl CatchUp {
     pub const DEFAULT_COUNT: usize = 50;
 }
 
+/// A client that joins a room, once its unread messages are counted.
+pub(in crate::hub) struct Joining {
+    pub(super) join: Join,
+    /// `None` if the user has no read mark for the room, or they could not be counted.
+    pub(super) counted: Option<CountedTo>,
+}
+
 /// Ends the membership of a client. The answer is [`Event::Left`].
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
@@ -87,32 +96,8 @@ impl Handler<Join> for Hub {
     type Result = ();
 
     fn handle(&mut self, join: Join, _: &mut Self::Context) {
-        if !self.clients.contains_key(&join.client) {
-            return;
-        }
-        if let Err((limit, refusal)) = self.may_join(join.client, &join.room) {
-            self.metrics.count_limit(limit);
-            return self.answer(join.client, Event::Error(refusal), join.reference);
-        }
-        let name = join.room.clone();
-        let has_ring = self.rings.contains(&name);
-        self.open_room(join.client, &name);
-        let room = self.rooms.entry(name.clone()).or_default();
-        if has_ring && room.joining.is_empty() {
-            return self.admit(join);
-        }
-        room.joining.push(join);
-        if room.joining.len() == 1 {
-            self.read(Read {
-                // Entries that are delivered meanwhile are kept until the ring, the room's recent
-                // messages in memory, is filled.
-                before: self.delivered(&name).next(),
-                range: Range::Latest,
-                reader: Reader::Hub,
-                limit: self.rings.messages_max(),
-                max_bytes: RING_TEXT_BYTES_MAX,
-                purpose: Purpose::Ring(name),
-            });
+        if let Some(join) = self.count_unread_before(join) {
+            self.join(Joining { join, counted: None });
         }
     }
 }
@@ -135,6 +120,38 @@ impl Handler<Leave> for Hub {
 impl Hub {
     pub(in crate::hub) fn is_member(&self, client: ClientId, room: &RoomName) -> bool {
         self.clients.get(&client).is_some_and(|client| client.is_in(room))
+    }
+
+    /// Admits a client to a room, or lets it wait for the room's ring.
+    pub(super) fn join(&mut self, joining: Joining) {
+        let Join { client, room: name, .. } = &joining.join;
+        let (client, name) = (*client, name.clone());
+        if !self.clients.contains_key(&client) {
+            return;
+        }
+        if let Err((limit, refusal)) = self.may_join(client, &name) {
+            self.metrics.count_limit(limit);
+            return self.answer(client, Event::Error(refusal), joining.join.reference);
+        }
+        let has_ring = self.rings.contains(&name);
+        self.open_room(client, &name);
+        let room = self.rooms.entry(name.clone()).or_default();
+        if has_ring && room.joining.is_empty() {
+            return self.admit(joining);
+        }
+        room.joining.push(joining);
+        if room.joining.len() == 1 {
+            self.read(Read {
+                // Entries that are delivered meanwhile are kept until the ring, the room's recent
+                // messages in memory, is filled.
+                before: self.delivered(&name).next(),
+                range: Range::Latest,
+                reader: Reader::Hub,
+                limit: self.rings.messages_max(),
+                max_bytes: RING_TEXT_BYTES_MAX,
+                purpose: Purpose::Ring(name),
+            });
+        }
     }
 
     /// Checks the limits of rooms. The default room may always be opened.
@@ -186,14 +203,15 @@ impl Hub {
             self.rings.push(name, &delivered_since);
         }
         let joining = self.rooms.get_mut(name).map(|room| std::mem::take(&mut room.joining));
-        for join in joining.into_iter().flatten() {
-            self.admit(join);
+        for joining in joining.into_iter().flatten() {
+            self.admit(joining);
         }
         self.close_room_if_idle(name);
     }
 
     /// Makes a client a member at the current position of the log, and sends it earlier messages.
-    fn admit(&mut self, Join { client: id, room: name, catch_up, reference }: Join) {
+    fn admit(&mut self, Joining { join, counted }: Joining) {
+        let Join { client: id, room: name, catch_up, reference } = join;
         let (Some(client), Some(nick)) = (self.clients.get(&id), self.nick(id)) else { return };
         let room = self.rooms.get(&name).into_iter();
         if room.flat_map(|room| room.owners_of(nick)).any(|owner| owner != client.identity) {
@@ -208,8 +226,9 @@ impl Hub {
         }
         let identity = client.identity;
         self.add_member(id, &name);
+        let unread = counted.and_then(|counted| self.unread_now(id, &name, counted));
         let (members, member_count) = self.member_names(&name);
-        let joined = self.joined(name, identity, catch_up, members, member_count);
+        let joined = self.joined(name, identity, catch_up, members, member_count, unread);
         self.answer(id, joined, reference);
     }
 
@@ -221,6 +240,7 @@ impl Hub {
         catch_up: CatchUp,
         members: Vec<Nick>,
         member_count: usize,
+        unread: Option<Unread>,
     ) -> Event {
         let (epoch, seq) = (self.log.epoch.clone(), self.delivered(&room));
         let ring = self.rings.get(&room);
@@ -250,6 +270,7 @@ impl Hub {
             topic,
             members,
             member_count,
+            unread,
             messages,
             changes,
             counts,
@@ -266,10 +287,11 @@ impl Hub {
         client.handle.set_rooms(client.rooms.len());
         let room = self.rooms.entry(name.clone()).or_default();
         room.members.insert(id, Rc::clone(&client.handle));
-        if let Some(clients) = user.rooms.get_mut(name) {
-            *clients += 1;
+        if let Some(known) = user.rooms.get_mut(name) {
+            known.clients += 1;
         } else {
-            user.rooms.insert(name.clone(), 1);
+            let first = UserRoom { clients: 1, read_mark: Seq::default() };
+            user.rooms.insert(name.clone(), first);
             room.add_user(client.identity, &user.nick);
             self.schedule_presence(name);
         }
@@ -294,9 +316,9 @@ impl Hub {
             *self.opened_rooms.entry(successor).or_default() += 1;
             subtract_opened_room(&mut self.opened_rooms, opener);
         }
-        if let Some(clients) = user.rooms.get_mut(name) {
-            *clients -= 1;
-            if *clients == 0 {
+        if let Some(known) = user.rooms.get_mut(name) {
+            known.clients -= 1;
+            if known.clients == 0 {
                 user.rooms.remove(name);
                 room.remove_user(identity, &user.nick);
                 self.schedule_presence(name);

@@ -1,10 +1,14 @@
-//! Rooms: their members, who joins and leaves, and who is told.
+//! Rooms: their members, who joins and leaves, who is told, and what their members have read.
 
 mod membership;
 mod presence;
+mod read;
 mod room;
+mod unread;
 
 pub(super) use membership::RoomLimits;
 pub use membership::{CatchUp, Join, Leave};
 pub use presence::{Typing, Who};
+pub use read::Read;
 pub(super) use room::Room;
+pub(super) use unread::Counts;

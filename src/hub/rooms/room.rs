@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::Join;
+use super::membership::Joining;
 use super::presence::PresenceDelta;
 use crate::domain::{ClientId, Entry, Identity, Nick};
 use crate::hub::ClientHandle;
@@ -25,7 +25,7 @@ pub(in crate::hub) struct Room {
     names: HashMap<String, Identity>,
     pub(super) presence: PresenceDelta,
     /// Clients that join as soon as the ring is filled.
-    pub(in crate::hub) joining: Vec<Join>,
+    pub(in crate::hub) joining: Vec<Joining>,
     /// Entries that were delivered after the read for the ring began.
     pub(in crate::hub) delivered_since: Vec<Entry>,
     /// Committed entries that are not delivered yet.

@@ -1,6 +1,6 @@
 //! The tables, and the migration of an older file to the current version of the schema. The step
-//! from version 1 to 2 visits every message. The step to version 3 does not, so a file of version 2
-//! opens at once, whatever its size.
+//! from version 1 to 2 visits every message. Later steps do not, so a file of version 2 opens at
+//! once, whatever its size.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use log::info;
 use rusqlite::{Connection, TransactionBehavior};
 
 /// The current version of the schema, `user_version`.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 /// The minimum time between two log lines about the progress of something that takes long.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
@@ -113,6 +113,19 @@ const VERSION_3: &str = "
     INSERT INTO clock_steps SELECT value + 1 FROM meta WHERE name = 'head';
 ";
 
+/// What the fourth version adds. `read_marks` has the last entry that a user has read in a room,
+/// and when the user has read it.
+const VERSION_4: &str = "
+    CREATE TABLE read_marks (
+        identity BLOB NOT NULL,
+        room INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        PRIMARY KEY (identity, room)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX read_marks_by_time ON read_marks (at);
+";
+
 /// The columns that the third version adds to `messages`. `edit` is the change that set the text.
 const MESSAGE_COLUMNS: &str = "
         reply_to INTEGER,
@@ -140,6 +153,9 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     if current < 3 {
         add_message_columns(&transaction)?;
         transaction.execute_batch(VERSION_3)?;
+    }
+    if current < 4 {
+        transaction.execute_batch(VERSION_4)?;
     }
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;

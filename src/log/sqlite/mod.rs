@@ -1,8 +1,8 @@
 //! The log in a SQLite file. All SQL of the crate is in this module. A [`Writer`] on its own thread
 //! assigns sequence numbers, and commits messages before it answers. [`Reader`]s on other threads
-//! read pages of the history. The hub reaches both with the messages
-//! [`Append`](crate::log::Append) and [`Page`](crate::log::Page) of the log, and knows nothing else
-//! of them.
+//! read pages of the history, and count unread messages. The hub reaches both with the messages of
+//! the log, such as [`Append`](crate::log::Append) and [`Page`](crate::log::Page), and knows
+//! nothing else of them.
 
 mod append;
 mod backup;
@@ -12,6 +12,7 @@ mod export;
 mod import;
 mod line;
 mod lock;
+mod marks;
 mod migration;
 mod page;
 mod prune;
@@ -34,7 +35,7 @@ use thiserror::Error;
 
 use crate::config::{Config, DbSync};
 use crate::domain::Settings;
-use crate::log::{Log, State};
+use crate::log::{Log, ReadMarks, State};
 use crate::metrics::Metrics;
 pub use backup::{BackupError, backup};
 pub use export::{ExportError, export};
@@ -139,13 +140,16 @@ impl Journal {
         let writer = writer.map_err(|error| JournalError::Sqlite(path.clone(), error))?;
         // A settings entry may have been appended.
         let (head, state) = (writer.head, State::new(writer.settings.clone()));
+        let pending_marks = writer.marks.pending.clone();
         let thread = Arbiter::new();
         let writer = Writer::start_in_arbiter(&thread.handle(), |_| writer);
         let (readers, reader_path) = (Mutex::new(readers), path.clone());
         let readers = SyncArbiter::start(READERS, move || {
             let connection = readers.lock().ok().and_then(|mut readers| readers.pop());
-            Reader::new(connection, reader_path.clone())
+            Reader::new(connection, reader_path.clone(), pending_marks.clone())
         });
+        let read_marks =
+            ReadMarks { mark: writer.clone().recipient(), count: readers.clone().recipient() };
         let log = Log {
             epoch,
             head,
@@ -154,6 +158,7 @@ impl Journal {
             append: writer.clone().recipient(),
             page: readers.recipient(),
             probe: writer.clone().recipient(),
+            read_marks: Some(read_marks),
         };
         Ok(Self { path, log, writer, thread, _lock: lock })
     }

@@ -1,7 +1,7 @@
 //! Deletion of pruned messages: the writer deletes from the file what is not kept any more, in
 //! small slices between appends. The decisions of the log do not depend on when this happens. A
 //! pruned message with an id leaves a tombstone, a row without name and text, for a day, so that
-//! duplicates of it are recognized.
+//! duplicates of it are recognized. Read marks that have expired are deleted, too.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use super::clock::Clock;
 use super::rows::{count, millis};
-use super::{Writer, schema};
+use super::{Writer, marks, schema};
 use crate::domain::Timestamp;
 use crate::log::LogError;
 use crate::log::rules::DEDUPLICATION_WINDOW;
@@ -19,7 +19,7 @@ use crate::log::rules::DEDUPLICATION_WINDOW;
 /// The maximum number of rooms that one slice examines.
 const ROOMS_MAX: i64 = 100;
 
-/// The maximum number of messages, changes or ids that one slice deletes.
+/// The maximum number of messages, changes, ids or read marks that one slice deletes.
 const ROWS_MAX: i64 = 500;
 
 /// The maximum number of reactions that one slice deletes.
@@ -70,7 +70,7 @@ impl Writer {
             self.expire(now, usize::try_from(ROOMS_MAX).unwrap_or(usize::MAX))?;
             return Ok(true);
         }
-        self.delete_slice().map_err(|error| self.record_error(&error))
+        self.delete_slice(now).map_err(|error| self.record_error(&error))
     }
 
     /// Returns whether some room may have a message that is older than `keep_for`.
@@ -82,12 +82,13 @@ impl Writer {
     }
 
     /// Deletes a limited number of rows. Returns whether the pass has more to do.
-    fn delete_slice(&mut self) -> rusqlite::Result<bool> {
+    fn delete_slice(&mut self, now: Timestamp) -> rusqlite::Result<bool> {
         let cutoff = cutoff(self.clock);
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let rows = delete_pruned(&transaction, cutoff, ROWS_MAX)?;
         let ids = delete_change_ids(&transaction, cutoff)?;
+        let marks = marks::delete_expired(&transaction, now, ROWS_MAX)?;
         let has_change_ids = schema::has_change_ids(&transaction)?;
         let resume_buffer = count(self.options.resume_buffer);
         let remains = delete_remains(&transaction, self.prune_cursor, cutoff, resume_buffer)?;
@@ -95,7 +96,7 @@ impl Writer {
         self.has_change_ids = has_change_ids;
         self.checkpoint.removed_text |= rows > 0;
         self.prune_cursor = remains.cursor;
-        Ok(rows >= ROWS_MAX || ids == ROWS_MAX || remains.has_more)
+        Ok(rows >= ROWS_MAX || ids == ROWS_MAX || marks == ROWS_MAX || remains.has_more)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::config::DbSync;
 use crate::domain::{Epoch, Seq};
 
 /// How long SQLite waits for a lock on the file.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a checkpoint waits for readers.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);

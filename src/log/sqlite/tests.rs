@@ -1,6 +1,7 @@
 //! Tests of the writer and the readers on real files.
 
 mod entries;
+mod marks;
 mod migration;
 mod replica;
 mod unanswered;
@@ -14,6 +15,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::append::Applied;
+use super::marks::PendingMarks;
 use super::page::Query;
 use super::writer::AppendError;
 use super::*;
@@ -94,7 +96,7 @@ pub(super) fn draft_with_id(name: &str, words: &str, id: &str) -> Draft {
 }
 
 pub(super) fn ask(path: &Path, query: &Query) -> Messages {
-    Reader::new(None, path.to_owned()).read(query).expect("a page")
+    Reader::new(None, path.to_owned(), PendingMarks::default()).read(query).expect("a page")
 }
 
 fn read_page(path: &Path, name: &str, before: Seq, limit: usize, max_bytes: usize) -> Messages {

@@ -1,6 +1,7 @@
 //! The writer of the journal. It commits each append of the hub in one transaction, and then
-//! answers. It also deletes pruned messages from the file: see [`prune`](super::prune). It runs on
-//! a thread of its own, because it blocks.
+//! answers. It also deletes pruned messages from the file (see [`prune`](super::prune)), and
+//! commits read marks (see [`marks`](super::marks)). It runs on a thread of its own, because it
+//! blocks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use super::append::{AppendTransaction, Applied, Before};
 use super::checkpoint::Checkpoint;
 use super::clock::Clock;
 use super::lock::Lock;
+use super::marks::Marks;
 use super::room::Room;
 use super::schema::Opened;
 use super::settings::{self, StoredSettings};
@@ -50,6 +52,7 @@ pub struct Writer {
     /// An append whose outcome is unknown, because its commit failed with an I/O error.
     pub(super) unanswered: Option<Unanswered>,
     pub(super) checkpoint: Checkpoint,
+    pub(super) marks: Marks,
     /// The time of the last commit of an append.
     committed: Option<Instant>,
     /// Whether the connection must be reopened before it is used again.
@@ -183,6 +186,7 @@ impl Writer {
             follower: None,
             unanswered: None,
             checkpoint: Checkpoint::default(),
+            marks: Marks::default(),
             committed: None,
             needs_reopen: false,
             file: FileWatch::new(&options.path),
@@ -329,9 +333,11 @@ impl Writer {
         self.rooms.extend(applied.rooms.iter().map(|(name, room)| (name.clone(), *room)));
     }
 
-    /// Marks the file as cleanly closed, unless the file cannot be reopened after an error.
+    /// Commits the pending read marks and marks the file as cleanly closed, unless the file cannot
+    /// be reopened after an error.
     pub(super) fn close(&mut self) -> Result<(), LogError> {
         self.answer_open_append();
+        self.commit_all_marks(Timestamp::now());
         self.ensure_usable()?;
         schema::close(&self.connection).map_err(|error| self.record_error(&error))
     }

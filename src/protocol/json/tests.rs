@@ -3,7 +3,7 @@
 use super::*;
 use serde_json::json;
 
-use crate::domain::{Settings, SettingsChange};
+use crate::domain::{Settings, SettingsChange, Unread};
 
 const MAX_BYTES: usize = 8;
 
@@ -305,13 +305,14 @@ fn welcome_has_the_author_and_the_limits() {
         history: 100,
         edits: true,
         edit_window_ms: Some(60_000),
+        unread: Some(1000),
     };
     let author = Author::from(ada());
     let line = event(&Event::Welcome { nick: nick("Ada"), author, limits });
     let expected = format!(
         "{{\"type\":\"welcome\",\"nick\":\"Ada\",\"author\":\"{author}\",\"limits\":\
          {{\"message_bytes\":4096,\"frame_bytes\":28672,\"history\":100,\"edits\":true,\
-         \"edit_window_ms\":60000}}}}"
+         \"edit_window_ms\":60000,\"unread\":1000}}}}"
     );
     assert_eq!(line, expected);
 }
@@ -325,6 +326,7 @@ fn joined(messages: Vec<ChatMessage>, counts: Vec<ReactionCount>) -> Event {
         topic: Topic::default(),
         members: vec![nick("Ada")],
         member_count: 1,
+        unread: None,
         messages: messages.into_iter().map(Arc::new).collect(),
         counts,
         changes: Vec::new(),
@@ -355,6 +357,31 @@ fn fields_of_joined_and_history_are_left_out_if_empty() {
     assert_eq!(value(joined(vec![], vec![])), expected);
     let expected = json!({"type": "history", "room": "tea", "messages": [], "more": true});
     assert_eq!(value(history(vec![], vec![])), expected);
+}
+
+#[test]
+fn joined_has_the_unread_messages_of_a_user_with_a_read_mark() {
+    let with = |found: Unread| {
+        let mut event = joined(vec![message(5)], vec![]);
+        if let Event::Joined { unread, .. } = &mut event {
+            *unread = Some(found);
+        }
+        let value = value(event);
+        ["read", "unread", "first_unread", "mentions"].map(|field| value[field].clone())
+    };
+    let mark = Seq::new(4);
+    let some = Unread { mark, count: 1, first: Some(Seq::new(5)), mentions: 1 };
+    assert_eq!(with(some), [json!(4), json!(1), json!(5), json!(1)]);
+    let none = Unread { mark, ..Unread::default() };
+    assert_eq!(with(none), [json!(4), json!(0), Value::Null, json!(0)]);
+}
+
+#[test]
+fn read_is_a_command_and_an_event() {
+    let line = json!({"type": "read", "room": "Tea", "seq": 5});
+    assert_eq!(decoded(&line), Ok(Command::Read { room: room(), seq: Seq::new(5) }));
+    let expected = json!({"type": "read", "room": "tea", "seq": 5});
+    assert_eq!(value(Event::Read { room: room(), seq: Seq::new(5) }), expected);
 }
 
 #[test]

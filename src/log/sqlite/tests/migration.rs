@@ -1,6 +1,7 @@
 //! Tests of files that older versions wrote, and of the settings in the file.
 
 use super::*;
+use crate::log::MarkRead;
 use crate::log::sqlite::settings::StoredSettings;
 
 /// The tables of the first version.
@@ -39,6 +40,9 @@ const VERSION_2: &str = "
     PRAGMA user_version = 2;
 ";
 
+/// Removes what the fourth version added.
+const UNDO_VERSION_4: &str = "DROP TABLE read_marks; PRAGMA user_version = 3;";
+
 /// Creates a file of an older version. In room `a`, message 1 is a tombstone.
 fn create_old_file(path: &Path, version: i64) {
     let connection = Connection::open(path).expect("a database");
@@ -73,7 +77,7 @@ fn file_of_an_older_version_is_migrated_and_used() {
         let path = folder.path().join("log.db");
         create_old_file(&path, version);
         let mut writer = writer(&options(&path));
-        assert_eq!(select_number(&path, "PRAGMA user_version"), 3);
+        assert_eq!(select_number(&path, "PRAGMA user_version"), 4);
         assert_eq!(select_number(&path, "SELECT bytes FROM rooms WHERE name = 'a'"), 132);
         assert_eq!((writer.epoch.as_str(), writer.kept_bytes), ("old", 132 + 263));
         // The settings entry has a sequence number.
@@ -113,6 +117,24 @@ fn file_of_an_older_version_is_migrated_and_used() {
             .expect("a result");
         assert_eq!(check, "ok");
     }
+}
+
+#[test]
+fn file_of_the_third_version_is_migrated_and_keeps_read_marks() {
+    let folder = folder();
+    let path = folder.path().join("log.db");
+    let mut first = writer(&options(&path));
+    append_numbers(&mut first, "a", 0..3);
+    drop(first);
+    let connection = Connection::open(&path).expect("a database");
+    connection.execute_batch(UNDO_VERSION_4).expect("the third version");
+    drop(connection);
+    let mut writer = writer(&options(&path));
+    assert_eq!(select_number(&path, "PRAGMA user_version"), 4);
+    assert_eq!((writer.head, texts(&read_all(&path, "a").messages).len()), (Seq::new(3), 3));
+    writer.add_mark(MarkRead { identity: identity(), room: room("a"), seq: Seq::new(2) });
+    writer.commit_marks(Timestamp::now()).expect("a commit");
+    assert_eq!(select_number(&path, "SELECT seq FROM read_marks"), 2);
 }
 
 #[test]

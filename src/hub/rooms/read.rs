@@ -1,0 +1,79 @@
+//! Read marks: a user has read the messages of a room up to a sequence number. The log keeps the
+//! marks. All clients of the user know them.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::domain::{ClientId, Identity, RoomName, Seq};
+use crate::hub::{Deliver, Hub, Notice};
+use crate::log::MarkRead;
+use crate::protocol::{ErrorCode, Event, Ref, Refusal, Reply};
+
+/// Tells that the user of a client has read a room up to a sequence number. The client must have a
+/// key and be a member of the room. The user's other clients in the room receive [`Event::Read`],
+/// unless the user has read more before. There is no answer except errors:
+/// [`ErrorCode::NotJoined`] or [`ErrorCode::Forbidden`].
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Read {
+    /// The client.
+    pub client: ClientId,
+    /// The room.
+    pub room: RoomName,
+    /// The sequence number. One after the last delivered entry counts as that entry.
+    pub seq: Seq,
+    /// The reference that an error repeats.
+    pub reference: Option<Ref>,
+    /// See [`Broadcast::permit`](crate::hub::Broadcast::permit).
+    pub permit: OwnedSemaphorePermit,
+}
+
+impl Handler<Read> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, read: Read, _: &mut Self::Context) {
+        let Read { client, room, seq, reference, .. } = read;
+        if let Err(refusal) = self.mark_read(client, &room, seq) {
+            let reply = Reply { event: Event::Error(refusal), reference };
+            self.send_to(client, Deliver::Direct(vec![reply]));
+        }
+    }
+}
+
+impl Hub {
+    /// Raises the read mark of a client's user.
+    fn mark_read(&mut self, id: ClientId, name: &RoomName, seq: Seq) -> Result<(), Refusal> {
+        let client = self.clients.get(&id).filter(|client| client.is_in(name));
+        let client = client.ok_or_else(Refusal::not_joined)?;
+        let seq = seq.min(self.delivered(name));
+        let marks = self.log.backend.read_marks();
+        let Some(marks) = marks.filter(|_| client.has_key(id)) else {
+            let text = "the server keeps read marks only for clients with a key, and in a file";
+            return Err(Refusal::new(ErrorCode::Forbidden, text));
+        };
+        let identity = client.identity;
+        let room = self.users.get_mut(&identity).and_then(|user| user.rooms.get_mut(name));
+        if let Some(room) = room.filter(|room| room.read_mark < seq) {
+            room.read_mark = seq;
+            marks.mark.do_send(MarkRead { identity, room: name.clone(), seq });
+            self.tell_other_clients(id, identity, name, seq);
+        }
+        Ok(())
+    }
+
+    /// Tells the other clients of a user in a room that the user has read it.
+    fn tell_other_clients(&mut self, id: ClientId, who: Identity, name: &RoomName, seq: Seq) {
+        let user = self.users.get(&who).into_iter();
+        let others = user.flat_map(|user| &user.clients).copied().filter(|other| *other != id);
+        let wants = |other: &ClientId| {
+            self.clients.get(other).is_some_and(|client| client.events && client.is_in(name))
+        };
+        let others: Vec<_> = others.filter(wants).collect();
+        let notice = Arc::new(Notice::new(vec![Event::Read { room: name.clone(), seq }]));
+        for other in others {
+            self.send_to(other, Deliver::Notices(vec![Arc::clone(&notice)]));
+        }
+    }
+}
