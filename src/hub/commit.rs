@@ -398,6 +398,7 @@ impl Hub {
         (self.log.epoch, self.log.head) = (epoch, head);
         self.rings.clear();
         self.reads.clear();
+        self.searches.clear();
         self.log.waiting.clear();
         let names: Vec<_> = self.rooms.keys().cloned().collect();
         for name in &names {

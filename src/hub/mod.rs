@@ -16,6 +16,7 @@ mod pacing;
 mod publish;
 mod registry;
 mod rooms;
+mod search;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -48,6 +49,8 @@ pub use registry::IsFree;
 use registry::{Client, User, map_for_one_room};
 pub use rooms::{CatchUp, Join, Leave, Typing, Who};
 use rooms::{Room, RoomLimits};
+pub use search::Search;
+use search::Searches;
 
 /// The hub actor. A server has one: see [`Hub::start_in`].
 pub struct Hub {
@@ -58,6 +61,7 @@ pub struct Hub {
     opened_rooms: HashMap<SourceAddress, usize>,
     rings: Rings,
     reads: Reads,
+    searches: Searches,
     log: LogState,
     pacing: Pacing,
     limits: RoomLimits,

@@ -12,7 +12,7 @@ pub use event::{ErrorCode, Event, Limits, Refusal, Reply};
 use serde::Serialize;
 
 use crate::domain::{
-    Emoji, Identity, MessageId, MessageText, Nick, Position, RoomName, Seq, Topic,
+    Emoji, Identity, MessageId, MessageText, Nick, Position, RoomName, SearchQuery, Seq, Topic,
 };
 
 /// The protocol of a client.
@@ -128,6 +128,11 @@ pub enum Command {
         /// The greatest number of messages.
         limit: usize,
     },
+    /// Searches messages.
+    Search {
+        /// What to find.
+        query: SearchQuery,
+    },
 }
 
 impl Command {
@@ -150,7 +155,8 @@ impl Command {
             | Self::Leave { .. }
             | Self::Who { .. }
             | Self::Typing { .. }
-            | Self::History { .. } => None,
+            | Self::History { .. }
+            | Self::Search { .. } => None,
         }
     }
 }

@@ -9,8 +9,8 @@ use chinwag::domain::{
 };
 use chinwag::hub::Deliver;
 use chinwag::log::{
-    Append, Follow, Follower, FromLog, LogError, Messages, Own, Page, Paged, Probe, Refused,
-    Responder, Verdict,
+    Append, Follow, Follower, Found, FromLog, LogError, Messages, Own, Page, Paged, Probe, Refused,
+    Responder, Search, Verdict,
 };
 use chinwag::protocol::{Event, Reply};
 use tokio::sync::oneshot;
@@ -24,6 +24,8 @@ pub struct FakeLog {
     stored: Vec<Draft>,
     /// Pages that were read, and whose answers the test holds.
     held_pages: Option<Vec<(Responder<Paged>, Messages)>>,
+    /// Searches, which are answered after an [`AnswerSearches`].
+    searches: Vec<Search>,
 }
 
 impl FakeLog {
@@ -140,6 +142,31 @@ impl Handler<Page> for FakeLog {
     }
 }
 
+impl Handler<Search> for FakeLog {
+    type Result = ();
+
+    fn handle(&mut self, search: Search, _: &mut Self::Context) {
+        self.searches.push(search);
+    }
+}
+
+/// Answers all searches with nothing. Returns up to which message each searched.
+#[derive(Message)]
+#[rtype(result = "Vec<Seq>")]
+pub struct AnswerSearches;
+
+impl Handler<AnswerSearches> for FakeLog {
+    type Result = Vec<Seq>;
+
+    fn handle(&mut self, _: AnswerSearches, _: &mut Self::Context) -> Vec<Seq> {
+        let answer = |Search { query, answer, .. }: Search| {
+            answer.give(Ok(Found::default()));
+            query.before
+        };
+        self.searches.drain(..).map(answer).collect()
+    }
+}
+
 /// Holds the answers to pages, or sends those that are held.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -239,6 +266,7 @@ pub fn log_of(fake: &Addr<FakeLog>) -> chinwag::log::Log {
         follow: fake.clone().recipient(),
         append: fake.clone().recipient(),
         page: fake.clone().recipient(),
+        search: Some(fake.clone().recipient()),
         probe: fake.clone().recipient(),
     }
 }
@@ -318,6 +346,10 @@ fn describe(reply: &Reply) -> Option<String> {
         }
         Event::History { room, messages, more, .. } => {
             format!("history {room} {:?} {more}", texts(messages))
+        }
+        Event::Search { results, more, .. } => {
+            let snippets = results.iter().map(|result| result.snippet.concat());
+            format!("search {:?} {more}", snippets.collect::<Vec<_>>())
         }
         Event::Said { room, seq, duplicate, .. } => {
             let kind = if *duplicate { "duplicate" } else { "new" };

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::harness::{TestServer, within};
+use crate::harness::{TestServer, config, within};
+use crate::journal::config_with_journal;
 use crate::json::JsonClient;
 
 fn document() -> String {
@@ -50,7 +51,11 @@ async fn every_example_in_the_protocol_document_matches_a_real_server() {
     let document = document();
     let mut types = Vec::new();
     for example in document.split("```json\n").skip(1) {
-        let server = TestServer::start().await;
+        // Only a server with a history file can search.
+        let folder = tempfile::tempdir().unwrap();
+        let needs_file = example.split("\n```").next().unwrap().contains("\"search\"");
+        let config = if needs_file { config_with_journal(folder.path()) } else { config() };
+        let server = TestServer::start_with(config).await;
         let mut clients = Vec::new();
         for _ in 0..2 {
             clients.push(JsonClient::connect(server.addr()).await);
@@ -76,9 +81,9 @@ async fn every_example_in_the_protocol_document_matches_a_real_server() {
         }
     }
     let kinds = "> hello, > nick, > join, > say, > edit, > delete, > react, > set_room, > who, \
-               > typing, > history, > leave, < welcome, < joined, < message, < edited, \
+               > typing, > history, > search, > leave, < welcome, < joined, < message, < edited, \
                < deleted, < reacted, < room, < said, < presence, < renamed, < typing, \
-               < members, < history, < left, < error";
+               < members, < history, < search, < left, < error";
     for kind in kinds.split(", ") {
         assert!(types.iter().any(|found| found == kind), "there is no example of {kind}");
     }

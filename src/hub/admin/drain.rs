@@ -15,6 +15,7 @@ use crate::hub::commit::LogState;
 use crate::hub::history::{Reads, Rings};
 use crate::hub::pacing::{FlushTimer, Pacing};
 use crate::hub::rooms::RoomLimits;
+use crate::hub::search::Searches;
 use crate::log::{Follower, Log, MemoryLog, Probe};
 use crate::protocol::DisconnectReason;
 
@@ -113,6 +114,7 @@ impl Hub {
             opened_rooms: HashMap::new(),
             rings: Rings::new(config, log.state.settings.keep_for),
             reads: Reads::default(),
+            searches: Searches::default(),
             log,
             pacing: Pacing::new(config.batch_window, config.workers, config.send_queue),
             limits: RoomLimits::new(config),

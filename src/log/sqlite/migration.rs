@@ -1,6 +1,6 @@
 //! The tables, and the migration of an older file to the current version of the schema. The step
-//! from version 1 to 2 visits every message. The step to version 3 does not, so a file of version 2
-//! opens at once, whatever its size.
+//! from version 1 to 2 visits every message. Later steps do not, so a file of version 2 opens at once,
+//! whatever its size.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use log::info;
 use rusqlite::{Connection, TransactionBehavior};
 
 /// The current version of the schema, `user_version`.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 /// The minimum time between two log lines about the progress of something that takes long.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
@@ -113,6 +113,31 @@ const VERSION_3: &str = "
     INSERT INTO clock_steps SELECT value + 1 FROM meta WHERE name = 'head';
 ";
 
+/// What the fourth version adds: the index for searches. See [`search`](super::search).
+///
+/// `message_rooms` has the room of each message that is not pruned from the file. `search_parts` has
+/// the parts of the index: the part with the id 1 has the table `search_1`. `search_fill` has a row
+/// while messages of an older version are missing in `message_rooms`: those before `top`.
+const VERSION_4: &str = "
+    CREATE TABLE message_rooms (seq INTEGER PRIMARY KEY, room INTEGER NOT NULL) STRICT;
+    CREATE TABLE search_parts (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        first INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        indexed INTEGER NOT NULL,
+        rows INTEGER NOT NULL DEFAULT 0,
+        state TEXT NOT NULL,
+        merged INTEGER NOT NULL DEFAULT 0,
+        pruned_at INTEGER,
+        words INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE search_fill (top INTEGER NOT NULL) STRICT;
+";
+
+/// Notes that all messages are missing in `message_rooms`.
+pub(super) const FILL_SEARCH: &str =
+    "INSERT INTO search_fill SELECT value + 1 FROM meta WHERE name = 'head'";
+
 /// The columns that the third version adds to `messages`. `edit` is the change that set the text.
 const MESSAGE_COLUMNS: &str = "
         reply_to INTEGER,
@@ -140,6 +165,10 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     if current < 3 {
         add_message_columns(&transaction)?;
         transaction.execute_batch(VERSION_3)?;
+    }
+    if current < 4 {
+        transaction.execute_batch(VERSION_4)?;
+        transaction.execute_batch(FILL_SEARCH)?;
     }
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;

@@ -1,6 +1,6 @@
 //! The log in a SQLite file. All SQL of the crate is in this module. A [`Writer`] on its own thread
 //! assigns sequence numbers, and commits messages before it answers. [`Reader`]s on other threads
-//! read pages of the history. The hub reaches both with the messages
+//! read pages of the history, and `search` finds messages on a further one. The hub reaches both with the messages
 //! [`Append`](crate::log::Append) and [`Page`](crate::log::Page) of the log, and knows nothing else
 //! of them.
 
@@ -20,6 +20,7 @@ mod retention;
 mod room;
 mod rows;
 mod schema;
+mod search;
 mod settings;
 mod unanswered;
 mod watch;
@@ -42,6 +43,7 @@ pub use import::{ImportError, import};
 use lock::Lock;
 pub use reader::Reader;
 pub use schema::SourceError;
+use search::Searcher;
 use writer::Close;
 pub use writer::Writer;
 
@@ -146,6 +148,8 @@ impl Journal {
             let connection = readers.lock().ok().and_then(|mut readers| readers.pop());
             Reader::new(connection, reader_path.clone())
         });
+        let searcher_path = path.clone();
+        let searcher = SyncArbiter::start(1, move || Searcher::new(searcher_path.clone()));
         let log = Log {
             epoch,
             head,
@@ -153,6 +157,7 @@ impl Journal {
             follow: writer.clone().recipient(),
             append: writer.clone().recipient(),
             page: readers.recipient(),
+            search: Some(searcher.recipient()),
             probe: writer.clone().recipient(),
         };
         Ok(Self { path, log, writer, thread, _lock: lock })

@@ -73,7 +73,7 @@ fn file_of_an_older_version_is_migrated_and_used() {
         let path = folder.path().join("log.db");
         create_old_file(&path, version);
         let mut writer = writer(&options(&path));
-        assert_eq!(select_number(&path, "PRAGMA user_version"), 3);
+        assert_eq!(select_number(&path, "PRAGMA user_version"), 4);
         assert_eq!(select_number(&path, "SELECT bytes FROM rooms WHERE name = 'a'"), 132);
         assert_eq!((writer.epoch.as_str(), writer.kept_bytes), ("old", 132 + 263));
         // The settings entry has a sequence number.
