@@ -212,21 +212,19 @@ async fn measure_searches(server: &Process, rooms: usize) {
     let (mut sink, mut stream) = connect(server).await;
     stream.next().await.unwrap().unwrap();
     let word = |n: usize| words.get(n).to_owned();
+    let two = |a: usize, b: usize| format!("{} {}", words.get(a), words.get(b));
     let kinds: [(&str, &dyn Fn(usize) -> Value); 8] = [
         ("a common word", &|n| json!({"text": word(n % 10)})),
-        ("two common words", &|n| json!({"text": [word(n % 10), word(10 + n % 13)].join(" ")})),
+        ("two common words", &|n| json!({"text": two(n % 10, 10 + n % 13)})),
         ("a rare word", &|n| json!({"text": word(30_000 + n)})),
-        ("two rare words", &|n| json!({"text": [word(30_000 + n), word(40_000 + n)].join(" ")})),
+        ("two rare words", &|n| json!({"text": two(30_000 + n, 40_000 + n)})),
         ("a word that does not occur", &|n| json!({"text": format!("absent{n}")})),
         (
             "a common word in a room",
             &|n| json!({"text": word(n % 10), "room": room_name(n * 7919 % rooms)}),
         ),
         ("a phrase", &|n| json!({"text": format!("\"{} {}\"", word(n % 10), word(n % 13))})),
-        (
-            "a common and a rare word",
-            &|n| json!({"text": [word(n % 10), word(20_000 + n)].join(" ")}),
-        ),
+        ("a common and a rare word", &|n| json!({"text": two(n % 10, 20_000 + n)})),
     ];
     for (kind, fields) in kinds {
         let (mut took, mut results) = (Vec::new(), 0);

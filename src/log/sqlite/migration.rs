@@ -1,6 +1,6 @@
 //! The tables, and the migration of an older file to the current version of the schema. The step
-//! from version 1 to 2 visits every message. Later steps do not, so a file of version 2 opens at once,
-//! whatever its size.
+//! from version 1 to 2 visits every message. Later steps do not, so a file of version 2 opens at
+//! once, whatever its size.
 
 use std::time::{Duration, Instant};
 
@@ -115,9 +115,9 @@ const VERSION_3: &str = "
 
 /// What the fourth version adds: the index for searches. See [`search`](super::search).
 ///
-/// `message_rooms` has the room of each message that is not pruned from the file. `search_parts` has
-/// the parts of the index: the part with the id 1 has the table `search_1`. `search_fill` has a row
-/// while messages of an older version are missing in `message_rooms`: those before `top`.
+/// `message_rooms` has the room of each message that is not pruned from the file. `search_parts`
+/// has the parts of the index: the part with the id 1 has the table `search_1`. `search_fill` has a
+/// row while messages of an older version are missing in `message_rooms`: those before `top`.
 const VERSION_4: &str = "
     CREATE TABLE message_rooms (seq INTEGER PRIMARY KEY, room INTEGER NOT NULL) STRICT;
     CREATE TABLE search_parts (

@@ -1,8 +1,8 @@
 //! The log in a SQLite file. All SQL of the crate is in this module. A [`Writer`] on its own thread
 //! assigns sequence numbers, and commits messages before it answers. [`Reader`]s on other threads
-//! read pages of the history, and `search` finds messages on a further one. The hub reaches both with the messages
-//! [`Append`](crate::log::Append) and [`Page`](crate::log::Page) of the log, and knows nothing else
-//! of them.
+//! read pages of the history, and `search` finds messages on a further one. The hub reaches them
+//! with the messages [`Append`](crate::log::Append), [`Page`](crate::log::Page) and
+//! [`Search`](crate::log::Search) of the log, and knows nothing else of them.
 
 mod append;
 mod backup;

@@ -311,8 +311,8 @@ fn welcome_has_the_author_and_the_limits() {
     let line = event(&Event::Welcome { nick: nick("Ada"), author, limits });
     let expected = format!(
         "{{\"type\":\"welcome\",\"nick\":\"Ada\",\"author\":\"{author}\",\"limits\":\
-         {{\"message_bytes\":4096,\"frame_bytes\":28672,\"history\":100,\"search\":50,\"edits\":true,\
-         \"edit_window_ms\":60000}}}}"
+         {{\"message_bytes\":4096,\"frame_bytes\":28672,\"history\":100,\"search\":50,\
+         \"edits\":true,\"edit_window_ms\":60000}}}}"
     );
     assert_eq!(line, expected);
 }

@@ -12,7 +12,7 @@ use super::super::tests::{
 };
 use super::super::{Options, Writer, backup, export, import};
 use super::*;
-use crate::domain::{Action, SearchQuery, SearchTerms, Seq, Timestamp};
+use crate::domain::{Action, MessageText, SearchQuery, SearchTerms, Seq, Timestamp};
 use crate::log::{Found, Verdict};
 
 const ROOMS: [&str; 3] = ["a", "b", "c"];
@@ -583,9 +583,8 @@ proptest! {
         let folder = folder();
         let path = folder.path().join("log.db");
         let mut writer = fast_writer(&options(&path));
-        append_texts(&mut writer, "a", searches.iter().filter_map(|search| {
-            crate::domain::MessageText::parse(search.as_str(), 1000).ok().map(|it| it.as_str().into())
-        }));
+        let is_valid = |text: &&String| MessageText::parse(text.as_str(), 1000).is_ok();
+        append_texts(&mut writer, "a", searches.iter().filter(is_valid).cloned());
         append_texts(&mut writer, "a", (0..20).map(|n| n.to_string()));
         index_all(&mut writer);
         for search in &searches {
