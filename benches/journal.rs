@@ -1,8 +1,14 @@
 //! Measures the release build with a large journal: `cargo bench --bench journal`. Linux only.
 //!
-//! Clients send 10 million messages to 10,000 rooms. The first run takes minutes and 3 GB of disk;
-//! the journal stays in `target/tmp` for later runs. Arguments after `--`: `--messages N`, and
-//! `--rooms N`, at most 10,000.
+//! Clients send 10 million messages to 10,000 rooms. The first run takes minutes and 5 GB of disk;
+//! the journal stays in `target/tmp` for later runs. Arguments after `--`:
+//!
+//! - `--messages N`, and `--rooms N`, at most 10,000
+//! - `--search`: measure only searches
+//! - `--reindex`: first delete the index, as if an older version had written the journal, and
+//!   measure how long it takes to build it again
+//! - `--baseline PATH`: compare the CPU time of publishing with that of another executable, for
+//!   example one of a version without searches
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -18,9 +24,13 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use process::Process;
+use rusqlite::Connection;
+use words::Words;
 
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/words.rs"]
+mod words;
 
 /// How many rooms a connection may be in.
 const ROOMS_PER_CLIENT: usize = 1000;
@@ -30,6 +40,9 @@ const LINES_PER_FRAME: usize = 100;
 
 /// How many messages a client sends before it waits for an answer.
 const WINDOW: usize = 1000;
+
+/// How many searches of each kind are measured.
+const MEASURED_SEARCHES: usize = 300;
 
 /// How many joins are measured.
 const MEASURED_JOINS: usize = 300;
@@ -53,7 +66,7 @@ fn room_name(n: usize) -> String {
 }
 
 /// Fills rooms from one client, which sends one message to each room in each round.
-async fn fill(server: &Process, rooms: std::ops::Range<usize>, rounds: usize) {
+async fn fill(server: &Process, words: &Words, rooms: std::ops::Range<usize>, rounds: usize) {
     let (mut sink, mut stream) = connect(server).await;
     let messages = rooms.len() * rounds;
     let joins: Vec<_> =
@@ -63,17 +76,17 @@ async fn fill(server: &Process, rooms: std::ops::Range<usize>, rounds: usize) {
         let frame: Vec<_> = lines.collect();
         sink.send(Message::text(frame.join("\n"))).await.unwrap();
     }
-    let text = "a message of sixty-four bytes, as people write them to each othe";
-    let mut lines = (0..rounds).flat_map(|round| {
-        rooms.clone().map(move |n| {
-            let id = format!("{round}-{n}");
-            json!({"type": "say", "room": room_name(n), "text": text, "id": id}).to_string()
-        })
-    });
+    let mut random = fastrand::Rng::with_seed(rooms.start as u64);
+    let mut lines = (0..rounds).flat_map(|round| rooms.clone().map(move |n| (round, n)));
+    let mut line = || {
+        let (round, n) = lines.next()?;
+        let (id, text) = (format!("{round}-{n}"), words.text(&mut random));
+        Some(json!({"type": "say", "room": room_name(n), "text": text, "id": id}).to_string())
+    };
     let window = Semaphore::new(WINDOW);
     let send = async {
         loop {
-            let frame: Vec<_> = lines.by_ref().take(LINES_PER_FRAME).collect();
+            let frame: Vec<_> = std::iter::from_fn(&mut line).take(LINES_PER_FRAME).collect();
             if frame.is_empty() {
                 break;
             }
@@ -103,20 +116,13 @@ fn start(db: &Path) -> (Process, Duration) {
     (server, start.elapsed())
 }
 
-/// Returns the path of a journal of this size, which is created if it does not exist.
-async fn journal(messages: usize, rooms: usize) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let name = format!("journal-{messages}-{rooms}");
-    let db = folder.join(&name).join("chinwag.db");
-    if db.exists() {
-        return db;
-    }
-    let temporary = tempfile::tempdir_in(folder).unwrap();
-    let server = start(&temporary.path().join("chinwag.db")).0;
-    let began = Instant::now();
+/// Sends messages to a server. Returns the CPU time of the server for each, in microseconds.
+async fn fill_all(server: &Process, messages: usize, rooms: usize) -> f64 {
+    let words = Words::new();
+    let (began, cpu) = (Instant::now(), server.cpu());
     let clients = (0..rooms).step_by(ROOMS_PER_CLIENT).map(|first| {
         let range = first..rooms.min(first + ROOMS_PER_CLIENT);
-        fill(&server, range, messages / rooms)
+        fill(server, &words, range, messages / rooms)
     });
     futures_util::future::join_all(clients).await;
     let seconds = began.elapsed().as_secs_f64();
@@ -124,6 +130,144 @@ async fn journal(messages: usize, rooms: usize) -> PathBuf {
         "{messages} messages sent in {seconds:.0} s: {:.0} a second",
         messages as f64 / seconds
     );
+    (server.cpu() - cpu).as_secs_f64() * 1e6 / messages as f64
+}
+
+/// Returns the CPU time for each message of another executable, in microseconds.
+async fn measure_baseline(path: &str, messages: usize, rooms: usize) -> f64 {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let db = folder.path().join("chinwag.db");
+    let server = Process::other(path, &["--db", db.to_str().unwrap()]);
+    let cost = fill_all(&server, messages, rooms).await;
+    println!("CPU of the baseline for each message: {cost:.1} us");
+    server.stop();
+    cost
+}
+
+/// Waits until all messages are indexed, and the parts of the index are merged. Prints how long
+/// both take.
+async fn wait_for_index(db: &Path) {
+    let began = Instant::now();
+    let journal = Connection::open(db).unwrap();
+    let waits_for = async |what: &str, condition: &str| {
+        let select = format!("SELECT {condition}");
+        while !journal.query_row(&select, [], |row| row.get::<_, bool>(0)).unwrap() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        println!("{what} after {:.1} s", began.elapsed().as_secs_f64());
+    };
+    let indexed = "NOT EXISTS (SELECT 1 FROM search_fill)
+         AND NOT EXISTS (SELECT 1 FROM search_parts WHERE indexed < last AND last < 1 << 60)
+         AND (SELECT max(indexed) FROM search_parts) >= (SELECT max(seq) FROM message_rooms)
+         AND NOT EXISTS (SELECT 1 FROM message_rooms
+                         WHERE seq < (SELECT min(first) FROM search_parts))";
+    waits_for("all messages are indexed", indexed).await;
+    let merged = "NOT EXISTS (SELECT 1 FROM search_parts WHERE merged = 0 AND last < 1 << 60)";
+    waits_for("all parts are merged", merged).await;
+}
+
+/// Prints the size of the index as a multiple of the texts.
+fn measure_index_size(db: &Path) {
+    let journal = Connection::open(db).unwrap();
+    let select = "SELECT sum(bytes - 128 * messages) FROM rooms";
+    let text: i64 = journal.query_row(select, [], |row| row.get(0)).unwrap();
+    let select = "SELECT name FROM sqlite_schema WHERE rootpage > 0
+                  AND (name LIKE 'search!_%' ESCAPE '!' OR name = 'message_rooms')";
+    let mut select = journal.prepare(select).unwrap();
+    let names = select.query_map([], |row| row.get(0)).unwrap();
+    let names: Vec<String> = names.map(Result::unwrap).collect();
+    let size = |name: &String| {
+        let select = "SELECT sum(pgsize) FROM dbstat WHERE name = ?1 AND aggregate";
+        journal.query_row(select, [name], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let sizes: Vec<_> = names.iter().map(size).collect();
+    let all: i64 = sizes.iter().sum();
+    let rooms = names.iter().zip(&sizes).find(|(name, _)| *name == "message_rooms").unwrap().1;
+    println!(
+        "texts {:.0} MB, index {:.0} MB, of which message_rooms {:.0} MB",
+        text as f64 / 1e6,
+        all as f64 / 1e6,
+        *rooms as f64 / 1e6
+    );
+    print_result("size of the index, x the texts", all as f64 / text as f64, 1.2);
+}
+
+/// Deletes the index, so that the journal is like one of a version without it.
+fn delete_index(db: &Path) {
+    let journal = Connection::open(db).unwrap();
+    let select = "SELECT 'DROP TABLE search_' || id FROM search_parts";
+    let mut select = journal.prepare(select).unwrap();
+    let drops = select.query_map([], |row| row.get(0)).unwrap();
+    let drops: Vec<String> = drops.map(Result::unwrap).collect();
+    drop(select);
+    drops.iter().for_each(|drop| journal.execute_batch(drop).unwrap());
+    let rest = "DROP TABLE message_rooms; DROP TABLE search_parts; DROP TABLE search_fill;
+                PRAGMA user_version = 3; PRAGMA wal_checkpoint(TRUNCATE);";
+    journal.execute_batch(rest).unwrap();
+}
+
+/// Measures searches of each kind over one connection.
+async fn measure_searches(server: &Process, rooms: usize) {
+    let words = Words::new();
+    let (mut sink, mut stream) = connect(server).await;
+    stream.next().await.unwrap().unwrap();
+    let word = |n: usize| words.get(n).to_owned();
+    let two = |a: usize, b: usize| format!("{} {}", words.get(a), words.get(b));
+    let kinds: [(&str, &dyn Fn(usize) -> Value); 8] = [
+        ("a common word", &|n| json!({"text": word(n % 10)})),
+        ("two common words", &|n| json!({"text": two(n % 10, 10 + n % 13)})),
+        ("a rare word", &|n| json!({"text": word(30_000 + n)})),
+        ("two rare words", &|n| json!({"text": two(30_000 + n, 40_000 + n)})),
+        ("a word that does not occur", &|n| json!({"text": format!("absent{n}")})),
+        (
+            "a common word in a room",
+            &|n| json!({"text": word(n % 10), "room": room_name(n * 7919 % rooms)}),
+        ),
+        ("a phrase", &|n| json!({"text": format!("\"{} {}\"", word(n % 10), word(n % 13))})),
+        ("a common and a rare word", &|n| json!({"text": two(n % 10, 20_000 + n)})),
+    ];
+    for (kind, fields) in kinds {
+        let (mut took, mut results) = (Vec::new(), 0);
+        for n in 0..MEASURED_SEARCHES {
+            let mut command = json!({"type": "search"});
+            command.as_object_mut().unwrap().extend(fields(n).as_object().unwrap().clone());
+            let start = Instant::now();
+            sink.send(Message::text(command.to_string())).await.unwrap();
+            let answer = stream.next().await.unwrap().unwrap().into_text().unwrap();
+            took.push(start.elapsed().as_secs_f64() * 1e3);
+            let answer: Value = serde_json::from_str(&answer).unwrap();
+            assert_eq!(answer["type"], "search", "{answer}");
+            assert_eq!(answer.get("incomplete"), None, "{command}");
+            results += answer["results"].as_array().unwrap().len();
+        }
+        took.sort_by(f64::total_cmp);
+        let [p50, p99] = [0.5, 0.99].map(|part| took[(took.len() as f64 * part) as usize]);
+        print_result(&format!("search for {kind}, p50, ms"), p50, 100.0);
+        print_result(&format!("search for {kind}, p99, ms"), p99, 100.0);
+        println!(
+            "  longest: {:.1}; {:.1} results",
+            took[took.len() - 1],
+            results as f64 / took.len() as f64
+        );
+    }
+}
+
+/// Returns the path of a journal of this size, which is created if it does not exist.
+async fn journal(messages: usize, rooms: usize) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let name = format!("journal-words-{messages}-{rooms}");
+    let db = folder.join(&name).join("chinwag.db");
+    if db.exists() {
+        return db;
+    }
+    let temporary = tempfile::tempdir_in(folder).unwrap();
+    let server = start(&temporary.path().join("chinwag.db")).0;
+    let cpu = server.cpu();
+    let cost = fill_all(&server, messages, rooms).await;
+    println!("CPU of the server for each message: {cost:.1} us");
+    wait_for_index(&temporary.path().join("chinwag.db")).await;
+    let cost = (server.cpu() - cpu).as_secs_f64() * 1e6 / messages as f64;
+    println!("CPU of the server for each message until the index is complete: {cost:.1} us");
     println!("peak memory {:.1} MB", server.peak_memory() as f64 / 1e6);
     server.stop();
     std::fs::rename(temporary.keep(), folder.join(&name)).unwrap();
@@ -162,6 +306,38 @@ fn print_result(what: &str, measured: f64, limit: f64) {
     println!("{what:<44} {measured:>9.2}  at most {limit:<8.2} {verdict}");
 }
 
+async fn measure_search(messages: usize, rooms: usize, reindexes: bool) {
+    let db = journal(messages, rooms).await;
+    if reindexes {
+        delete_index(&db);
+    }
+    let (server, took) = start(&db);
+    if reindexes {
+        print_result("start-up with an older file, s", took.as_secs_f64(), 1.0);
+    }
+    wait_for_index(&db).await;
+    measure_searches(&server, rooms).await;
+    println!("peak memory {:.1} MB", server.peak_memory() as f64 / 1e6);
+    server.stop();
+    measure_index_size(&db);
+}
+
+/// Compares the CPU time of publishing with that of another executable.
+async fn compare(baseline: &str, messages: usize, rooms: usize) {
+    let without = measure_baseline(baseline, messages, rooms).await;
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let db = folder.path().join("chinwag.db");
+    let server = start(&db).0;
+    let cpu = server.cpu();
+    let with = fill_all(&server, messages, rooms).await;
+    println!("CPU for each message: {with:.1} us");
+    wait_for_index(&db).await;
+    let whole = (server.cpu() - cpu).as_secs_f64() * 1e6 / messages as f64;
+    server.stop();
+    print_result("CPU of publishing, x the baseline", with / without, 1.15);
+    print_result("until all is indexed and merged, x", whole / without, 1.15);
+}
+
 async fn measure(messages: usize, rooms: usize) {
     // The small journal has the same rooms, so that only the length of the history differs.
     let small = journal(rooms * 60, rooms).await;
@@ -194,6 +370,7 @@ async fn measure(messages: usize, rooms: usize) {
 
 fn main() {
     let (mut messages, mut rooms) = (10_000_000, 10_000);
+    let (mut only_search, mut reindexes, mut baseline) = (false, false, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number =
@@ -203,9 +380,20 @@ fn main() {
             "--bench" => {}
             "--messages" => messages = number(),
             "--rooms" => rooms = number(),
+            "--search" => only_search = true,
+            "--reindex" => reindexes = true,
+            "--baseline" => baseline = arguments.next(),
             _ => panic!("unknown argument {argument}"),
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(measure(messages, rooms));
+    runtime.block_on(async {
+        if let Some(baseline) = baseline {
+            return compare(&baseline, messages, rooms).await;
+        }
+        if !only_search {
+            measure(messages, rooms).await;
+        }
+        measure_search(messages, rooms, reindexes).await;
+    });
 }

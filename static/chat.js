@@ -266,7 +266,7 @@ const eventHandlers = {
       // The server spells the room's name differently.
       history.replaceState(null, "", room.name === "lobby" ? ROOT : roomPath(room.name));
     }
-    if (command !== undefined && "room" in command && command.room !== room.name) {
+    if (command?.type === "join" && command.room !== room.name) {
       storeRoom(command.room, false);
     }
     storeRoom(room.name, true);

@@ -7,7 +7,7 @@
 //     client.connect();
 //     client.say(room, "hello");
 
-/** @import { Command, EntryCommand, ErrorEvent, Options, Request, ServerEvent, Unconfirmed } from "./protocol.js" */
+/** @import { Command, EntryCommand, ErrorEvent, Options, Request, SearchCommand, SearchEvent, ServerEvent, Unconfirmed } from "./protocol.js" */
 
 /** Close codes after which a reconnection would be closed again. */
 const TERMINAL = new Set([1002, 1003, 1007, 1008, 1009, 4003]);
@@ -232,6 +232,24 @@ export class Client {
     this.#isWelcome && this.#send(this.#withRef(command, room));
   }
 
+  /**
+   * Searches messages. Returns the answer: a `search` event, an error, or null without a connection.
+   * @param {Omit<SearchCommand, "type" | "ref">} query @returns {Promise<SearchEvent | ErrorEvent | null>}
+   */
+  search(query) {
+    return new Promise((resolve) => {
+      if (!this.#isWelcome) {
+        return resolve(null);
+      }
+      const command = this.#withRef({ type: "search", ...query });
+      const request = this.#unanswered.get(this.#lastRef);
+      if (request !== undefined) {
+        request.answered = (event) => resolve(event?.type === "search" || event?.type === "error" ? event : null);
+      }
+      this.#send(command);
+    });
+  }
+
   /** Sends a command that needs no answer, if connected. @param {Command} command */
   tell(command) {
     this.#isWelcome && this.#send(command);
@@ -303,6 +321,7 @@ export class Client {
       this.#failed(event, request);
     }
     this.#callSafely(() => this.#options.received?.(event, request?.command, request?.room));
+    request?.answered?.(event);
     const room = "room" in event ? this.rooms.get(event.room) : undefined;
     if (room === undefined) {
       return;
@@ -440,6 +459,7 @@ export class Client {
     clearInterval(this.#checkTimer);
     this.#retryTimer = undefined;
     this.#isWelcome = false;
+    this.#unanswered.forEach(({ answered }) => answered?.(null));
     this.#unanswered.clear();
     for (const room of this.rooms.values()) {
       room.joined = false;

@@ -55,6 +55,8 @@
  * @property {number} frame_bytes the maximum size of a WebSocket message
  * @property {number} [rooms] the maximum number of rooms of a client; absent if unlimited
  * @property {number} history the maximum number of messages in a `history` event
+ * @property {number} [search] the maximum number of results in a `search` event; absent if the server
+ *   cannot search
  * @property {boolean} edits whether authors may edit and delete their messages
  * @property {number} [edit_window_ms] how long they may do it; absent if unlimited
  * @property {number} [unread] the maximum of `unread` in `joined`; absent if the server keeps no read marks
@@ -182,9 +184,20 @@
  */
 
 /**
+ * @typedef {object} SearchCommand
+ * @property {"search"} type
+ * @property {string} text
+ * @property {string} [room]
+ * @property {string} [from] the name of the author
+ * @property {number} [before]
+ * @property {number} [limit]
+ * @property {Ref} [ref]
+ */
+
+/**
  * @typedef {HelloCommand | NickCommand | JoinCommand | LeaveCommand | SayCommand | EditCommand
  *   | DeleteCommand | ReactCommand | SetRoomCommand | WhoCommand | TypingCommand | ReadCommand
- *   | HistoryCommand} Command
+ *   | HistoryCommand | SearchCommand} Command
  */
 
 /**
@@ -311,6 +324,26 @@
  */
 
 /**
+ * A message that was found.
+ * @typedef {object} SearchResult
+ * @property {string} room
+ * @property {number} seq
+ * @property {number} at in milliseconds since 1970
+ * @property {string} [author] the public identity of the author
+ * @property {string} nick
+ * @property {string[]} snippet plain and matching text in turn, beginning with plain text
+ */
+
+/**
+ * @typedef {object} SearchEvent
+ * @property {"search"} type
+ * @property {SearchResult[]} results newest first
+ * @property {boolean} more
+ * @property {boolean} [incomplete]
+ * @property {Ref} [ref]
+ */
+
+/**
  * @typedef {object} SaidEvent
  * @property {"said"} type
  * @property {string} room
@@ -333,8 +366,8 @@
 
 /**
  * @typedef {WelcomeEvent | JoinedEvent | MessageEvent | ChangeEvent | PresenceEvent | RenamedEvent
- *   | TypingEvent | ReadEvent | MembersEvent | LeftEvent | HistoryEvent | SaidEvent | ErrorEvent
- *   } ServerEvent
+ *   | TypingEvent | ReadEvent | MembersEvent | LeftEvent | HistoryEvent | SearchEvent | SaidEvent
+ *   | ErrorEvent} ServerEvent
  */
 
 // Types of the client and the page. They are in this file because browsers do not load it.
@@ -411,6 +444,8 @@
  * @property {Command} command
  * @property {Room} [room]
  * @property {Unconfirmed} [said] what the command sends
+ * @property {(event: ServerEvent | null) => void} [answered] called with the answer, or with null if the
+ *   connection ends before it
  * @property {number} at when it was sent, in milliseconds since 1970
  */
 

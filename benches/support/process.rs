@@ -16,7 +16,10 @@ impl Process {
     /// Starts the release binary without limits on connections, rates and rooms per address. It
     /// stores no history unless a flag says so.
     pub(crate) fn chinwag(flags: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_chinwag"));
+        Self::unlimited(&mut Command::new(env!("CARGO_BIN_EXE_chinwag")), flags)
+    }
+
+    fn unlimited(command: &mut Command, flags: &[&str]) -> Self {
         let unlimited = [
             "MAX_CONNECTIONS",
             "MAX_CONNECTIONS_PER_ADDRESS",
@@ -30,7 +33,12 @@ impl Process {
             "MAX_ROOMS_PER_ADDRESS",
         ];
         command.envs(unlimited.map(|flag| (format!("CHINWAG_{flag}"), "0")));
-        Self::on_a_free_port(&mut command, flags)
+        Self::on_a_free_port(command, flags)
+    }
+
+    /// Starts another executable of chinwag without limits.
+    pub(crate) fn other(path: &str, flags: &[&str]) -> Self {
+        Self::unlimited(&mut Command::new(path), flags)
     }
 
     /// Starts the release binary with the default limits.

@@ -2,7 +2,7 @@
 //! line of JSON, and decoding it again gives the same command.
 #![no_main]
 
-use chinwag::domain::{Emoji, MessageId, Nick, RoomName, Topic};
+use chinwag::domain::{Emoji, MessageId, Nick, RoomName, SearchQuery, Topic};
 use chinwag::protocol::{Command, json};
 use libfuzzer_sys::fuzz_target;
 
@@ -15,7 +15,7 @@ fuzz_target!(|input: &str| {
         Ok(Some(request)) => {
             let again = json::decode(line, MAX_BYTES);
             assert!(again.is_ok_and(|again| again.as_ref() == Some(&request)));
-            assert_valid(&request.command);
+            assert_valid(&request.command, line);
         }
         Err(reply) => {
             let line = json::reply(&reply);
@@ -26,7 +26,7 @@ fuzz_target!(|input: &str| {
     }
 });
 
-fn assert_valid(command: &Command) {
+fn assert_valid(command: &Command, line: &str) {
     match command {
         Command::Say { room, text, id, .. } | Command::Edit { room, text, id, .. } => {
             assert_valid_room(room);
@@ -53,6 +53,15 @@ fn assert_valid(command: &Command) {
         Command::History { room, limit, .. } => {
             assert_valid_room(room);
             assert!((1..=json::HISTORY_MAX).contains(limit));
+        }
+        Command::Search { query } => {
+            let SearchQuery { terms, room, limit, .. } = query;
+            room.iter().for_each(assert_valid_room);
+            assert!((1..=json::SEARCH_MAX).contains(limit));
+            // Whatever the search is, a snippet of the line itself has at least one match.
+            if let Some(snippet) = terms.snippet(line) {
+                assert!(snippet.len() >= 2);
+            }
         }
         Command::Join { room, .. }
         | Command::Leave { room }

@@ -10,6 +10,7 @@ mod mention;
 mod message;
 mod nick;
 mod room_name;
+mod search;
 mod sequence;
 mod settings;
 mod text;
@@ -30,6 +31,7 @@ pub(crate) use message::CountedBytes;
 pub use message::{BadMessageId, ChatMessage, MessageId, Quote};
 pub use nick::{BadNick, Nick};
 pub use room_name::{BadRoomName, RoomName};
+pub use search::{BadSearch, SearchQuery, SearchResult, SearchTerms};
 pub use sequence::{Epoch, Position, Seq};
 pub use settings::Settings;
 pub(crate) use text::memory_bytes;
@@ -37,6 +39,8 @@ pub use text::{BadText, MessageText};
 pub use time::Timestamp;
 pub use topic::{BadTopic, Topic};
 pub use unread::Unread;
+#[cfg(feature = "journal")]
+pub(crate) use words::{WORDS_VERSION, words};
 
 fn random() -> u64 {
     getrandom::u64().expect("the system provides random numbers")

@@ -399,6 +399,7 @@ impl Hub {
         self.rings.clear();
         self.reads.clear();
         self.counts.clear();
+        self.searches.clear();
         self.log.waiting.clear();
         let names: Vec<_> = self.rooms.keys().cloned().collect();
         for name in &names {

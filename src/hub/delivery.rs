@@ -23,8 +23,8 @@ pub enum Deliver {
     /// Other events of rooms, for clients that registered for events.
     Notices(Vec<Arc<Notice>>),
     /// The answer to a request of the client: exactly one to each [`Hello`](super::Hello),
-    /// [`Join`](super::Join), [`Leave`](super::Leave), [`Who`](super::Who) and
-    /// [`History`](super::History).
+    /// [`Join`](super::Join), [`Leave`](super::Leave), [`Who`](super::Who),
+    /// [`History`](super::History) and [`Search`](super::Search).
     Answer(Box<Reply>),
     /// What only this client is told without having asked, such as the outcome of its messages.
     Direct(Vec<Reply>),

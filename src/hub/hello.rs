@@ -7,7 +7,7 @@ use actix::prelude::*;
 
 use super::{Hub, map_for_one_room};
 use crate::domain::{ClientId, Identity, Nick, RoomName, Settings, Unread};
-use crate::protocol::{ErrorCode, Event, Limits, Ref, Refusal};
+use crate::protocol::{ErrorCode, Event, Limits, Ref, Refusal, json};
 
 /// Sets the identity and the name of a client. The answer is [`Event::Welcome`]. If the name is
 /// taken, the answer is an error with [`ErrorCode::NickTaken`], and nothing changes.
@@ -55,9 +55,10 @@ impl Hub {
     fn advertised(&self) -> Limits {
         let Settings { edits, edit_window, .. } = self.log.state.settings;
         let millis = |window: Duration| u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+        let search = self.log.backend.search().map(|_| json::SEARCH_MAX);
         let unread = self.log.backend.read_marks().map(|_| Unread::COUNT_MAX);
         let edit_window_ms = edit_window.map(millis);
-        Limits { edits, edit_window_ms, unread, ..self.limits.advertised }
+        Limits { search, unread, edits, edit_window_ms, ..self.limits.advertised }
     }
 
     /// Returns whether another user has the name in one of these rooms.

@@ -16,6 +16,7 @@ mod pacing;
 mod publish;
 mod registry;
 mod rooms;
+mod search;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -48,6 +49,8 @@ pub use registry::IsFree;
 use registry::{Client, User, map_for_one_room};
 pub use rooms::{CatchUp, Join, Leave, Read, Typing, Who};
 use rooms::{Counts, Room, RoomLimits};
+pub use search::Search;
+use search::Searches;
 
 /// The hub actor. A server has one: see [`Hub::start_in`].
 pub struct Hub {
@@ -59,6 +62,7 @@ pub struct Hub {
     rings: Rings,
     reads: Reads,
     counts: Counts,
+    searches: Searches,
     log: LogState,
     pacing: Pacing,
     limits: RoomLimits,

@@ -5,7 +5,9 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::replica::{Bounds, Replica};
-use super::{Append, Follower, FromLog, LogBackend, Own, Page, Paged, Probe, ReadMarks, State};
+use super::{
+    Append, Follower, FromLog, LogBackend, Own, Page, Paged, Probe, ReadMarks, Search, State,
+};
 use crate::config::Config;
 use crate::domain::{Epoch, Seq, Settings, Timestamp};
 
@@ -95,6 +97,10 @@ impl LogBackend for MemoryLog {
         self.replica.apply(Timestamp::now(), Vec::new());
         let messages = self.replica.page(&room, before, range, reader, limit, max_bytes);
         Some(Paged { request, outcome: Ok(messages) })
+    }
+
+    fn search(&self) -> Option<Recipient<Search>> {
+        None
     }
 
     fn probe(&self) -> Option<Recipient<Probe>> {

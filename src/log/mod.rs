@@ -1,8 +1,9 @@
 //! The log commits and stores the entries of all rooms, and assigns their sequence numbers. This
 //! module is the contract between the hub and a log. The hub sends drafts with [`Append`]. The log
 //! hands out committed entries with [`FromLog`], and the hub delivers only these, in the same
-//! order. It reads earlier messages with [`Page`]. A log may also keep [`ReadMarks`] of users.
-//! `memory` is a log in memory, `sqlite` one in a file. Both follow the same [`rules`].
+//! order. It reads earlier messages with [`Page`], and may find some with [`Search`]. A log may also
+//! keep [`ReadMarks`] of users. `memory` is a log in memory, `sqlite` one in a file. Both follow the
+//! same [`rules`].
 
 mod memory;
 mod replica;
@@ -12,14 +13,14 @@ pub mod rules;
 pub mod sqlite;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use thiserror::Error;
 
 use crate::domain::{
     Change, ChatMessage, Draft, Entry, Epoch, Identity, Nick, Reaction, ReactionCount, RoomName,
-    Seq, Settings, Topic, Unread,
+    SearchQuery, SearchResult, Seq, Settings, Topic, Unread,
 };
 pub(crate) use memory::MemoryLog;
 pub use responder::{Follower, Responder};
@@ -40,6 +41,8 @@ pub struct Log {
     pub append: Recipient<Append>,
     /// Reads messages.
     pub page: Recipient<Page>,
+    /// Searches messages. `None` if the log cannot do that.
+    pub search: Option<Recipient<Search>>,
     /// Checks whether the log can append.
     pub probe: Recipient<Probe>,
     /// Keeps read marks. `None` if the log keeps none.
@@ -92,6 +95,9 @@ pub(crate) trait LogBackend {
 
     fn page(&mut self, page: Page) -> Option<Paged>;
 
+    /// Returns the recipient that searches messages. A log in memory has none.
+    fn search(&self) -> Option<Recipient<Search>>;
+
     /// Returns the recipient that knows whether the log works. A log that always works has none.
     fn probe(&self) -> Option<Recipient<Probe>>;
 
@@ -121,6 +127,10 @@ impl LogBackend for Log {
     fn page(&mut self, page: Page) -> Option<Paged> {
         self.page.do_send(page);
         None
+    }
+
+    fn search(&self) -> Option<Recipient<Search>> {
+        self.search.clone()
     }
 
     fn probe(&self) -> Option<Recipient<Probe>> {
@@ -329,6 +339,39 @@ pub struct Counted {
     pub(crate) request: u64,
     /// The unread messages. `None` if the user has no read mark for the room.
     pub(crate) outcome: Result<Option<Unread>, LogError>,
+}
+
+/// Asks for messages with given words, newest first, with their current text.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Search {
+    /// What to find.
+    pub query: SearchQuery,
+    /// When the hub sent the search.
+    pub asked: Instant,
+    /// Takes the messages.
+    pub answer: Responder<Searched>,
+}
+
+/// The messages that answer a [`Search`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The messages, newest first.
+    pub results: Vec<SearchResult>,
+    /// Whether there may be older ones.
+    pub more: bool,
+    /// Whether some messages were not searched, because they are not indexed yet or the time ran
+    /// out.
+    pub incomplete: bool,
+}
+
+/// The outcome of a [`Search`].
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Searched {
+    /// The number by which the hub recognizes its request.
+    pub(crate) request: u64,
+    pub(crate) outcome: Result<Found, LogError>,
 }
 
 /// Why the log could not do what it was asked.

@@ -2,7 +2,7 @@
 
 use actix::prelude::*;
 
-use super::{Counted, FromLog, LogError, Messages, Paged};
+use super::{Counted, Found, FromLog, LogError, Messages, Paged, Searched};
 use crate::domain::Unread;
 
 /// Sends the hub what the log hands out. If it is dropped, for example because the log's thread
@@ -29,8 +29,8 @@ impl Drop for Follower {
     }
 }
 
-/// Answers a request for a page or a count. If it is dropped unused, for example because the log's
-/// thread panics, the hub receives [`LogError::Died`].
+/// Answers a request for a page or a count, or a search. If it is dropped unused, for example
+/// because the log's thread panics, the hub receives [`LogError::Died`].
 #[derive(Debug)]
 pub struct Responder<M: Message<Result = ()> + Send + 'static> {
     hub: Recipient<M>,
@@ -60,6 +60,19 @@ impl Responder<Counted> {
     pub fn give(mut self, outcome: Result<Option<Unread>, LogError>) {
         if let Some(Counted { request, .. }) = self.cancel() {
             self.hub.do_send(Counted { request, outcome });
+        }
+    }
+}
+
+impl Responder<Searched> {
+    pub(crate) fn new(hub: Recipient<Searched>, request: u64) -> Self {
+        Self { hub, died: Some(Searched { request, outcome: Err(LogError::Died) }) }
+    }
+
+    /// Sends the messages or the error.
+    pub fn give(mut self, outcome: Result<Found, LogError>) {
+        if let Some(Searched { request, .. }) = self.cancel() {
+            self.hub.do_send(Searched { request, outcome });
         }
     }
 }

@@ -10,8 +10,8 @@ use strum::{IntoStaticStr, VariantArray};
 
 use super::Ref;
 use crate::domain::{
-    Author, Change, ChatMessage, Epoch, MessageId, Nick, ReactionCount, RoomName, Seq, Topic,
-    Unread,
+    Author, Change, ChatMessage, Epoch, MessageId, Nick, ReactionCount, RoomName, SearchResult,
+    Seq, Topic, Unread,
 };
 
 /// An event of the JSON protocol, except those that deliver an entry of the log.
@@ -117,6 +117,15 @@ pub enum Event {
         /// Whether there are newer messages.
         more_newer: bool,
     },
+    /// Answers `search`.
+    Search {
+        /// The messages that were found, newest first.
+        results: Vec<SearchResult>,
+        /// Whether there may be older ones.
+        more: bool,
+        /// Whether some messages were not searched.
+        incomplete: bool,
+    },
     /// Answers `say`, `edit`, `delete`, `react` and `set_room`: the entry is committed.
     Said {
         /// The room.
@@ -154,6 +163,7 @@ impl Event {
             | Self::Read { .. }
             | Self::Members { .. }
             | Self::Left { .. }
+            | Self::Search { .. }
             | Self::Said { .. }
             | Self::Error(_) => Contents::default(),
         }
@@ -168,6 +178,7 @@ impl Event {
                 topic.as_str().len() + contents_bytes(messages, counts) + changes.sum::<usize>()
             }
             Self::History { messages, counts, .. } => contents_bytes(messages, counts),
+            Self::Search { results, .. } => results.iter().map(SearchResult::memory_bytes).sum(),
             Self::Presence { joined, left, .. } => (joined.len() + left.len()) * size_of::<Nick>(),
             Self::Members { members, .. } => members.len() * size_of::<Nick>(),
             Self::Welcome { .. }
@@ -211,6 +222,9 @@ pub struct Limits {
     pub rooms: Option<usize>,
     /// Most messages in one answer to `history`.
     pub history: usize,
+    /// Most messages in one answer to `search`. `None` if the server cannot search.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<usize>,
     /// Whether authors may edit and delete their messages.
     pub edits: bool,
     /// How long after sending a message its author may edit or delete it, in milliseconds. `None`

@@ -10,8 +10,9 @@ use serde_json::Value;
 use super::event::Contents;
 use super::{Command, ErrorCode, Event, HistoryRange, Limits, Ref, Refusal, Reply, Request};
 use crate::domain::{
-    Author, BadText, Change, ChangeKind, ChatMessage, Emoji, Entry, Epoch, Identity, MessageId,
-    MessageText, Nick, Position, Quote, ReactionCount, RoomName, Seq, Timestamp, Topic,
+    Author, BadNick, BadSearch, BadText, Change, ChangeKind, ChatMessage, Emoji, Entry, Epoch,
+    Identity, MessageId, MessageText, Nick, Position, Quote, ReactionCount, RoomName, SearchQuery,
+    SearchResult, SearchTerms, Seq, Timestamp, Topic,
 };
 
 /// The WebSocket subprotocol by which clients select this protocol (RFC 6455 section 1.9).
@@ -20,6 +21,10 @@ pub const SUBPROTOCOL: &str = "chinwag.v1";
 /// The greatest `limit` of `history`, and the default.
 pub const HISTORY_MAX: usize = 100;
 const HISTORY_DEFAULT: usize = 50;
+
+/// The greatest `limit` of `search`, and the default.
+pub const SEARCH_MAX: usize = 50;
+const SEARCH_DEFAULT: usize = 20;
 
 /// The longest `ref`, in characters.
 const REF_MAX_CHARS: usize = 64;
@@ -44,6 +49,7 @@ enum Type {
     Typing,
     Read,
     History,
+    Search,
     #[serde(other)]
     Unknown,
 }
@@ -137,6 +143,15 @@ struct History {
     before: Option<Seq>,
     after: Option<Seq>,
     around: Option<Seq>,
+    limit: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct Search {
+    text: String,
+    room: Option<String>,
+    from: Option<String>,
+    before: Option<Seq>,
     limit: Option<usize>,
 }
 
@@ -251,6 +266,21 @@ fn command(kind: &Type, line: &str, max_bytes: usize) -> Result<Command, Refusal
             };
             Command::History { room: self::room(&room)?, range, limit }
         }
+        Type::Search => {
+            let Search { text, room, from, before, limit } = parse(line)?;
+            let limit = limit.unwrap_or(SEARCH_DEFAULT);
+            if !(1..=SEARCH_MAX).contains(&limit) {
+                return Err(refusal(ErrorCode::BadJson, &"limit must be 1 to 50"));
+            }
+            let query = SearchQuery {
+                terms: search_terms(&text)?,
+                room: room.as_deref().map(self::room).transpose()?,
+                from: from.as_deref().map(author_name).transpose()?,
+                before: before.unwrap_or(Seq::MAX),
+                limit,
+            };
+            Command::Search { query }
+        }
         Type::Unknown => {
             return Err(refusal(ErrorCode::UnknownType, &"unknown command type"));
         }
@@ -277,6 +307,24 @@ fn reference(value: Value) -> Result<Ref, Refusal> {
 
 fn nick(text: &str) -> Result<Nick, Refusal> {
     Nick::parse(text).map_err(|error| refusal(ErrorCode::BadNick, &error))
+}
+
+/// Parses the name of an author. Users cannot choose a generated name, but messages have it.
+fn author_name(text: &str) -> Result<Nick, Refusal> {
+    match Nick::parse(text) {
+        Err(BadNick::Reserved) => Ok(Nick::from_trusted(text.trim().to_owned())),
+        nick => nick.map_err(|error| refusal(ErrorCode::BadNick, &error)),
+    }
+}
+
+fn search_terms(text: &str) -> Result<SearchTerms, Refusal> {
+    SearchTerms::parse(text).map_err(|error| {
+        let code = match error {
+            BadSearch::Empty => ErrorCode::Empty,
+            BadSearch::TooLong => ErrorCode::TooLong,
+        };
+        refusal(code, &error)
+    })
 }
 
 fn room(text: &str) -> Result<RoomName, Refusal> {
@@ -516,6 +564,12 @@ enum EventObject<'a> {
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         more_newer: bool,
     },
+    Search {
+        results: &'a [SearchResult],
+        more: bool,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        incomplete: bool,
+    },
     Said {
         room: &'a RoomName,
         seq: Seq,
@@ -577,6 +631,9 @@ impl<'a> From<&'a Event> for EventObject<'a> {
                 more: *more,
                 more_newer: *more_newer,
             },
+            Event::Search { results, more, incomplete } => {
+                Self::Search { results, more: *more, incomplete: *incomplete }
+            }
             Event::Said { room, seq, id, duplicate } => {
                 Self::Said { room, seq: *seq, id: id.as_ref(), duplicate: *duplicate }
             }

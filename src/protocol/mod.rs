@@ -12,7 +12,7 @@ pub use event::{ErrorCode, Event, Limits, Refusal, Reply};
 use serde::Serialize;
 
 use crate::domain::{
-    Emoji, Identity, MessageId, MessageText, Nick, Position, RoomName, Seq, Topic,
+    Emoji, Identity, MessageId, MessageText, Nick, Position, RoomName, SearchQuery, Seq, Topic,
 };
 
 /// The protocol of a client.
@@ -135,6 +135,11 @@ pub enum Command {
         /// The greatest number of messages.
         limit: usize,
     },
+    /// Searches messages.
+    Search {
+        /// What to find.
+        query: SearchQuery,
+    },
 }
 
 impl Command {
@@ -158,7 +163,8 @@ impl Command {
             | Self::Who { .. }
             | Self::Typing { .. }
             | Self::Read { .. }
-            | Self::History { .. } => None,
+            | Self::History { .. }
+            | Self::Search { .. } => None,
         }
     }
 }

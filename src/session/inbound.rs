@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use super::Session;
 use crate::domain::memory_bytes;
 use crate::hub::{
-    Broadcast, CatchUp, Delete, Edit, Hello, History, Hub, Join, Leave, React, Read, SetRoom,
+    Broadcast, CatchUp, Delete, Edit, Hello, History, Hub, Join, Leave, React, Read, Search,
+    SetRoom,
     Typing, Who,
 };
 use crate::protocol::{
@@ -133,6 +134,7 @@ impl Session {
             Command::History { room, range, limit } => {
                 self.ask(History { client, room, range, limit, reference }, ctx);
             }
+            Command::Search { query } => self.ask(Search { client, query, reference }, ctx),
             Command::Say { room, text, id, reply_to } => {
                 self.publish(bytes, ctx, move |permit| Broadcast {
                     client,

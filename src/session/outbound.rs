@@ -7,7 +7,7 @@ use actix_web_actors::ws::WebsocketContext;
 use super::Session;
 use crate::hub::{Deliver, QueueBudget};
 use crate::protocol::{DisconnectReason, ErrorCode, Event, Protocol, Refusal, Reply, json, text};
-use crate::websocket::TextFrame;
+use crate::websocket::{MAX_COALESCED_BYTES, TextFrame};
 
 impl Handler<Deliver> for Session {
     type Result = ();
@@ -89,6 +89,7 @@ impl Session {
                 | Event::Members { .. }
                 | Event::Left { .. }
                 | Event::History { .. }
+                | Event::Search { .. }
                 | Event::Said { .. },
             ) => {}
         }
@@ -101,8 +102,25 @@ impl Session {
         }
         if matches!(reply.event, Event::Joined { .. } | Event::History { .. }) {
             self.socket.write_parts(json::reply_parts(reply));
+            return;
+        }
+        // Not compressed: a search result contains what others wrote.
+        let line = json::reply(&reply);
+        if line.len() > MAX_COALESCED_BYTES {
+            self.socket.write_parts(pieces(line));
         } else {
-            self.socket.write(TextFrame::new(&json::reply(&reply)));
+            self.socket.write(TextFrame::new(&line));
         }
     }
+}
+
+/// Splits a long text. A text in parts is sent in fragments, which are not compressed.
+fn pieces(mut rest: String) -> impl Iterator<Item = String> {
+    std::iter::from_fn(move || {
+        let longest = rest.len().min(MAX_COALESCED_BYTES);
+        let end = (0..=longest).rev().find(|end| rest.is_char_boundary(*end))?;
+        let next = rest.split_off(end);
+        let piece = std::mem::replace(&mut rest, next);
+        (!piece.is_empty()).then_some(piece)
+    })
 }

@@ -11,6 +11,9 @@ use crate::protocol::{Command, Event, Protocol, Refusal, Reply, Request};
 
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 
+/// The number of commands that a search counts as. It takes milliseconds, and at most a second.
+const SEARCH_COST: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
+
 /// The number of rooms in which a change of name counts as another command.
 const ROOMS_PER_COMMAND: usize = 10;
 
@@ -35,6 +38,9 @@ impl Session {
     pub(super) fn count(&mut self, command: &Command) -> Result<(), Duration> {
         if let Some(bytes) = command.published_bytes() {
             return self.permit.count_message(self.identity, bytes);
+        }
+        if matches!(command, Command::Search { .. }) {
+            return self.permit.count_command(SEARCH_COST);
         }
         if !matches!(command, Command::Hello { .. } | Command::Nick { .. }) {
             return self.permit.count_command(ONE);

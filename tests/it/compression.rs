@@ -13,6 +13,7 @@ use crate::harness::{
     TestServer, also_over_tls, also_with_http_server, config, eventually, frame, raw_handshake,
     raw_http, within,
 };
+use crate::journal::config_with_journal;
 use crate::program::{PROGRAM, Program};
 
 also_with_http_server! {
@@ -338,6 +339,26 @@ async fn only_batches_joined_and_history_are_compressed() {
         let names = events.filter_map(|event| Some(event["left"].as_array()?.len()));
         left += names.sum::<usize>();
     }
+}
+
+/// A result of a search contains what others wrote.
+#[actix_web::test]
+async fn answer_to_a_search_is_not_compressed() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start_with(config_with_journal(folder.path())).await;
+    let mut peer = Peer::json(server.addr()).await;
+    peer.send_command(&json!({"type": "hello"})).await;
+    peer.send_command(&json!({"type": "join", "room": "tea"})).await;
+    for _ in 0..10 {
+        let text = "the same words again and again ".repeat(60);
+        peer.send_command(&json!({"type": "say", "room": "tea", "text": text})).await;
+        peer.until("said").await;
+    }
+    peer.send_command(&json!({"type": "search", "text": "words"})).await;
+    let (first_bytes, answer) = peer.until("search").await;
+    assert_eq!(first_bytes, [TEXT]);
+    assert_eq!(answer["results"].as_array().unwrap().len(), 10);
+    server.stop().await;
 }
 
 /// Safari cannot read compressed fragments (nats-server#2613).

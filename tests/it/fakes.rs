@@ -9,8 +9,8 @@ use chinwag::domain::{
 };
 use chinwag::hub::Deliver;
 use chinwag::log::{
-    Append, CountUnread, Follow, Follower, FromLog, LogError, MarkRead, Messages, Own, Page, Paged,
-    Probe, ReadMarks, Refused, Responder, Verdict,
+    Append, CountUnread, Follow, Follower, Found, FromLog, LogError, MarkRead, Messages, Own, Page,
+    Paged, Probe, ReadMarks, Refused, Responder, Search, Verdict,
 };
 use chinwag::protocol::{Event, Reply};
 use tokio::sync::oneshot;
@@ -27,6 +27,8 @@ pub struct FakeLog {
     /// Requests for counts, which the test answers.
     counts: Vec<CountUnread>,
     marks: Vec<MarkRead>,
+    /// Searches, which are answered after an [`AnswerSearches`].
+    searches: Vec<Search>,
 }
 
 impl FakeLog {
@@ -140,6 +142,31 @@ impl Handler<Page> for FakeLog {
             Some(held) => held.push((page.answer, read)),
             None => page.answer.give(Ok(read)),
         }
+    }
+}
+
+impl Handler<Search> for FakeLog {
+    type Result = ();
+
+    fn handle(&mut self, search: Search, _: &mut Self::Context) {
+        self.searches.push(search);
+    }
+}
+
+/// Answers all searches with nothing. Returns up to which message each searched.
+#[derive(Message)]
+#[rtype(result = "Vec<Seq>")]
+pub struct AnswerSearches;
+
+impl Handler<AnswerSearches> for FakeLog {
+    type Result = Vec<Seq>;
+
+    fn handle(&mut self, _: AnswerSearches, _: &mut Self::Context) -> Vec<Seq> {
+        let answer = |Search { query, answer, .. }: Search| {
+            answer.give(Ok(Found::default()));
+            query.before
+        };
+        self.searches.drain(..).map(answer).collect()
     }
 }
 
@@ -285,6 +312,7 @@ pub fn log_of(fake: &Addr<FakeLog>) -> chinwag::log::Log {
         follow: fake.clone().recipient(),
         append: fake.clone().recipient(),
         page: fake.clone().recipient(),
+        search: Some(fake.clone().recipient()),
         probe: fake.clone().recipient(),
         read_marks: None,
     }
@@ -378,6 +406,10 @@ fn describe(reply: &Reply) -> Option<String> {
         }
         Event::History { room, messages, more, .. } => {
             format!("history {room} {:?} {more}", texts(messages))
+        }
+        Event::Search { results, more, .. } => {
+            let snippets = results.iter().map(|result| result.snippet.concat());
+            format!("search {:?} {more}", snippets.collect::<Vec<_>>())
         }
         Event::Said { room, seq, duplicate, .. } => {
             let kind = if *duplicate { "duplicate" } else { "new" };

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use chinwag::domain::{
-    ClientId, Entry, Epoch, MessageText, Nick, Position, RoomName, Seq, Settings, SettingsChange,
-    Timestamp,
+    ClientId, Entry, Epoch, MessageText, Nick, Position, RoomName, SearchQuery, SearchTerms, Seq,
+    Settings, SettingsChange, Timestamp,
 };
 use chinwag::hub::{
-    Broadcast, CatchUp, Deliver, Drain, Edit, Hello, History, Join, ListRooms, Register,
+    Broadcast, CatchUp, Deliver, Drain, Edit, Hello, History, Join, ListRooms, Register, Search,
 };
 use chinwag::log::{FromLog, Own, Probe, Verdict};
 use chinwag::protocol::{DisconnectReason, Event, HistoryRange};
@@ -18,8 +18,8 @@ use chinwag::{Config, Hub};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::fakes::{
-    AnswerAppend, Die, FakeClient, FakeLog, HandOut, HoldPages, PendingTicket, Received, log_of,
-    message,
+    AnswerAppend, AnswerSearches, Die, FakeClient, FakeLog, HandOut, HoldPages, PendingTicket,
+    Received, log_of, message,
 };
 use crate::harness::{eventually, within};
 
@@ -353,6 +353,42 @@ async fn history_that_is_read_while_a_message_is_edited_shows_the_edit() {
     let received = setup.received(&to_ada).await;
     let expected = ["a 2 edits 1 after", "said a 2 new", r#"history a ["after"] false"#];
     assert_eq!(received[2..], expected);
+}
+
+fn search(client: ClientId) -> Search {
+    let terms = SearchTerms::parse("tea").unwrap();
+    let query = SearchQuery { terms, room: None, from: None, before: Seq::MAX, limit: 10 };
+    Search { client, query, reference: None }
+}
+
+#[actix_web::test]
+async fn searches_that_wait_are_limited_and_others_get_busy() {
+    let setup = Setup::new(Duration::ZERO);
+    let (ada, to_ada) = setup.registered().await;
+    for _ in 0..65 {
+        setup.hub.send(search(ada)).await.unwrap();
+    }
+    assert_eq!(setup.received(&to_ada).await, ["error busy"]);
+    assert_eq!(within("the searches", setup.log.send(AnswerSearches)).await.unwrap().len(), 64);
+    let received = setup.received(&to_ada).await;
+    assert_eq!(received.len(), 65);
+    assert!(received[1..].iter().all(|line| line == "search [] false"), "{received:?}");
+    setup.hub.send(search(ada)).await.unwrap();
+    assert_eq!(within("the search", setup.log.send(AnswerSearches)).await.unwrap().len(), 1);
+}
+
+#[actix_web::test]
+async fn search_finds_only_what_the_hub_has_delivered() {
+    let setup = Setup::new(Duration::ZERO);
+    let (ada, to_ada) = setup.member().await;
+    setup.say(ada, "tea").await;
+    setup.hub.send(search(ada)).await.unwrap();
+    setup.log.do_send(AnswerAppend { success: true });
+    setup.settle().await;
+    setup.hub.send(search(ada)).await.unwrap();
+    let before = within("the searches", setup.log.send(AnswerSearches)).await.unwrap();
+    assert_eq!(before, [Seq::new(1), Seq::new(2)]);
+    assert_eq!(setup.received(&to_ada).await.len(), 4);
 }
 
 #[actix_web::test]

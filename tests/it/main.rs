@@ -44,6 +44,7 @@ mod reading; // the page over time: long histories, connections that break
 mod reference_hub; // the reference model of the hub for `hub_model`
 mod rendering; // the page without JavaScript, printed and with a pointer (ignored by default)
 mod room_view; // the state of a room at a client
+mod search; // full-text search
 mod stalled_journal; // a journal that does not commit
 mod subcommands; // backup, export and import
 mod text; // the text protocol: who receives what

@@ -229,6 +229,7 @@ async fn unread_answers_are_bounded_in_total_and_later_answers_get_shorter() {
         follow: full.clone().recipient(),
         append: full.clone().recipient(),
         page: full.clone().recipient(),
+        search: None,
         probe: full.recipient(),
         read_marks: None,
     };

@@ -241,6 +241,7 @@ async fn concurrent_readiness_requests_share_one_probe() {
         follow: silent.clone().recipient(),
         append: silent.clone().recipient(),
         page: silent.clone().recipient(),
+        search: None,
         probe: silent.clone().recipient(),
         read_marks: None,
     };

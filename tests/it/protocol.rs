@@ -52,9 +52,10 @@ async fn every_example_in_the_protocol_document_matches_a_real_server() {
     let mut types = Vec::new();
     for example in document.split("```json\n").skip(1) {
         let folder = tempfile::tempdir().unwrap();
-        // A server without a history file keeps no read marks.
-        let has_file = example.contains("\"unread\":1000");
-        let config = if has_file { config_with_journal(folder.path()) } else { config() };
+        // Only a server with a history file keeps read marks and can search.
+        let first = example.split("\n```").next().unwrap();
+        let needs_file = first.contains("\"search\"") || example.contains("\"unread\":1000");
+        let config = if needs_file { config_with_journal(folder.path()) } else { config() };
         let server = TestServer::start_with(config).await;
         let mut clients = Vec::new();
         for _ in 0..2 {
@@ -81,9 +82,9 @@ async fn every_example_in_the_protocol_document_matches_a_real_server() {
         }
     }
     let kinds = "> hello, > nick, > join, > say, > edit, > delete, > react, > set_room, > who, \
-               > typing, > read, > history, > leave, < welcome, < joined, < message, < edited, \
-               < deleted, < reacted, < room, < said, < presence, < renamed, < typing, < read, \
-               < members, < history, < left, < error";
+               > typing, > read, > history, > search, > leave, < welcome, < joined, < message, \
+               < edited, < deleted, < reacted, < room, < said, < presence, < renamed, < typing, \
+               < read, < members, < history, < search, < left, < error";
     for kind in kinds.split(", ") {
         assert!(types.iter().any(|found| found == kind), "there is no example of {kind}");
     }

@@ -206,3 +206,24 @@ test("the client tells nothing to a server without read marks, without a key, or
   client.read(other, 7);
   assert.deepEqual(FakeSocket.last.commands, []);
 });
+
+test("a search returns its answer, and null if the connection ends", async (t) => {
+  const { client } = connect(t);
+  const found = client.search({ text: "tea", room: "tea", limit: 5 });
+  const socket = FakeSocket.last;
+  const [{ ref, ...command }] = socket.commands;
+  assert.deepEqual(command, { type: "search", text: "tea", room: "tea", limit: 5 });
+  const answer = { type: "search", results: [], more: false, ref };
+  socket.receive(answer);
+  assert.deepEqual(await found, answer);
+
+  const failed = client.search({ text: "" });
+  const error = { type: "error", code: "empty", message: "no", temporary: false, ref: socket.commands[1].ref };
+  socket.receive(error);
+  assert.deepEqual(await failed, error);
+
+  const lost = client.search({ text: "tea" });
+  client.disconnect();
+  assert.equal(await lost, null);
+  assert.equal(await client.search({ text: "tea" }), null);
+});

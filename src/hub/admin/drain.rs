@@ -15,6 +15,7 @@ use crate::hub::commit::LogState;
 use crate::hub::history::{Reads, Rings};
 use crate::hub::pacing::{FlushTimer, Pacing};
 use crate::hub::rooms::{Counts, RoomLimits};
+use crate::hub::search::Searches;
 use crate::log::{Follower, Log, MemoryLog, Probe};
 use crate::protocol::DisconnectReason;
 
@@ -114,6 +115,7 @@ impl Hub {
             rings: Rings::new(config, log.state.settings.keep_for),
             reads: Reads::default(),
             counts: Counts::default(),
+            searches: Searches::default(),
             log,
             pacing: Pacing::new(config.batch_window, config.workers, config.send_queue),
             limits: RoomLimits::new(config),

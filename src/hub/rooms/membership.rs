@@ -32,6 +32,7 @@ impl RoomLimits {
                 frame_bytes: config.frame_limit(),
                 rooms: config.max_rooms_per_client,
                 history: json::HISTORY_MAX,
+                search: None,
                 edits: config.edits,
                 edit_window_ms: None,
                 unread: None,

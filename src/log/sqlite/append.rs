@@ -10,7 +10,7 @@ use super::clock::Clock;
 use super::room::Room;
 use super::rows::{self, count, integer, millis};
 use super::settings::StoredSettings;
-use super::{prune, schema};
+use super::{prune, schema, search};
 use crate::domain::{
     Action, Change, ChangeKind, ChatMessage, Draft, Emoji, Entry, Identity, MessageId, MessageText,
     Nick, Quote, Right, RoomName, Seq, Settings, Timestamp, Topic,
@@ -240,6 +240,9 @@ impl<'a> AppendTransaction<'a> {
             self.connection
                 .prepare_cached("DELETE FROM messages WHERE room = ?1 AND seq = ?2")?
                 .execute((room.id, integer(seq)))?;
+            self.connection
+                .prepare_cached("DELETE FROM message_rooms WHERE seq = ?1")?
+                .execute([integer(seq)])?;
         }
         if !self.has_change_ids {
             return Ok(None);
@@ -293,6 +296,9 @@ impl<'a> AppendTransaction<'a> {
                 id.as_ref().map(MessageId::as_str),
                 reply_to.map(integer),
             ))?;
+        self.connection
+            .prepare_cached("INSERT INTO message_rooms VALUES (?1, ?2)")?
+            .execute((integer(seq), room.id))?;
         room.add_message(self.at, text.as_str().len());
         Ok(Ok(Entry::Message(Arc::new(ChatMessage {
             room: name,
@@ -324,6 +330,7 @@ impl<'a> AppendTransaction<'a> {
             Err(refused) => return Ok(Err(refused)),
         };
         let seq = self.next_seq();
+        search::reindex(self.connection, room.id, integer(target), Some(text.as_str()))?;
         self.connection
             .prepare_cached(
                 "UPDATE messages SET text = ?3, edited_at = ?4, edit = ?5
@@ -349,6 +356,7 @@ impl<'a> AppendTransaction<'a> {
         };
         let seq = self.next_seq();
         let key = (room.id, integer(target));
+        search::reindex(self.connection, room.id, integer(target), None)?;
         self.connection
             .prepare_cached(
                 "UPDATE messages SET text = '', edited_at = NULL, deleted = 1, edit = NULL

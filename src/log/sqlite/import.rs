@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::line::{MessageLine, RoomLine, is_attributed_by_default};
 use super::rows::{self, count};
-use super::{absolute, backup, schema, watch};
+use super::{absolute, backup, migration, schema, watch};
 use crate::domain::{BadNick, Emoji, MessageId, MessageText, Nick, RoomName, Seq, Topic};
 use crate::log::rules::{MESSAGE_BYTES, REACTION_BYTES};
 
@@ -337,8 +337,9 @@ impl<'a> Import<'a> {
         schema::set_meta(self.connection, "at", count(at))?;
         // The last message of another room may have a later time than that of the head.
         self.connection
-            .execute("INSERT OR IGNORE INTO clock_steps VALUES (?1)", [count(head) + 1])
-            .map(|_| ())
+            .execute("INSERT OR IGNORE INTO clock_steps VALUES (?1)", [count(head) + 1])?;
+        // The server indexes the messages when it has opened the file.
+        self.connection.execute_batch(migration::FILL_SEARCH)
     }
 }
 

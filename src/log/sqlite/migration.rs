@@ -113,8 +113,13 @@ const VERSION_3: &str = "
     INSERT INTO clock_steps SELECT value + 1 FROM meta WHERE name = 'head';
 ";
 
-/// What the fourth version adds. `read_marks` has the last entry that a user has read in a room,
-/// and when the user has read it.
+/// What the fourth version adds.
+///
+/// - `read_marks` has the last entry that a user has read in a room, and when the user has read it.
+/// - The rest is the index for searches. See [`search`](super::search). `message_rooms` has the
+///   room of each message that is not pruned from the file. `search_parts` has the parts of the
+///   index: the part with the id 1 has the table `search_1`. `search_fill` has a row while messages
+///   of an older version are missing in `message_rooms`: those before `top`.
 const VERSION_4: &str = "
     CREATE TABLE read_marks (
         identity BLOB NOT NULL,
@@ -124,7 +129,24 @@ const VERSION_4: &str = "
         PRIMARY KEY (identity, room)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX read_marks_by_time ON read_marks (at);
+    CREATE TABLE message_rooms (seq INTEGER PRIMARY KEY, room INTEGER NOT NULL) STRICT;
+    CREATE TABLE search_parts (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        first INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        indexed INTEGER NOT NULL,
+        rows INTEGER NOT NULL DEFAULT 0,
+        state TEXT NOT NULL,
+        merged INTEGER NOT NULL DEFAULT 0,
+        pruned_at INTEGER,
+        words INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE search_fill (top INTEGER NOT NULL) STRICT;
 ";
+
+/// Notes that all messages are missing in `message_rooms`.
+pub(super) const FILL_SEARCH: &str =
+    "INSERT INTO search_fill SELECT value + 1 FROM meta WHERE name = 'head'";
 
 /// The columns that the third version adds to `messages`. `edit` is the change that set the text.
 const MESSAGE_COLUMNS: &str = "
@@ -156,6 +178,7 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     }
     if current < 4 {
         transaction.execute_batch(VERSION_4)?;
+        transaction.execute_batch(FILL_SEARCH)?;
     }
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;

@@ -1,8 +1,8 @@
 //! The log in a SQLite file. All SQL of the crate is in this module. A [`Writer`] on its own thread
 //! assigns sequence numbers, and commits messages before it answers. [`Reader`]s on other threads
-//! read pages of the history, and count unread messages. The hub reaches both with the messages of
-//! the log, such as [`Append`](crate::log::Append) and [`Page`](crate::log::Page), and knows
-//! nothing else of them.
+//! read pages of the history, and count unread messages. `search` finds messages on a further thread.
+//! The hub reaches them with the messages of the log, such as [`Append`](crate::log::Append) and
+//! [`Page`](crate::log::Page), and knows nothing else of them.
 
 mod append;
 mod backup;
@@ -21,6 +21,7 @@ mod retention;
 mod room;
 mod rows;
 mod schema;
+mod search;
 mod settings;
 mod unanswered;
 mod watch;
@@ -43,6 +44,7 @@ pub use import::{ImportError, import};
 use lock::Lock;
 pub use reader::Reader;
 pub use schema::SourceError;
+use search::Searcher;
 use writer::Close;
 pub use writer::Writer;
 
@@ -150,6 +152,8 @@ impl Journal {
         });
         let read_marks =
             ReadMarks { mark: writer.clone().recipient(), count: readers.clone().recipient() };
+        let searcher_path = path.clone();
+        let searcher = SyncArbiter::start(1, move || Searcher::new(searcher_path.clone()));
         let log = Log {
             epoch,
             head,
@@ -157,6 +161,7 @@ impl Journal {
             follow: writer.clone().recipient(),
             append: writer.clone().recipient(),
             page: readers.recipient(),
+            search: Some(searcher.recipient()),
             probe: writer.clone().recipient(),
             read_marks: Some(read_marks),
         };

@@ -183,6 +183,12 @@ impl Pruned {
         connection
             .prepare_cached("DELETE FROM reaction_counts WHERE room = ?1 AND target <= ?2")?
             .execute((room, last))?;
+        connection
+            .prepare_cached(
+                "DELETE FROM message_rooms WHERE seq IN (
+                     SELECT seq FROM messages WHERE room = ?1 AND seq > ?2 AND seq <= ?3)",
+            )?
+            .execute(range)?;
         let deleted = connection
             .prepare_cached(
                 "DELETE FROM messages WHERE room = ?1 AND seq > ?2 AND seq <= ?3

@@ -18,11 +18,12 @@ use super::lock::Lock;
 use super::marks::Marks;
 use super::room::Room;
 use super::schema::Opened;
+use super::search::Indexer;
 use super::settings::{self, StoredSettings};
 use super::unanswered::Unanswered;
 use super::watch::FileWatch;
 use super::{Options, schema};
-use crate::domain::{Draft, Epoch, RoomName, Seq, Settings, Timestamp};
+use crate::domain::{Draft, Entry, Epoch, RoomName, Seq, Settings, Timestamp};
 use crate::log::{Append, Follow, Follower, FromLog, LogError, Own, Probe, Verdict};
 use crate::metrics::Limit;
 
@@ -62,6 +63,7 @@ pub struct Writer {
     pub(super) next_prune: Option<(SpawnHandle, Instant)>,
     /// The id of the last room that the current pruning pass has finished.
     pub(super) prune_cursor: i64,
+    pub(super) indexer: Indexer,
     lock: Option<Arc<Lock>>,
     pub(super) file: FileWatch,
     #[cfg(test)]
@@ -94,6 +96,7 @@ impl Actor for Writer {
         // The previous process may have removed a text shortly before it ended.
         self.checkpoint.removed_text = true;
         self.schedule_checkpoint(ctx);
+        self.schedule_index(Duration::ZERO, ctx);
     }
 }
 
@@ -119,7 +122,10 @@ impl Handler<Append> for Writer {
                 if applied.has_pruned {
                     self.prune_soon(ctx);
                 }
+                let is_message = |entry: &&Entry| matches!(entry, Entry::Message(_));
+                let messages = applied.entries.iter().filter(is_message).count();
                 self.send(committed(*applied, ticket));
+                self.messages_appended(messages, ctx);
             }
             Err(AppendError::Failed(error)) => self.send(FromLog::Rejected { ticket, error }),
             Err(AppendError::Unknown(applied, error)) => {
@@ -193,6 +199,7 @@ impl Writer {
             options,
             next_prune: None,
             prune_cursor: 0,
+            indexer: Indexer::default(),
             lock,
             #[cfg(test)]
             failpoint: None,

@@ -303,6 +303,7 @@ fn welcome_has_the_author_and_the_limits() {
         frame_bytes: 28672,
         rooms: None,
         history: 100,
+        search: Some(50),
         edits: true,
         edit_window_ms: Some(60_000),
         unread: Some(1000),
@@ -311,8 +312,8 @@ fn welcome_has_the_author_and_the_limits() {
     let line = event(&Event::Welcome { nick: nick("Ada"), author, limits });
     let expected = format!(
         "{{\"type\":\"welcome\",\"nick\":\"Ada\",\"author\":\"{author}\",\"limits\":\
-         {{\"message_bytes\":4096,\"frame_bytes\":28672,\"history\":100,\"edits\":true,\
-         \"edit_window_ms\":60000,\"unread\":1000}}}}"
+         {{\"message_bytes\":4096,\"frame_bytes\":28672,\"history\":100,\"search\":50,\
+         \"edits\":true,\"edit_window_ms\":60000,\"unread\":1000}}}}"
     );
     assert_eq!(line, expected);
 }
@@ -484,4 +485,51 @@ fn size_of_an_answer_includes_texts_quotes_counts_and_changes() {
     }
     let texts = "new".len() + 2 * topic().as_str().len();
     assert_eq!(event.bytes(), empty + texts + self::changes().len() * size_of::<Change>());
+}
+
+#[test]
+fn search_has_optional_filters() {
+    let terms = SearchTerms::parse("black tea").expect("terms");
+    let plain =
+        SearchQuery { terms, room: None, from: None, before: Seq::MAX, limit: SEARCH_DEFAULT };
+    let filtered = SearchQuery {
+        room: Some(room()),
+        from: Some(nick("ada")),
+        before: Seq::new(5),
+        limit: 3,
+        ..plain.clone()
+    };
+    let fields = json!({"room": "Tea", "from": "Ada", "before": 5, "limit": 3});
+    for (fields, query) in [(json!({"room": null}), plain.clone()), (fields, filtered)] {
+        let mut line = json!({"type": "search", "text": "black tea"});
+        line.as_object_mut()
+            .expect("an object")
+            .extend(fields.as_object().cloned().unwrap_or_default());
+        assert_eq!(decoded(&line), Ok(Command::Search { query }));
+    }
+    // Messages have generated names, which users cannot choose.
+    let line = json!({"type": "search", "text": "black tea", "from": "anonymous-k3v9"});
+    let from = Some(Nick::from_trusted("anonymous-k3v9".into()));
+    assert_eq!(decoded(&line), Ok(Command::Search { query: SearchQuery { from, ..plain } }));
+}
+
+#[test]
+fn search_answer_has_the_results_and_what_was_left_out() {
+    let result = SearchResult {
+        room: room(),
+        seq: Seq::new(7),
+        at: at(9),
+        author: None,
+        nick: nick("Ada"),
+        snippet: vec!["".into(), "tea".into()],
+    };
+    let search =
+        |incomplete| Event::Search { results: vec![result.clone()], more: true, incomplete };
+    let expected = concat!(
+        r#"{"type":"search","results":[{"room":"tea","seq":7,"at":9,"nick":"Ada","#,
+        r#""snippet":["","tea"]}],"more":true"#,
+    );
+    assert_eq!(event(&search(false)), format!("{expected}}}"));
+    assert_eq!(event(&search(true)), format!("{expected},\"incomplete\":true}}"));
+    assert!(search(false).bytes() > Event::Left { room: room() }.bytes());
 }

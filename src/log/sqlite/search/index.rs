@@ -1,0 +1,698 @@
+//! Maintains the index. The writer does it in steps between appends, each a short transaction:
+//!
+//! - New messages are indexed some seconds later, or as soon as there are enough, since an
+//!   insertion into the index in every append would double its cost.
+//! - Messages that older versions stored are indexed in parts, newest first.
+//! - A part without messages is deleted. If some of a part's messages were pruned, it is built
+//!   again without them, because removing each message from the index would cost a hundred times as
+//!   much.
+//!
+//! Edits and deletions by users change the index at once: see [`reindex`].
+
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use log::{info, warn};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
+
+use super::{Document, Part, State};
+use crate::domain::{Timestamp, WORDS_VERSION};
+use crate::log::LogError;
+use crate::log::sqlite::Writer;
+use crate::log::sqlite::rows::{count, integer, millis};
+
+/// The greatest number of messages in a part.
+const PART_ROWS: i64 = if cfg!(test) { 64 } else { 1 << 18 };
+
+/// The greatest number of messages that one step indexes.
+const SLICE_ROWS: i64 = if cfg!(test) { 8 } else { 500 };
+
+/// If more messages than this wait, every append is followed by a step. A search reads those that
+/// wait one by one.
+const WAITING_MAX: i64 = 10 * SLICE_ROWS;
+
+/// How long messages wait to be indexed together.
+const DELAY: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 2000 });
+
+/// The pause between two steps, in which the writer handles appends.
+const STEP_PAUSE: Duration = Duration::from_millis(10);
+
+/// The pause after an error.
+const RETRY_PAUSE: Duration = Duration::from_secs(30);
+
+/// The pause between two checks of a part for messages that were pruned.
+const CHECK_INTERVAL: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 30 });
+
+/// A part is built again this long after the first of its messages was pruned, or as soon as a
+/// quarter of them are pruned. So the words of a pruned message are in the file for about a day.
+const REBUILD_AFTER: Duration = Duration::from_secs(22 * 60 * 60);
+
+/// The greatest number of pages of the index that one step merges or deletes.
+const STEP_PAGES: i64 = 64;
+
+/// The range of sequence numbers whose messages are found together, for files of older versions.
+const WINDOW: i64 = if cfg!(test) { 100 } else { 1 << 20 };
+
+/// The number of rooms that one step examines for that.
+const WINDOW_ROOMS: i64 = if cfg!(test) { 3 } else { 500 };
+
+/// The number of messages that one step adds to `message_rooms`.
+const WINDOW_ROWS: usize = if cfg!(test) { 10 } else { 5000 };
+
+/// The space that the index leaves for messages if the size of the file is limited, in bytes.
+const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What the writer remembers between two steps. The state of the index is in the file.
+#[derive(Debug)]
+pub(in crate::log::sqlite) struct Indexer {
+    /// The timer of the next step, and its time.
+    next: Option<(SpawnHandle, Instant)>,
+    /// About how many messages of the open part are not indexed.
+    waiting: i64,
+    /// When the first of them was appended.
+    waiting_since: Option<Instant>,
+    window: Option<Window>,
+    next_check: Instant,
+    /// The first sequence number of the last part that was checked.
+    checked: i64,
+    /// Whether the last step failed.
+    failing: bool,
+    /// The part that the current step changes.
+    part: Option<i64>,
+    /// A part that turned out to be damaged.
+    damaged: Option<i64>,
+    /// Whether old messages are being indexed, which is logged.
+    fills: bool,
+}
+
+impl Default for Indexer {
+    fn default() -> Self {
+        Self {
+            next: None,
+            // Messages of the previous process may wait.
+            waiting: SLICE_ROWS,
+            waiting_since: None,
+            window: None,
+            next_check: Instant::now(),
+            checked: i64::MAX,
+            failing: false,
+            part: None,
+            damaged: None,
+            fills: false,
+        }
+    }
+}
+
+/// The messages of all rooms in a range of sequence numbers, as far as they were found.
+#[derive(Debug)]
+struct Window {
+    /// The range, without its end.
+    bottom: i64,
+    top: i64,
+    /// The last room that was examined.
+    room: i64,
+    /// Whether all rooms were examined.
+    is_whole: bool,
+    /// Sequence numbers and rooms. When the window is whole, the greatest numbers are first.
+    messages: Vec<(i64, i64)>,
+}
+
+impl Writer {
+    /// Notes that messages were appended. Schedules a step, or does one now if too many wait.
+    pub(in crate::log::sqlite) fn messages_appended(
+        &mut self,
+        messages: usize,
+        ctx: &mut Context<Self>,
+    ) {
+        self.indexer.waiting += count(messages);
+        if messages == 0 || self.indexer.failing {
+            return;
+        }
+        self.indexer.waiting_since.get_or_insert_with(Instant::now);
+        if self.indexer.waiting > WAITING_MAX {
+            // A large append is followed by several steps.
+            for _ in 0..=count(messages) / SLICE_ROWS {
+                self.index(ctx);
+            }
+        } else {
+            self.schedule_index(if self.indexer.is_due() { STEP_PAUSE } else { DELAY }, ctx);
+        }
+    }
+
+    /// Schedules the next step after a pause, unless one is scheduled for an earlier time.
+    pub(in crate::log::sqlite) fn schedule_index(
+        &mut self,
+        pause: Duration,
+        ctx: &mut Context<Self>,
+    ) {
+        let at = Instant::now() + pause;
+        match self.indexer.next {
+            Some((_, scheduled)) if scheduled <= at => return,
+            Some((timer, _)) => {
+                ctx.cancel_future(timer);
+            }
+            None => {}
+        }
+        let step = |writer: &mut Self, ctx: &mut Context<Self>| {
+            writer.indexer.next = None;
+            writer.index(ctx);
+        };
+        self.indexer.next = Some((ctx.run_later(pause, step), at));
+    }
+
+    /// Does one step and schedules the next.
+    fn index(&mut self, ctx: &mut Context<Self>) {
+        let stepped = self.index_step(Timestamp::now());
+        let has_failed = stepped.is_err();
+        let pause = match stepped {
+            Ok(true) => STEP_PAUSE,
+            Ok(false) if self.indexer.waiting > 0 => DELAY,
+            Ok(false) => CHECK_INTERVAL,
+            Err(error) => {
+                if !self.indexer.failing {
+                    warn!("cannot index messages for searches: {error}; trying again later");
+                }
+                RETRY_PAUSE
+            }
+        };
+        self.indexer.failing = has_failed;
+        self.schedule_checkpoint(ctx);
+        self.schedule_index(pause, ctx);
+    }
+
+    /// Does one step at the time `now`. Returns whether there is more to do.
+    pub(in crate::log::sqlite) fn index_step(&mut self, now: Timestamp) -> Result<bool, LogError> {
+        self.ensure_usable()?;
+        self.try_step(now).map_err(|error| {
+            self.indexer.damaged = self.indexer.part.take().filter(|_| is_damage(&error));
+            self.indexer.window = None;
+            self.indexer.waiting = self.indexer.waiting.max(SLICE_ROWS);
+            self.record_error(&error)
+        })
+    }
+
+    fn try_step(&mut self, now: Timestamp) -> rusqlite::Result<bool> {
+        let may_grow = self.has_space_for_index()?;
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        self.indexer.part = None;
+        if let Some(part) = self.indexer.damaged {
+            drop_damaged(&transaction, part)?;
+        }
+        let parts = Part::all(&transaction)?;
+        let step = Step {
+            connection: &transaction,
+            parts,
+            head: integer(self.head),
+            now: millis(now),
+            may_grow,
+        };
+        let done = step.run(&mut self.indexer)?;
+        transaction.commit()?;
+        self.indexer.damaged = None;
+        // The words of pruned messages are in the write-ahead log, too.
+        self.checkpoint.removed_text |= done == Done::Dropped;
+        Ok(done != Done::Nothing)
+    }
+
+    /// Returns whether the index may grow. It leaves some space for messages if the size of the
+    /// file is limited.
+    fn has_space_for_index(&self) -> rusqlite::Result<bool> {
+        let Some(max_bytes) = self.options.max_bytes else { return Ok(true) };
+        let pragma = |name| self.connection.pragma_query_value(None, name, |row| row.get(0));
+        let (page, pages, free): (i64, i64, i64) =
+            (pragma("page_size")?, pragma("page_count")?, pragma("freelist_count")?);
+        let used = u64::try_from((pages - free) * page).unwrap_or_default();
+        Ok(max_bytes.saturating_sub(used) >= RESERVE_BYTES.min(max_bytes / 8))
+    }
+}
+
+impl Indexer {
+    /// Notes that messages may wait, for a writer that is not started as an actor.
+    #[cfg(test)]
+    pub(super) fn messages_waiting(&mut self) {
+        self.waiting = SLICE_ROWS;
+    }
+
+    /// Returns whether enough messages wait, or one has waited long enough.
+    fn is_due(&self) -> bool {
+        let has_waited = || self.waiting_since.is_none_or(|since| since.elapsed() >= DELAY);
+        self.waiting >= SLICE_ROWS || self.waiting > 0 && has_waited()
+    }
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    /// There is nothing to do.
+    Nothing,
+    /// There may be more to do.
+    Something,
+    /// It deleted a part.
+    Dropped,
+}
+
+/// One step, in a transaction.
+struct Step<'a> {
+    connection: &'a Connection,
+    parts: Vec<Part>,
+    /// The sequence number of the log's last entry.
+    head: i64,
+    now: i64,
+    /// Whether the index may grow.
+    may_grow: bool,
+}
+
+impl Step<'_> {
+    fn run(&self, indexer: &mut Indexer) -> rusqlite::Result<Done> {
+        let Some(open) = self.parts.iter().find(|part| part.is_open()) else {
+            // The messages of a file of an older version, and those of a part that was damaged, are
+            // indexed later, in parts that are closed.
+            let select = "SELECT 1 FROM search_fill";
+            let is_new = self.parts.is_empty() && !self.connection.prepare(select)?.exists([])?;
+            let first = if is_new { 1 } else { self.head + 1 };
+            create_part(self.connection, first, i64::MAX, State::Live)?;
+            return Ok(Done::Something);
+        };
+        if self.may_grow && indexer.is_due() {
+            return self.index_new(open, indexer);
+        }
+        if let Some(part) = self.parts.iter().find(|part| part.state == State::Dropping) {
+            return self.drop_slice(part);
+        }
+        if indexer.next_check <= Instant::now() && self.check_next(indexer)? {
+            return Ok(Done::Something);
+        }
+        if !self.may_grow {
+            return Ok(Done::Nothing);
+        }
+        let is_unfinished = |part: &&Part| !part.is_open() && !part.is_complete();
+        if let Some(part) = self.parts.iter().find(is_unfinished) {
+            indexer.part = Some(part.id);
+            self.index_slice(part, part.last)?;
+            return Ok(Done::Something);
+        }
+        let is_unmerged = |part: &&Part| !part.merged && part.is_complete();
+        if let Some(part) = self.parts.iter().find(is_unmerged) {
+            indexer.part = Some(part.id);
+            self.merge_slice(part)?;
+            return Ok(Done::Something);
+        }
+        if self.fill(indexer)? {
+            return Ok(Done::Something);
+        }
+        if std::mem::take(&mut indexer.fills) {
+            info!("all messages of the history file are indexed for searches");
+        }
+        Ok(Done::Nothing)
+    }
+
+    /// Indexes new messages in the open part. Closes it if it is full.
+    fn index_new(&self, open: &Part, indexer: &mut Indexer) -> rusqlite::Result<Done> {
+        indexer.part = Some(open.id);
+        let rows = self.index_slice(open, self.head)?;
+        // After a whole slice there may be more, which are due at once.
+        indexer.waiting = if rows < SLICE_ROWS { 0 } else { (indexer.waiting - rows).max(1) };
+        indexer.waiting_since = None;
+        Ok(Done::Something)
+    }
+
+    /// Indexes the next messages of a part up to a sequence number. Returns their number. Closes
+    /// the open part if it is full, and replaces other parts with one that is complete.
+    fn index_slice(&self, part: &Part, last: i64) -> rusqlite::Result<i64> {
+        let mut select = self.connection.prepare_cached(
+            "SELECT placed.seq, placed.room, message.nick, message.text
+             FROM message_rooms placed LEFT JOIN messages message
+                 ON message.room = placed.room AND message.seq = placed.seq
+             WHERE placed.seq > ?1 AND placed.seq <= ?2 ORDER BY placed.seq LIMIT ?3",
+        )?;
+        let mut rows = select.query((part.indexed, last, SLICE_ROWS))?;
+        let (mut read, mut indexed) = (0, part.indexed);
+        while let Some(row) = rows.next()? {
+            (read, indexed) = (read + 1, row.get(0)?);
+            // A message without a row was pruned, but its place is not deleted yet.
+            let nick = row.get_ref(2)?.as_str_or_null()?;
+            if let (Some(nick), Some(text)) = (nick, row.get_ref(3)?.as_str_or_null()?)
+                && let Some(document) = Document::new(row.get(1)?, nick, text)
+            {
+                insert(self.connection, part.id, indexed, &document)?;
+            }
+        }
+        let rows = part.rows + read;
+        let indexed = if read < SLICE_ROWS { last } else { indexed };
+        let is_full = part.is_open() && rows >= PART_ROWS;
+        self.connection
+            .prepare_cached("UPDATE search_parts SET indexed = ?2, rows = ?3 WHERE id = ?1")?
+            .execute((part.id, indexed, rows))?;
+        if is_full {
+            self.close_open(part, indexed)?;
+        }
+        if part.state == State::Building && indexed >= part.last {
+            self.connection
+                .prepare_cached(
+                    "UPDATE search_parts SET state = ?4
+                     WHERE state = ?3 AND first >= ?1 AND last <= ?2",
+                )?
+                .execute((part.first, part.last, State::Live, State::Dropping))?;
+            self.connection
+                .prepare_cached("UPDATE search_parts SET state = ?2 WHERE id = ?1")?
+                .execute((part.id, State::Live))?;
+        }
+        Ok(read)
+    }
+
+    /// Ends the range of the open part, and begins another one.
+    fn close_open(&self, open: &Part, last: i64) -> rusqlite::Result<()> {
+        self.connection
+            .prepare_cached("UPDATE search_parts SET last = ?2 WHERE id = ?1")?
+            .execute((open.id, last))?;
+        create_part(self.connection, last + 1, i64::MAX, State::Live)
+    }
+
+    /// Merges some segments of a part.
+    fn merge_slice(&self, part: &Part) -> rusqlite::Result<()> {
+        let changes = || -> rusqlite::Result<i64> {
+            self.connection.query_row("SELECT total_changes()", [], |row| row.get(0))
+        };
+        let before = changes()?;
+        let table = part.table();
+        // A negative number also merges segments that FTS5 would leave alone.
+        self.connection
+            .prepare_cached(&format!("INSERT INTO {table} ({table}, rank) VALUES ('merge', ?1)"))?
+            .execute([-STEP_PAGES])?;
+        // FTS5 documents that fewer than two changes mean that nothing was merged.
+        if changes()? - before < 2 {
+            self.connection
+                .prepare_cached("UPDATE search_parts SET merged = 1 WHERE id = ?1")?
+                .execute([part.id])?;
+        }
+        Ok(())
+    }
+
+    /// Deletes some pages of a part, and its table when no page is left. Deleting the table at once
+    /// would delay appends.
+    fn drop_slice(&self, part: &Part) -> rusqlite::Result<Done> {
+        let table = part.table();
+        let deleted = self.connection.execute(
+            &format!("DELETE FROM {table}_data WHERE id IN (SELECT id FROM {table}_data LIMIT ?1)"),
+            [STEP_PAGES],
+        )?;
+        if count(deleted) == STEP_PAGES {
+            return Ok(Done::Something);
+        }
+        self.connection.execute_batch(&format!("DROP TABLE {table}"))?;
+        self.connection.execute("DELETE FROM search_parts WHERE id = ?1", [part.id])?;
+        Ok(Done::Dropped)
+    }
+
+    /// Checks the next part for messages that were pruned. Returns whether the part must be deleted
+    /// or built again.
+    fn check_next(&self, indexer: &mut Indexer) -> rusqlite::Result<bool> {
+        let mut live = self.parts.iter().filter(|part| part.state == State::Live);
+        let Some(part) = live.find(|part| part.first < indexer.checked) else {
+            // The next round begins with the newest part.
+            indexer.checked = i64::MAX;
+            indexer.next_check = Instant::now() + CHECK_INTERVAL;
+            return Ok(false);
+        };
+        indexer.checked = part.first;
+        indexer.next_check = Instant::now() + CHECK_INTERVAL;
+        let select = "SELECT count(*) FROM message_rooms WHERE seq BETWEEN ?1 AND ?2";
+        let remaining: i64 = self
+            .connection
+            .prepare_cached(select)?
+            .query_row((part.first, part.indexed), |row| row.get(0))?;
+        let pruned = part.rows - remaining;
+        if pruned <= 0 {
+            return Ok(false);
+        }
+        let since = part.pruned_at.unwrap_or(self.now);
+        if part.pruned_at.is_none() {
+            self.connection
+                .prepare_cached("UPDATE search_parts SET pruned_at = ?2 WHERE id = ?1")?
+                .execute((part.id, self.now))?;
+        }
+        let is_old = self.now.saturating_sub(since) >= count(REBUILD_AFTER.as_millis());
+        if remaining > 0 && pruned < part.rows / 4 && !is_old {
+            return Ok(false);
+        }
+        if part.is_open() {
+            // It is checked again as a closed part.
+            self.close_open(part, part.indexed)?;
+            indexer.checked = part.first + 1;
+            indexer.next_check = Instant::now();
+        } else if remaining == 0 && part.is_complete() {
+            self.connection
+                .prepare_cached("UPDATE search_parts SET state = ?2 WHERE id = ?1")?
+                .execute((part.id, State::Dropping))?;
+        } else if self.may_grow && part.is_complete() {
+            return self.rebuild(part, remaining);
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Begins to build a part again, together with small ones before it. Only one part is built at
+    /// a time.
+    fn rebuild(&self, part: &Part, remaining: i64) -> rusqlite::Result<bool> {
+        if self.parts.iter().any(|part| part.state == State::Building) {
+            return Ok(false);
+        }
+        let (mut first, mut rows) = (part.first, remaining);
+        for older in self.parts.iter().filter(|older| older.last < part.first) {
+            let is_mergeable = older.state == State::Live && older.is_complete();
+            if !is_mergeable || older.last != first - 1 || rows + older.rows > PART_ROWS / 2 {
+                break;
+            }
+            (first, rows) = (older.first, rows + older.rows);
+        }
+        create_part(self.connection, first, part.last, State::Building)?;
+        Ok(true)
+    }
+
+    /// Creates a part for messages that are in none, or prepares that for messages that an older
+    /// version stored. Returns whether there was something to do.
+    fn fill(&self, indexer: &mut Indexer) -> rusqlite::Result<bool> {
+        let select = "SELECT top FROM search_fill";
+        let mut select = self.connection.prepare_cached(select)?;
+        let top: Option<i64> = select.query_row([], |row| row.get(0)).optional()?;
+        if let Some((first, last)) = self.gap(top.unwrap_or(0))? {
+            create_part(self.connection, first, last, State::Live)?;
+            return Ok(true);
+        }
+        let Some(top) = top else { return Ok(false) };
+        if !std::mem::replace(&mut indexer.fills, true) {
+            info!("indexing the messages of the history file for searches");
+        }
+        let window = indexer.window.take().filter(|window| window.top == top);
+        let mut window = window.unwrap_or_else(|| Window::below(top));
+        if !window.is_whole {
+            window.find_messages(self.connection)?;
+        } else if window.messages.is_empty() {
+            return self.finish_window(&window);
+        } else {
+            window.add_messages(self.connection)?;
+        }
+        indexer.window = Some(window);
+        Ok(true)
+    }
+
+    /// Returns the range of the next part: the newest messages that are in no part, from `bottom`
+    /// on.
+    fn gap(&self, bottom: i64) -> rusqlite::Result<Option<(i64, i64)>> {
+        let mut upper = i64::MAX;
+        for part in self.parts.iter().filter(|part| part.state == State::Live) {
+            if let Some(gap) = self.gap_between(part.last.saturating_add(1).max(bottom), upper)? {
+                return Ok(Some(gap));
+            }
+            upper = part.first - 1;
+        }
+        self.gap_between(bottom, upper)
+    }
+
+    fn gap_between(&self, first: i64, last: i64) -> rusqlite::Result<Option<(i64, i64)>> {
+        if first > last {
+            return Ok(None);
+        }
+        let select = "SELECT 1 FROM message_rooms WHERE seq BETWEEN ?1 AND ?2";
+        if !self.connection.prepare_cached(select)?.exists((first, last))? {
+            return Ok(None);
+        }
+        let select = "SELECT seq FROM message_rooms WHERE seq BETWEEN ?1 AND ?2
+                      ORDER BY seq DESC LIMIT 1 OFFSET ?3";
+        let mut select = self.connection.prepare_cached(select)?;
+        let full = select.query_row((first, last, PART_ROWS - 1), |row| row.get(0)).optional()?;
+        Ok(Some((full.unwrap_or(first), last)))
+    }
+
+    fn finish_window(&self, window: &Window) -> rusqlite::Result<bool> {
+        if window.bottom == 0 {
+            self.connection.execute("DELETE FROM search_fill", [])?;
+        } else {
+            self.connection.execute("UPDATE search_fill SET top = ?1", [window.bottom])?;
+        }
+        Ok(true)
+    }
+}
+
+impl Window {
+    fn below(top: i64) -> Self {
+        let bottom = (top - WINDOW).max(0);
+        Self { bottom, top, room: 0, is_whole: false, messages: Vec::new() }
+    }
+
+    /// Finds the messages of some rooms.
+    fn find_messages(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut rooms = connection
+            .prepare_cached("SELECT id, floor FROM rooms WHERE id > ?1 ORDER BY id LIMIT ?2")?;
+        let mut messages = connection.prepare_cached(
+            "SELECT seq FROM messages WHERE room = ?1 AND seq >= ?2 AND seq < ?3",
+        )?;
+        let mut rooms = rooms.query((self.room, WINDOW_ROOMS))?;
+        let mut examined = 0;
+        while let Some(row) = rooms.next()? {
+            let (room, floor): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let mut rows = messages.query((room, self.bottom.max(floor + 1), self.top))?;
+            while let Some(row) = rows.next()? {
+                self.messages.push((row.get(0)?, room));
+            }
+            (self.room, examined) = (room, examined + 1);
+        }
+        if examined < WINDOW_ROOMS {
+            self.is_whole = true;
+            self.messages.sort_unstable_by_key(|(seq, _)| std::cmp::Reverse(*seq));
+        }
+        Ok(())
+    }
+
+    /// Adds some messages to `message_rooms`, oldest first.
+    fn add_messages(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        // The message may have been pruned since it was found.
+        let mut insert = connection.prepare_cached(
+            "INSERT OR IGNORE INTO message_rooms
+             SELECT ?1, id FROM rooms WHERE id = ?2 AND floor < ?1",
+        )?;
+        for _ in 0..WINDOW_ROWS {
+            let Some(message) = self.messages.pop() else { break };
+            insert.execute(message)?;
+        }
+        Ok(())
+    }
+}
+
+/// Creates a part, with its table.
+fn create_part(
+    connection: &Connection,
+    first: i64,
+    last: i64,
+    state: State,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO search_parts (first, last, indexed, state, words)
+             VALUES (?1, ?2, ?1 - 1, ?3, ?4)",
+        )?
+        .execute((first, last, state, WORDS_VERSION))?;
+    let table = format!("search_{}", connection.last_insert_rowid());
+    // The texts are only in `messages`. The words are split already, so the tokenizer only has to
+    // find the spaces between them.
+    connection.execute_batch(&format!(
+        "CREATE VIRTUAL TABLE {table} USING fts5(
+             text, room, nick, content = '', columnsize = 0, tokenize = 'ascii');
+         INSERT INTO {table} ({table}, rank) VALUES ('secure-delete', 1);
+         -- Fewer merges take a quarter less CPU time. A full part is merged completely anyway.
+         INSERT INTO {table} ({table}, rank) VALUES ('automerge', 16);
+         INSERT INTO {table} ({table}, rank) VALUES ('crisismerge', 64);"
+    ))
+}
+
+fn insert(
+    connection: &Connection,
+    part: i64,
+    seq: i64,
+    document: &Document,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(&format!(
+            "INSERT INTO search_{part} (rowid, text, room, nick) VALUES (?1, ?2, ?3, ?4)"
+        ))?
+        .execute((seq, &document.text, &document.room, &document.nick))
+        .map(|_| ())
+}
+
+/// Removes the words of a message from the index, and adds those of its new text, if it has one.
+/// Call it before the message is changed, in the same transaction.
+pub(in crate::log::sqlite) fn reindex(
+    connection: &Connection,
+    room: i64,
+    seq: i64,
+    new_text: Option<&str>,
+) -> rusqlite::Result<()> {
+    let select = "SELECT id FROM search_parts
+                  WHERE first <= ?1 AND indexed >= ?1 AND state <> ?2 AND words = ?3";
+    let mut select = connection.prepare_cached(select)?;
+    let parts = select.query_map((seq, State::Dropping, WORDS_VERSION), |row| row.get(0))?;
+    let parts = parts.collect::<rusqlite::Result<Vec<i64>>>()?;
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let select = "SELECT nick, text FROM messages WHERE room = ?1 AND seq = ?2";
+    let (nick, text): (String, String) = connection
+        .prepare_cached(select)?
+        .query_row((room, seq), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let old = Document::new(room, &nick, &text);
+    let new = new_text.and_then(|text| Document::new(room, &nick, text));
+    for part in parts {
+        connection.execute_batch("SAVEPOINT reindex")?;
+        match replace(connection, part, seq, old.as_ref(), new.as_ref()) {
+            Err(error) if is_damage(&error) => {
+                // A user must be able to delete a text even if the index is damaged.
+                connection.execute_batch("ROLLBACK TO reindex")?;
+                drop_damaged(connection, part)?;
+            }
+            replaced => replaced?,
+        }
+        connection.execute_batch("RELEASE reindex")?;
+    }
+    Ok(())
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
+}
+
+/// Deletes a part that is damaged. Its messages are indexed again in another part.
+fn drop_damaged(connection: &Connection, part: i64) -> rusqlite::Result<()> {
+    warn!("a part of the search index is damaged; building it again");
+    connection
+        .prepare_cached("UPDATE search_parts SET state = ?2 WHERE id = ?1")?
+        .execute((part, State::Dropping))
+        .map(|_| ())
+}
+
+fn replace(
+    connection: &Connection,
+    part: i64,
+    seq: i64,
+    old: Option<&Document>,
+    new: Option<&Document>,
+) -> rusqlite::Result<()> {
+    if let Some(Document { text, room, nick }) = old {
+        // FTS5 does not know the texts of its rows, so they are given again.
+        connection
+            .prepare_cached(&format!(
+                "INSERT INTO search_{part} (search_{part}, rowid, text, room, nick)
+                 VALUES ('delete', ?1, ?2, ?3, ?4)"
+            ))?
+            .execute((seq, text, room, nick))?;
+    }
+    if let Some(new) = new {
+        insert(connection, part, seq, new)?;
+    }
+    // Otherwise FTS5 would write the change, and report an error, only at the commit.
+    connection
+        .prepare_cached(&format!("INSERT INTO search_{part} (search_{part}) VALUES ('flush')"))?
+        .execute([])
+        .map(|_| ())
+}

@@ -1,0 +1,157 @@
+//! The full-text index of the messages, and the search in it.
+//!
+//! The index has parts, each with a range of sequence numbers and a FTS5 table of its own. A part
+//! is `building` until it replaces others, `live` while it is searched, and then `dropping`. The
+//! ranges of live parts do not overlap. `index` maintains the parts a little later than the
+//! messages are appended. `query` searches them, and reads messages that are not in a part yet.
+
+mod index;
+mod query;
+mod searcher;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write;
+
+use rusqlite::types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Row};
+use sha2::{Digest, Sha256};
+
+use crate::domain::{Nick, WORDS_VERSION, words};
+pub(super) use index::{Indexer, reindex};
+pub(super) use searcher::Searcher;
+
+/// A part of the index: a row of `search_parts`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Part {
+    id: i64,
+    /// The range of the sequence numbers of its messages. The last number of the newest part is the
+    /// greatest possible one.
+    first: i64,
+    last: i64,
+    /// The messages from `first` up to this are in the index.
+    indexed: i64,
+    /// The number of these messages when they were indexed. Some may have been pruned since.
+    rows: i64,
+    state: State,
+    /// Whether the index is stored in one segment, which is searched faster.
+    merged: bool,
+    /// When it was first noticed that messages of the part were pruned, in milliseconds.
+    pruned_at: Option<i64>,
+}
+
+/// The state of a [`Part`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It is not searched. When it is complete, it replaces the live parts in its range.
+    Building,
+    /// It is searched.
+    Live,
+    /// It is not searched any more, and its table is being deleted.
+    Dropping,
+}
+
+impl ToSql for State {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(match self {
+            Self::Building => "building",
+            Self::Live => "live",
+            Self::Dropping => "dropping",
+        }))
+    }
+}
+
+impl FromSql for State {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Ok(match value.as_str()? {
+            "building" => Self::Building,
+            "live" => Self::Live,
+            _ => Self::Dropping,
+        })
+    }
+}
+
+impl Part {
+    /// Returns all parts, newest first.
+    fn all(connection: &Connection) -> rusqlite::Result<Vec<Self>> {
+        let select = "SELECT id, first, last, indexed, rows, state, merged, pruned_at, words
+                      FROM search_parts ORDER BY first DESC, id DESC";
+        let mut select = connection.prepare_cached(select)?;
+        let parts = select.query_map([], Self::read)?;
+        parts.collect()
+    }
+
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        // The words of an older version would not be found.
+        let state =
+            if row.get::<_, i64>(8)? == WORDS_VERSION { row.get(5)? } else { State::Dropping };
+        Ok(Self {
+            id: row.get(0)?,
+            first: row.get(1)?,
+            last: row.get(2)?,
+            indexed: row.get(3)?,
+            rows: row.get(4)?,
+            state,
+            merged: row.get(6)?,
+            pruned_at: row.get(7)?,
+        })
+    }
+
+    /// Returns whether it is the newest part, which takes new messages.
+    fn is_open(&self) -> bool {
+        self.last == i64::MAX && self.state == State::Live
+    }
+
+    fn is_complete(&self) -> bool {
+        self.indexed >= self.last
+    }
+
+    fn table(&self) -> String {
+        format!("search_{}", self.id)
+    }
+}
+
+/// A message as it is in the index: its words, and tokens of its room and its author's name.
+#[derive(Debug)]
+struct Document {
+    text: String,
+    room: String,
+    nick: String,
+}
+
+impl Document {
+    /// Returns the document of a message, or `None` if the message has no words.
+    fn new(room: i64, nick: &str, text: &str) -> Option<Self> {
+        let mut keys = String::with_capacity(text.len());
+        for word in words(text) {
+            if !keys.is_empty() {
+                keys.push(' ');
+            }
+            keys.push_str(&word.key);
+        }
+        let nick = || nick_token(&Nick::from_trusted(nick.to_owned()));
+        (!keys.is_empty()).then(|| Self { text: keys, room: room_token(room), nick: nick() })
+    }
+}
+
+fn room_token(room: i64) -> String {
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let mut rest = room.unsigned_abs();
+    let mut token = String::new();
+    while rest > 0 {
+        token.insert(0, char::from(DIGITS[(rest % 36) as usize]));
+        rest /= 36;
+    }
+    token.insert(0, 'r');
+    token
+}
+
+/// Returns the same token for names that are equal. Other names may have it, too.
+fn nick_token(nick: &Nick) -> String {
+    let hash = Sha256::digest(nick.key());
+    let mut token = String::from("n");
+    for byte in &hash[..4] {
+        let _ = write!(token, "{byte:02x}");
+    }
+    token
+}
