@@ -300,7 +300,7 @@ export class Client {
     } else if (event.type === "said") {
       this.settle(room, event.id);
       this.#sendNext(room);
-    } else if ("seq" in event) {
+    } else if ("seq" in event && event.type !== "read") {
       room.seq = Math.max(room.seq, event.seq);
       this.settle(room, event.id);
     }

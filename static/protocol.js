@@ -57,6 +57,9 @@
  * @property {number} history the maximum number of messages in a `history` event
  * @property {boolean} edits whether authors may edit and delete their messages
  * @property {number} [edit_window_ms] how long they may do it; absent if unlimited
+ * @property {number} [search] the maximum number of results in a `search` event; absent if the server
+ *   cannot search
+ * @property {number} [unread] how far the server counts unread messages; absent if it keeps no read marks
  */
 
 /**
@@ -172,9 +175,28 @@
  */
 
 /**
+ * @typedef {object} ReadCommand
+ * @property {"read"} type
+ * @property {string} room
+ * @property {number} seq the user has read the messages up to this one
+ * @property {Ref} [ref]
+ */
+
+/**
+ * @typedef {object} SearchCommand
+ * @property {"search"} type
+ * @property {string} text
+ * @property {string} [room]
+ * @property {string} [from] the name of an author
+ * @property {number} [before]
+ * @property {number} [limit]
+ * @property {Ref} [ref]
+ */
+
+/**
  * @typedef {HelloCommand | NickCommand | JoinCommand | LeaveCommand | SayCommand | EditCommand
  *   | DeleteCommand | ReactCommand | SetRoomCommand | WhoCommand | TypingCommand | HistoryCommand
- *   } Command
+ *   | ReadCommand | SearchCommand} Command
  */
 
 /**
@@ -206,6 +228,10 @@
  * @property {ListedMessage[]} messages
  * @property {OwnReaction[]} [mine]
  * @property {ChangeEvent[]} [changes]
+ * @property {number} [read] up to where the user has read; absent if the server does not know it
+ * @property {number} [unread] how many messages of others follow it
+ * @property {number} [first_unread] the `seq` of the first of them
+ * @property {number} [mentions] how many of them mention the user
  * @property {Ref} [ref]
  */
 
@@ -289,6 +315,34 @@
  */
 
 /**
+ * The user has read a room further on another device.
+ * @typedef {object} ReadEvent
+ * @property {"read"} type
+ * @property {string} room
+ * @property {number} seq
+ */
+
+/**
+ * A message that a search found.
+ * @typedef {object} SearchResult
+ * @property {string} room
+ * @property {number} seq
+ * @property {number} at in milliseconds since 1970
+ * @property {string} [author]
+ * @property {string} nick
+ * @property {string[]} snippet plain and matched text in turn; the first is plain
+ */
+
+/**
+ * @typedef {object} SearchEvent
+ * @property {"search"} type
+ * @property {SearchResult[]} results the newest first
+ * @property {boolean} more whether there may be older ones
+ * @property {boolean} [incomplete] whether the server has not searched all messages
+ * @property {Ref} [ref]
+ */
+
+/**
  * @typedef {object} SaidEvent
  * @property {"said"} type
  * @property {string} room
@@ -311,14 +365,16 @@
 
 /**
  * @typedef {WelcomeEvent | JoinedEvent | MessageEvent | ChangeEvent | PresenceEvent | RenamedEvent
- *   | TypingEvent | MembersEvent | LeftEvent | HistoryEvent | SaidEvent | ErrorEvent} ServerEvent
+ *   | TypingEvent | MembersEvent | LeftEvent | HistoryEvent | ReadEvent | SearchEvent | SaidEvent | ErrorEvent
+ *   } ServerEvent
  */
 
 // Types of the client and the page. They are in this file because browsers do not load it.
 
 /**
  * A handler for each type of event that the page does not ignore.
- * @typedef {{ [E in ServerEvent as E["type"]]?: (event: E, command?: Command) => void }} EventHandlers
+ * @typedef {{ [E in ServerEvent as E["type"]]?:
+ *   (event: E, command?: Command, room?: import("./room.js").Room) => void }} EventHandlers
  */
 
 /**
@@ -335,6 +391,7 @@
  * What the message list needs from the page.
  * @typedef {object} LogCallbacks
  * @property {(room: import("./room.js").Room) => void} loadOlder
+ * @property {(past: import("./room.js").Room) => void} loadNewer
  * @property {() => void} endReached called when the end is visible
  * @property {(said: UnconfirmedMessage, isRetry: boolean) => void} resolveFailed sends a failed
  *   message again, or discards it
@@ -349,9 +406,20 @@
  * @property {C} command
  * @property {"pending" | "failed"} state
  * @property {string} [problem] the reason, if it failed
+ * @property {boolean} [isEdit] whether it has the text of an edit that failed
  */
 
 /** @typedef {Unconfirmed<SayCommand>} UnconfirmedMessage */
+
+/**
+ * What the text field is for, if it is not for a new message.
+ * @typedef {object} Composing
+ * @property {boolean} isEdit whether the message is edited; otherwise it is replied to
+ * @property {number} seq
+ * @property {string} nick
+ * @property {string} text
+ * @property {string} draft the text of the field before the edit
+ */
 
 /**
  * The position of the last message that was read in a room.

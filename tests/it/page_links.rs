@@ -1,0 +1,224 @@
+//! Links to messages in the page, and the part of the history around an old message.
+
+use chinwag::Config;
+use fantoccini::key::Key;
+use serde_json::{Value, json};
+
+use crate::browser::{Browser, Look, url};
+use crate::harness::{TestServer, config};
+use crate::json::JsonClient;
+use crate::page_changes::{delete, edit, join, react, reply, say};
+
+/// Sends 400 messages, `line 0` to `line 399`, and returns their sequence numbers.
+async fn fill(client: &mut JsonClient) -> Vec<u64> {
+    let mut seqs = Vec::new();
+    for n in 0..400 {
+        seqs.push(say(client, &format!("line {n}")).await);
+    }
+    seqs
+}
+
+/// Returns the numbers of the lines that are shown, in their order.
+async fn lines(window: &Browser) -> Vec<u64> {
+    let script = "return [...document.querySelectorAll('#entries .text')]
+        .map((text) => Number(text.textContent.match(/^line (\\d+)/)?.[1] ?? NaN))
+        .filter((number) => !isNaN(number))";
+    let found = window.run(script).await;
+    found.as_array().unwrap().iter().map(|number| number.as_u64().unwrap()).collect()
+}
+
+/// Checks that no line is missing between the first and the last one that are shown.
+async fn has_no_gap(window: &Browser) {
+    let shown = lines(window).await;
+    let expected: Vec<_> = (shown[0]..=*shown.last().unwrap()).collect();
+    assert_eq!(shown, expected);
+}
+
+/// Waits until a message has the focus and is visible.
+async fn is_at(window: &Browser, seq: u64) {
+    let script = format!(
+        "(() => {{
+            const article = document.querySelector(\"[data-seq='{seq}'] article\");
+            const at = article?.getBoundingClientRect();
+            return article?.matches('.target') && article === document.activeElement &&
+                at.top >= 0 && at.bottom <= innerHeight;
+        }})()"
+    );
+    window.until(&script).await;
+}
+
+async fn status(window: &Browser, words: &str) {
+    let shown = "document.querySelector('#status').textContent";
+    window.until(&format!("{shown}.includes({})", json!(words))).await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn quote_leads_to_an_old_message_and_the_history_has_no_gap() {
+    let server = TestServer::start().await;
+    let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
+    let seqs = fill(&mut ben).await;
+    reply(&mut ben, seqs[150], "line 400: an answer").await;
+    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    ada.is_called("Ada").await;
+    ada.has_line("line 400: an answer").await;
+    ada.click(".quote").await;
+    is_at(&ada, seqs[150]).await;
+    ada.until("location.hash !== ''").await;
+    has_no_gap(&ada).await;
+    let jump = "document.querySelector('#newer').textContent === 'Jump to latest ↓'";
+    ada.until(jump).await;
+    ada.is_accessible("an old message").await;
+    ada.picture("links-old").await;
+
+    // New messages and changes arrive meanwhile, and are not shown in the wrong place.
+    say(&mut ben, "line 401").await;
+    edit(&mut ben, seqs[151], "line 151, edited").await;
+    ada.until("document.querySelector('#newer').textContent === '1 new message ↓'").await;
+    ada.has_line("line 151, edited (edited)").await;
+    assert!(*lines(&ada).await.last().unwrap() < 300);
+    has_no_gap(&ada).await;
+
+    // The history loads in both directions, until it reaches the latest messages.
+    for _ in 0..100 {
+        ada.run("document.querySelector('#log').scrollTop -= 1500").await;
+        ada.painted().await;
+        has_no_gap(&ada).await;
+        if lines(&ada).await[0] == 0 {
+            break;
+        }
+    }
+    assert_eq!(lines(&ada).await[0], 0);
+    for _ in 0..300 {
+        ada.run("document.querySelector('#log').scrollTop += 1500").await;
+        ada.painted().await;
+        has_no_gap(&ada).await;
+        if *lines(&ada).await.last().unwrap() == 401 {
+            break;
+        }
+    }
+    ada.until("document.querySelector('#newer').hidden").await;
+    say(&mut ben, "line 402").await;
+    ada.has_line("line 402").await;
+    has_no_gap(&ada).await;
+    ada.until("document.querySelectorAll('#entries .day').length <= 1").await;
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn button_returns_from_an_old_message_to_the_latest() {
+    let server = TestServer::start().await;
+    let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
+    let seqs = fill(&mut ben).await;
+    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    ada.is_called("Ada").await;
+    ada.has_line("line 399").await;
+    for by_keyboard in [false, true] {
+        ada.run(&format!("location.hash = '#m{}'", seqs[100])).await;
+        is_at(&ada, seqs[100]).await;
+        say(&mut ben, &format!("line {}", 400 + usize::from(by_keyboard))).await;
+        ada.until("document.querySelector('#newer').textContent === '1 new message ↓'").await;
+        if by_keyboard {
+            ada.run("document.querySelector('#newer').focus()").await;
+            ada.press(Key::Enter).await;
+            ada.until("document.activeElement.id === 'text'").await;
+        } else {
+            ada.click("#newer").await;
+        }
+        ada.has_line(&format!("line {}", 400 + usize::from(by_keyboard))).await;
+        ada.until("document.querySelector('#newer').hidden").await;
+        has_no_gap(&ada).await;
+        ada.run("location.hash = ''").await;
+    }
+    // An own message is shown, too.
+    ada.run(&format!("location.hash = '#m{}'", seqs[100])).await;
+    is_at(&ada, seqs[100]).await;
+    ada.say("line 402").await;
+    ada.has_line("line 402").await;
+    has_no_gap(&ada).await;
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn link_opens_its_room_at_the_message() {
+    let server = TestServer::start().await;
+    let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
+    let seqs = fill(&mut ben).await;
+    react(&mut ben, seqs[20], "👍", true).await;
+    // The first visit asks for the name first.
+    let path = format!("/r/tea#m{}", seqs[20]);
+    for look in [Look::Light, Look::Phone] {
+        let ada = Browser::open_as(look, &url(&server, &path)).await;
+        ada.is_called(if look == Look::Phone { "Kim" } else { "Ada" }).await;
+        ada.has_line("line 20").await;
+        ada.until("document.querySelector('.target')").await;
+        ada.page.refresh().await.unwrap();
+        is_at(&ada, seqs[20]).await;
+        ada.until("location.hash !== ''").await;
+        ada.until("document.querySelector('.target .reactions button').textContent === '👍 1'")
+            .await;
+        ada.is_accessible(&format!("a linked message, {look:?}")).await;
+        ada.picture(&format!("links-target-{look:?}").to_lowercase()).await;
+        has_no_gap(&ada).await;
+        // The time of a message is its link.
+        let link = ada.run("return document.querySelector('.target .head a').href").await;
+        assert_eq!(link.as_str().unwrap(), url(&server, &path));
+        ada.close().await;
+    }
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn link_to_a_message_that_is_gone_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Some(folder.path().join("chat.db"));
+    let server = TestServer::start_with(Config { db, keep_messages: 100, ..config() }).await;
+    let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
+    let seqs = fill(&mut ben).await;
+    delete(&mut ben, seqs[330]).await;
+    let ada = Browser::open(&url(&server, &format!("/r/tea#m{}", seqs[5]))).await;
+    ada.is_called("Ada").await;
+    ada.has_line("line 399").await;
+    status(&ada, "no longer available").await;
+    has_no_gap(&ada).await;
+    ada.run("location.hash = '#m999999'").await;
+    ada.painted().await;
+    ada.run(&format!("location.hash = '#m{}'", seqs[330])).await;
+    status(&ada, "was deleted").await;
+    is_at(&ada, seqs[330]).await;
+    ada.close().await;
+    server.stop().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn link_is_copied_or_shown() {
+    let server = TestServer::start().await;
+    let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
+    let one = say(&mut ben, "one").await;
+    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    ada.is_called("Ada").await;
+    ada.has_line("one").await;
+    let replace = |write: &str| {
+        format!(
+            "Object.defineProperty(navigator, 'clipboard', {{
+                value: {{ writeText: {write} }}, configurable: true }})"
+        )
+    };
+    ada.run(&replace("async (text) => { window.copied = text; }")).await;
+    ada.hover("article").await;
+    ada.until("document.querySelector('.bar')").await;
+    ada.click(".bar [aria-label='Copy link']").await;
+    status(&ada, "The link is copied.").await;
+    let link = url(&server, &format!("/r/tea#m{one}"));
+    assert_eq!(ada.run("return window.copied").await, json!(link));
+    ada.run(&replace("async () => { throw new Error('blocked'); }")).await;
+    ada.click(".bar [aria-label='Copy link']").await;
+    ada.until("document.querySelector('#copied-text')").await;
+    let shown: Value = ada.run("return document.activeElement.value").await;
+    assert_eq!(shown, json!(link));
+    ada.is_accessible("a link that the browser did not copy").await;
+    ada.close().await;
+}
