@@ -290,8 +290,13 @@ function openDialog(label, article, ...content) {
       (articleOf(seq) ?? text).focus({ preventScroll: true });
     }
   });
-  // A click outside closes the dialog. The end of the touch that opened it is not one.
-  made.addEventListener("pointerdown", ({ target }) => target === made && made.close());
+  let isPressed = false;
+  made.addEventListener("pointerdown", ({ target }) => {
+    isPressed = true;
+    target === made && made.close();
+  });
+  // The end of the touch that opened the dialog is a click on what is now under the finger.
+  made.addEventListener("click", (event) => isPressed || event.detail === 0 || event.stopPropagation(), true);
   made.addEventListener("keydown", moveInDialog);
   dialog = made;
   document.body.append(made);

@@ -11,6 +11,14 @@ await new Promise((resolve) => {
   document.head.append(sheet);
 });
 
+// When a dialog is closed, Chromium returns the focus to a field, but not the caret: keys have no effect.
+document.addEventListener("close", () => {
+  const field = document.activeElement;
+  if (field instanceof HTMLTextAreaElement) {
+    field.setSelectionRange(field.selectionStart, field.selectionEnd);
+  }
+}, true);
+
 /**
  * Makes a dialog with a form, in place of an earlier one.
  * @param {string} id @param {(Node | string)[]} title @param {...(Node | string)} content

@@ -269,11 +269,10 @@ export class Log {
 
   /** Renders all entries again, since a new name changes which mentions are highlighted. */
   refresh() {
-    const { scrollTop } = this.scroller;
     this.#withoutAnnouncing(() => {
-      this.entries.replaceChildren();
-      this.#renderBelow(this.#start, this.#end);
-      this.scroller.scrollTop = scrollTop;
+      for (let n = this.#start; n < this.#end; n++) {
+        this.#renewEntry(n);
+      }
     });
     this.#isFollowing && this.#scrollToEnd();
   }

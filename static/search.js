@@ -15,10 +15,11 @@ const from = element("input", { id: "search-from", maxlength: "32", spellcheck: 
 const status = element("p", { id: "search-status", role: "status" });
 const list = element("ol", { id: "search-results", "aria-label": "Results" });
 const moreButton = element("button", { id: "search-more", type: "button", hidden: true }, "More results");
+const submit = element("button", { "aria-label": "Search" }, "⌕");
 const close = element("button", { type: "button", "aria-label": "Close" }, "✕");
 const form = element("form", { role: "search" },
   element("label", { for: field.id }, "Search messages"),
-  element("div", {}, field, close),
+  element("div", {}, field, submit, close),
   element("div", {},
     element("label", { for: scope.id }, "In "), scope,
     element("label", { for: from.id }, "From "), from),
