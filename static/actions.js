@@ -50,7 +50,7 @@ const ACTIONS = [
   { label: "Reply", icon: "↩", isFor: ({ deleted }) => !deleted, run: reply },
   { label: "Edit", icon: "✎", isFor: isChangeable, run: edit },
   { label: "Delete", icon: "✕", isFor: isChangeable, run: confirmDeletion },
-  { label: "Copy link", icon: "⚭", isFor: () => true, run: copyLink },
+  { label: "Copy link", icon: "#", isFor: () => true, run: copyLink },
 ];
 
 // Messages
@@ -129,6 +129,9 @@ log.scroller.addEventListener("mousedown", (event) => {
 });
 
 // Pointer and keyboard
+
+// The button disappears. After a tap, the focus in the field would open the keyboard of a phone.
+log.button.addEventListener("click", ({ detail }) => detail === 0 && text.focus());
 
 /** @type {HTMLElement | null} The message in the tab order. */
 let tabbed = null;
@@ -357,7 +360,7 @@ function openMenu(article) {
       dialog?.close();
       copy(message.text, "text", article);
     }));
-    items.at(-1)?.prepend(element("span", { class: "icon", "aria-hidden": "true" }, "⧉"));
+    items.at(-1)?.prepend(element("span", { class: "icon", "aria-hidden": "true" }, "❐"));
   }
   const quick = message.deleted ? [] : [emojiButtons(message)];
   openDialog(`Message by ${message.nick}`, article, ...quick, ...items);

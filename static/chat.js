@@ -862,8 +862,6 @@ function search(words) {
 }
 
 $("search").addEventListener("click", () => search(""));
-// The button disappears. After a tap, the focus in the field would open the keyboard of a phone.
-log.button.addEventListener("click", ({ detail }) => detail === 0 && text.focus());
 
 // Drawers on small screens
 

@@ -20,9 +20,7 @@ const close = element("button", { type: "button", "aria-label": "Close" }, "✕"
 const form = element("form", { role: "search" },
   element("label", { for: field.id }, "Search messages"),
   element("div", {}, field, submit, close),
-  element("div", {},
-    element("label", { for: scope.id }, "In "), scope,
-    element("label", { for: from.id }, "From "), from),
+  element("div", {}, element("label", {}, "In ", scope), element("label", {}, "From ", from)),
 );
 const panel = element("dialog", { id: "search-panel", "aria-label": "Search" }, form, status, list, moreButton);
 

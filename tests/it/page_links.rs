@@ -225,3 +225,37 @@ async fn link_is_copied_or_shown() {
     ada.is_accessible("a link that the browser did not copy").await;
     ada.close().await;
 }
+
+/// A room that keeps only its latest entries may begin with notes.
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn older_messages_take_over_the_day_line_of_a_message_below_notes() {
+    let server = TestServer::start().await;
+    let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
+    for n in 0..30 {
+        say(&mut ben, &format!("line {n}")).await;
+    }
+    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    ada.is_called("Ada").await;
+    ada.has_line("line 29").await;
+    let cleo = join(&server, "tea", json!({"nick": "Cleo"})).await;
+    ada.until("document.querySelector('.note')?.textContent.includes('Cleo')").await;
+    say(&mut ben, "line 30").await;
+    ada.has_line("line 30").await;
+    ada.run(
+        "const done = import(document.querySelector('[src*=chat]').src);
+         return done.then(({ current, log }) => {
+           current.entries.splice(0, current.entries.findIndex((entry) => !('seq' in entry)));
+           current.hasOlder = true;
+           log.show(current);
+         })",
+    )
+    .await;
+    ada.has_line("line 29").await;
+    has_no_gap(&ada).await;
+    assert_eq!(lines(&ada).await.len(), 31);
+    ada.until("document.querySelectorAll('#entries .day').length === 1").await;
+    ada.until("document.querySelector('#entries > :first-child .day')").await;
+    drop(cleo);
+    ada.close().await;
+}

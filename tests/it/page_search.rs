@@ -268,6 +268,39 @@ async fn unread_line_and_badges_come_from_the_server() {
     ada.close().await;
 }
 
+/// The reply to `join` has only the latest messages.
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn room_opens_at_the_first_unread_message_even_if_it_is_old() {
+    let server = TestServer::start().await;
+    let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
+    let mut seqs = Vec::new();
+    for n in 0..200 {
+        seqs.push(say(&mut ben, &format!("line {n}")).await);
+    }
+    let ada = Browser::open(&url(&server, "/r/milk")).await;
+    ada.is_called("Ada").await;
+    ada.connected().await;
+    ada.run(STUB).await;
+    ada.connected().await;
+    let marks = json!({"tea": {"read": seqs[49], "unread": 150, "first_unread": seqs[50]}});
+    ada.run(&format!("window.marks = {marks}")).await;
+    ada.say("/join tea").await;
+    let line = "document.querySelector('.unread')?.closest('[data-seq]').dataset.seq";
+    ada.until(&format!("{line} === '{}'", seqs[50])).await;
+    ada.until("document.querySelector('.unread').getBoundingClientRect().top > 0").await;
+    ada.until("document.title === '(150) #tea · chinwag'").await;
+    ada.until("document.activeElement.id === 'text'").await;
+    // What is below is not read yet.
+    let reads = "sent.filter(({ type, room }) => type === 'read' && room === 'tea')";
+    assert_eq!(ada.run(&format!("return {reads}.length")).await, 0);
+    ada.click("#newer").await;
+    ada.has_line("line 199").await;
+    ada.until(&format!("{reads}.at(-1)?.seq === {}", seqs[199])).await;
+    ada.until("document.title === '#tea · chinwag'").await;
+    ada.close().await;
+}
+
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
 async fn nothing_is_marked_as_read_while_the_window_is_hidden() {
