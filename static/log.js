@@ -212,10 +212,6 @@ export class Log {
 
   /** Shows new entries at the end of the room. `messages` of them are messages. */
   appended(count = 1, messages = count) {
-    if (this.#room.hasNewer) {
-      this.#newCount += messages;
-      return this.#updateButton();
-    }
     const wasAtEnd = this.#end >= this.#room.entries.length - count;
     if (this.#isFollowing) {
       const removed = this.#room.trim();
