@@ -433,7 +433,9 @@ export function showComposing() {
   about.replaceChildren();
   if (composing !== null) {
     const heading = composing.isEdit ? ["Editing"] : ["Reply to ", element("bdi", {}, composing.nick)];
-    about.append(element("b", {}, ...heading), " ", element("span", { dir: "auto" }, composing.text));
+    // It may have been changed or deleted meanwhile.
+    const shown = findMessage(current, composing.seq)?.text ?? composing.text;
+    about.append(element("b", {}, ...heading), " ", element("span", { dir: "auto" }, shown));
   }
   showUnsent();
 }

@@ -427,6 +427,7 @@ const eventHandlers = {
 function applyChange(change) {
   const room = rooms.get(change.room);
   const changed = room?.applyChange(change, author) ?? [];
+  room?.composing?.seq === change.target && withActions((actions) => actions.showComposing());
   room === current && log.changed(changed);
 }
 
@@ -578,7 +579,7 @@ $("message-form").addEventListener("submit", (event) => {
   current.composing = null;
   composing && withActions((actions) => actions.showComposing());
   if (composing?.isEdit) {
-    return client.edit(current, composing.seq, value);
+    return value === composing.text || client.edit(current, composing.seq, value);
   }
   client.say(current, value.replace(/^\/\//, "/"), composing?.seq);
   current.firstUnread = null;
@@ -645,7 +646,7 @@ addEventListener("keydown", (event) => {
     openRoom(names.at((names.indexOf(current.name) + step) % names.length) ?? current.name);
   } else if (event.key === "Escape") {
     closeDrawers();
-  } else if (event.key === "/" && !isBusy && !document.activeElement?.matches("input, textarea")) {
+  } else if (event.key === "/" && limits.search && !isBusy && !document.activeElement?.matches("input, textarea")) {
     event.preventDefault();
     search("");
   }

@@ -257,6 +257,8 @@ export class Log {
     if (item && article) {
       // Screen readers announced the message when it arrived.
       article.setAttribute("aria-live", "off");
+      // The name that actions.js gave it has the text of before.
+      article.removeAttribute("aria-label");
       const hadFocus = article.contains(document.activeElement);
       merge(article, this.#makeMessage(message, !item.classList.contains("first")));
       hadFocus && !article.contains(document.activeElement) && article.focus({ preventScroll: true });

@@ -243,6 +243,10 @@ async fn keyboard_reacts_edits_deletes_and_replies_while_others_talk() {
         // → leads over the time to the reaction, and Space takes it back.
         ada.press(Key::Right).await;
         focused(&ada, "a[href^='#m']").await;
+        ada.press(Key::Enter).await;
+        ada.until(&format!("location.hash === '#m{own}'")).await;
+        focused(&ada, &format!("{}.target", article(own))).await;
+        ada.press(Key::Right).await;
         ada.press(Key::Right).await;
         focused(&ada, ".reactions button").await;
         ada.press(Key::Space).await;
@@ -435,6 +439,43 @@ async fn text_of_a_rejected_edit_is_kept() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
+async fn text_of_a_deleted_message_disappears_from_everything() {
+    let server = TestServer::start().await;
+    let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
+    let ada = open(&server, Look::Light, "Ada").await;
+    let one = say(&mut ben, "a secret").await;
+    ada.has_line("a secret").await;
+    ada.run(&format!("document.querySelector(\"{}\").focus()", article(one))).await;
+    ada.until("document.activeElement.ariaLabel?.endsWith(': a secret')").await;
+    ada.click(".bar [aria-label=Reply]").await;
+    let about = "document.querySelector('#composing-about').innerText.trim()";
+    shows(&ada, about, "Reply to Ben a secret").await;
+    delete(&mut ben, one).await;
+    shows(&ada, about, "Reply to Ben").await;
+    ada.until("!document.documentElement.outerHTML.includes('a secret')").await;
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn unchanged_text_is_not_saved_as_an_edit() {
+    let server = TestServer::start().await;
+    let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
+    let ada = open(&server, Look::Light, "Ada").await;
+    let own = say_in(&ada, "hello").await;
+    ada.press(Key::Up).await;
+    shows(&ada, "document.querySelector('#text').value", "hello").await;
+    ada.press(Key::Enter).await;
+    ada.until("document.querySelector('#composing').hidden").await;
+    ada.say("next").await;
+    assert_eq!(ben.until("message").await["text"], "hello");
+    assert_eq!(ben.next().await.unwrap()["text"], "next");
+    shows(&ada, &text_of(own), "hello").await;
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
 async fn edits_are_offered_only_as_the_limits_permit() {
     let edit_window = Some(Duration::from_secs(3));
     let server = TestServer::start_with(Config { edit_window, ..config() }).await;
@@ -455,6 +496,13 @@ async fn edits_are_offered_only_as_the_limits_permit() {
     ada.press(Key::Up).await;
     ada.painted().await;
     shows(&ada, "document.querySelector('#text').value", "").await;
+    ada.close().await;
+
+    let server = TestServer::start_with(Config { edits: false, ..config() }).await;
+    let ada = open(&server, Look::Light, "Ada").await;
+    let own = say_in(&ada, "hello").await;
+    ada.hover(&article(own)).await;
+    ada.until(&format!("{edit}?.hidden")).await;
     ada.close().await;
 }
 
