@@ -126,7 +126,7 @@ function openRoom(name, { push = true } = {}) {
   current.firstUnread = null;
   current.past = null;
   sendRead(current, true);
-  const isComposing = current.composing !== null || room.composing !== null;
+  const isComposing = current.composing || room.composing;
   current = room;
   setFirstUnread(room);
   if (push) {
@@ -353,7 +353,7 @@ const eventHandlers = {
 
   read({ room: name, seq }) {
     const room = rooms.get(name);
-    if (room !== undefined && room.read?.epoch === room.epoch && seq > room.read.seq) {
+    if (room?.read && seq > room.read.seq) {
       room.markRead(seq);
       room.readSent.seq = seq;
       room.firstUnread = room === current ? room.firstUnread : null;

@@ -77,7 +77,6 @@ function search(pauseMs) {
 
 /** @param {ServerEvent | undefined} answer @param {boolean} isMore */
 function showAnswer(answer, isMore) {
-  moreButton.disabled = false;
   if (answer?.type !== "search") {
     isMore || clear();
     const problem = answer?.type === "error" ? sentence(answer.message) : "There is no connection. Try again later.";
@@ -129,14 +128,11 @@ form.addEventListener("input", () => search());
 moreButton.addEventListener("click", () => {
   const last = results.at(-1);
   if (last !== undefined) {
-    // Stays enabled, since a disabled button would lose the focus.
     setText(status, "Searching…");
     finder.more(last.seq);
   }
 });
 close.addEventListener("click", () => panel.close());
-panel.addEventListener("pointerdown", ({ target }) => target === panel && panel.close());
-panel.addEventListener("close", () => finder.cancel());
 
 // ↓ leads from the field to the results, and ↑ back.
 panel.addEventListener("keydown", (event) => {

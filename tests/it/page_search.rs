@@ -122,6 +122,10 @@ async fn search_panel_shows_results_and_leads_to_them() {
         ada.until("document.activeElement.id === 'search'").await;
         ada.press(Key::Enter).await;
         ada.until("document.querySelector('#search-panel').open").await;
+        ada.until("document.querySelectorAll('#search-results li').length === 20").await;
+        ada.click("#search-more").await;
+        ada.until("document.querySelectorAll('#search-results li').length === 40").await;
+        ada.run("document.querySelector('#search-text').focus()").await;
         // The arrow keys lead to a result, and Enter to its message.
         ada.press(Key::Down).await;
         for _ in 0..19 {
