@@ -849,7 +849,7 @@ log.scroller.addEventListener("click", (event) => {
 /** Shows the message that the address names, once the room is joined. */
 function followLink() {
   const [, seq] = location.hash.match(/^#m(\d+)$/) ?? [];
-  if (seq !== undefined && current.joined) {
+  if (seq !== undefined && current.epoch !== null) {
     later(import("./jump.js"), ({ jump }) => jump(Number(seq)));
   }
 }

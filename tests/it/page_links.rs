@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::browser::{Browser, Look, url};
 use crate::harness::{TestServer, config};
 use crate::json::JsonClient;
-use crate::page_changes::{delete, edit, join, react, reply, say};
+use crate::page_changes::{OFFLINE, ONLINE, delete, edit, join, react, reply, say};
 
 /// Sends 400 messages, `line 0` to `line 399`, and returns their sequence numbers.
 async fn fill(client: &mut JsonClient) -> Vec<u64> {
@@ -257,5 +257,73 @@ async fn older_messages_take_over_the_day_line_of_a_message_below_notes() {
     ada.until("document.querySelectorAll('#entries .day').length === 1").await;
     ada.until("document.querySelector('#entries > :first-child .day')").await;
     drop(cleo);
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn old_messages_stay_shown_and_current_after_a_reconnection() {
+    let server = TestServer::start().await;
+    let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
+    let seqs = fill(&mut ben).await;
+    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    ada.is_called("Ada").await;
+    ada.has_line("line 399").await;
+    ada.run(&format!("location.hash = '#m{}'", seqs[100])).await;
+    is_at(&ada, seqs[100]).await;
+    ada.run(OFFLINE).await;
+    ada.until("!document.querySelector('#banner').hidden").await;
+    edit(&mut ben, seqs[101], "line 101, edited").await;
+    say(&mut ben, "line 400").await;
+    // What is not loaded cannot be shown now. The countdown replaces this status.
+    ada.run(
+        "window.statuses = [];
+         new MutationObserver(() => statuses.push(document.querySelector('#status').textContent))
+           .observe(document.querySelector('#status'), { childList: true })",
+    )
+    .await;
+    ada.run(&format!("location.hash = '#m{}'", seqs[250])).await;
+    ada.until("statuses.some((status) => status.includes('once you are connected'))").await;
+    ada.run(&format!("location.hash = '#m{}'", seqs[102])).await;
+    is_at(&ada, seqs[102]).await;
+    ada.run(ONLINE).await;
+    ada.has_line("line 101, edited (edited)").await;
+    ada.until("document.querySelector('#newer').textContent === '1 new message ↓'").await;
+    has_no_gap(&ada).await;
+    ada.run(&format!("location.hash = '#m{}'", seqs[251])).await;
+    is_at(&ada, seqs[251]).await;
+    has_no_gap(&ada).await;
+    ada.click("#newer").await;
+    ada.has_line("line 400").await;
+    has_no_gap(&ada).await;
+    ada.close().await;
+}
+
+/// The list renders only a part of the messages, and loads more as the focus moves.
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn arrow_keys_lead_through_the_whole_history_and_back() {
+    let server = TestServer::start().await;
+    let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
+    fill(&mut ben).await;
+    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    ada.is_called("Ada").await;
+    ada.has_line("line 399").await;
+    ada.press_with(Key::Shift, Key::Tab).await;
+    ada.until("document.activeElement.closest('#log')").await;
+    let line = "return document.activeElement.querySelector('.text')?.textContent ?? ''";
+    for (key, end, text) in [(Key::Up, 0, "line 0"), (Key::Down, 399, "line 399")] {
+        for _ in 0..2_000 {
+            if ada.run(line).await == text {
+                break;
+            }
+            ada.press(key).await;
+            // The focus never leaves the list.
+            ada.until("document.activeElement.closest('#log')").await;
+        }
+        assert_eq!(ada.run(line).await, text);
+        assert!(lines(&ada).await.contains(&end));
+        has_no_gap(&ada).await;
+    }
     ada.close().await;
 }
