@@ -1,39 +1,39 @@
 // The page: the rooms, the current room, its members, the connection status, and the dialogs.
 
 import { Client, randomHex } from "./client.js";
-import { confirmIdentity, identityFromLink, share } from "./device.js";
 import { Log, nameClass, nameList } from "./log.js";
 import { Room } from "./room.js";
 import { load, ROOT, save, update } from "./store.js";
 import { $, element, mentions, oncePerFrame, plural, setChildren, setText } from "./text.js";
 
 /**
- * @import { Command, EventHandlers, Ending, ErrorEvent, Message, MessageChange, ReadPosition, ServerEvent,
+ * @import { Command, EventHandlers, Ending, ErrorEvent, Limits, Message, MessageChange, ReadPosition, ServerEvent,
  *   UnconfirmedMessage } from "./protocol.js"
  */
 
+// For the modules that are loaded later.
+export {
+  author, client, current, followLink, limits, log, nick, openRoom, request, roomPath, sentence, showStatus, text,
+  updateComposer,
+};
+
 const text = $("text", HTMLTextAreaElement);
 const roomField = $("room-name", HTMLInputElement);
-const nameDialog = $("name-dialog", HTMLDialogElement);
-const nameField = $("name", HTMLInputElement);
 const notifyBox = $("notify", HTMLInputElement);
 const themeSelect = $("theme", HTMLSelectElement);
 
 /** Minimum time between two `typing` commands. */
 const TYPING_MS = 3_000;
+/** Minimum time between two `read` commands for a room. */
+const READ_MS = 3_000;
 /** How long a temporary status is shown. */
 const STATUS_MS = 10_000;
 const INVALID_LINK = "This device link is incomplete. Copy the whole link and open it again.";
 /** Maximum number of members that the server lists by name. */
 const MEMBERS_MAX = 100;
-const HELP = `/nick NAME – change your name
-/join ROOM – join a room
-/leave – leave this room
-/help – show this help
-Alt+↑ and Alt+↓ switch rooms. Shift+Enter starts a new line.`;
-
 const linked = identityFromLink();
 if (linked && linked.key !== load("key", "")) {
+  const { confirmIdentity } = await import("./device.js");
   await confirmIdentity(linked, load("name", ""));
 }
 
@@ -47,7 +47,8 @@ let current = new Room("");
 let nick = "";
 /** The public identity of this user. */
 let author = "";
-let messageBytes = 4096;
+/** @type {Limits} */
+let limits = { message_bytes: 4096, frame_bytes: 0, history: 100, edits: false };
 let lastTyping = 0;
 let countdownTimer = 0;
 let statusTimer = 0;
@@ -55,6 +56,7 @@ let statusTimer = 0;
 const log = new Log({
   me: () => nick,
   loadOlder,
+  loadNewer: (past) => later(import("./jump.js"), ({ loadNewer }) => loadNewer(past)),
   endReached: markRead,
   resolveFailed,
 });
@@ -85,9 +87,9 @@ function roomFromPath() {
   }
 }
 
-/** @param {string} name */
+/** Returns the address of a room. @param {string} name */
 function roomPath(name) {
-  return `${ROOT}r/${encodeURIComponent(name)}`;
+  return name === "lobby" ? ROOT : `${ROOT}r/${encodeURIComponent(name)}`;
 }
 
 /** @param {string} name */
@@ -122,21 +124,36 @@ function openRoom(name, { push = true } = {}) {
   }
   current.draft = text.value;
   current.firstUnread = null;
+  current.past = null;
+  sendRead(current, true);
+  const isComposing = current.composing || room.composing;
   current = room;
   setFirstUnread(room);
   if (push) {
-    history.pushState(null, "", name === "lobby" ? ROOT : roomPath(name));
+    history.pushState(null, "", roomPath(name));
   }
   text.value = room.draft;
   updateComposer();
+  isComposing && withActions((actions) => actions.showComposing());
   showTitle();
   text.placeholder = `Message #${name}`;
-  log.show(room);
+  showLog();
   showRooms();
   showMembers();
   showTyping();
   closeDrawers();
   text.focus();
+}
+
+/** Shows the messages of the current room, or nothing until the first unread one is loaded. */
+function showLog() {
+  const { firstUnread, oldest = 0 } = current;
+  if (firstUnread !== null && firstUnread < oldest) {
+    log.show(new Room(""));
+    later(import("./jump.js"), ({ jump }) => jump(firstUnread, false));
+  } else {
+    log.show(current);
+  }
 }
 
 /** Shows the name and the topic of the current room. */
@@ -149,9 +166,7 @@ function showTitle() {
 function setFirstUnread(room) {
   const { read } = room;
   if (room.firstUnread === null && read?.epoch === room.epoch && room.epoch !== null) {
-    const messages = room.entries.filter((entry) => "seq" in entry);
-    const unread = messages.find(({ seq, nick: by, deleted }) => seq > read.seq && by !== nick && !deleted);
-    room.firstUnread = unread?.seq ?? null;
+    room.firstUnread = room.unreadMessages(nick)[0]?.seq ?? null;
   }
 }
 
@@ -183,8 +198,9 @@ function roomItem(room) {
   setText(name, `# ${room.name}`);
   badge.className = room.mentioned ? "badge mention" : "badge";
   badge.toggleAttribute("hidden", room.unread === 0);
-  setText(count, room.mentioned ? `@ ${room.unread}` : `${room.unread}`);
-  setText(description, `${room.unread} unread${room.mentioned ? ", you are mentioned" : ""}`);
+  const unread = room.unread < (limits.unread ?? Infinity) ? `${room.unread}` : `${limits.unread}+`;
+  setText(count, room.mentioned ? `@ ${unread}` : unread);
+  setText(description, `${unread} unread${room.mentioned ? ", you are mentioned" : ""}`);
   return item;
 }
 
@@ -247,10 +263,11 @@ function setNick(name) {
 
 /** @type {EventHandlers} */
 const eventHandlers = {
-  welcome({ nick: name, author: id, limits }) {
+  welcome({ nick: name, author: id, limits: others }) {
     author = id;
+    limits = others;
     setNick(name);
-    messageBytes = limits.message_bytes;
+    $("search").hidden = limits.search === undefined;
     showStatus("");
     if (current.joined) {
       showMembers();
@@ -264,7 +281,7 @@ const eventHandlers = {
     }
     if (room === current && roomFromPath() !== room.name) {
       // The server spells the room's name differently.
-      history.replaceState(null, "", room.name === "lobby" ? ROOT : roomPath(room.name));
+      history.replaceState(null, "", roomPath(room.name) + location.hash);
     }
     if (command?.type === "join" && command.room !== room.name) {
       storeRoom(command.room, false);
@@ -281,18 +298,27 @@ const eventHandlers = {
       room.unread = 0;
       room.mentioned = false;
     }
-    if (room !== current || document.hidden) {
+    room.readSent.seq = event.read ?? 0;
+    if (event.read !== undefined && (read?.epoch !== event.epoch || read.seq <= event.read)) {
+      // No window of this browser has read further than the server knows.
+      room.read = { epoch: event.epoch, seq: event.read };
+      room.unread = event.unread ?? 0;
+      room.mentioned = (event.mentions ?? 0) > 0;
+      room.firstUnread = isFirst ? (event.first_unread ?? null) : room.firstUnread;
+    } else if (room !== current || document.hidden) {
       missed.forEach((message) => room.countUnread(message, nick));
     }
     if (isFirst) {
       setFirstUnread(room);
     }
+    sendRead(room);
     if (room === current) {
       showStatus("");
       showTitle();
-      isFirst || !isContinuous ? log.show(room) : log.appended(room.entries.length - before, event.messages.length);
+      isFirst || !isContinuous ? showLog() : log.appended(room.entries.length - before, event.messages.length);
       log.showPending();
       showMembers();
+      isFirst && followLink();
     }
     showRooms();
   },
@@ -321,11 +347,18 @@ const eventHandlers = {
     showRooms();
   },
 
-  history(event) {
-    const room = rooms.get(event.room);
-    const count = room?.prepend(event, author) ?? 0;
-    if (room === current) {
-      log.prepended(count);
+  history(event, _command, room) {
+    room && log.prepended(room, room.prepend(event, author));
+  },
+
+  read({ room: name, seq }) {
+    const room = rooms.get(name);
+    if (room?.read && seq > room.read.seq) {
+      room.markRead(seq);
+      room.readSent.seq = seq;
+      room.firstUnread = room === current ? room.firstUnread : null;
+      room.unreadMessages(nick).forEach((message) => room.countUnread(message, nick));
+      showRooms();
     }
   },
 
@@ -394,6 +427,7 @@ const eventHandlers = {
 function applyChange(change) {
   const room = rooms.get(change.room);
   const changed = room?.applyChange(change, author) ?? [];
+  room?.composing?.seq === change.target && withActions((actions) => actions.showComposing());
   room === current && log.changed(changed);
 }
 
@@ -401,6 +435,9 @@ function applyChange(change) {
 function handleError({ code, message, suggested, temporary }, command, room) {
   if (command?.type === "say" || code === "rate_limited") {
     return;
+  }
+  if (room && command && ["edit", "delete", "react"].includes(command.type)) {
+    return withActions((actions) => actions.showFailure(message, command, room));
   }
   if (code === "nick_taken" || code === "bad_nick") {
     askForName(message, suggested);
@@ -421,10 +458,33 @@ function sentence(message) {
 
 /** @param {ServerEvent} event @param {Command} [command] @param {Room} [room] */
 function handleEvent(event, command, room) {
+  if (command && waiting.has(command)) {
+    waiting.get(command)?.(event);
+    waiting.delete(command);
+    return;
+  }
   if (event.type === "error") {
     return handleError(event, command, room);
   }
-  /** @type {(event: ServerEvent, command?: Command) => void} */ (eventHandlers[event.type])?.(event, command);
+  const handle = /** @type {(...args: [ServerEvent, Command?, Room?]) => void} */ (eventHandlers[event.type]);
+  handle?.(event, command, room);
+}
+
+/** @type {Map<Command, (event?: ServerEvent) => void>} What waits for the answer to a command. */
+const waiting = new Map();
+
+/**
+ * Sends a command. Returns its answer, or undefined if there is no connection.
+ * @param {Command} command @returns {Promise<ServerEvent | undefined>}
+ */
+function request(command) {
+  return new Promise((resolve) => {
+    if (!client.isWelcome) {
+      return resolve(undefined);
+    }
+    waiting.set(command, resolve);
+    client.ask(command);
+  });
 }
 
 /** Requests the member list if the known one is incomplete. @param {Room} room */
@@ -457,8 +517,11 @@ function showStatus(message, { retry: canRetry = false, isTemporary = false } = 
 function handleClose({ reason, next }) {
   for (const room of rooms.values()) {
     room.changesWhileLoading = null;
+    Object.assign(room.past ?? {}, { changesWhileLoading: null });
     room.typing.clear();
   }
+  waiting.forEach((answer) => answer());
+  waiting.clear();
   const why = reason ? `: ${reason}.` : ".";
   clearInterval(countdownTimer);
   if (next === null) {
@@ -482,10 +545,11 @@ $("retry").addEventListener("click", () => {
 // Sending messages
 
 const slashCommands = new Map(/** @type {[string, (argument: string) => void][]} */ ([
-  ["nick", (name) => (name ? rename(name) : askForName(""))],
+  ["search", search],
+  ["nick", (name) => later(import("./name.js"), (module) => (name ? module.rename(name) : module.askForName("")))],
   ["join", (name) => (name ? joinRoom(name) : showNote("Usage: /join ROOM"))],
   ["leave", () => leave(current)],
-  ["help", () => showNote(HELP)],
+  ["help", () => withActions(({ HELP }) => showNote(HELP))],
 ]));
 
 /** @param {string} note */
@@ -501,17 +565,23 @@ $("message-form").addEventListener("submit", (event) => {
   if (value === "" || isTooLong()) {
     return;
   }
-  const [, command, argument] = value.match(/^\/(\p{L}+)(?:\s+(.*))?$/su) ?? [];
+  const { composing } = current;
+  const [, command, argument] = (!composing?.isEdit && value.match(/^\/(\p{L}+)(?:\s+(.*))?$/su)) || [];
   const run = slashCommands.get(command?.toLowerCase() ?? "");
   if (command !== undefined && run === undefined) {
     return showNote(`Unknown command: /${command}. Enter /help for a list. To send it as a message, start with //.`);
   }
-  text.value = "";
+  text.value = composing?.draft ?? "";
   updateComposer();
   if (run !== undefined) {
     return run(argument?.trim() ?? "");
   }
-  client.say(current, value.replace(/^\/\//, "/"));
+  current.composing = null;
+  composing && withActions((actions) => actions.showComposing());
+  if (composing?.isEdit) {
+    return value === composing.text || client.edit(current, composing.seq, value);
+  }
+  client.say(current, value.replace(/^\/\//, "/"), composing?.seq);
   current.firstUnread = null;
   log.showPending();
   log.follow();
@@ -534,15 +604,15 @@ function messageSize() {
 }
 
 function isTooLong() {
-  return messageSize() > messageBytes;
+  return messageSize() > limits.message_bytes;
 }
 
 /** Fits the height of the text field to its content, and shows when the size limit is near. */
 function updateComposer() {
   text.style.height = "auto";
   text.style.height = `${text.scrollHeight + 2}px`;
-  const left = messageBytes - messageSize();
-  const near = left < messageBytes / 5 ? `${plural(left, "byte")} left` : "";
+  const left = limits.message_bytes - messageSize();
+  const near = left < limits.message_bytes / 5 ? `${plural(left, "byte")} left` : "";
   $("bytes-left").textContent = left < 0 ? `${plural(-left, "byte")} too long` : near;
   $("send", HTMLButtonElement).disabled = left < 0;
 }
@@ -560,6 +630,10 @@ text.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     $("message-form", HTMLFormElement).requestSubmit();
+  } else if (event.key === "ArrowUp" && text.value === "" && !event.altKey) {
+    withActions((actions) => actions.editLast());
+  } else if (event.key === "Escape" && current.composing && !event.isComposing) {
+    withActions((actions) => actions.stopComposing());
   }
 });
 
@@ -572,6 +646,9 @@ addEventListener("keydown", (event) => {
     openRoom(names.at((names.indexOf(current.name) + step) % names.length) ?? current.name);
   } else if (event.key === "Escape") {
     closeDrawers();
+  } else if (event.key === "/" && limits.search && !isBusy && !document.activeElement?.matches("input, textarea")) {
+    event.preventDefault();
+    search("");
   }
 });
 
@@ -595,80 +672,47 @@ $("join-form").addEventListener("submit", (event) => {
   }
 });
 $("leave").addEventListener("click", () => leave(current));
-addEventListener("popstate", () => openRoom(normalizeRoomName(roomFromPath()), { push: false }));
+addEventListener("popstate", () => {
+  openRoom(normalizeRoomName(roomFromPath()), { push: false });
+  followLink();
+});
 
 // Name
 
-/** Returns why a name is invalid, or "". @param {string} name */
-function nameProblem(name) {
-  if (/[:\p{C}\p{Zl}\p{Zp}]/u.test(name)) {
-    return "A name cannot contain a colon or invisible characters.";
-  }
-  return /^anonymous-/i.test(name.normalize("NFKC")) ? "A name cannot start with “anonymous-”." : "";
-}
-
-/** @param {string} name */
-function rename(name) {
-  const problem = nameProblem(name);
-  if (problem) {
-    return askForName(problem, undefined, name);
-  }
-  client.rename(name);
-  // Retries rooms that are not joined: they may have rejected the previous name.
-  for (const room of rooms.values()) {
-    if (!room.joined) {
-      client.join(room);
-    }
-  }
-}
-
 /** Opens the name dialog, with an error if there is one. @param {string} problem @param {string} [suggested] */
-function askForName(problem, suggested, value = suggested ?? load("name", "")) {
-  const available = suggested === undefined ? "" : ` “${suggested}” is available.`;
-  const hasName = nick !== "" && !nick.startsWith("anonymous-");
-  setText($("name-title"), hasName ? "Change your name" : "What should we call you?");
-  setText($("stay-anonymous"), hasName ? "Cancel" : "Stay anonymous");
-  setText($("save-name"), hasName ? "Save" : "Join");
-  $("name-problem").textContent = problem ? sentence(problem.replace(/\.$/, "")) + available : "";
-  nameField.setAttribute("aria-invalid", String(problem !== ""));
-  nameField.value = value;
-  if (!nameDialog.open) {
-    nameDialog.showModal();
-  }
-  nameField.select();
+function askForName(problem, suggested) {
+  later(import("./name.js"), (module) => module.askForName(problem, suggested));
 }
 
-nameDialog.addEventListener("submit", (event) => {
-  event.preventDefault();
-  const name = nameField.value.trim();
-  const problem = name === "" ? "A name has 1 to 32 characters." : nameProblem(name);
-  if (problem) {
-    return askForName(problem, undefined, name);
-  }
-  nameDialog.close();
-  rename(name);
-});
-$("stay-anonymous").addEventListener("click", () => nameDialog.close());
-nameDialog.addEventListener("close", () => {
-  save("asked", true);
-  if (client.isWelcome && !current.joined) {
-    showStatus(`You are not in #${current.name} yet. If somebody there uses your name, choose another name.`);
-  }
-  text.focus();
-});
 $("me").addEventListener("click", () => askForName(""));
 
 // Other devices
 
 $("share").addEventListener("click", () => {
   const name = nick.startsWith("anonymous-") ? "" : nick;
-  share({ key, name }, current.name === "lobby" ? ROOT : roomPath(current.name));
+  later(import("./device.js"), ({ share }) => share({ key, name }, roomPath(current.name)));
 });
+
+/**
+ * Takes the identity out of the page's address, since the address bar should not show the key.
+ * @returns {{ key: string, name: string } | null | undefined} null if the key is invalid
+ */
+function identityFromLink() {
+  const fragment = new URLSearchParams(location.hash.slice(1));
+  const found = fragment.get("key");
+  if (found === null) {
+    return undefined;
+  }
+  history.replaceState(null, "", location.pathname + location.search);
+  return found.length < 16 || found.length > 256 ? null : { key: found, name: fragment.get("name") ?? "" };
+}
 
 addEventListener("hashchange", async () => {
   const identity = identityFromLink();
-  if (identity && identity.key !== key && (await confirmIdentity(identity, load("name", "")))) {
-    location.reload();
+  followLink();
+  if (identity && identity.key !== key) {
+    const answer = await later(import("./device.js"), ({ confirmIdentity }) => confirmIdentity(identity, load("name", "")));
+    answer && location.reload();
   } else if (identity === null) {
     showStatus(INVALID_LINK, { isTemporary: true });
   }
@@ -685,11 +729,28 @@ addEventListener("storage", ({ key: changed }) => {
 // Read positions and notifications
 
 function markRead() {
-  if (!document.hidden) {
+  if (!document.hidden && log.room === current) {
     const changed = current.unread > 0;
     current.markRead();
     storeRead(current);
+    sendRead(current);
     changed && showRooms();
+  }
+}
+
+/** Tells the server what was read in a room: after a while, unless it is the last time. @param {Room} room */
+function sendRead(room, isLast = false) {
+  const { read, readSent, joined } = room;
+  if (limits.unread === undefined || !joined || read?.epoch !== room.epoch || read.seq <= readSent.seq) {
+    return;
+  }
+  const wait = readSent.at + READ_MS - Date.now();
+  if (wait > 0 && !isLast) {
+    clearTimeout(readSent.timer);
+    readSent.timer = setTimeout(() => sendRead(room), wait);
+  } else {
+    Object.assign(readSent, { seq: read.seq, at: Date.now() });
+    client.tell({ type: "read", room: room.name, seq: read.seq });
   }
 }
 
@@ -718,8 +779,8 @@ addEventListener("storage", ({ key: changed }) => {
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden && log.isFollowing) {
     log.show(current);
-    markRead();
   }
+  document.hidden && sendRead(current, true);
   updateDays();
 });
 
@@ -737,25 +798,11 @@ setInterval(updateDays, 60_000);
 /** @param {Room} room @param {Message} message */
 function notifyMention(room, message) {
   if (notifyBox.checked && (document.hidden || room !== current) && mentions(message.text, nick)) {
-    try {
-      const notification = new Notification(`${message.nick} in #${room.name}`, { body: message.text, tag: `${room.name} ${message.seq}` });
-      notification.addEventListener("click", () => {
-        window.focus();
-        openRoom(room.name);
-      });
-    } catch {
-      // On Android, Chromium has the constructor, but it throws.
-    }
+    later(import("./notify.js"), ({ notify }) => notify(room, message));
   }
 }
 
-notifyBox.addEventListener("change", async () => {
-  if (notifyBox.checked && (await Notification.requestPermission()) !== "granted") {
-    notifyBox.checked = false;
-    showStatus("Notifications are not allowed. Allow them in your browser’s settings for this site.");
-  }
-  save("notify", notifyBox.checked);
-});
+notifyBox.addEventListener("change", () => later(import("./notify.js"), ({ choose }) => choose(notifyBox)));
 
 /** @param {string} name */
 function setTheme(name) {
@@ -767,6 +814,55 @@ themeSelect.addEventListener("change", () => {
   setTheme(themeSelect.value);
   save("theme", themeSelect.value);
 });
+
+// What is loaded when it is first needed
+
+/**
+ * Uses a module, which does not load if the server was upgraded since this page was loaded.
+ * @template T @template R @param {Promise<T>} module @param {(module: T) => R} use
+ */
+function later(module, use) {
+  const failed = () => showStatus("A part of this page could not be loaded. Reload the page.", { isTemporary: true });
+  return module.then(use, failed);
+}
+
+/** @param {(actions: typeof import("./actions.js")) => void} use */
+function withActions(use) {
+  later(import("./actions.js"), use);
+}
+
+for (const kind of ["pointerover", "focusin"]) {
+  log.scroller.addEventListener(kind, (event) => withActions((actions) => actions.start(event)), { once: true });
+}
+
+log.scroller.addEventListener("click", (event) => {
+  const control = /** @type {Element} */ (event.target).closest(".reactions button, a[href^='#m']");
+  if (control instanceof HTMLButtonElement) {
+    withActions((actions) => actions.toggleReaction(control));
+  } else if (control instanceof HTMLAnchorElement && !(event.ctrlKey || event.metaKey || event.shiftKey)) {
+    event.preventDefault();
+    history.replaceState(null, "", control.hash);
+    followLink();
+  }
+});
+
+/** Shows the message that the address names, once the room is joined. */
+function followLink() {
+  const [, seq] = location.hash.match(/^#m(\d+)$/) ?? [];
+  if (seq !== undefined && current.epoch !== null) {
+    later(import("./jump.js"), ({ jump }) => jump(Number(seq)));
+  }
+}
+
+/** @param {string} words */
+function search(words) {
+  if (limits.search === undefined) {
+    return showStatus("This server cannot search.", { isTemporary: true });
+  }
+  later(import("./search.js"), ({ open }) => open(words));
+}
+
+$("search").addEventListener("click", () => search(""));
 
 // Drawers on small screens
 

@@ -15,6 +15,8 @@ const NEAR_PX = 600;
 /** Maximum time between consecutive messages of a group, which shows the author once. */
 const GROUP_MS = 5 * 60 * 1000;
 const COLORS = 12;
+/** For links and buttons in messages, which the arrow keys lead to (actions.js). */
+const UNTABBED = { tabindex: "-1" };
 
 const timeFormat = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const dateFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "full" });
@@ -22,14 +24,13 @@ const dateTimeFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "full", t
 /** Joins names: "Ada, Ben, and Cleo". */
 export const nameList = new Intl.ListFormat("en", { type: "conjunction" });
 
-/** @param {Date | number} at */
-function day(at) {
+/** Returns the day in the time zone of the reader. @param {Date | number} at */
+export function day(at) {
   return new Date(at).toDateString();
 }
 
 /** @param {number} at */
-function dayName(at) {
-  const today = new Date();
+export function dayName(at, today = new Date()) {
   const yesterday = new Date(today.getFullYear(), today.getMonth(), today.getDate() - 1);
   if (day(at) === day(today)) {
     return "Today";
@@ -74,12 +75,17 @@ function makeTime(at, label = timeFormat.format(at), attributes = {}) {
   return element("time", { ...exact, ...attributes }, label);
 }
 
-/** @param {Quote | undefined} quote */
-function makeQuote(quote) {
+/** @param {number} seq @param {Record<string, string>} attributes @param {...(Node | string)} content */
+function messageLink(seq, attributes, ...content) {
+  return element("a", { href: `#m${seq}`, ...UNTABBED, ...attributes }, ...content);
+}
+
+/** @param {number} seq @param {Quote} [quote] */
+function makeQuote(seq, quote) {
   const content = quote
     ? [element("span", { class: "visually-hidden" }, "Reply to "), element("b", {}, quote.nick), ` ${quote.text}`]
     : ["Reply to an earlier message"];
-  return element("p", { class: "quote", dir: "auto" }, ...content);
+  return messageLink(seq, { class: "quote", dir: "auto" }, ...content);
 }
 
 /** Returns how many people reacted, and whether the user did. @param {number} count @param {boolean} isMine */
@@ -91,16 +97,41 @@ export function reactionTitle(count, isMine) {
 }
 
 /**
- * Makes the list of reactions to a message: the most frequent first, then the oldest.
+ * Makes the list of reactions to a message. Their order does not depend on the counts, so that a change
+ * does not put another button under the pointer.
  * @param {ShownMessage} message
  */
 export function makeReactions({ reactions = {}, mine = [] }) {
-  const sorted = Object.entries(reactions).sort(([, a], [, b]) => b - a);
-  const items = sorted.map(([emoji, count]) => {
+  const items = Object.entries(reactions).sort().map(([emoji, count]) => {
     const isMine = mine.includes(emoji);
-    return element("li", { class: isMine && "mine", title: reactionTitle(count, isMine) }, `${emoji} ${count}`);
+    const state = { "aria-pressed": `${isMine}`, title: reactionTitle(count, isMine) };
+    return element("li", {}, element("button", { type: "button", value: emoji, ...UNTABBED, ...state }, `${emoji} ${count}`));
   });
   return items.length > 0 ? [element("ul", { class: "reactions", "aria-label": "Reactions" }, ...items)] : [];
+}
+
+/**
+ * Replaces the children of an element. Those that do not differ, and reactions, keep the focus.
+ * @param {Element} target @param {Element} made
+ */
+function merge(target, made) {
+  const old = Array.from(target.children);
+  setChildren(target, Array.from(made.children, (part) => {
+    const list = part.matches(".reactions") ? old.find((each) => each.matches(".reactions")) : undefined;
+    list && mergeReactions(list, part);
+    return list ?? old.find((each) => each.isEqualNode(part)) ?? part;
+  }));
+}
+
+/** @param {Element} list @param {Element} made */
+function mergeReactions(list, made) {
+  const buttons = Array.from(list.querySelectorAll("button"));
+  setChildren(list, Array.from(made.querySelectorAll("button"), (button) => {
+    const old = buttons.find(({ value }) => value === button.value);
+    const { title, ariaPressed, textContent } = button;
+    old && Object.assign(old, { title, ariaPressed, textContent });
+    return /** @type {Element} */ ((old ?? button).parentElement);
+  }));
 }
 
 export class Log {
@@ -122,8 +153,9 @@ export class Log {
   #changed = new Set();
 
   /** @param {LogCallbacks} callbacks */
-  constructor({ loadOlder, endReached, resolveFailed, me }) {
+  constructor({ loadOlder, loadNewer, endReached, resolveFailed, me }) {
     this.loadOlder = loadOlder;
+    this.loadNewer = loadNewer;
     this.endReached = endReached;
     this.resolveFailed = resolveFailed;
     this.me = me;
@@ -131,6 +163,11 @@ export class Log {
     const resized = new ResizeObserver(() => this.#isFollowing && this.#scrollToEnd());
     resized.observe(this.scroller);
     this.button.addEventListener("click", () => this.follow());
+  }
+
+  /** The room that is shown, or the `past` of one. */
+  get room() {
+    return this.#room;
   }
 
   /** Whether the list is scrolled to its end. */
@@ -141,12 +178,35 @@ export class Log {
   /** Shows a room, scrolled to its first unread message or else to its end. @param {Room} room */
   show(room) {
     this.#room = room;
+    // The end is reached only if it is visible once the list is scrolled to the unread message.
+    this.#isFollowing = false;
+    this.#newCount = 0;
     this.#withoutAnnouncing(() => this.#renderEnd());
-    const line = this.entries.querySelector(".unread");
-    if (line !== null) {
-      line.scrollIntoView({ block: "center" });
-      this.#isFollowing = this.#isAtEnd();
-    }
+    this.entries.querySelector(".unread")?.scrollIntoView({ block: "center" });
+    this.#onScroll();
+  }
+
+  /** Shows entries around one, and returns its element. @param {Room} room @param {number} n */
+  showAround(room, n) {
+    const isShown = room === this.#room && n >= this.#start && n < this.#end;
+    this.#room = room;
+    this.#isFollowing = false;
+    isShown || this.#withoutAnnouncing(() => {
+      this.entries.replaceChildren();
+      this.#start = Math.max(0, n - STEP / 2);
+      this.#renderBelow(this.#start, Math.min(room.entries.length, n + STEP / 2));
+      this.showPending();
+    });
+    const item = this.entries.children[n - this.#start];
+    item.scrollIntoView({ block: "center" });
+    this.#onScroll();
+    return item;
+  }
+
+  /** Continues with `live`, whose entries now begin with those that are shown. @param {Room} live */
+  continueWith(live) {
+    this.#room = live;
+    this.showPending();
     this.#onScroll();
   }
 
@@ -193,29 +253,33 @@ export class Log {
   /** Replaces the parts of a rendered message that differ. @param {ShownMessage} message */
   #updateMessage(message) {
     const item = this.entries.querySelector(`[data-seq="${message.seq}"]`);
-    const article = item?.lastElementChild;
+    const article = item?.querySelector("article");
     if (item && article) {
       // Screen readers announced the message when it arrived.
       article.setAttribute("aria-live", "off");
-      const parts = Array.from(article.children);
-      const made = this.#makeMessage(message, !item.classList.contains("first"));
-      setChildren(article, Array.from(made.children, (part) => parts.find((old) => old.isEqualNode(part)) ?? part));
+      // The name that actions.js gave it has the text of before.
+      article.removeAttribute("aria-label");
+      const hadFocus = article.contains(document.activeElement);
+      merge(article, this.#makeMessage(message, !item.classList.contains("first")));
+      hadFocus && !article.contains(document.activeElement) && article.focus({ preventScroll: true });
     }
   }
 
   /** Renders all entries again, since a new name changes which mentions are highlighted. */
   refresh() {
-    const { scrollTop } = this.scroller;
     this.#withoutAnnouncing(() => {
-      this.entries.replaceChildren();
-      this.#renderBelow(this.#start, this.#end);
-      this.scroller.scrollTop = scrollTop;
+      for (let n = this.#start; n < this.#end; n++) {
+        this.#renewEntry(n);
+      }
     });
     this.#isFollowing && this.#scrollToEnd();
   }
 
-  /** Shows older entries at the beginning of the room. @param {number} count */
-  prepended(count) {
+  /** Shows older entries at the beginning of a room, if it is shown. @param {Room} room @param {number} count */
+  prepended(room, count) {
+    if (room !== this.#room) {
+      return;
+    }
     this.#start += count;
     this.#end += count;
     this.#withoutAnnouncing(() => this.#keepPosition(() => this.#renderAbove()));
@@ -229,6 +293,12 @@ export class Log {
 
   /** Scrolls to the end, and follows new messages. */
   follow() {
+    const { live } = this.#room;
+    if (live !== null) {
+      live.past = null;
+      this.#room = live;
+      this.#end = -1;
+    }
     if (this.#end < this.#room.entries.length) {
       this.#withoutAnnouncing(() => this.#renderEnd());
     }
@@ -246,7 +316,7 @@ export class Log {
     this.#start = Math.max(0, wanted, this.#end - RENDERED_MAX);
     this.#renderBelow(this.#start, this.#end);
     this.showPending();
-    this.#scrollToEnd();
+    this.scroller.scrollTop = this.scroller.scrollHeight;
   }
 
   #scrollToEnd() {
@@ -259,7 +329,8 @@ export class Log {
 
   #isAtEnd() {
     const { scrollHeight, scrollTop, clientHeight } = this.scroller;
-    return this.#end === this.#room.entries.length && scrollHeight - scrollTop - clientHeight < 4;
+    const isLast = this.#end === this.#room.entries.length && !this.#room.hasNewer;
+    return isLast && scrollHeight - scrollTop - clientHeight < 4;
   }
 
   #onScroll() {
@@ -275,18 +346,22 @@ export class Log {
       } else if (this.#room.hasOlder) {
         this.loadOlder(this.#room);
       }
-    } else if (scrollHeight - scrollTop - clientHeight < NEAR_PX) {
+    }
+    if (scrollHeight - scrollTop - clientHeight < NEAR_PX) {
       const end = Math.min(this.#room.entries.length, this.#end + STEP);
       if (end > this.#end) {
         this.#withoutAnnouncing(() => this.#keepPosition(() => (this.#renderBelow(this.#end, end), this.#trimAbove())));
+      } else if (this.#room.hasNewer) {
+        this.loadNewer(this.#room);
       }
     }
     this.#updateButton();
   }
 
   #updateButton() {
-    this.button.hidden = this.#isFollowing || (this.#newCount === 0 && this.#end === this.#room.entries.length);
-    const label = this.#newCount === 0 ? "Latest messages" : plural(this.#newCount, "new message");
+    const isLast = this.#end === this.#room.entries.length && !this.#room.hasNewer;
+    this.button.hidden = this.#isFollowing || (this.#newCount === 0 && isLast);
+    const label = this.#newCount === 0 ? "Jump to latest" : plural(this.#newCount, "new message");
     this.button.textContent = `${label} ↓`;
   }
 
@@ -336,16 +411,28 @@ export class Log {
     const previousStart = this.#start;
     this.entries.prepend(...items);
     this.#start = start;
-    // The entry that was first may no longer be the first of its group or day.
-    if (previousStart < this.#end && items.length > 0) {
-      const item = this.entries.children[items.length];
-      const updated = this.#makeEntry(previousStart);
-      item.className = updated.className;
-      item.replaceChildren(...updated.childNodes);
+    // The message that was first may no longer be the first of its group or day. Notes may precede it.
+    for (let n = previousStart, isDone = items.length === 0; n < this.#end && !isDone; n++) {
+      this.#renewEntry(n);
+      isDone = "seq" in this.#room.entries[n];
     }
     while (this.#end - this.#start > RENDERED_MAX) {
       this.entries.lastElementChild?.remove();
       this.#end -= 1;
+    }
+  }
+
+  /** Renders an entry again, and keeps the focus in it. @param {number} n */
+  #renewEntry(n) {
+    const item = this.entries.children[n - this.#start];
+    const made = this.#makeEntry(n);
+    const [article, madeArticle] = [item, made].map((each) => each.querySelector("article"));
+    item.className = made.className;
+    if (article && madeArticle) {
+      merge(article, madeArticle);
+      madeArticle.remove();
+      item.querySelectorAll(":scope > p").forEach((line) => line.remove());
+      article.before(...made.children);
     }
   }
 
@@ -409,14 +496,14 @@ export class Log {
   #makeMessage(message, isGrouped) {
     const { nick, text, at, reply_to, quote, edited_at, deleted } = message;
     const author = element("b", { class: isGrouped ? "visually-hidden" : nameClass(nick), dir: "auto" }, nick);
-    const head = element("p", { class: "head" }, author, " ", makeTime(at));
+    const head = element("p", { class: "head" }, author, " ", messageLink(message.seq, {}, makeTime(at)));
     if (deleted) {
-      return element("article", {}, head, element("p", { class: "deleted" }, "message deleted"));
+      return element("article", UNTABBED, head, element("p", { class: "deleted" }, "message deleted"));
     }
-    const quoted = reply_to === undefined ? [] : [makeQuote(quote)];
+    const quoted = reply_to === undefined ? [] : [makeQuote(reply_to, quote)];
     const edited = edited_at === undefined ? [] : [" ", makeTime(edited_at, "(edited)", { dir: "ltr" })];
     const body = element("div", { class: "text", dir: "auto" }, ...format(text, this.me()), ...edited);
-    return element("article", {}, head, ...quoted, body, ...makeReactions(message));
+    return element("article", UNTABBED, head, ...quoted, body, ...makeReactions(message));
   }
 
   /**
@@ -438,11 +525,11 @@ export class Log {
     const text = element("div", { class: "text", dir: "auto" }, ...format(said.command.text, this.me()));
     const article = element("article", { class: said.state }, text);
     if (said.state === "failed") {
-      const again = element("button", { type: "button" }, "Try again");
+      const again = element("button", { type: "button" }, said.isEdit ? "Send as a new message" : "Try again");
       again.addEventListener("click", () => this.resolveFailed(said, true));
       const discard = element("button", { type: "button" }, "Discard");
       discard.addEventListener("click", () => this.resolveFailed(said, false));
-      article.append(element("p", { class: "problem", role: "alert" }, `Not sent: ${said.problem}. `, again, " ", discard));
+      article.append(element("p", { class: "problem", role: "alert" }, `${said.isEdit ? "Edit not saved" : "Not sent"}: ${said.problem}. `, again, " ", discard));
     } else {
       article.append(element("p", { class: "visually-hidden" }, "Sending…"));
     }

@@ -233,6 +233,10 @@
  * @property {ListedMessage[]} messages
  * @property {OwnReaction[]} [mine]
  * @property {ChangeEvent[]} [changes]
+ * @property {number} [read] up to where the user has read; absent if the server does not know it
+ * @property {number} [unread] how many messages of others follow it
+ * @property {number} [first_unread] the `seq` of the first of them
+ * @property {number} [mentions] how many of them mention the user
  * @property {Ref} [ref]
  */
 
@@ -374,7 +378,8 @@
 
 /**
  * A handler for each type of event that the page does not ignore.
- * @typedef {{ [E in ServerEvent as E["type"]]?: (event: E, command?: Command) => void }} EventHandlers
+ * @typedef {{ [E in ServerEvent as E["type"]]?:
+ *   (event: E, command?: Command, room?: import("./room.js").Room) => void }} EventHandlers
  */
 
 /**
@@ -391,6 +396,7 @@
  * What the message list needs from the page.
  * @typedef {object} LogCallbacks
  * @property {(room: import("./room.js").Room) => void} loadOlder
+ * @property {(past: import("./room.js").Room) => void} loadNewer
  * @property {() => void} endReached called when the end is visible
  * @property {(said: UnconfirmedMessage, isRetry: boolean) => void} resolveFailed sends a failed
  *   message again, or discards it
@@ -405,9 +411,20 @@
  * @property {C} command
  * @property {"pending" | "failed"} state
  * @property {string} [problem] the reason, if it failed
+ * @property {boolean} [isEdit] whether it has the text of an edit that failed
  */
 
 /** @typedef {Unconfirmed<SayCommand>} UnconfirmedMessage */
+
+/**
+ * What the text field is for, if it is not for a new message.
+ * @typedef {object} Composing
+ * @property {boolean} isEdit whether the message is edited; otherwise it is replied to
+ * @property {number} seq
+ * @property {string} nick
+ * @property {string} text
+ * @property {string} draft the text of the field before the edit
+ */
 
 /**
  * The position of the last message that was read in a room.

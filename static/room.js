@@ -4,8 +4,8 @@ import { Membership } from "./client.js";
 import { mentions } from "./text.js";
 
 /**
- * @import { Entry, HistoryEvent, JoinedEvent, Message, MessageChange, OwnReaction, PresenceEvent, Quote, ReadPosition,
- *   RenamedEvent, RoomEvent, ShownMessage, UnconfirmedMessage } from "./protocol.js"
+ * @import { Composing, Entry, HistoryEvent, JoinedEvent, Message, MessageChange, OwnReaction, PresenceEvent, Quote,
+ *   ReadPosition, RenamedEvent, RoomEvent, ShownMessage, UnconfirmedMessage } from "./protocol.js"
  */
 
 /** Entries that a room keeps. It may exceed this by 10%, and by more while the user reads older ones. */
@@ -81,6 +81,12 @@ export class Room extends Membership {
   typing = new Map();
   /** Whether the server may have older messages. */
   hasOlder = false;
+  /** Whether the server has newer messages: only in a `past`. */
+  hasNewer = false;
+  /** @type {Room | null} An earlier part of the history, which is shown instead (jump.js). */
+  past = null;
+  /** @type {Room | null} The room whose `past` this is. */
+  live = null;
   /** @type {MessageChange[] | null} Changes since older messages were requested; null if they are not. */
   changesWhileLoading = null;
   unread = 0;
@@ -91,6 +97,10 @@ export class Room extends Membership {
   firstUnread = null;
   /** Text that was typed and not sent. */
   draft = "";
+  /** @type {Composing | null} The message that is edited or replied to. */
+  composing = null;
+  /** The position that was last sent to the server as read, and when. */
+  readSent = { seq: 0, at: 0, timer: 0 };
   /** A note above the first entry about missing messages, or "". */
   gap = "";
 
@@ -120,6 +130,7 @@ export class Room extends Membership {
     const isContinuous = recovered || this.epoch === null;
     if (!isContinuous) {
       this.entries = [];
+      this.past = null;
       this.gap = this.epoch === epoch
         ? "Some messages sent while you were disconnected are not shown here."
         : "The server’s history was reset. Earlier messages are no longer available.";
@@ -177,18 +188,23 @@ export class Room extends Membership {
     this.gap = "";
     const oldest = this.oldest ?? Infinity;
     const older = messages.filter((message) => message.seq < oldest);
-    markOwn(older, mine);
-    // The messages may have been read before these changes.
-    this.changesWhileLoading?.forEach((change) => applyChange(older, change, me));
-    this.changesWhileLoading = null;
+    this.update(older, mine, me);
     this.entries.unshift(...older);
     return older.length;
   }
 
-  /** Applies a change to the messages. @param {MessageChange} change @param {string} me */
+  /** @param {ShownMessage[]} messages from `history` @param {OwnReaction[] | undefined} mine @param {string} me */
+  update(messages, mine, me) {
+    markOwn(messages, mine);
+    // The server may have read the messages before these changes.
+    this.changesWhileLoading?.forEach((change) => applyChange(messages, change, me));
+    this.changesWhileLoading = null;
+  }
+
+  /** Applies a change to the messages. @param {MessageChange} change @param {string} me @returns {ShownMessage[]} */
   applyChange(change, me) {
     this.changesWhileLoading?.push(change);
-    return applyChange(this.entries, change, me);
+    return [...applyChange(this.entries, change, me), ...(this.past?.applyChange(change, me) ?? [])];
   }
 
   /** Sets the topic, and adds a note. @param {RoomEvent} event */
@@ -238,11 +254,18 @@ export class Room extends Membership {
     this.mentioned ||= mentions(message.text, me);
   }
 
-  /** Marks all messages as read. */
-  markRead() {
+  /** Marks all messages as read, or those up to `seq`. */
+  markRead(seq = this.seq) {
     this.unread = 0;
     this.mentioned = false;
-    this.read = { epoch: this.epoch, seq: this.seq };
+    this.read = { epoch: this.epoch, seq };
+  }
+
+  /** Returns the loaded messages of others that are unread. @param {string} me */
+  unreadMessages(me) {
+    const { read } = this;
+    const messages = this.entries.filter((entry) => "seq" in entry);
+    return messages.filter(({ seq, nick, deleted }) => read && seq > read.seq && nick !== me && !deleted);
   }
 
   /** Counts a user as typing for some seconds. @param {string} name */

@@ -46,15 +46,23 @@ const INDEX: &str = "index.html";
 const ICON: &str = "icon.svg";
 
 /// The built-in files: name, media type, content.
-const FILES: [(&str, &str, &str); 12] = [
+const FILES: [(&str, &str, &str); 20] = [
     (INDEX, HTML, include_str!("../../static/index.html")),
+    ("actions.js", JAVASCRIPT, include_str!("../../static/actions.js")),
     ("chat.css", CSS, include_str!("../../static/chat.css")),
     ("chat.js", JAVASCRIPT, include_str!("../../static/chat.js")),
     ("client.js", JAVASCRIPT, include_str!("../../static/client.js")),
+    ("controls.css", CSS, include_str!("../../static/controls.css")),
     ("device.js", JAVASCRIPT, include_str!("../../static/device.js")),
+    ("dialog.js", JAVASCRIPT, include_str!("../../static/dialog.js")),
+    ("finder.js", JAVASCRIPT, include_str!("../../static/finder.js")),
+    ("jump.js", JAVASCRIPT, include_str!("../../static/jump.js")),
     ("lean-qr.js", JAVASCRIPT, include_str!("../../static/lean-qr.js")),
     ("log.js", JAVASCRIPT, include_str!("../../static/log.js")),
+    ("name.js", JAVASCRIPT, include_str!("../../static/name.js")),
+    ("notify.js", JAVASCRIPT, include_str!("../../static/notify.js")),
     ("room.js", JAVASCRIPT, include_str!("../../static/room.js")),
+    ("search.js", JAVASCRIPT, include_str!("../../static/search.js")),
     ("store.js", JAVASCRIPT, include_str!("../../static/store.js")),
     ("text.js", JAVASCRIPT, include_str!("../../static/text.js")),
     ("theme.js", JAVASCRIPT, include_str!("../../static/theme.js")),
@@ -64,11 +72,24 @@ const FILES: [(&str, &str, &str); 12] = [
 /// The built-in files, compressed and hashed.
 static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| FILES.map(Asset::of).into());
 
+/// A hash of all built-in files, which is a part of the addresses of those that the page loads. A
+/// page that was loaded before an upgrade thus loads no modules of the new version, which would not
+/// fit its own. It gets a 404 instead, and asks the user to reload it.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let contents: Vec<_> = FILES.iter().map(|(_, _, content)| *content).collect();
+    hash(contents.concat().as_bytes())[..12].to_owned()
+});
+
+/// Returns the beginning of a SHA-256 hash as hexadecimal digits.
+fn hash(content: &[u8]) -> String {
+    Sha256::digest(content).iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A built-in file, plain and compressed.
 struct Asset {
     name: &'static str,
     kind: &'static str,
-    content: &'static str,
+    content: Bytes,
     /// The content, compressed with gzip.
     compressed: Bytes,
     /// A hash of the content, for the ETag.
@@ -77,12 +98,15 @@ struct Asset {
 
 impl Asset {
     fn of((name, kind, content): (&'static str, &'static str, &'static str)) -> Self {
+        let content = if name == INDEX {
+            Bytes::from(content.replace("\"static/", &format!("\"static/{}/", *VERSION)))
+        } else {
+            Bytes::from_static(content.as_bytes())
+        };
         let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
-        let written = gzip.write_all(content.as_bytes()).and_then(|()| gzip.finish());
+        let written = gzip.write_all(&content).and_then(|()| gzip.finish());
         let compressed = written.expect("a Vec takes everything").into();
-        let hash = Sha256::digest(content.as_bytes());
-        let hash = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-        Self { name, kind, content, compressed, hash }
+        Self { name, kind, hash: hash(&content), content, compressed }
     }
 
     /// Returns the response: the file in an encoding that the client accepts, or 304 if the client
@@ -113,7 +137,7 @@ impl Asset {
             response.insert_header((header::CONTENT_ENCODING, "gzip"));
             response.body(self.compressed.clone())
         } else {
-            response.body(self.content)
+            response.body(self.content.clone())
         }
     }
 }
@@ -136,9 +160,11 @@ pub(super) fn configure(chat: &Chat, app: &mut web::ServiceConfig) {
         let headers = FILE_HEADERS.into_iter().fold(DefaultHeaders::new(), DefaultHeaders::add);
         let assets = web::scope(path).wrap(headers);
         let files = web::resource("/{file}").get(file).route(web::head().to(file));
+        let versioned = web::resource("/{version}/{file}");
+        let versioned = versioned.get(versioned_file).route(web::head().to(versioned_file));
         app.service(match &chat.config.static_dir {
             Some(dir) => assets.service(Files::new("/", dir)),
-            None => assets.service(files),
+            None => assets.service(files).service(versioned),
         });
     }
     app.service(web::resource("/favicon.ico").get(favicon).route(web::head().to(favicon)));
@@ -177,6 +203,11 @@ async fn without_slash(req: HttpRequest) -> HttpResponse {
 
 async fn file(req: HttpRequest, file: web::Path<String>) -> HttpResponse {
     built_in(&req, &file)
+}
+
+async fn versioned_file(req: HttpRequest, path: web::Path<(String, String)>) -> HttpResponse {
+    let (version, file) = path.into_inner();
+    if version == *VERSION { built_in(&req, &file) } else { HttpResponse::NotFound().finish() }
 }
 
 /// Serves the icon at the path that browsers request by default.

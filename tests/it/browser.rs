@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fantoccini::actions::{
     InputSource, KeyAction, KeyActions, MOUSE_BUTTON_LEFT, MouseActions, PointerAction,
+    TouchActions,
 };
 use fantoccini::key::Key;
 use fantoccini::{ClientBuilder, Locator};
@@ -108,10 +109,10 @@ impl Browser {
 
     /// Enters a name in the dialog of the first visit.
     pub async fn is_called(&self, name: &str) {
-        self.until("document.querySelector('#name-dialog').open").await;
+        self.until("document.querySelector('#name-dialog')?.open").await;
         self.type_into("#name", name).await;
         self.press(Key::Enter).await;
-        self.until("!document.querySelector('#name-dialog').open").await;
+        self.until("!document.querySelector('#name-dialog')?.open").await;
         let shown = format!("document.querySelector('#me').textContent === {}", json!(name));
         self.until(&shown).await;
     }
@@ -165,6 +166,26 @@ impl Browser {
             .then(PointerAction::Pause { duration: Duration::from_millis(120) })
             .then(PointerAction::Up { button: MOUSE_BUTTON_LEFT });
         self.page.perform_actions(click).await.unwrap();
+    }
+
+    /// Moves the mouse over an element.
+    pub async fn hover(&self, selector: &str) {
+        let element = self.page.find(Locator::Css(selector)).await.unwrap();
+        let (x, y) = (0.0, 0.0);
+        let over = PointerAction::MoveToElement { element, duration: None, x, y };
+        self.page.perform_actions(MouseActions::new("mouse".into()).then(over)).await.unwrap();
+    }
+
+    /// Rests a finger on an element for a second.
+    pub async fn touch_long(&self, selector: &str) {
+        let element = self.page.find(Locator::Css(selector)).await.unwrap();
+        let (x, y) = (0.0, 0.0);
+        let touch = TouchActions::new("finger".into())
+            .then(PointerAction::MoveToElement { element, duration: None, x, y })
+            .then(PointerAction::Down { button: MOUSE_BUTTON_LEFT })
+            .then(PointerAction::Pause { duration: Duration::from_secs(1) })
+            .then(PointerAction::Up { button: MOUSE_BUTTON_LEFT });
+        self.page.perform_actions(touch).await.unwrap();
     }
 
     /// Presses a key while another one is held.

@@ -243,7 +243,7 @@ async fn name_is_chosen_and_stored_and_rejected_names_are_explained() {
     let _ada = join_and_say(&server, "lobby", "Ada", &[]).await;
     let window = Browser::open(&url(&server, "/")).await;
     window.connected().await;
-    window.until("document.querySelector('#name-dialog').open").await;
+    window.until("document.querySelector('#name-dialog')?.open").await;
     window.type_into("#name", "a: b").await;
     window.press(Key::Enter).await;
     window.until("document.querySelector('#name-problem').textContent.includes('colon')").await;
@@ -268,7 +268,7 @@ async fn name_is_chosen_and_stored_and_rejected_names_are_explained() {
     window.until("document.querySelector('#banner').hidden").await;
     window.page.refresh().await.unwrap();
     window.until("document.querySelector('#me').textContent === 'ada-3'").await;
-    window.until("!document.querySelector('#name-dialog').open").await;
+    window.until("!document.querySelector('#name-dialog')?.open").await;
     window.say("/nick Eve").await;
     window.until("document.querySelector('#me').textContent === 'Eve'").await;
     window.until("document.querySelector('#member-list').textContent.includes('Eve (you)')").await;
@@ -488,11 +488,11 @@ async fn keys_for_a_menu_or_a_dialog_do_not_switch_rooms() {
     ada.until("location.pathname === '/r/milk'").await;
     ada.run("document.querySelector('#text').focus()").await;
     ada.click("#me").await;
-    ada.until("document.querySelector('#name-dialog').open").await;
+    ada.until("document.querySelector('#name-dialog')?.open").await;
     ada.press_with(Key::Alt, Key::Down).await;
     ada.until("location.pathname === '/r/milk'").await;
     ada.press(Key::Escape).await;
-    ada.until("!document.querySelector('#name-dialog').open").await;
+    ada.until("!document.querySelector('#name-dialog')?.open").await;
     ada.press_with(Key::Alt, Key::Down).await;
     ada.until("location.pathname === '/r/tea'").await;
     ada.close().await;
@@ -656,7 +656,7 @@ async fn page_is_accessible_on_desktop_and_phone_in_both_themes() {
         window.until("document.activeElement.id === 'text'").await;
         if look != Look::Phone {
             let mut reached = Vec::new();
-            for _ in 0..15 {
+            for _ in 0..20 {
                 window.press(Key::Tab).await;
                 let id = window.run("return document.activeElement.id").await;
                 reached.push(id.as_str().unwrap_or_default().to_owned());

@@ -8,7 +8,7 @@ use crate::harness::{TestServer, config};
 use crate::json::JsonClient;
 
 /// Connects a client without a browser, which joins a room.
-async fn join(server: &TestServer, room: &str, hello: Value) -> JsonClient {
+pub async fn join(server: &TestServer, room: &str, hello: Value) -> JsonClient {
     let mut client = JsonClient::hello(server.addr(), hello).await;
     client.send(&[json!({"type": "join", "room": room})]).await;
     client.expect("joined").await;
@@ -16,34 +16,34 @@ async fn join(server: &TestServer, room: &str, hello: Value) -> JsonClient {
 }
 
 /// Sends a command whose answer is `said`, and returns the sequence number.
-async fn send(client: &mut JsonClient, command: Value) -> u64 {
+pub async fn send(client: &mut JsonClient, command: Value) -> u64 {
     client.send(&[command]).await;
     client.until("said").await["seq"].as_u64().unwrap()
 }
 
 /// Sends a message to the room `tea`, and returns its sequence number.
-async fn say(client: &mut JsonClient, text: &str) -> u64 {
+pub async fn say(client: &mut JsonClient, text: &str) -> u64 {
     send(client, json!({"type": "say", "room": "tea", "text": text})).await
 }
 
-async fn reply(client: &mut JsonClient, seq: u64, text: &str) -> u64 {
+pub async fn reply(client: &mut JsonClient, seq: u64, text: &str) -> u64 {
     send(client, json!({"type": "say", "room": "tea", "text": text, "reply_to": seq})).await
 }
 
-async fn edit(client: &mut JsonClient, seq: u64, text: &str) -> u64 {
+pub async fn edit(client: &mut JsonClient, seq: u64, text: &str) -> u64 {
     send(client, json!({"type": "edit", "room": "tea", "seq": seq, "text": text})).await
 }
 
-async fn delete(client: &mut JsonClient, seq: u64) -> u64 {
+pub async fn delete(client: &mut JsonClient, seq: u64) -> u64 {
     send(client, json!({"type": "delete", "room": "tea", "seq": seq})).await
 }
 
-async fn react(client: &mut JsonClient, seq: u64, emoji: &str, on: bool) -> u64 {
+pub async fn react(client: &mut JsonClient, seq: u64, emoji: &str, on: bool) -> u64 {
     let command = json!({"type": "react", "room": "tea", "seq": seq, "emoji": emoji, "on": on});
     send(client, command).await
 }
 
-async fn set_topic(client: &mut JsonClient, topic: &str) -> u64 {
+pub async fn set_topic(client: &mut JsonClient, topic: &str) -> u64 {
     send(client, json!({"type": "set_room", "room": "tea", "topic": topic})).await
 }
 
@@ -53,8 +53,10 @@ async fn shows(ada: &Browser, topic: &str, messages: Value) {
     let shown = "[...document.querySelectorAll('#entries [data-seq] article')].map((article) => [
           article.querySelector('.quote')?.textContent ?? '',
           article.querySelector('.text, .deleted').textContent,
-          ...[...article.querySelectorAll('.reactions li')]
-            .map((item) => `${item.textContent} (${item.title}${item.className && ', mine'})`),
+          ...[...article.querySelectorAll('.reactions button')].map((button) => {
+            const mine = button.ariaPressed === 'true' ? ', mine' : '';
+            return `${button.textContent} (${button.title}${mine})`;
+          }),
         ])";
     let topic = json!(topic);
     let script = format!("[document.querySelector('#topic').textContent, ...{shown}]");
@@ -86,10 +88,10 @@ async fn watch(ada: &Browser) {
     .await;
 }
 
-const OFFLINE: &str = "window.Real = WebSocket;
+pub const OFFLINE: &str = "window.Real = WebSocket;
     window.WebSocket = class { constructor() { throw new Error('no network'); } };
     dispatchEvent(new Event('offline'));";
-const ONLINE: &str = "window.WebSocket = Real; dispatchEvent(new Event('online'));";
+pub const ONLINE: &str = "window.WebSocket = Real; dispatchEvent(new Event('online'));";
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
@@ -259,7 +261,7 @@ async fn changes_are_accessible_on_desktop_and_phone_in_both_themes() {
         window.has_line("Yes! Tea at four?").await;
         let key = window.run("return JSON.parse(localStorage.getItem('chinwag.key'))").await;
         react(&mut join(&server, "tea", json!({"key": key})).await, answer, "🫖", true).await;
-        window.until("document.querySelector('.reactions .mine')").await;
+        window.until("document.querySelector('.reactions [aria-pressed=true]')").await;
         window.is_accessible(&format!("changes, {look:?}")).await;
         window.until("document.documentElement.scrollWidth <= innerWidth").await;
         window.picture(&format!("changes-{look:?}").to_lowercase()).await;

@@ -93,6 +93,26 @@ test("own reactions and the topic are taken from the joined event", () => {
   assert.equal(tea.topic, "");
 });
 
+test("changes also apply to an earlier part of the history that is shown", () => {
+  const tea = room([message(50, "fifty")]);
+  tea.past = new Room("tea");
+  tea.past.prepend({ messages: [message(1, "one"), message(2, "two", { reply_to: 1 })], more: false }, ME);
+  const changed = tea.applyChange(change("edited", 51, 1, { text: "ONE" }), ME);
+  assert.deepEqual(changed, tea.past.entries);
+  assert.equal(tea.past.entries[0].text, "ONE");
+  tea.applyJoined(joined([message(60, "sixty")]));
+  assert.equal(tea.past, null);
+});
+
+test("messages after the read position of another device stay unread", () => {
+  const tea = room([message(1, "one"), message(2, "two", { nick: "Ada" }), message(3, "three"), message(4, "")]);
+  tea.entries[3].deleted = true;
+  tea.markRead(1);
+  assert.deepEqual(tea.unreadMessages("Ada"), [tea.entries[2]]);
+  tea.markRead(3);
+  assert.deepEqual(tea.unreadMessages("Ada"), []);
+});
+
 test("changes that arrive before older messages apply to them, too", () => {
   const tea = room([message(5, "five", { reply_to: 2, quote: { nick: "Ben", text: "two" } })]);
   tea.changesWhileLoading = [];
