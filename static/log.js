@@ -529,7 +529,8 @@ export class Log {
       again.addEventListener("click", () => this.resolveFailed(said, true));
       const discard = element("button", { type: "button" }, "Discard");
       discard.addEventListener("click", () => this.resolveFailed(said, false));
-      article.append(element("p", { class: "problem", role: "alert" }, `${said.isEdit ? "Edit not saved" : "Not sent"}: ${said.problem}. `, again, " ", discard));
+      const problem = `${said.isEdit ? "Edit not saved" : "Not sent"}: ${said.problem}. `;
+      article.append(element("p", { class: "problem", role: "alert" }, problem, again, " ", discard));
     } else {
       article.append(element("p", { class: "visually-hidden" }, "Sending…"));
     }

@@ -90,8 +90,9 @@ function showAnswer(answer, isMore) {
   const hadFocus = document.activeElement === moreButton;
   moreButton.hidden = !answer.more || results.length === 0;
   hadFocus && /** @type {HTMLElement | null} */ (list.children[first]?.querySelector("a"))?.focus();
-  const count = results.length === 0 ? "No results." : `${plural(results.length, "result")}${answer.more ? " so far" : ""}.`;
-  setText(status, isIncomplete ? `${count} Still indexing older messages: there may be more.` : count);
+  const count = `${plural(results.length, "result")}${answer.more ? " so far" : ""}.`;
+  const found = results.length === 0 ? "No results." : count;
+  setText(status, isIncomplete ? `${found} Still indexing older messages: there may be more.` : found);
 }
 
 /** @param {SearchResult} result */
