@@ -298,7 +298,6 @@ const eventHandlers = {
       room.unread = 0;
       room.mentioned = false;
     }
-    room.readSent.seq = event.read ?? 0;
     if (event.read !== undefined && (read?.epoch !== event.epoch || read.seq <= event.read)) {
       // No window of this browser has read further than the server knows.
       room.read = { epoch: event.epoch, seq: event.read };
@@ -311,7 +310,8 @@ const eventHandlers = {
     if (isFirst) {
       setFirstUnread(room);
     }
-    sendRead(room);
+    // The client notes the membership after this.
+    queueMicrotask(() => sendRead(room));
     if (room === current) {
       showStatus("");
       showTitle();
@@ -355,7 +355,6 @@ const eventHandlers = {
     const room = rooms.get(name);
     if (room?.read && seq > room.read.seq) {
       room.markRead(seq);
-      room.readSent.seq = seq;
       room.firstUnread = room === current ? room.firstUnread : null;
       room.unreadMessages(nick).forEach((message) => room.countUnread(message, nick));
       showRooms();
@@ -740,8 +739,8 @@ function markRead() {
 
 /** Tells the server what was read in a room: after a while, unless it is the last time. @param {Room} room */
 function sendRead(room, isLast = false) {
-  const { read, readSent, joined } = room;
-  if (limits.unread === undefined || !joined || read?.epoch !== room.epoch || read.seq <= readSent.seq) {
+  const { read, readSent } = room;
+  if (read?.epoch !== room.epoch || read.seq <= room.readMark) {
     return;
   }
   const wait = readSent.at + READ_MS - Date.now();
@@ -749,8 +748,8 @@ function sendRead(room, isLast = false) {
     clearTimeout(readSent.timer);
     readSent.timer = setTimeout(() => sendRead(room), wait);
   } else {
-    Object.assign(readSent, { seq: read.seq, at: Date.now() });
-    client.tell({ type: "read", room: room.name, seq: read.seq });
+    readSent.at = Date.now();
+    client.read(room, read.seq);
   }
 }
 

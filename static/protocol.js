@@ -233,10 +233,6 @@
  * @property {ListedMessage[]} messages
  * @property {OwnReaction[]} [mine]
  * @property {ChangeEvent[]} [changes]
- * @property {number} [read] up to where the user has read; absent if the server does not know it
- * @property {number} [unread] how many messages of others follow it
- * @property {number} [first_unread] the `seq` of the first of them
- * @property {number} [mentions] how many of them mention the user
  * @property {Ref} [ref]
  */
 

@@ -99,8 +99,8 @@ export class Room extends Membership {
   draft = "";
   /** @type {Composing | null} The message that is edited or replied to. */
   composing = null;
-  /** The position that was last sent to the server as read, and when. */
-  readSent = { seq: 0, at: 0, timer: 0 };
+  /** When the server was last told the read position, and the timer of the next time. */
+  readSent = { at: 0, timer: 0 };
   /** A note above the first entry about missing messages, or "". */
   gap = "";
 
