@@ -1,9 +1,9 @@
 //! The log commits and stores the entries of all rooms, and assigns their sequence numbers. This
 //! module is the contract between the hub and a log. The hub sends drafts with [`Append`]. The log
 //! hands out committed entries with [`FromLog`], and the hub delivers only these, in the same
-//! order. It reads earlier messages with [`Page`], and may find some with [`Search`]. A log may also
-//! keep [`ReadMarks`] of users. `memory` is a log in memory, `sqlite` one in a file. Both follow the
-//! same [`rules`].
+//! order. It reads earlier messages with [`Page`]. A log may also find messages with [`Search`],
+//! and keep [`ReadMarks`] of users. `memory` is a log in memory, `sqlite` one in a file. Both
+//! follow the same [`rules`].
 
 mod memory;
 mod replica;

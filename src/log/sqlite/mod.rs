@@ -1,8 +1,8 @@
 //! The log in a SQLite file. All SQL of the crate is in this module. A [`Writer`] on its own thread
 //! assigns sequence numbers, and commits messages before it answers. [`Reader`]s on other threads
-//! read pages of the history, and count unread messages. `search` finds messages on a further thread.
-//! The hub reaches them with the messages of the log, such as [`Append`](crate::log::Append) and
-//! [`Page`](crate::log::Page), and knows nothing else of them.
+//! read pages of the history, and count unread messages. `search` finds messages on a further
+//! thread. The hub reaches them with the messages of the log, such as
+//! [`Append`](crate::log::Append) and [`Page`](crate::log::Page), and knows nothing else of them.
 
 mod append;
 mod backup;
