@@ -134,7 +134,7 @@ async fn damaged_journal_reports_internal_errors_until_it_is_restored() {
     let intact = std::fs::read(&path).unwrap();
     // The first pages hold the schema, the later ones the messages.
     let mut damaged = intact.clone();
-    damaged[16 * 4096..].fill(0xAB);
+    damaged[32 * 4096..].fill(0xAB);
     std::fs::write(&path, &damaged).unwrap();
     let program = Program::start(PROGRAM, folder.path(), &[]).await;
     let mut ada = JsonClient::hello(program.addr, json!({"key": "a secret of ada's own"})).await;
