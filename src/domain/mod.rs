@@ -40,7 +40,7 @@ pub use time::Timestamp;
 pub use topic::{BadTopic, Topic};
 pub use unread::Unread;
 #[cfg(feature = "journal")]
-pub(crate) use words::{WORDS_VERSION, words};
+pub(crate) use words::{WORDS_VERSION, joined_keys};
 
 fn random() -> u64 {
     getrandom::u64().expect("the system provides random numbers")

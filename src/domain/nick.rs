@@ -152,7 +152,11 @@ impl Nick {
 
     /// Creates a name without validating it.
     pub(crate) fn from_trusted(shown: String) -> Self {
-        let key: String = lower(&shown).collect();
+        let key = if shown.is_ascii() {
+            shown.to_ascii_lowercase()
+        } else {
+            lower(&shown).collect::<String>()
+        };
         let key = (key != shown).then(|| key.into());
         Self(Arc::new(Name { shown: shown.into(), key, skeleton: OnceLock::new() }))
     }

@@ -37,6 +37,31 @@ pub(crate) fn words(text: &str) -> Vec<Word> {
     words.words
 }
 
+/// Returns the keys of all words of a text, separated by spaces.
+#[cfg(feature = "journal")]
+pub(crate) fn joined_keys(text: &str) -> String {
+    if !text.is_ascii() {
+        return words(text).into_iter().map(|word| word.key).collect::<Vec<_>>().join(" ");
+    }
+    // Most texts need no list of words.
+    let mut keys = String::with_capacity(text.len());
+    let mut length = 0;
+    for byte in text.bytes() {
+        if !byte.is_ascii_alphanumeric() {
+            length = 0;
+            continue;
+        }
+        if length == 0 && !keys.is_empty() {
+            keys.push(' ');
+        }
+        length += 1;
+        if length <= KEY_BYTES_MAX {
+            keys.push(char::from(byte.to_ascii_lowercase()));
+        }
+    }
+    keys
+}
+
 /// Returns where consecutive words have these keys. The result has indices of words.
 pub(crate) fn find_phrase(words: &[Word], keys: &[String]) -> Vec<Range<usize>> {
     if keys.is_empty() {
@@ -215,5 +240,14 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].range, 0..6000);
         assert_eq!(found[0].key.len(), KEY_BYTES_MAX);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn joined_keys_are_the_keys_of_all_words(ascii in "[ -~\n]{0,200}", any in ".{0,50}") {
+            for text in [&ascii, &any, &format!("{}-{ascii}", "a".repeat(100))] {
+                proptest::prop_assert_eq!(joined_keys(text), keys(text).join(" "));
+            }
+        }
     }
 }

@@ -25,11 +25,11 @@ use crate::log::sqlite::rows::{count, integer, millis};
 const PART_ROWS: i64 = if cfg!(test) { 64 } else { 1 << 18 };
 
 /// The greatest number of messages that one step indexes.
-const SLICE_ROWS: i64 = if cfg!(test) { 8 } else { 500 };
+const SLICE_ROWS: i64 = if cfg!(test) { 8 } else { 2000 };
 
 /// If more messages than this wait, every append is followed by a step. A search reads those that
 /// wait one by one.
-const WAITING_MAX: i64 = 10 * SLICE_ROWS;
+const WAITING_MAX: i64 = 4 * SLICE_ROWS;
 
 /// How long messages wait to be indexed together.
 const DELAY: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 2000 });

@@ -11,13 +11,10 @@ mod searcher;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Write;
-
 use rusqlite::types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row};
-use sha2::{Digest, Sha256};
 
-use crate::domain::{Nick, WORDS_VERSION, words};
+use crate::domain::{Nick, WORDS_VERSION, joined_keys};
 pub(super) use index::{Indexer, reindex};
 pub(super) use searcher::Searcher;
 
@@ -122,13 +119,7 @@ struct Document {
 impl Document {
     /// Returns the document of a message, or `None` if the message has no words.
     fn new(room: i64, nick: &str, text: &str) -> Option<Self> {
-        let mut keys = String::with_capacity(text.len());
-        for word in words(text) {
-            if !keys.is_empty() {
-                keys.push(' ');
-            }
-            keys.push_str(&word.key);
-        }
+        let keys = joined_keys(text);
         let nick = || nick_token(&Nick::from_trusted(nick.to_owned()));
         (!keys.is_empty()).then(|| Self { text: keys, room: room_token(room), nick: nick() })
     }
@@ -148,10 +139,10 @@ fn room_token(room: i64) -> String {
 
 /// Returns the same token for names that are equal. Other names may have it, too.
 fn nick_token(nick: &Nick) -> String {
-    let hash = Sha256::digest(nick.key());
-    let mut token = String::from("n");
-    for byte in &hash[..4] {
-        let _ = write!(token, "{byte:02x}");
-    }
-    token
+    // FNV-1a. The token is stored, and the hash functions of the standard library may change.
+    let hash = nick
+        .key()
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    format!("n{hash:08x}")
 }
