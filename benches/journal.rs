@@ -5,8 +5,8 @@
 //!
 //! - `--messages N`, and `--rooms N`, at most 10,000
 //! - `--search`: measure only searches
-//! - `--reindex`: first delete the index, as if an older version had written the journal, and
-//!   measure how long it takes to build it again
+//! - `--reindex`: first delete the search index, as if an older version had written the journal,
+//!   and measure how long the server takes to rebuild it
 //! - `--baseline PATH`: compare the CPU time of publishing with that of another executable, for
 //!   example one of a version without searches
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
@@ -116,7 +116,7 @@ fn start(db: &Path) -> (Process, Duration) {
     (server, start.elapsed())
 }
 
-/// Sends messages to a server. Returns the CPU time of the server for each, in microseconds.
+/// Sends messages to a server. Returns the server's CPU time for each message, in microseconds.
 async fn fill_all(server: &Process, messages: usize, rooms: usize) -> f64 {
     let words = Words::new();
     let (began, cpu) = (Instant::now(), server.cpu());
@@ -133,7 +133,7 @@ async fn fill_all(server: &Process, messages: usize, rooms: usize) -> f64 {
     (server.cpu() - cpu).as_secs_f64() * 1e6 / messages as f64
 }
 
-/// Returns the CPU time for each message of another executable, in microseconds.
+/// Returns the CPU time of another executable for each message, in microseconds.
 async fn measure_baseline(path: &str, messages: usize, rooms: usize) -> f64 {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let db = folder.path().join("chinwag.db");
@@ -166,7 +166,7 @@ async fn wait_for_index(db: &Path) {
     waits_for("all parts are merged", merged).await;
 }
 
-/// Prints the size of the index as a multiple of the texts.
+/// Prints the size of the search index as a multiple of the size of the texts.
 fn measure_index_size(db: &Path) {
     let journal = Connection::open(db).unwrap();
     let select = "SELECT sum(bytes - 128 * messages) FROM rooms";
@@ -192,7 +192,7 @@ fn measure_index_size(db: &Path) {
     print_result("size of the index, x the texts", all as f64 / text as f64, 1.2);
 }
 
-/// Deletes the index, so that the journal is like one of a version without it.
+/// Deletes the search index, so that the journal is like one of a version without search.
 fn delete_index(db: &Path) {
     let journal = Connection::open(db).unwrap();
     let select = "SELECT 'DROP TABLE search_' || id FROM search_parts";

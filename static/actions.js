@@ -1,11 +1,11 @@
-// What a user can do with a message: react, reply, edit, delete, copy its link. The page loads this module
-// when the pointer or the focus first enters the list of messages.
+// Message actions: react, reply, edit, delete, copy the link. The page loads this module when the pointer
+// or the focus first enters the list of messages.
 //
-// Keyboard: The list keeps the role `log`, so that screen readers announce new messages. Of all messages
-// one is in the tab order (a roving tabindex). ↑ and ↓ in the list move the focus to another message, ←
-// and → through the links and buttons of a message and the bar of actions, Escape to the text field. The
-// bar, a toolbar with one tab stop, is at the message that has the focus, or else is under the pointer.
-// Enter on a message shows the actions in a dialog, as a long touch does.
+// Keyboard: the list keeps the role `log`, so that screen readers announce new messages. One message is in
+// the tab order (roving tabindex). ↑ and ↓ move the focus between messages, ← and → between the links and
+// buttons of a message and its action bar, Escape to the text field. The action bar, a toolbar with one
+// tab stop, is at the message that has the focus, or else at the one under the pointer. Enter on a message
+// opens a menu with the actions, as a long touch does.
 
 import { author, client, current, limits, log, showStatus, text, updateComposer } from "./chat.js";
 import { randomHex } from "./client.js";
@@ -19,15 +19,15 @@ import { $, element, setText } from "./text.js";
  * @typedef {object} Action
  * @property {string} label
  * @property {string} icon
- * @property {(message: ShownMessage) => boolean} isFor whether the user can do it
+ * @property {(message: ShownMessage) => boolean} isFor whether it is available
  * @property {(message: ShownMessage, article: HTMLElement) => void} run
  */
 
 const EMOJI = ["👍", "❤️", "😂", "🎉", "😮", "😢", "🙏", "👀", "✅", "🔥"];
-/** Time until a touch opens the menu, and how far the finger may move meanwhile, in pixels. */
+/** Time after which a touch opens the menu, and how far the finger may move until then, in pixels. */
 const LONG_TOUCH_MS = 500;
 const TOUCH_PX = 10;
-/** Time after which a change that is not stored yet is marked. */
+/** Time after which an unconfirmed change is marked. */
 const UNSENT_MS = 1_000;
 
 export const HELP = `/nick NAME – change your name
@@ -35,8 +35,8 @@ export const HELP = `/nick NAME – change your name
 /leave – leave this room
 /search WORDS – search messages
 /help – show this help
-Alt+↑ and Alt+↓ switch rooms. Shift+Enter starts a new line. ↑ in an empty field edits your last message.
-In the list of messages, ↑ and ↓ choose a message, ← and → its links and buttons, Enter shows what you can do.`;
+Alt+↑ and Alt+↓ switch rooms. Shift+Enter starts a new line. ↑ in the empty text field edits your last message.
+/ opens the search. In the list, ↑ and ↓ move between messages, ← and → between their buttons. Enter shows the actions.`;
 
 /** @param {ShownMessage} message */
 function isChangeable({ author: by, at, deleted }) {
@@ -55,7 +55,7 @@ const ACTIONS = [
 
 // Messages
 
-/** Returns the message that contains an element, or whose bar does. @param {EventTarget | null} target */
+/** Returns the message that an element, or the bar with it, belongs to. @param {EventTarget | null} target */
 function articleAt(target) {
   const entry = target instanceof Element ? target.closest("#entries .entry") : null;
   return /** @type {HTMLElement | null} */ (entry?.querySelector("article") ?? null);
@@ -73,12 +73,12 @@ function findMessage(room, seq) {
   return found && "seq" in found ? found : undefined;
 }
 
-/** Finds a message that may have left the list. @param {number} seq */
+/** Returns the element of a message, or null if it is not rendered. @param {number} seq */
 function articleOf(seq) {
   return /** @type {HTMLElement | null} */ (log.entries.querySelector(`[data-seq="${seq}"] article`));
 }
 
-// The bar
+// The action bar
 
 const buttons = ACTIONS.map(({ label, icon }) =>
   element("button", { type: "button", title: label, "aria-label": label, tabindex: "-1" }, icon));
@@ -97,7 +97,7 @@ function showBar(article) {
   });
   buttons.forEach((button) => (button.tabIndex = button === shown[0] ? 0 : -1));
   bar.parentElement === entry || entry.append(bar);
-  // The bar is above the message, and beside its time if it would not be visible there.
+  // The bar is above the message, or beside its time if there is no space.
   const space = article.getBoundingClientRect().top - log.scroller.getBoundingClientRect().top;
   bar.classList.toggle("inside", space < bar.offsetHeight);
 }
@@ -115,7 +115,7 @@ bar.addEventListener("click", ({ target }) => {
   if (action && article && message && action.isFor(message)) {
     action.run(message, article);
   } else if (action && article) {
-    // It was deleted meanwhile, or the time for edits is over.
+    // Meanwhile it was deleted, or the time for edits is over.
     article.focus({ preventScroll: true });
     showBar(article);
   }
@@ -155,7 +155,7 @@ function lastVisible() {
   return articles.findLast((article) => article.getBoundingClientRect().top < bottom - 8) ?? articles[0];
 }
 
-/** Handles the first event in the list, and from then on all. @param {Event} event */
+/** Handles the first event in the list, and all later ones. @param {Event} event */
 export function start(event) {
   if (!isStarted) {
     isStarted = true;
@@ -368,7 +368,7 @@ function openMenu(article) {
 
 // Reactions
 
-/** Returns whether the user has reacted, unconfirmed changes included. @param {number} seq @param {string} emoji */
+/** Returns whether the user has reacted, including unconfirmed changes. @param {number} seq @param {string} emoji */
 function hasReacted(seq, emoji) {
   const pending = current.pending.findLast(
     ({ command }) => command.type === "react" && command.seq === seq && command.emoji === emoji,
@@ -411,7 +411,7 @@ function pickEmoji(message, article) {
   openDialog("Add a reaction", article, emojiButtons(message), form);
 }
 
-/** The server checks it exactly. @param {string} text */
+/** A rough check: the server is exact. @param {string} text */
 function isEmoji(text) {
   const { length } = Array.from(new Intl.Segmenter().segment(text));
   return length === 1 && /\p{Extended_Pictographic}|\p{Emoji_Presentation}|\p{Regional_Indicator}|\u20E3/u.test(text);
@@ -484,7 +484,7 @@ export function stopComposing() {
 function confirmDeletion(message, article) {
   const id = "deletion-text";
   const made = openDialog("Delete this message?", article,
-    element("p", {}, element("b", {}, "Delete this message for everybody?")),
+    element("p", {}, element("b", {}, "Delete this message for everyone?")),
     element("p", { id, class: "quote", dir: "auto" }, message.text),
     element("menu", {},
       makeButton("Cancel", () => dialog?.close(), { autofocus: true }),
@@ -509,7 +509,7 @@ function copyLink({ seq }, article) {
 async function copy(value, what, article) {
   try {
     await navigator.clipboard.writeText(value);
-    showStatus(`The ${what} is copied.`, { isTemporary: true });
+    showStatus(`The ${what} was copied.`, { isTemporary: true });
   } catch {
     // Browsers allow it only over HTTPS and on localhost.
     const field = element("textarea", { id: "copied-text", readonly: true, rows: "2" }, value);
@@ -521,7 +521,7 @@ async function copy(value, what, article) {
   }
 }
 
-// Changes that are not stored
+// Unconfirmed changes
 
 let unsentTimer = 0;
 
@@ -546,7 +546,7 @@ function markUnsent() {
 }
 
 /**
- * Tells that the server rejected a change, and keeps an edited text.
+ * Shows that the server rejected a change, and keeps the text of an edit.
  * @param {string} problem @param {Command} command @param {Room} room
  */
 export function showFailure(problem, command, room) {

@@ -11,7 +11,7 @@ import { $, element, mentions, oncePerFrame, plural, setChildren, setText } from
  *   UnconfirmedMessage } from "./protocol.js"
  */
 
-// For the modules that are loaded later.
+// For modules that are loaded later.
 export {
   author, client, current, followLink, limits, log, nick, openRoom, request, roomPath, sentence, showStatus, text,
   updateComposer,
@@ -145,7 +145,7 @@ function openRoom(name, { push = true } = {}) {
   text.focus();
 }
 
-/** Shows the messages of the current room, or nothing until the first unread one is loaded. */
+/** Shows the current room, or nothing until its first unread message is loaded. */
 function showLog() {
   const { firstUnread, oldest = 0 } = current;
   if (firstUnread !== null && firstUnread < oldest) {
@@ -299,7 +299,7 @@ const eventHandlers = {
       room.mentioned = false;
     }
     if (event.read !== undefined && (read?.epoch !== event.epoch || read.seq <= event.read)) {
-      // No window of this browser has read further than the server knows.
+      // No window of this browser has read further.
       room.read = { epoch: event.epoch, seq: event.read };
       room.unread = event.unread ?? 0;
       room.mentioned = (event.mentions ?? 0) > 0;
@@ -310,7 +310,7 @@ const eventHandlers = {
     if (isFirst) {
       setFirstUnread(room);
     }
-    // The client notes the membership after this.
+    // The client sets `joined` after this handler.
     queueMicrotask(() => sendRead(room));
     if (room === current) {
       showStatus("");
@@ -469,7 +469,7 @@ function handleEvent(event, command, room) {
   handle?.(event, command, room);
 }
 
-/** @type {Map<Command, (event?: ServerEvent) => void>} What waits for the answer to a command. */
+/** @type {Map<Command, (event?: ServerEvent) => void>} Receivers of the answers to commands. */
 const waiting = new Map();
 
 /**
@@ -737,7 +737,7 @@ function markRead() {
   }
 }
 
-/** Tells the server what was read in a room: after a while, unless it is the last time. @param {Room} room */
+/** Sends the server the read position, not too often unless it is the last one. @param {Room} room */
 function sendRead(room, isLast = false) {
   const { read, readSent } = room;
   if (read?.epoch !== room.epoch || read.seq <= room.readMark) {
@@ -814,10 +814,10 @@ themeSelect.addEventListener("change", () => {
   save("theme", themeSelect.value);
 });
 
-// What is loaded when it is first needed
+// Modules that are loaded when they are first needed
 
 /**
- * Uses a module, which does not load if the server was upgraded since this page was loaded.
+ * Uses a module. After an upgrade of the server, this page cannot load more modules.
  * @template T @template R @param {Promise<T>} module @param {(module: T) => R} use
  */
 function later(module, use) {
@@ -845,7 +845,7 @@ log.scroller.addEventListener("click", (event) => {
   }
 });
 
-/** Shows the message that the address names, once the room is joined. */
+/** Shows the message in the page's address, if the room is joined. */
 function followLink() {
   const [, seq] = location.hash.match(/^#m(\d+)$/) ?? [];
   if (seq !== undefined && current.epoch !== null) {

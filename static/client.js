@@ -26,7 +26,7 @@ export class Membership {
   epoch = null;
   /** The last sequence number received. A reconnection resumes after it. */
   seq = 0;
-  /** The user has read the room up to this sequence number on some device, as far as the server has told. */
+  /** The user's read mark: this or another device has read the room up to this sequence number. */
   readMark = 0;
   /** Whether the server has confirmed the membership on the current connection. */
   joined = false;
@@ -188,7 +188,7 @@ export class Client {
 
   /**
    * Tells the server that the user has read a room up to `seq`, unless it knows, or keeps no read marks.
-   * The mark may be lost with the connection; `readMark` then has the former value after the next `joined`.
+   * If the connection breaks, the mark may be lost. `readMark` has the server's value after each `joined`.
    * @param {Room} room @param {number} seq
    */
   read(room, seq) {

@@ -1,17 +1,17 @@
-// Dialogs, and the styles of everything that the page loads later.
+// Dialogs, and the styles of all that the page loads later.
 
 import { element } from "./text.js";
 
 const sheet = element("link", { rel: "stylesheet", href: new URL("controls.css", import.meta.url).href });
 
-// Without the styles, what is loaded is usable but ugly.
+// If the style sheet does not load, everything still works.
 await new Promise((resolve) => {
   sheet.addEventListener("load", resolve);
   sheet.addEventListener("error", resolve);
   document.head.append(sheet);
 });
 
-// When a dialog is closed, Chromium returns the focus to a field, but not the caret: keys have no effect.
+// When a dialog closes, Chromium restores the focus of a field, but not its caret: keys have no effect.
 document.addEventListener("close", () => {
   const field = document.activeElement;
   if (field instanceof HTMLTextAreaElement) {
@@ -20,7 +20,7 @@ document.addEventListener("close", () => {
 }, true);
 
 /**
- * Makes a dialog with a form, in place of an earlier one.
+ * Makes a dialog with a form. It replaces an earlier one with this id.
  * @param {string} id @param {(Node | string)[]} title @param {...(Node | string)} content
  */
 export function makeDialog(id, title, ...content) {

@@ -1,5 +1,5 @@
-// Searches while the user types: waits until the typing pauses, sends one command at a time, and ignores
-// the answers to earlier queries. It knows no DOM.
+// Searches while the user types: waits for a pause, sends one command at a time, and ignores the answers
+// to earlier queries. It does not use the DOM.
 
 /** @import { SearchCommand, ServerEvent } from "./protocol.js" */
 
@@ -27,7 +27,7 @@ export class Finder {
     this.answered = answered;
   }
 
-  /** Searches after a pause, unless there is another query in the meantime. @param {Query} query */
+  /** Searches after a pause, unless another query replaces this one. @param {Query} query */
   search(query, pauseMs = PAUSE_MS) {
     this.cancel();
     this.#query = query;
@@ -39,7 +39,7 @@ export class Finder {
     this.#query && this.#send({ type: "search", ...this.#query, before, limit: PAGE });
   }
 
-  /** Ignores answers that are still to come. */
+  /** Discards the query. Later answers are ignored. */
   cancel() {
     clearTimeout(this.#timer);
     this.#query = null;

@@ -1,9 +1,9 @@
-// Shows a message of the past: one that a link, a quote or a search result leads to. The page loads this
-// module when it is first needed.
+// Shows the message that a link, a quote or a search result refers to. The page loads this module when it
+// is first needed.
 //
-// If the message is not loaded, the list shows `past` in its place: a part of the history of its own,
-// which grows in both directions. New messages are added to the room, which is not shown meanwhile. Once
-// `past` reaches the messages of the room, both become one list. So a list never has a gap.
+// If the message is not loaded, the page shows `past` instead of the room: the history around the message,
+// which grows in both directions. New messages are added to the room meanwhile. Once `past` reaches the
+// messages of the room, both become one list. So a list never has a gap.
 
 import { author, client, current, log, request, showStatus } from "./chat.js";
 import { Room } from "./room.js";
@@ -14,7 +14,7 @@ import "./dialog.js";
 const STEP = 50;
 const GONE = "This message is no longer available.";
 
-/** Counts jumps, so that the answer to an earlier one is ignored. */
+/** The number of jumps. The answer to an earlier one is ignored. */
 let jumps = 0;
 /** @type {Element | null} */
 let target = null;
@@ -30,7 +30,7 @@ export async function jump(seq, isTarget = true) {
   }
   const [number, room] = [jumps, current];
   const shown = room.past;
-  // What is shown stays up to date while the answer is on its way.
+  // Changes also apply to what is shown until the answer arrives.
   const past = Object.assign(new Room(room.name), { live: room, past: shown, changesWhileLoading: [] });
   room.past = past;
   const event = await ask({ type: "history", room: room.name, around: seq, limit: STEP });
@@ -43,7 +43,7 @@ export async function jump(seq, isTarget = true) {
     past.prepend(event, author);
     past.hasNewer = event.more_newer ?? false;
     past.firstUnread = room.firstUnread;
-    // The messages may reach those of the room.
+    // They may overlap with the messages of the room.
     const index = past.entries.findIndex((entry) => "seq" in entry && entry.seq >= (room.oldest ?? Infinity));
     const isJoined = index >= 0 || !past.hasNewer;
     if (isJoined) {
@@ -55,7 +55,7 @@ export async function jump(seq, isTarget = true) {
     log.show(room);
   } else {
     room.past = shown;
-    showStatus(event === undefined ? "This message is not loaded yet. Try again once you are connected." : GONE, {
+    showStatus(event === undefined ? "This message could not be loaded. Try again once you are connected." : GONE, {
       isTemporary: true,
     });
   }
@@ -88,7 +88,7 @@ export async function loadNewer(past) {
   }
 }
 
-/** Puts the first messages of a `past` before those of its room. @param {Room} past @param {number} count */
+/** Moves the first messages of a `past` before those of its room. @param {Room} past @param {number} count */
 function join(past, count) {
   const room = /** @type {Room} */ (past.live);
   room.entries.unshift(...past.entries.slice(0, count));
@@ -104,7 +104,7 @@ async function ask(command) {
   return event?.type === "history" ? event : undefined;
 }
 
-/** Shows a message if it is loaded. Returns whether it is. @param {Room} room @param {number} seq @param {boolean} isTarget */
+/** Shows a message if it is loaded, and returns whether it is. @param {Room} room @param {number} seq @param {boolean} isTarget */
 function show(room, seq, isTarget) {
   const index = room.entries.findIndex((entry) => "seq" in entry && entry.seq === seq);
   if (index < 0) {

@@ -15,7 +15,7 @@ const NEAR_PX = 600;
 /** Maximum time between consecutive messages of a group, which shows the author once. */
 const GROUP_MS = 5 * 60 * 1000;
 const COLORS = 12;
-/** For links and buttons in messages, which the arrow keys lead to (actions.js). */
+/** For links and buttons in messages: the arrow keys reach them (actions.js). */
 const UNTABBED = { tabindex: "-1" };
 
 const timeFormat = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
@@ -111,7 +111,7 @@ export function makeReactions({ reactions = {}, mine = [] }) {
 }
 
 /**
- * Replaces the children of an element. Those that do not differ, and reactions, keep the focus.
+ * Replaces the children of an element. Equal ones and reactions stay, and keep the focus.
  * @param {Element} target @param {Element} made
  */
 function merge(target, made) {
@@ -178,7 +178,7 @@ export class Log {
   /** Shows a room, scrolled to its first unread message or else to its end. @param {Room} room */
   show(room) {
     this.#room = room;
-    // The end is reached only if it is visible once the list is scrolled to the unread message.
+    // After the scrolling, the end counts as reached only if it is visible.
     this.#isFollowing = false;
     this.#newCount = 0;
     this.#withoutAnnouncing(() => this.#renderEnd());
@@ -203,7 +203,7 @@ export class Log {
     return item;
   }
 
-  /** Continues with `live`, whose entries now begin with those that are shown. @param {Room} live */
+  /** Shows `live`, whose entries now begin with those that are shown. @param {Room} live */
   continueWith(live) {
     this.#room = live;
     this.showPending();
@@ -257,7 +257,7 @@ export class Log {
     if (item && article) {
       // Screen readers announced the message when it arrived.
       article.setAttribute("aria-live", "off");
-      // The name that actions.js gave it has the text of before.
+      // The label that actions.js set contains the old text.
       article.removeAttribute("aria-label");
       const hadFocus = article.contains(document.activeElement);
       merge(article, this.#makeMessage(message, !item.classList.contains("first")));

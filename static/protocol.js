@@ -59,7 +59,8 @@
  *   cannot search
  * @property {boolean} edits whether authors may edit and delete their messages
  * @property {number} [edit_window_ms] how long they may do it; absent if unlimited
- * @property {number} [unread] the maximum of `unread` in `joined`; absent if the server keeps no read marks
+ * @property {number} [unread] the maximum of `unread` in `joined`; absent if the server keeps no
+ *   read marks
  */
 
 /**
@@ -164,7 +165,7 @@
  */
 
 /**
- * Tells that the user has read the room up to `seq`. There is no answer, except errors.
+ * Sets the user's read mark for a room. There is no answer, except errors.
  * @typedef {object} ReadCommand
  * @property {"read"} type
  * @property {string} room
@@ -189,8 +190,8 @@
  * @property {string} text
  * @property {string} [room]
  * @property {string} [from] the name of the author
- * @property {number} [before]
- * @property {number} [limit]
+ * @property {number} [before] only messages with a lower `seq`
+ * @property {number} [limit] the maximum number of results; 20 by default
  * @property {Ref} [ref]
  */
 
@@ -289,7 +290,7 @@
  */
 
 /**
- * Tells that the user has read the room up to `seq` on another device.
+ * The user's read mark has moved: another device has read the room up to `seq`.
  * @typedef {object} ReadEvent
  * @property {"read"} type
  * @property {string} room
@@ -324,7 +325,7 @@
  */
 
 /**
- * A message that was found.
+ * A result: a message that was found.
  * @typedef {object} SearchResult
  * @property {string} room
  * @property {number} seq
@@ -338,8 +339,8 @@
  * @typedef {object} SearchEvent
  * @property {"search"} type
  * @property {SearchResult[]} results newest first
- * @property {boolean} more
- * @property {boolean} [incomplete]
+ * @property {boolean} more whether there may be older results
+ * @property {boolean} [incomplete] whether some messages were not searched
  * @property {Ref} [ref]
  */
 
@@ -407,7 +408,7 @@
  * @property {C} command
  * @property {"pending" | "failed"} state
  * @property {string} [problem] the reason, if it failed
- * @property {boolean} [isEdit] whether it has the text of an edit that failed
+ * @property {boolean} [isEdit] whether its text is that of an edit that failed
  */
 
 /** @typedef {Unconfirmed<SayCommand>} UnconfirmedMessage */

@@ -81,9 +81,9 @@ export class Room extends Membership {
   typing = new Map();
   /** Whether the server may have older messages. */
   hasOlder = false;
-  /** Whether the server has newer messages: only in a `past`. */
+  /** Whether the server has newer messages: true only in a `past`. */
   hasNewer = false;
-  /** @type {Room | null} An earlier part of the history, which is shown instead (jump.js). */
+  /** @type {Room | null} Older history that is shown instead of this room (jump.js). */
   past = null;
   /** @type {Room | null} The room whose `past` this is. */
   live = null;
@@ -99,7 +99,7 @@ export class Room extends Membership {
   draft = "";
   /** @type {Composing | null} The message that is edited or replied to. */
   composing = null;
-  /** When the server was last told the read position, and the timer of the next time. */
+  /** When the read position was last sent, and the timer of the next time. */
   readSent = { at: 0, timer: 0 };
   /** A note above the first entry about missing messages, or "". */
   gap = "";

@@ -26,7 +26,7 @@ const panel = element("dialog", { id: "search-panel", "aria-label": "Search" }, 
 
 /** @type {SearchResult[]} */
 let results = [];
-/** Whether the results may be incomplete. */
+/** Whether some messages were not searched. */
 let isIncomplete = false;
 
 const finder = new Finder(request, showAnswer);
@@ -79,7 +79,7 @@ function search(pauseMs) {
 function showAnswer(answer, isMore) {
   if (answer?.type !== "search") {
     isMore || clear();
-    const problem = answer?.type === "error" ? sentence(answer.message) : "There is no connection. Try again later.";
+    const problem = answer?.type === "error" ? sentence(answer.message) : "Not connected. Try again later.";
     return setText(status, problem);
   }
   isMore || clear();
@@ -92,7 +92,7 @@ function showAnswer(answer, isMore) {
   hadFocus && /** @type {HTMLElement | null} */ (list.children[first]?.querySelector("a"))?.focus();
   const count = `${plural(results.length, "result")}${answer.more ? " so far" : ""}.`;
   const found = results.length === 0 ? "No results." : count;
-  setText(status, isIncomplete ? `${found} Still indexing older messages: there may be more.` : found);
+  setText(status, isIncomplete ? `${found} Not all messages were searched: there may be more.` : found);
 }
 
 /** @param {SearchResult} result */
@@ -135,7 +135,7 @@ moreButton.addEventListener("click", () => {
 });
 close.addEventListener("click", () => panel.close());
 
-// ↓ leads from the field to the results, and ↑ back.
+// ↓ moves the focus from the field to the results, and ↑ back.
 panel.addEventListener("keydown", (event) => {
   const step = new Map([["ArrowUp", -1], ["ArrowDown", 1]]).get(event.key);
   const links = Array.from(list.querySelectorAll("a"));

@@ -58,7 +58,7 @@ fn assert_valid(command: &Command, line: &str) {
             let SearchQuery { terms, room, limit, .. } = query;
             room.iter().for_each(assert_valid_room);
             assert!((1..=json::SEARCH_MAX).contains(limit));
-            // Whatever the search is, a snippet of the line itself has at least one match.
+            // If the line itself matches, its snippet has at least one match.
             if let Some(snippet) = terms.snippet(line) {
                 assert!(snippet.len() >= 2);
             }

@@ -4,10 +4,10 @@ use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
 use super::Nick;
 
-/// The mark at the beginning and at the end of a code block.
+/// Begins and ends a code block.
 const FENCE: &str = "```";
 
-/// Characters that a mention may contain, but not end with.
+/// Characters that a mentioned name may contain, but not end with.
 const TRAILING: [char; 2] = ['.', '-'];
 
 /// Returns whether a text mentions the user with this name, outside code. The page uses the same
@@ -25,7 +25,7 @@ pub(crate) fn mentions(text: &str, nick: &Nick) -> bool {
     })
 }
 
-/// Returns whether a text begins with a name, or with the first word of a name.
+/// Returns whether a text begins with a name or its first word, and does not continue it.
 fn is_name(text: &str, name: &str) -> bool {
     if strip_name(text, name).is_some_and(|rest| !rest.starts_with(continues_name)) {
         return true;
@@ -36,7 +36,7 @@ fn is_name(text: &str, name: &str) -> bool {
     word.starts_with(is_letter_or_digit) && folded(word).eq(folded(first))
 }
 
-/// Returns what follows a name at the beginning of a text.
+/// Returns what follows a name at the beginning of a text, or `None` if it has another beginning.
 fn strip_name<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let mut name = folded(name).peekable();
     for (at, c) in text.char_indices() {
@@ -50,7 +50,7 @@ fn strip_name<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     name.next().is_none().then_some("")
 }
 
-/// Returns a text in the form that is compared, which has no upper case.
+/// Returns the form of a text that is compared: in lower case.
 fn folded(text: &str) -> impl Iterator<Item = char> {
     text.chars().flat_map(fold)
 }
@@ -108,7 +108,7 @@ mod tests {
 
     /// The page's tests use the same examples.
     #[test]
-    fn mentions_are_found_as_in_the_page() {
+    fn mentions_follow_the_same_rules_as_in_the_page() {
         let examples = include_str!("../../tests/page/mentions.json");
         let examples: Vec<(String, String, bool)> =
             serde_json::from_str(examples).expect("valid JSON");
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_texts_are_searched_in_linear_time() {
+    fn mentions_in_hostile_texts_are_found_in_linear_time() {
         let nick = Nick::parse("Ada Lovelace").expect("a name");
         let began = std::time::Instant::now();
         for part in ["```", "```a\n", "``` ", "`", "`a", "@a", "@a.-", "@", "@ada love", "`@\n"] {

@@ -1,4 +1,4 @@
-//! What a user searches for, and what is found.
+//! Search queries and results: what a user searches for, which texts match, and the snippets.
 
 use std::ops::Range;
 
@@ -8,24 +8,24 @@ use thiserror::Error;
 use super::words::{Word, find_phrase, words};
 use super::{Author, Nick, RoomName, Seq, Timestamp};
 
-/// About the greatest length of a snippet, in characters.
+/// The maximum length of a snippet, in characters. Ellipses are not counted.
 const SNIPPET_CHARS: usize = 160;
 
-/// The greatest length of the text before the first match in a snippet, in characters.
+/// The maximum length of the text before the first match in a snippet, in characters.
 const LEAD_CHARS: usize = 40;
 
 /// A search for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SearchQuery {
-    /// The words that a message must have.
+    /// The words that a message must contain.
     pub terms: SearchTerms,
-    /// The room of the messages. `None` is all rooms.
+    /// Only messages of this room are found. `None` is all rooms.
     pub room: Option<RoomName>,
-    /// The name of the author.
+    /// Only messages that were sent under this name are found. `None` is all names.
     pub from: Option<Nick>,
-    /// Only messages before this sequence number are found.
+    /// Only messages before this sequence number are found. [`Seq::MAX`] is no restriction.
     pub before: Seq,
-    /// The greatest number of results.
+    /// The maximum number of results. The JSON protocol permits 1 to 50.
     pub limit: usize,
 }
 
@@ -36,7 +36,7 @@ pub struct SearchResult {
     pub room: RoomName,
     /// The sequence number.
     pub seq: Seq,
-    /// The time.
+    /// The time of the message.
     pub at: Timestamp,
     /// The public identity of the author, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,8 +55,8 @@ impl SearchResult {
     }
 }
 
-/// The words of a search, as phrases that must all occur. A phrase is one or more words that must
-/// follow each other.
+/// The phrases of a search, which must all occur in a message, in any order. A phrase is one or
+/// more words that must follow each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SearchTerms {
     /// The keys of the words of each phrase. There is at least one phrase, and none is empty.
@@ -67,9 +67,9 @@ pub struct SearchTerms {
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum BadSearch {
     /// It has no word.
-    #[error("a search must have a word")]
+    #[error("a search must contain at least one word")]
     Empty,
-    /// It is too long.
+    /// It has too many characters or phrases.
     #[error(
         "a search must have at most {} characters and {} words or phrases",
         SearchTerms::MAX_CHARS,
@@ -79,14 +79,14 @@ pub enum BadSearch {
 }
 
 impl SearchTerms {
-    /// The greatest length of the text of a search, in characters.
+    /// The maximum length of the text of a search, in characters.
     pub const MAX_CHARS: usize = 200;
 
-    /// The greatest number of phrases.
+    /// The maximum number of phrases.
     pub const MAX_PHRASES: usize = 16;
 
-    /// Parses a text. What is in double quotes is a phrase, and so is everything else between two
-    /// spaces. A quote that is not closed ends at the end of the text.
+    /// Parses a text. Words in double quotes are a phrase, and so are the words between two spaces,
+    /// such as `don` and `t` in `don't`. A quote that is not closed ends at the end of the text.
     ///
     /// # Errors
     /// See [`BadSearch`].
@@ -124,7 +124,7 @@ impl SearchTerms {
     /// Returns the part of a text around the first match, or `None` if a phrase does not occur.
     ///
     /// The strings are plain text and matching text in turn. The first one is plain, and may be
-    /// empty. An ellipsis replaces what is left out before and after the part.
+    /// empty. An ellipsis replaces the text that is left out before and after the part.
     #[must_use]
     pub fn snippet(&self, text: &str) -> Option<Vec<String>> {
         let words = words(text);
@@ -183,7 +183,7 @@ fn cut(text: &str, words: &[Word], matches: &[Range<usize>]) -> Vec<String> {
     parts
 }
 
-/// Returns the start of the text, or that of a word a little before the first match.
+/// Returns where the snippet starts: at the start of the text, or of a word near the first match.
 fn start_of_snippet(text: &str, words: &[Word], first: &Range<usize>) -> usize {
     let before = text[..first.start].char_indices().rev();
     let Some((earliest, _)) = before.take(LEAD_CHARS + 1).nth(LEAD_CHARS) else { return 0 };
@@ -192,7 +192,7 @@ fn start_of_snippet(text: &str, words: &[Word], first: &Range<usize>) -> usize {
     starts.filter(|start| *start > earliest).min().map_or(first.start, |it| it.min(first.start))
 }
 
-/// Returns the end of the text, or that of a word so that the snippet is not too long.
+/// Returns where the snippet ends: at the end of the text, or of the last word that fits.
 fn end_of_snippet(text: &str, words: &[Word], start: usize, first: &Range<usize>) -> usize {
     let Some((latest, _)) = text[start..].char_indices().nth(SNIPPET_CHARS) else {
         return text.len();
@@ -268,7 +268,7 @@ mod tests {
         assert!(snippet[2].starts_with(" after after") && snippet[2].ends_with("after…"));
         let chars: usize = snippet.iter().map(|part| part.chars().count()).sum();
         assert!((150..=SNIPPET_CHARS + 2).contains(&chars), "{chars}");
-        // A match that is longer than a snippet is cut, too.
+        // A match that is longer than a snippet is also cut.
         let word = "x".repeat(1000);
         let snippet = terms(&"x".repeat(64)).snippet(&word).expect("a match");
         assert_eq!(snippet, ["".to_owned(), "x".repeat(SNIPPET_CHARS), "…".to_owned()]);

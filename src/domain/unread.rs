@@ -1,4 +1,4 @@
-//! The messages of a room that a user has not read.
+//! Unread messages: those of a room that a user has not read.
 
 use super::Seq;
 
@@ -10,14 +10,14 @@ pub struct Unread {
     pub mark: Seq,
     /// The number of unread messages, at most [`Unread::COUNT_MAX`], which means that many or more.
     pub count: usize,
-    /// The first unread message.
+    /// The oldest unread message. `None` if there is none.
     pub first: Option<Seq>,
     /// How many of the counted messages mention the user.
     pub mentions: usize,
 }
 
 impl Unread {
-    /// The greatest count.
+    /// The maximum count.
     pub const COUNT_MAX: usize = 1000;
 
     /// Counts a message that is newer than those that were counted before.

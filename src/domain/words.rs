@@ -1,4 +1,4 @@
-//! Splits texts into words, by which they are searched and by which mentions are found.
+//! Splits texts into words, for search.
 
 use std::ops::Range;
 
@@ -9,17 +9,18 @@ use unicode_script::{Script, UnicodeScript};
 
 use super::characters::is_invisible;
 
-/// The version of the rules by which texts are split. An index of another version is built again.
+/// The version of the rules by which texts are split. A search index of another version is rebuilt.
 #[cfg(feature = "journal")]
 pub(crate) const WORDS_VERSION: i64 = 1;
 
-/// The maximum length of a key, in bytes. The rest of a longer word is ignored.
+/// The maximum length of a key, in bytes; the last character may exceed it. The rest of a longer
+/// word is ignored.
 const KEY_BYTES_MAX: usize = 64;
 
 /// A word of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Word {
-    /// The bytes of the text.
+    /// Its bytes in the text.
     pub(crate) range: Range<usize>,
     /// The form that is compared: in lower case, without accents and vowel marks, at least one
     /// character. It has letters, digits and symbols only.
@@ -27,7 +28,7 @@ pub(crate) struct Word {
 }
 
 /// Returns the words of a text. Scripts that do not separate words by spaces, for example Chinese
-/// and Japanese, have one word for each character. An emoji is a word, too.
+/// and Japanese, have one word for each character. An emoji is also a word.
 pub(crate) fn words(text: &str) -> Vec<Word> {
     let mut words = Words::default();
     for (start, c) in text.char_indices() {
@@ -62,7 +63,7 @@ pub(crate) fn joined_keys(text: &str) -> String {
     keys
 }
 
-/// Returns where consecutive words have these keys. The result has indices of words.
+/// Returns where consecutive words have these keys, as ranges of indices of `words`.
 pub(crate) fn find_phrase(words: &[Word], keys: &[String]) -> Vec<Range<usize>> {
     if keys.is_empty() {
         return Vec::new();
@@ -87,7 +88,7 @@ impl Words {
         } else if c.is_ascii() {
             self.end();
         } else if is_ignored(c) {
-            // An accent belongs to the word.
+            // An accent belongs to the word before it.
             if !self.key.is_empty() {
                 self.range.end = range.end;
             }
@@ -133,7 +134,7 @@ fn fold(c: char, key: &mut String) {
                 'ł' => key.push('l'),
                 'ı' => key.push('i'),
                 'ς' => key.push('σ'),
-                // Arabic letters that are often written for each other.
+                // Arabic letters that are often used in place of each other.
                 'ى' | 'ی' => key.push('ي'),
                 'ة' => key.push('ه'),
                 'ک' => key.push('ك'),
@@ -155,7 +156,7 @@ fn is_ignored(c: char) -> bool {
 }
 
 fn is_word_of_its_own(c: char) -> bool {
-    // The mark for long vowels belongs to no script.
+    // The Japanese mark for long vowels belongs to no script.
     const LONG_VOWELS: [char; 2] = ['\u{30FC}', '\u{FF70}'];
     let has_no_spaces = matches!(
         c.script(),

@@ -72,9 +72,9 @@ const FILES: [(&str, &str, &str); 20] = [
 /// The built-in files, compressed and hashed.
 static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| FILES.map(Asset::of).into());
 
-/// A hash of all built-in files, which is a part of the addresses of those that the page loads. A
-/// page that was loaded before an upgrade thus loads no modules of the new version, which would not
-/// fit its own. It gets a 404 instead, and asks the user to reload it.
+/// A hash of all built-in files, which is a part of the addresses of the files that the page loads.
+/// A page that was loaded before an upgrade must not load modules of the new version, which may not
+/// work with its own. It receives 404 for them, and asks the user to reload it.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let contents: Vec<_> = FILES.iter().map(|(_, _, content)| *content).collect();
     hash(contents.concat().as_bytes())[..12].to_owned()

@@ -35,7 +35,7 @@ impl Client {
         self.rooms.contains_key(room)
     }
 
-    /// Returns whether the client, which has this id, has sent a key.
+    /// Returns whether the client, whose id this is, has sent a key.
     pub(super) fn has_key(&self, id: ClientId) -> bool {
         self.identity != Identity::of_client(id)
     }
@@ -53,7 +53,7 @@ pub(super) struct User {
 pub(super) struct UserRoom {
     /// The number of the user's clients in the room.
     pub(super) clients: usize,
-    /// The last read mark that the hub has sent to the log or received from it, or 0.
+    /// The latest read mark that the hub has sent to the log or received from it, or 0.
     pub(super) read_mark: Seq,
 }
 

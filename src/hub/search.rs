@@ -1,4 +1,5 @@
-//! Search: the hub passes searches on to the log, and the answers back to the clients.
+//! Search: the hub passes searches on to the log, and the results back to the clients. It limits
+//! how many are in progress.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -12,14 +13,15 @@ use crate::limits::SourceAddress;
 use crate::log::{Found, LogError, Responder, Searched};
 use crate::protocol::{ErrorCode, Event, Ref, Refusal};
 
-/// The greatest number of searches that are in progress or wait.
+/// The maximum number of searches that the log has not answered yet.
 const SEARCHES_MAX: usize = 64;
 
-/// The greatest number of them that clients at one address have sent.
+/// The maximum number of them from one address.
 const SEARCHES_PER_ADDRESS_MAX: usize = 4;
 
-/// Searches messages. The answer is [`Event::Search`], or an error: [`ErrorCode::Forbidden`] if the
-/// log cannot search, or [`ErrorCode::Busy`] at a limit.
+/// Searches stored messages. The answer is [`Event::Search`], or an error:
+/// [`ErrorCode::Forbidden`] if the log cannot search, or [`ErrorCode::Busy`] if too many searches
+/// are not answered yet.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Search {
@@ -90,7 +92,7 @@ impl Handler<Search> for Hub {
         let Search { client, mut query, reference } = search;
         let Some(known) = self.clients.get(&client) else { return };
         let Some(log) = self.log.backend.search() else {
-            let words = "this server cannot search, because it has no history file";
+            let words = "the server cannot search, because it has no history file";
             let refusal = Refusal::new(ErrorCode::Forbidden, words);
             return self.answer(client, Event::Error(refusal), reference);
         };
@@ -101,7 +103,7 @@ impl Handler<Search> for Hub {
         // All rooms are public, so every client may search all of them. A rule that hides rooms
         // from some clients must restrict the query here.
         //
-        // Messages are found only after the hub has delivered them.
+        // A search must not find messages that the hub has not delivered yet.
         query.before = query.before.min(self.log.head.next());
         let request = self.searches.add(InProgress { client, address, reference });
         let answer = Responder::<Searched>::new(ctx.address().recipient(), request);

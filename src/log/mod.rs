@@ -1,7 +1,7 @@
 //! The log commits and stores the entries of all rooms, and assigns their sequence numbers. This
 //! module is the contract between the hub and a log. The hub sends drafts with [`Append`]. The log
 //! hands out committed entries with [`FromLog`], and the hub delivers only these, in the same
-//! order. It reads earlier messages with [`Page`]. A log may also find messages with [`Search`],
+//! order. It reads earlier messages with [`Page`]. A log may also search messages with [`Search`],
 //! and keep [`ReadMarks`] of users. `memory` is a log in memory, `sqlite` one in a file. Both
 //! follow the same [`rules`].
 
@@ -41,7 +41,7 @@ pub struct Log {
     pub append: Recipient<Append>,
     /// Reads messages.
     pub page: Recipient<Page>,
-    /// Searches messages. `None` if the log cannot do that.
+    /// Searches messages. `None` if the log cannot search.
     pub search: Option<Recipient<Search>>,
     /// Checks whether the log can append.
     pub probe: Recipient<Probe>,
@@ -52,7 +52,7 @@ pub struct Log {
 /// The recipients of a log that keeps read marks.
 #[derive(Clone, Debug)]
 pub struct ReadMarks {
-    /// Takes the marks.
+    /// Takes read marks.
     pub mark: Recipient<MarkRead>,
     /// Counts unread messages.
     pub count: Recipient<CountUnread>,
@@ -299,9 +299,8 @@ pub struct Paged {
 }
 
 /// Tells the log that a user has read the messages of a room up to a sequence number. There is no
-/// answer. The greatest number that the log has received is the user's read mark. Read marks are
-/// not entries. The log may store them some seconds later, and may lose those that it has not
-/// stored.
+/// answer. The user's read mark is the highest number that the log has received. Read marks are not
+/// entries. The log may store them some seconds later, and may lose those that are not stored yet.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct MarkRead {
@@ -309,7 +308,7 @@ pub struct MarkRead {
     pub identity: Identity,
     /// The room.
     pub room: RoomName,
-    /// The last message that the user has read, or a later entry.
+    /// The last message that the user has read, or a later entry of any room.
     pub seq: Seq,
 }
 
@@ -323,7 +322,7 @@ pub struct CountUnread {
     pub nick: Nick,
     /// The room.
     pub room: RoomName,
-    /// The last mark that the hub has sent or received, or 0. The log may not have it yet.
+    /// The latest mark that the hub has sent or received, or 0. The log may not have it yet.
     pub known: Seq,
     /// Only messages before this sequence number are counted.
     pub before: Seq,
@@ -341,24 +340,24 @@ pub struct Counted {
     pub(crate) outcome: Result<Option<Unread>, LogError>,
 }
 
-/// Asks for messages with given words, newest first, with their current text.
+/// Asks for messages that match a query, newest first, in their current state.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Search {
     /// What to find.
     pub query: SearchQuery,
-    /// When the hub sent the search.
+    /// When the hub sent the search. A log may reject one that has waited too long.
     pub asked: Instant,
-    /// Takes the messages.
+    /// Takes the results.
     pub answer: Responder<Searched>,
 }
 
-/// The messages that answer a [`Search`].
+/// The results of a [`Search`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// The messages, newest first.
+    /// The results, newest first.
     pub results: Vec<SearchResult>,
-    /// Whether there may be older ones.
+    /// Whether there may be older results.
     pub more: bool,
     /// Whether some messages were not searched, because they are not indexed yet or the time ran
     /// out.

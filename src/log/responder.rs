@@ -29,8 +29,8 @@ impl Drop for Follower {
     }
 }
 
-/// Answers a request for a page or a count, or a search. If it is dropped unused, for example
-/// because the log's thread panics, the hub receives [`LogError::Died`].
+/// Answers a request for a page, a count of unread messages, or a search. If it is dropped unused,
+/// for example because the log's thread panics, the hub receives [`LogError::Died`].
 #[derive(Debug)]
 pub struct Responder<M: Message<Result = ()> + Send + 'static> {
     hub: Recipient<M>,
@@ -69,7 +69,7 @@ impl Responder<Searched> {
         Self { hub, died: Some(Searched { request, outcome: Err(LogError::Died) }) }
     }
 
-    /// Sends the messages or the error.
+    /// Sends the results or the error.
     pub fn give(mut self, outcome: Result<Found, LogError>) {
         if let Some(Searched { request, .. }) = self.cancel() {
             self.hub.do_send(Searched { request, outcome });

@@ -45,7 +45,8 @@ pub enum Event {
         members: Vec<Nick>,
         /// The number of members.
         member_count: usize,
-        /// The unread messages of the client's user up to `seq`, if the user has a read mark.
+        /// The unread messages of the client's user up to `seq`. `None` if the user has no read
+        /// mark for the room, or the log cannot count.
         unread: Option<Unread>,
         /// Messages in their current state, oldest first.
         messages: Vec<Arc<ChatMessage>>,
@@ -82,8 +83,8 @@ pub enum Event {
         /// The user.
         nick: Nick,
     },
-    /// Tells the other clients of a user that the user has read the messages of a room up to a
-    /// sequence number.
+    /// Tells a client that its user has read the messages of a room up to a sequence number, on
+    /// another connection.
     Read {
         /// The room.
         room: RoomName,
@@ -119,11 +120,12 @@ pub enum Event {
     },
     /// Answers `search`.
     Search {
-        /// The messages that were found, newest first.
+        /// The results, newest first.
         results: Vec<SearchResult>,
-        /// Whether there may be older ones.
+        /// Whether there may be older results.
         more: bool,
-        /// Whether some messages were not searched.
+        /// Whether some messages were not searched, because they are not indexed yet or the time
+        /// ran out.
         incomplete: bool,
     },
     /// Answers `say`, `edit`, `delete`, `react` and `set_room`: the entry is committed.
@@ -222,7 +224,7 @@ pub struct Limits {
     pub rooms: Option<usize>,
     /// Most messages in one answer to `history`.
     pub history: usize,
-    /// Most messages in one answer to `search`. `None` if the server cannot search.
+    /// The maximum number of results in one answer to `search`. `None` if the server cannot search.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<usize>,
     /// Whether authors may edit and delete their messages.
@@ -231,8 +233,8 @@ pub struct Limits {
     /// is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edit_window_ms: Option<u64>,
-    /// The greatest number of unread messages in `joined`. `None` if the server keeps no read
-    /// marks.
+    /// The maximum number of unread messages that `joined` counts. `None` if the server keeps no
+    /// read marks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unread: Option<usize>,
 }

@@ -22,7 +22,7 @@ pub const SUBPROTOCOL: &str = "chinwag.v1";
 pub const HISTORY_MAX: usize = 100;
 const HISTORY_DEFAULT: usize = 50;
 
-/// The greatest `limit` of `search`, and the default.
+/// The maximum `limit` of `search`.
 pub const SEARCH_MAX: usize = 50;
 const SEARCH_DEFAULT: usize = 20;
 
@@ -309,7 +309,7 @@ fn nick(text: &str) -> Result<Nick, Refusal> {
     Nick::parse(text).map_err(|error| refusal(ErrorCode::BadNick, &error))
 }
 
-/// Parses the name of an author. Users cannot choose a generated name, but messages have it.
+/// Parses the name of an author. Users cannot choose a generated name, but messages may have one.
 fn author_name(text: &str) -> Result<Nick, Refusal> {
     match Nick::parse(text) {
         Err(BadNick::Reserved) => Ok(Nick::from_trusted(text.trim().to_owned())),

@@ -119,7 +119,7 @@ pub enum Command {
         /// The room.
         room: RoomName,
     },
-    /// Tells that the user has read the messages of a room up to a sequence number.
+    /// Sets the user's read mark for a room: the user has read its messages up to this number.
     Read {
         /// The room.
         room: RoomName,
@@ -135,7 +135,7 @@ pub enum Command {
         /// The greatest number of messages.
         limit: usize,
     },
-    /// Searches messages.
+    /// Searches stored messages.
     Search {
         /// What to find.
         query: SearchQuery,

@@ -104,7 +104,7 @@ impl Session {
             self.socket.write_parts(json::reply_parts(reply));
             return;
         }
-        // Not compressed: a search result contains what others wrote.
+        // Not compressed: results contain text of other users.
         let line = json::reply(&reply);
         if line.len() > MAX_COALESCED_BYTES {
             self.socket.write_parts(pieces(line));
@@ -114,7 +114,7 @@ impl Session {
     }
 }
 
-/// Splits a long text. A text in parts is sent in fragments, which are not compressed.
+/// Splits a long line into pieces, which are sent as fragments of one WebSocket message.
 fn pieces(mut rest: String) -> impl Iterator<Item = String> {
     std::iter::from_fn(move || {
         let longest = rest.len().min(MAX_COALESCED_BYTES);

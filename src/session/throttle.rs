@@ -11,7 +11,7 @@ use crate::protocol::{Command, Event, Protocol, Refusal, Reply, Request};
 
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 
-/// The number of commands that a search counts as. It takes milliseconds, and at most a second.
+/// The number of commands that a search counts as. A search takes milliseconds, at most a second.
 const SEARCH_COST: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 
 /// The number of rooms in which a change of name counts as another command.

@@ -143,9 +143,9 @@ impl Connections {
                     }
                 }
             };
-            // actix-server makes the future of each connection a task. tokio aligns tasks to 128
-            // bytes, and glibc before 2.38 does not reuse the memory of a freed large one for the
-            // next. So the task contains only a box.
+            // actix-server spawns the future of each connection as a task. tokio aligns tasks to
+            // 128 bytes, and glibc before 2.38 does not reuse the memory of a large freed task for
+            // the next one. So the task contains only a box.
             apply_fn_factory(fn_service(accept).and_then(http), |tcp: TcpStream, service: &_| {
                 Box::pin(Service::call(service, tcp))
             })

@@ -152,7 +152,7 @@ async fn presence_in_a_large_room_is_paced_despite_rapid_changes() {
     assert!(other_lines <= lines_max, "{other_lines} lines in {:?}", began.elapsed());
 }
 
-/// Each read mark is told to the other clients of the user.
+/// Each read mark is sent to the other clients of the user.
 #[actix_web::test]
 async fn read_marks_do_not_disturb_others() {
     let folder = tempfile::tempdir().unwrap();

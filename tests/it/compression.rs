@@ -341,7 +341,7 @@ async fn only_batches_joined_and_history_are_compressed() {
     }
 }
 
-/// A result of a search contains what others wrote.
+/// Search results contain text of other users.
 #[actix_web::test]
 async fn answer_to_a_search_is_not_compressed() {
     let folder = tempfile::tempdir().unwrap();

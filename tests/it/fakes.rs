@@ -153,7 +153,7 @@ impl Handler<Search> for FakeLog {
     }
 }
 
-/// Answers all searches with nothing. Returns up to which message each searched.
+/// Answers all searches without results. Returns `before` of each.
 #[derive(Message)]
 #[rtype(result = "Vec<Seq>")]
 pub struct AnswerSearches;
@@ -194,8 +194,8 @@ impl Handler<CountUnread> for FakeLog {
     }
 }
 
-/// Returns the requests for counts since the last call. The log answers a request that is dropped
-/// as if it had died.
+/// Returns the requests for counts since the last call. A request that is dropped is answered as if
+/// the log had died.
 #[derive(Message)]
 #[rtype(result = "Vec<CountUnread>")]
 pub struct TakeCounts;

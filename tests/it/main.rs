@@ -37,7 +37,7 @@ mod one_worker; // a server with one worker, whose thread also runs the hub
 mod pacing; // when rooms are flushed
 mod page; // the page in a real browser (ignored by default: needs Chromium)
 mod page_changes; // edits, reactions and topics in the page (ignored by default: needs Chromium)
-mod page_controls; // actions on messages by mouse, keyboard and touch (ignored by default)
+mod page_controls; // message actions by mouse, keyboard and touch (ignored by default)
 mod page_links; // links to messages, and the history around them (ignored by default)
 mod page_search; // search and read marks in the page (ignored by default)
 mod pages; // what is served over plain HTTP

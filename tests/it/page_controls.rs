@@ -1,5 +1,5 @@
-//! What a user can do with a message in the page: react, reply, edit, delete. By mouse, by keyboard
-//! and by touch, while another user sees it and a third one keeps talking.
+//! Message actions in the page: react, reply, edit, delete. By mouse, keyboard and touch, while
+//! another user sees the changes and a third one sends messages.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ async fn shows(window: &Browser, expression: &str, expected: &str) {
     window.until(&format!("{expression} === {}", json!(expected))).await;
 }
 
-/// Waits until an element matches, that has the focus.
+/// Waits until the element with the focus matches a selector.
 async fn focused(window: &Browser, selector: &str) {
     window.until(&format!("document.activeElement.matches({})", json!(selector))).await;
 }
@@ -217,7 +217,7 @@ async fn keyboard_reacts_edits_deletes_and_replies_while_others_talk() {
         shows(&cleo, &text_of(own), "helo! (edited)").await;
         focused(&ada, "#text").await;
 
-        // Shift+Tab leads to the messages, the arrow keys to one of them.
+        // Shift+Tab moves the focus to the messages, and the arrow keys move it between them.
         ada.press_with(Key::Shift, Key::Tab).await;
         ada.until("document.activeElement.closest('#log')").await;
         for _ in 0..200 {
@@ -240,7 +240,7 @@ async fn keyboard_reacts_edits_deletes_and_replies_while_others_talk() {
         ada.press(Key::Enter).await;
         shows(&cleo, &reactions(own), "❤️ 1").await;
         focused(&ada, &article(own)).await;
-        // → leads over the time to the reaction, and Space takes it back.
+        // → moves the focus past the time to the reaction, and Space removes it.
         ada.press(Key::Right).await;
         focused(&ada, "a[href^='#m']").await;
         ada.press(Key::Enter).await;
@@ -439,7 +439,7 @@ async fn text_of_a_rejected_edit_is_kept() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn text_of_a_deleted_message_disappears_from_everything() {
+async fn text_of_a_deleted_message_disappears_everywhere() {
     let server = TestServer::start().await;
     let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
     let ada = open(&server, Look::Light, "Ada").await;

@@ -1,4 +1,4 @@
-//! Links to messages in the page, and the part of the history around an old message.
+//! Links to messages in the page, and the history around an old message.
 
 use chinwag::Config;
 use fantoccini::key::Key;
@@ -172,7 +172,7 @@ async fn link_opens_its_room_at_the_message() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn link_to_a_message_that_is_gone_says_so() {
+async fn link_to_a_pruned_or_deleted_message_shows_that_it_is_not_available() {
     let folder = tempfile::tempdir().unwrap();
     let db = Some(folder.path().join("chat.db"));
     let server = TestServer::start_with(Config { db, keep_messages: 100, ..config() }).await;
@@ -213,7 +213,7 @@ async fn link_is_copied_or_shown() {
     ada.hover("article").await;
     ada.until("document.querySelector('.bar')").await;
     ada.click(".bar [aria-label='Copy link']").await;
-    status(&ada, "The link is copied.").await;
+    status(&ada, "The link was copied.").await;
     let link = url(&server, &format!("/r/tea#m{one}"));
     assert_eq!(ada.run("return window.copied").await, json!(link));
     ada.run(&replace("async () => { throw new Error('blocked'); }")).await;
@@ -229,7 +229,7 @@ async fn link_is_copied_or_shown() {
 /// A room that keeps only its latest entries may begin with notes.
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn older_messages_take_over_the_day_line_of_a_message_below_notes() {
+async fn day_line_moves_up_when_older_messages_are_loaded_above_notes() {
     let server = TestServer::start().await;
     let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
     for n in 0..30 {
@@ -262,7 +262,7 @@ async fn older_messages_take_over_the_day_line_of_a_message_below_notes() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
-async fn old_messages_stay_shown_and_current_after_a_reconnection() {
+async fn old_messages_stay_visible_and_up_to_date_after_a_reconnection() {
     let server = TestServer::start().await;
     let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
     let seqs = fill(&mut ben).await;

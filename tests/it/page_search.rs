@@ -90,7 +90,7 @@ async fn search_panel_shows_results_and_leads_to_them() {
         ada.until("document.activeElement.id === 'search-text'").await;
         ada.is_accessible(&format!("search, {look:?}")).await;
         ada.type_into("#search-text", "green tea").await;
-        let more = "20 results so far. Still indexing older messages: there may be more.";
+        let more = "20 results so far. Not all messages were searched: there may be more.";
         status(&ada, more).await;
         ada.until("document.querySelectorAll('#search-results mark').length === 40").await;
         ada.until("document.querySelector('#search-results').textContent.includes('# tea')").await;

@@ -307,7 +307,7 @@ async fn server_without_a_history_file_cannot_search() {
     assert!(error["message"].as_str().unwrap().contains("history file"), "{error}");
 }
 
-/// The words of a search are never read as operators of the index.
+/// The words of a search are never read as operators of FTS5.
 #[actix_web::test]
 async fn syntax_of_the_index_has_no_meaning_in_a_search() {
     let setup = Setup::new().await;

@@ -1,4 +1,4 @@
-//! Read marks, and the counts of unread messages in `joined`.
+//! Read marks, and the numbers of unread messages in `joined`.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -145,7 +145,7 @@ async fn devices_of_a_user_share_the_read_mark() {
     laptop.send(&[read("tea", seqs[1])]).await;
     assert_eq!(phone.expect("read").await["seq"], seqs[1]);
     assert_eq!(unread(&join_again(&server, "Ada", "tea").await), json!([seqs[1], 0, null, 0]));
-    // Nobody else is told: the next line answers the next command.
+    // No other user receives the event: the next line answers the next command.
     for (client, room) in [(&mut laptop, "tea"), (&mut ben, "tea"), (&mut elsewhere, OTHER_ROOM)] {
         client.send(&[json!({"type": "who", "room": room})]).await;
         client.expect("members").await;
@@ -212,7 +212,7 @@ async fn read_needs_a_key_a_membership_and_a_history_file() {
 }
 
 #[actix_web::test]
-async fn count_ends_at_one_thousand_but_the_first_unread_message_is_exact() {
+async fn count_stops_at_one_thousand_but_the_first_unread_message_is_exact() {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start_with(config_with_journal(folder.path())).await;
     let (mut ada, mut ben) = (connect(&server, "Ada").await, connect(&server, "Ben").await);
@@ -315,7 +315,7 @@ fn stored_mark(folder: &Path) -> Option<u64> {
 }
 
 #[actix_web::test]
-async fn mark_survives_a_kill_once_it_is_stored_and_a_clean_end_at_once() {
+async fn mark_survives_a_kill_once_it_is_stored_and_a_clean_shutdown_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(PROGRAM, folder.path(), &[]).await;
     let mut seqs = Vec::new();
@@ -346,7 +346,7 @@ async fn mark_survives_a_kill_once_it_is_stored_and_a_clean_end_at_once() {
     assert_eq!(unread(&join(&mut ada, "tea").await), json!([seqs[2], 1, seqs[3], 0]));
 }
 
-/// A locked file delays neither the count nor the marks, which are stored later.
+/// A locked file does not delay counts. Marks are stored once it is unlocked.
 #[actix_web::test]
 async fn marks_of_a_locked_file_are_stored_once_it_is_unlocked() {
     let folder = tempfile::tempdir().unwrap();

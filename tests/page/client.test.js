@@ -171,7 +171,7 @@ test("a change that exceeds the rate limit is sent again", async (t) => {
   assert.deepEqual(socket.commands.map((command) => command.id), [id, id]);
 });
 
-test("the client tells how far the user has read, once, and learns it from other devices", (t) => {
+test("the client sends each read mark once, and receives those of other devices", (t) => {
   const limits = { unread: 1000 };
   const { client, room } = connect(t, { read: 4 }, { limits, key: "a secret of Ada's own" });
   assert.equal(room.readMark, 4);
@@ -185,7 +185,7 @@ test("the client tells how far the user has read, once, and learns it from other
   client.read(room, 10);
   const seqs = [7, 8, 10];
   assert.deepEqual(FakeSocket.last.commands, seqs.map((seq) => ({ type: "read", room: "tea", seq })));
-  // The position after which the client resumes does not depend on it.
+  // The position after which the client resumes does not change.
   assert.equal(room.seq, 10);
   FakeSocket.last.receive({ type: "read", room: "tea", seq: 99 });
   assert.equal(room.seq, 10);
@@ -193,7 +193,7 @@ test("the client tells how far the user has read, once, and learns it from other
   assert.equal(room.readMark, 0);
 });
 
-test("the client tells nothing to a server without read marks, without a key, or before it has joined", (t) => {
+test("the client sends no read mark to a server without read marks, without a key, or before it has joined", (t) => {
   const key = "a secret of Ada's own";
   for (const options of [{ key }, { limits: { unread: 1000 } }]) {
     const { client, room } = connect(t, {}, options);

@@ -47,7 +47,7 @@ test("the own name is found even with spaces, apostrophes and dots", () => {
 });
 
 // The server's tests use the same examples (src/domain/mention.rs).
-test("mentions are found as by the server", () => {
+test("mentions follow the same rules as on the server", () => {
   const examples = JSON.parse(readFileSync(new URL("mentions.json", import.meta.url), "utf8"));
   for (const [text, me, expected] of examples) {
     assert.equal(mentions(text, me), expected, JSON.stringify([text, me]));

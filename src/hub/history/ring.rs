@@ -280,7 +280,7 @@ impl Ring {
         })
     }
 
-    /// Returns the messages after a sequence number, as far as the ring has them.
+    /// Returns the messages of the ring after a sequence number.
     pub(in crate::hub) fn messages_after(
         &self,
         seq: Seq,

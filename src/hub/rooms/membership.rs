@@ -74,10 +74,10 @@ impl CatchUp {
     pub const DEFAULT_COUNT: usize = 50;
 }
 
-/// A client that joins a room, once its unread messages are counted.
+/// A join whose unread messages are counted.
 pub(in crate::hub) struct Joining {
     pub(super) join: Join,
-    /// `None` if the user has no read mark for the room, or they could not be counted.
+    /// The count. `None` if the user has no read mark for the room, or the log cannot count.
     pub(super) counted: Option<CountedTo>,
 }
 

@@ -1,5 +1,5 @@
-//! Read marks: a user has read the messages of a room up to a sequence number. The log keeps the
-//! marks. All clients of the user know them.
+//! Read marks: the sequence numbers up to which users have read rooms. The log keeps the marks.
+//! When a mark moves, the hub sends it to the user's other clients in the room.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use crate::hub::{Deliver, Hub, Notice};
 use crate::log::MarkRead;
 use crate::protocol::{ErrorCode, Event, Ref, Refusal, Reply};
 
-/// Tells that the user of a client has read a room up to a sequence number. The client must have a
-/// key and be a member of the room. The user's other clients in the room receive [`Event::Read`],
-/// unless the user has read more before. There is no answer except errors:
-/// [`ErrorCode::NotJoined`] or [`ErrorCode::Forbidden`].
+/// Sets the read mark of a client's user for a room. If the mark moves forward, the user's other
+/// clients in the room receive [`Event::Read`]. A mark never moves back. There is no answer except
+/// errors: [`ErrorCode::NotJoined`] if the client is not a member of the room, or
+/// [`ErrorCode::Forbidden`] if the client has no key or the log keeps no read marks.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Read {
@@ -22,7 +22,8 @@ pub struct Read {
     pub client: ClientId,
     /// The room.
     pub room: RoomName,
-    /// The sequence number. One after the last delivered entry counts as that entry.
+    /// The last message that the user has read. A number after the last delivered entry counts as
+    /// that entry.
     pub seq: Seq,
     /// The reference that an error repeats.
     pub reference: Option<Ref>,
@@ -43,14 +44,14 @@ impl Handler<Read> for Hub {
 }
 
 impl Hub {
-    /// Raises the read mark of a client's user.
+    /// Raises the read mark of a client's user, and sends it to the log and the other clients.
     fn mark_read(&mut self, id: ClientId, name: &RoomName, seq: Seq) -> Result<(), Refusal> {
         let client = self.clients.get(&id).filter(|client| client.is_in(name));
         let client = client.ok_or_else(Refusal::not_joined)?;
         let seq = seq.min(self.delivered(name));
         let marks = self.log.backend.read_marks();
         let Some(marks) = marks.filter(|_| client.has_key(id)) else {
-            let text = "the server keeps read marks only for clients with a key, and in a file";
+            let text = "read marks need a key, and a server with a history file";
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         };
         let identity = client.identity;
@@ -63,7 +64,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Tells the other clients of a user in a room that the user has read it.
+    /// Sends a read mark to the other clients of a user in a room.
     fn tell_other_clients(&mut self, id: ClientId, who: Identity, name: &RoomName, seq: Seq) {
         let user = self.users.get(&who).into_iter();
         let others = user.flat_map(|user| &user.clients).copied().filter(|other| *other != id);

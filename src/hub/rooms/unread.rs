@@ -1,6 +1,6 @@
-//! Counting of unread messages. Before a client joins a room, the log counts the messages that its
-//! user has not read, and the join waits for the answer. The hub adds those that are delivered
-//! meanwhile.
+//! Counts of unread messages. Before a client joins a room, the log counts the messages that the
+//! user has not read, and the join waits for the answer. The hub adds the messages that are
+//! delivered meanwhile.
 
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ struct Waiting {
     join: Join,
     /// The user whose messages are counted.
     identity: Identity,
-    /// The last entry up to which they are counted.
+    /// The last entry that is counted.
     end: Seq,
 }
 
@@ -41,7 +41,7 @@ impl Counts {
         self.waiting.clear();
     }
 
-    /// Lets a join wait. Returns the number of its request.
+    /// Adds a join that waits. Returns the number of its request.
     fn add(&mut self, waiting: Waiting) -> u64 {
         self.last_request += 1;
         self.waiting.insert(self.last_request, waiting);
@@ -102,7 +102,7 @@ impl Hub {
         if let Some(room) = user.rooms.get_mut(name) {
             room.read_mark = room.read_mark.max(unread.mark);
         }
-        // Usually nothing was delivered since the count.
+        // Usually no message was delivered since the count.
         let newer = self.rings.get(name).into_iter().flat_map(|ring| ring.messages_after(end));
         for message in newer.filter(|it| !it.deleted && it.author != Some(identity)) {
             unread.add(message.seq, mentions(message.text.as_str(), &user.nick));

@@ -338,7 +338,7 @@ impl<'a> Import<'a> {
         // The last message of another room may have a later time than that of the head.
         self.connection
             .execute("INSERT OR IGNORE INTO clock_steps VALUES (?1)", [count(head) + 1])?;
-        // The server indexes the messages when it has opened the file.
+        // The server indexes the messages after it has opened the file.
         self.connection.execute_batch(migration::FILL_SEARCH)
     }
 }

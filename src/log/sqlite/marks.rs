@@ -1,6 +1,6 @@
 //! Read marks: how far each user has read each room. They are not entries of the log. The writer
 //! keeps new marks in memory, where the readers see them, and commits them together every few
-//! seconds. A commit that fails is repeated and does not concern appends. The number of marks is
+//! seconds. A failed commit is repeated and does not affect appends. The number of marks is
 //! limited, and a mark expires when it has not changed for a long time.
 
 use std::collections::HashMap;
@@ -17,20 +17,20 @@ use super::{Writer, schema};
 use crate::domain::{Identity, Nick, RoomName, Seq, Timestamp, Unread, mentions};
 use crate::log::{LogError, MarkRead};
 
-/// The time from a new mark until the commit. Later marks join it.
+/// The time from a new mark until the commit, which includes later marks.
 const COMMIT_DELAY: Duration = Duration::from_secs(3);
 
-/// The maximum number of marks in one commit, which appends wait for.
+/// The maximum number of marks in one commit. Appends wait for the commit.
 const COMMIT_MAX: usize = 1000;
 
-/// The pause between two commits if one does not suffice. The writer handles appends meanwhile.
+/// The pause between two commits if one is not enough. The writer handles appends meanwhile.
 const COMMIT_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long a commit waits for a lock on the file. It is shorter than that of an append, since
-/// appends wait for it.
+/// How long a commit waits for a lock on the file. It is shorter than for an append, since appends
+/// wait for the commit.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The maximum number of marks that are not committed. Marks of further rooms and users are
+/// The maximum number of marks that are not committed. New marks for other rooms and users are
 /// ignored.
 const PENDING_MAX: usize = if cfg!(test) { 3000 } else { 50_000 };
 
@@ -43,11 +43,11 @@ const MARKS_MAX: i64 = if cfg!(test) { 1500 } else { 1_000_000 };
 /// How long a mark is kept after its last change.
 const LIFETIME: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
-/// The maximum number of messages that are read to count the unread ones, and to find the first.
-/// The user's own messages and deleted ones are among them.
+/// The maximum number of messages that are read to count the unread ones, and again to find the
+/// first. It includes the user's own messages and deleted ones.
 const SCAN_MAX: usize = 10_000;
 
-/// The key of the number of all marks in the table `meta`.
+/// The key in the table `meta` of the number of all marks.
 const TOTAL: &str = "read_marks";
 
 /// A mark that is not committed yet: the user, the room, and the sequence number.
@@ -188,8 +188,8 @@ fn store(
     stored
 }
 
-/// Raises a mark to a sequence number, unless it is greater. Returns by how many the number of
-/// marks has grown.
+/// Raises a mark to a sequence number, unless it is higher. Returns by how many the number of marks
+/// has grown.
 fn raise(
     connection: &Connection,
     identity: &Identity,
@@ -199,7 +199,7 @@ fn raise(
 ) -> rusqlite::Result<i64> {
     let select = "SELECT id FROM rooms WHERE name = ?1";
     let mut select = connection.prepare_cached(select)?;
-    // A room to which nobody has written is not in the file, and nothing in it is unread.
+    // A room without any entry is not in the file, and nothing in it is unread.
     let room = select.query_row([room.as_str()], |row| row.get::<_, i64>(0)).optional()?;
     let Some(room) = room else { return Ok(0) };
     let identity = identity.as_bytes().as_slice();
@@ -269,7 +269,7 @@ pub(super) fn count_unread(
     query: &UnreadQuery,
 ) -> rusqlite::Result<Option<Unread>> {
     let UnreadQuery { identity, nick, room, known, before } = query;
-    // This comes before the snapshot, since a mark remains pending until it is committed.
+    // Read before the snapshot begins, since a mark remains pending until it is committed.
     let pending = pending.get(*identity, room);
     let snapshot = connection.unchecked_transaction()?;
     let select = "SELECT id, floor FROM rooms WHERE name = ?1";
@@ -290,7 +290,7 @@ pub(super) fn count_unread(
     range.count(mark, nick).map(Some)
 }
 
-/// The messages of a room among which a user's unread ones are.
+/// The range of a room's messages that contains a user's unread ones.
 struct UnreadRange<'a> {
     connection: &'a Connection,
     identity: &'a Identity,

@@ -115,11 +115,12 @@ const VERSION_3: &str = "
 
 /// What the fourth version adds.
 ///
-/// - `read_marks` has the last entry that a user has read in a room, and when the user has read it.
-/// - The rest is the index for searches. See [`search`](super::search). `message_rooms` has the
-///   room of each message that is not pruned from the file. `search_parts` has the parts of the
-///   index: the part with the id 1 has the table `search_1`. `search_fill` has a row while messages
-///   of an older version are missing in `message_rooms`: those before `top`.
+/// - `read_marks` stores up to which entry a user has read a room, and when the mark last changed.
+/// - The other tables are for the search index: see [`search`](super::search). `message_rooms`
+///   stores the room of each message that is not pruned from the file. `search_parts` lists the
+///   parts of the index: the part with the id 1 has the table `search_1`. `search_fill` has a row
+///   while messages that an older version stored, those before `top`, are missing in
+///   `message_rooms`.
 const VERSION_4: &str = "
     CREATE TABLE read_marks (
         identity BLOB NOT NULL,
@@ -144,7 +145,7 @@ const VERSION_4: &str = "
     CREATE TABLE search_fill (top INTEGER NOT NULL) STRICT;
 ";
 
-/// Notes that all messages are missing in `message_rooms`.
+/// Records that all messages are missing in `message_rooms`.
 pub(super) const FILL_SEARCH: &str =
     "INSERT INTO search_fill SELECT value + 1 FROM meta WHERE name = 'head'";
 

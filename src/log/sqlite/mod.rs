@@ -1,7 +1,7 @@
 //! The log in a SQLite file. All SQL of the crate is in this module. A [`Writer`] on its own thread
 //! assigns sequence numbers, and commits messages before it answers. [`Reader`]s on other threads
-//! read pages of the history, and count unread messages. `search` finds messages on a further
-//! thread. The hub reaches them with the messages of the log, such as
+//! read pages of the history, and count unread messages. `search` on a further thread searches
+//! messages. The hub reaches them with the messages of the log, such as
 //! [`Append`](crate::log::Append) and [`Page`](crate::log::Page), and knows nothing else of them.
 
 mod append;

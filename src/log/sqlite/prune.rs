@@ -1,7 +1,7 @@
 //! Deletion of pruned messages: the writer deletes from the file what is not kept any more, in
 //! small slices between appends. The decisions of the log do not depend on when this happens. A
 //! pruned message with an id leaves a tombstone, a row without name and text, for a day, so that
-//! duplicates of it are recognized. Read marks that have expired are deleted, too.
+//! duplicates of it are recognized. Expired read marks are also deleted.
 
 use std::time::{Duration, Instant};
 

@@ -340,8 +340,8 @@ impl Writer {
         self.rooms.extend(applied.rooms.iter().map(|(name, room)| (name.clone(), *room)));
     }
 
-    /// Commits the pending read marks and marks the file as cleanly closed, unless the file cannot
-    /// be reopened after an error.
+    /// Commits the pending read marks, and records that the file was closed cleanly, unless the
+    /// file cannot be reopened after an error.
     pub(super) fn close(&mut self) -> Result<(), LogError> {
         self.answer_open_append();
         self.commit_all_marks(Timestamp::now());

@@ -1,11 +1,11 @@
-//! Maintains the index. The writer does it in steps between appends, each a short transaction:
+//! Maintains the search index. The writer does it in steps between appends, each a short
+//! transaction:
 //!
-//! - New messages are indexed some seconds later, or as soon as there are enough, since an
-//!   insertion into the index in every append would double its cost.
-//! - Messages that older versions stored are indexed in parts, newest first.
-//! - A part without messages is deleted. If some of a part's messages were pruned, it is built
-//!   again without them, because removing each message from the index would cost a hundred times as
-//!   much.
+//! - New messages are indexed together, some seconds after an append or as soon as there are
+//!   enough. Indexing them in the append would double its cost.
+//! - Messages that an older version stored are indexed part by part, newest first.
+//! - A part without messages is deleted. If some of a part's messages were pruned, it is rebuilt
+//!   without them, because removing each message from the index would cost a hundred times as much.
 //!
 //! Edits and deletions by users change the index at once: see [`reindex`].
 
@@ -21,17 +21,17 @@ use crate::log::LogError;
 use crate::log::sqlite::Writer;
 use crate::log::sqlite::rows::{count, integer, millis};
 
-/// The greatest number of messages in a part.
+/// The maximum number of messages in a part.
 const PART_ROWS: i64 = if cfg!(test) { 64 } else { 1 << 18 };
 
-/// The greatest number of messages that one step indexes.
+/// The maximum number of messages that one step indexes.
 const SLICE_ROWS: i64 = if cfg!(test) { 8 } else { 2000 };
 
-/// If more messages than this wait, every append is followed by a step. A search reads those that
-/// wait one by one.
+/// If more messages than this wait to be indexed, every append is followed by a step. A search
+/// reads waiting messages one by one.
 const WAITING_MAX: i64 = 4 * SLICE_ROWS;
 
-/// How long messages wait to be indexed together.
+/// How long a message waits for others, to be indexed together.
 const DELAY: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 2000 });
 
 /// The pause between two steps, in which the writer handles appends.
@@ -40,23 +40,23 @@ const STEP_PAUSE: Duration = Duration::from_millis(10);
 /// The pause after an error.
 const RETRY_PAUSE: Duration = Duration::from_secs(30);
 
-/// The pause between two checks of a part for messages that were pruned.
+/// The pause between two checks of parts for messages that were pruned.
 const CHECK_INTERVAL: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 30 });
 
-/// A part is built again this long after the first of its messages was pruned, or as soon as a
-/// quarter of them are pruned. So the words of a pruned message are in the file for about a day.
+/// A part is rebuilt this long after the first of its messages was pruned, or as soon as a quarter
+/// of them are pruned. So the words of a pruned message remain in the file for about a day.
 const REBUILD_AFTER: Duration = Duration::from_secs(22 * 60 * 60);
 
-/// The greatest number of pages of the index that one step merges or deletes.
+/// The maximum number of pages of the index that one step merges or deletes.
 const STEP_PAGES: i64 = 64;
 
-/// The range of sequence numbers whose messages are found together, for files of older versions.
+/// The size of a [`Window`], in sequence numbers.
 const WINDOW: i64 = if cfg!(test) { 100 } else { 1 << 20 };
 
-/// The number of rooms that one step examines for that.
+/// The maximum number of rooms in which one step looks for messages of a window.
 const WINDOW_ROOMS: i64 = if cfg!(test) { 3 } else { 500 };
 
-/// The number of messages that one step adds to `message_rooms`.
+/// The maximum number of messages that one step adds to `message_rooms`.
 const WINDOW_ROWS: usize = if cfg!(test) { 10 } else { 5000 };
 
 /// The space that the index leaves for messages if the size of the file is limited, in bytes.
@@ -67,7 +67,7 @@ const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
 pub(in crate::log::sqlite) struct Indexer {
     /// The timer of the next step, and its time.
     next: Option<(SpawnHandle, Instant)>,
-    /// About how many messages of the open part are not indexed.
+    /// About how many messages of the open part wait to be indexed.
     waiting: i64,
     /// When the first of them was appended.
     waiting_since: Option<Instant>,
@@ -79,9 +79,9 @@ pub(in crate::log::sqlite) struct Indexer {
     failing: bool,
     /// The part that the current step changes.
     part: Option<i64>,
-    /// A part that turned out to be damaged.
+    /// A part that was found to be damaged.
     damaged: Option<i64>,
-    /// Whether old messages are being indexed, which is logged.
+    /// Whether messages that an older version stored are being indexed, which is logged.
     fills: bool,
 }
 
@@ -89,7 +89,7 @@ impl Default for Indexer {
     fn default() -> Self {
         Self {
             next: None,
-            // Messages of the previous process may wait.
+            // Messages that the previous process appended may wait.
             waiting: SLICE_ROWS,
             waiting_since: None,
             window: None,
@@ -103,22 +103,23 @@ impl Default for Indexer {
     }
 }
 
-/// The messages of all rooms in a range of sequence numbers, as far as they were found.
+/// The messages of all rooms in a range of sequence numbers, as far as they were found. The table
+/// `messages` is sorted by room, so the messages of an older file are collected window by window.
 #[derive(Debug)]
 struct Window {
-    /// The range, without its end.
+    /// The range, which includes `bottom` but not `top`.
     bottom: i64,
     top: i64,
     /// The last room that was examined.
     room: i64,
     /// Whether all rooms were examined.
     is_whole: bool,
-    /// Sequence numbers and rooms. When the window is whole, the greatest numbers are first.
+    /// Sequence numbers and rooms. When the window is whole, they are sorted, highest first.
     messages: Vec<(i64, i64)>,
 }
 
 impl Writer {
-    /// Notes that messages were appended. Schedules a step, or does one now if too many wait.
+    /// Counts messages that were appended. Schedules a step, or does some now if too many wait.
     pub(in crate::log::sqlite) fn messages_appended(
         &mut self,
         messages: usize,
@@ -170,7 +171,7 @@ impl Writer {
             Ok(false) => CHECK_INTERVAL,
             Err(error) => {
                 if !self.indexer.failing {
-                    warn!("cannot index messages for searches: {error}; trying again later");
+                    warn!("cannot update the search index: {error}; trying again later");
                 }
                 RETRY_PAUSE
             }
@@ -210,7 +211,7 @@ impl Writer {
         let done = step.run(&mut self.indexer)?;
         transaction.commit()?;
         self.indexer.damaged = None;
-        // The words of pruned messages are in the write-ahead log, too.
+        // The words of pruned messages are also in the write-ahead log.
         self.checkpoint.removed_text |= done == Done::Dropped;
         Ok(done != Done::Nothing)
     }
@@ -228,7 +229,7 @@ impl Writer {
 }
 
 impl Indexer {
-    /// Notes that messages may wait, for a writer that is not started as an actor.
+    /// Assumes that messages wait, for a writer that is not started as an actor.
     #[cfg(test)]
     pub(super) fn messages_waiting(&mut self) {
         self.waiting = SLICE_ROWS;
@@ -266,8 +267,8 @@ struct Step<'a> {
 impl Step<'_> {
     fn run(&self, indexer: &mut Indexer) -> rusqlite::Result<Done> {
         let Some(open) = self.parts.iter().find(|part| part.is_open()) else {
-            // The messages of a file of an older version, and those of a part that was damaged, are
-            // indexed later, in parts that are closed.
+            // Messages that an older version stored, and those of a damaged part, are indexed
+            // later, in closed parts.
             let select = "SELECT 1 FROM search_fill";
             let is_new = self.parts.is_empty() && !self.connection.prepare(select)?.exists([])?;
             let first = if is_new { 1 } else { self.head + 1 };
@@ -302,23 +303,23 @@ impl Step<'_> {
             return Ok(Done::Something);
         }
         if std::mem::take(&mut indexer.fills) {
-            info!("all messages of the history file are indexed for searches");
+            info!("the search index of the history file is complete");
         }
         Ok(Done::Nothing)
     }
 
-    /// Indexes new messages in the open part. Closes it if it is full.
+    /// Indexes new messages in the open part. Closes the part if it is full.
     fn index_new(&self, open: &Part, indexer: &mut Indexer) -> rusqlite::Result<Done> {
         indexer.part = Some(open.id);
         let rows = self.index_slice(open, self.head)?;
-        // After a whole slice there may be more, which are due at once.
+        // After a full slice there may be more messages, which are due at once.
         indexer.waiting = if rows < SLICE_ROWS { 0 } else { (indexer.waiting - rows).max(1) };
         indexer.waiting_since = None;
         Ok(Done::Something)
     }
 
-    /// Indexes the next messages of a part up to a sequence number. Returns their number. Closes
-    /// the open part if it is full, and replaces other parts with one that is complete.
+    /// Indexes the next messages of a part up to a sequence number. Returns how many. Closes the
+    /// open part if it is full. A rebuilt part that is complete replaces the former ones.
     fn index_slice(&self, part: &Part, last: i64) -> rusqlite::Result<i64> {
         let mut select = self.connection.prepare_cached(
             "SELECT placed.seq, placed.room, message.nick, message.text
@@ -330,7 +331,7 @@ impl Step<'_> {
         let (mut read, mut indexed) = (0, part.indexed);
         while let Some(row) = rows.next()? {
             (read, indexed) = (read + 1, row.get(0)?);
-            // A message without a row was pruned, but its place is not deleted yet.
+            // The message may have been pruned, while its row in `message_rooms` remains.
             let nick = row.get_ref(2)?.as_str_or_null()?;
             if let (Some(nick), Some(text)) = (nick, row.get_ref(3)?.as_str_or_null()?)
                 && let Some(document) = Document::new(row.get(1)?, nick, text)
@@ -376,11 +377,11 @@ impl Step<'_> {
         };
         let before = changes()?;
         let table = part.table();
-        // A negative number also merges segments that FTS5 would leave alone.
+        // With a negative number, FTS5 also merges segments that it would otherwise leave.
         self.connection
             .prepare_cached(&format!("INSERT INTO {table} ({table}, rank) VALUES ('merge', ?1)"))?
             .execute([-STEP_PAGES])?;
-        // FTS5 documents that fewer than two changes mean that nothing was merged.
+        // Fewer than two changes mean that nothing was merged (FTS5 documentation, `merge`).
         if changes()? - before < 2 {
             self.connection
                 .prepare_cached("UPDATE search_parts SET merged = 1 WHERE id = ?1")?
@@ -405,8 +406,8 @@ impl Step<'_> {
         Ok(Done::Dropped)
     }
 
-    /// Checks the next part for messages that were pruned. Returns whether the part must be deleted
-    /// or built again.
+    /// Checks the next part for messages that were pruned. Returns whether it changed something:
+    /// the part is closed, deleted or rebuilt.
     fn check_next(&self, indexer: &mut Indexer) -> rusqlite::Result<bool> {
         let mut live = self.parts.iter().filter(|part| part.state == State::Live);
         let Some(part) = live.find(|part| part.first < indexer.checked) else {
@@ -453,8 +454,8 @@ impl Step<'_> {
         Ok(true)
     }
 
-    /// Begins to build a part again, together with small ones before it. Only one part is built at
-    /// a time.
+    /// Begins to rebuild a part, together with small ones before it. Only one part is rebuilt at a
+    /// time. Returns whether it began.
     fn rebuild(&self, part: &Part, remaining: i64) -> rusqlite::Result<bool> {
         if self.parts.iter().any(|part| part.state == State::Building) {
             return Ok(false);
@@ -471,8 +472,8 @@ impl Step<'_> {
         Ok(true)
     }
 
-    /// Creates a part for messages that are in none, or prepares that for messages that an older
-    /// version stored. Returns whether there was something to do.
+    /// Creates a part for messages that are in none, or adds messages that an older version stored
+    /// to `message_rooms`. Returns whether there was something to do.
     fn fill(&self, indexer: &mut Indexer) -> rusqlite::Result<bool> {
         let select = "SELECT top FROM search_fill";
         let mut select = self.connection.prepare_cached(select)?;
@@ -483,7 +484,7 @@ impl Step<'_> {
         }
         let Some(top) = top else { return Ok(false) };
         if !std::mem::replace(&mut indexer.fills, true) {
-            info!("indexing the messages of the history file for searches");
+            info!("building the search index of the history file");
         }
         let window = indexer.window.take().filter(|window| window.top == top);
         let mut window = window.unwrap_or_else(|| Window::below(top));
@@ -498,8 +499,8 @@ impl Step<'_> {
         Ok(true)
     }
 
-    /// Returns the range of the next part: the newest messages that are in no part, from `bottom`
-    /// on.
+    /// Returns the range of the next part: the newest messages that are in no part, and not before
+    /// `bottom`.
     fn gap(&self, bottom: i64) -> rusqlite::Result<Option<(i64, i64)>> {
         let mut upper = i64::MAX;
         for part in self.parts.iter().filter(|part| part.state == State::Live) {
@@ -542,7 +543,7 @@ impl Window {
         Self { bottom, top, room: 0, is_whole: false, messages: Vec::new() }
     }
 
-    /// Finds the messages of some rooms.
+    /// Finds the messages of the next rooms.
     fn find_messages(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let mut rooms = connection
             .prepare_cached("SELECT id, floor FROM rooms WHERE id > ?1 ORDER BY id LIMIT ?2")?;
@@ -595,13 +596,13 @@ fn create_part(
         )?
         .execute((first, last, state, WORDS_VERSION))?;
     let table = format!("search_{}", connection.last_insert_rowid());
-    // The texts are only in `messages`. The words are split already, so the tokenizer only has to
-    // find the spaces between them.
+    // A contentless table: the texts are only in `messages`. The words are already split, so the
+    // tokenizer only has to find the spaces between them.
     connection.execute_batch(&format!(
         "CREATE VIRTUAL TABLE {table} USING fts5(
              text, room, nick, content = '', columnsize = 0, tokenize = 'ascii');
          INSERT INTO {table} ({table}, rank) VALUES ('secure-delete', 1);
-         -- Fewer merges take a quarter less CPU time. A full part is merged completely anyway.
+         -- Fewer merges take a quarter less CPU time. A full part is merged completely later.
          INSERT INTO {table} ({table}, rank) VALUES ('automerge', 16);
          INSERT INTO {table} ({table}, rank) VALUES ('crisismerge', 64);"
     ))
@@ -621,7 +622,7 @@ fn insert(
         .map(|_| ())
 }
 
-/// Removes the words of a message from the index, and adds those of its new text, if it has one.
+/// Removes the words of a message from the index, and adds those of its new text, if there is one.
 /// Call it before the message is changed, in the same transaction.
 pub(in crate::log::sqlite) fn reindex(
     connection: &Connection,
@@ -662,9 +663,9 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
 }
 
-/// Deletes a part that is damaged. Its messages are indexed again in another part.
+/// Begins to delete a damaged part. Its messages are indexed again in another part.
 fn drop_damaged(connection: &Connection, part: i64) -> rusqlite::Result<()> {
-    warn!("a part of the search index is damaged; building it again");
+    warn!("a part of the search index is damaged; rebuilding it");
     connection
         .prepare_cached("UPDATE search_parts SET state = ?2 WHERE id = ?1")?
         .execute((part, State::Dropping))
@@ -679,7 +680,7 @@ fn replace(
     new: Option<&Document>,
 ) -> rusqlite::Result<()> {
     if let Some(Document { text, room, nick }) = old {
-        // FTS5 does not know the texts of its rows, so they are given again.
+        // A contentless FTS5 table does not store the texts of its rows, so it needs them again.
         connection
             .prepare_cached(&format!(
                 "INSERT INTO search_{part} (search_{part}, rowid, text, room, nick)

@@ -1,9 +1,10 @@
-//! The full-text index of the messages, and the search in it.
+//! Full-text search of the messages, with an index in the same file.
 //!
-//! The index has parts, each with a range of sequence numbers and a FTS5 table of its own. A part
-//! is `building` until it replaces others, `live` while it is searched, and then `dropping`. The
-//! ranges of live parts do not overlap. `index` maintains the parts a little later than the
-//! messages are appended. `query` searches them, and reads messages that are not in a part yet.
+//! The index consists of parts, each with a range of sequence numbers and an FTS5 table of its own.
+//! A rebuilt part is `building` until it replaces others. A part is `live` while it is searched,
+//! and then `dropping`. The ranges of live parts do not overlap. `index` maintains the parts, some
+//! time after the messages are appended. `query` searches them, and reads messages that are in no
+//! part.
 
 mod index;
 mod query;
@@ -18,22 +19,22 @@ use crate::domain::{Nick, WORDS_VERSION, joined_keys};
 pub(super) use index::{Indexer, reindex};
 pub(super) use searcher::Searcher;
 
-/// A part of the index: a row of `search_parts`.
+/// A part of the search index: a row of `search_parts`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Part {
     id: i64,
-    /// The range of the sequence numbers of its messages. The last number of the newest part is the
-    /// greatest possible one.
+    /// The range of the sequence numbers of its messages. The newest part has no end: its last
+    /// number is the highest possible one.
     first: i64,
     last: i64,
-    /// The messages from `first` up to this are in the index.
+    /// The messages from `first` up to this sequence number are in the index.
     indexed: i64,
     /// The number of these messages when they were indexed. Some may have been pruned since.
     rows: i64,
     state: State,
     /// Whether the index is stored in one segment, which is searched faster.
     merged: bool,
-    /// When it was first noticed that messages of the part were pruned, in milliseconds.
+    /// When a check first found that messages of the part were pruned, in milliseconds since 1970.
     pruned_at: Option<i64>,
 }
 
@@ -79,7 +80,7 @@ impl Part {
     }
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        // The words of an older version would not be found.
+        // Texts were split by other rules, so a search would not find them.
         let state =
             if row.get::<_, i64>(8)? == WORDS_VERSION { row.get(5)? } else { State::Dropping };
         Ok(Self {
@@ -108,7 +109,7 @@ impl Part {
     }
 }
 
-/// A message as it is in the index: its words, and tokens of its room and its author's name.
+/// A message as the index stores it: its words, and tokens of its room and its author's name.
 #[derive(Debug)]
 struct Document {
     text: String,
@@ -137,7 +138,7 @@ fn room_token(room: i64) -> String {
     token
 }
 
-/// Returns the same token for names that are equal. Other names may have it, too.
+/// Returns the token of a name. Equal names have the same token, and so may other names.
 fn nick_token(nick: &Nick) -> String {
     // FNV-1a. The token is stored, and the hash functions of the standard library may change.
     let hash = nick

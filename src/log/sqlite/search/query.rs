@@ -1,6 +1,6 @@
 //! Searches messages, newest first: in the parts of the index, and one by one where there is no
-//! part yet. Every candidate is compared with the current text, so a part may have words of
-//! messages that were pruned.
+//! part yet. Every candidate is compared with the current text of the message, so a part may
+//! contain words of messages that were pruned.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -13,14 +13,14 @@ use crate::domain::{Author, Identity, Nick, RoomName, SearchQuery, SearchResult}
 use crate::log::Found;
 use crate::log::sqlite::rows::{self, integer};
 
-/// The greatest number of messages that one search reads without the index. If there are more, the
-/// answer is incomplete.
+/// The maximum number of messages that one search reads without the index. If there are more, the
+/// results are incomplete.
 const SCANNED_MAX: i64 = if cfg!(test) { 40 } else { 20_000 };
 
-/// A room with at most this number of messages is searched without the index.
+/// A search in a room with at most this number of messages does not use the index.
 const SMALL_ROOM: i64 = if cfg!(test) { 10 } else { 1000 };
 
-/// Returns the messages that match, newest first. At the deadline, returns what was found so far.
+/// Returns the messages that match, newest first. At the deadline, returns the results so far.
 pub(super) fn search(
     connection: &Connection,
     query: &SearchQuery,
@@ -40,7 +40,7 @@ pub(super) fn search(
         let Some(room) = Room::find(&snapshot, name)? else { return Ok(Found::default()) };
         search.room = Some(room);
     }
-    // The search ends early if it has enough results, or no time is left.
+    // `Break` means that the search has enough results, or no time is left.
     let _ = search.run()?;
     Ok(search.found)
 }
@@ -76,7 +76,7 @@ struct Search<'a> {
 /// `Break` ends the search.
 type Flow = rusqlite::Result<ControlFlow<()>>;
 
-/// Returns from a function if the search has ended.
+/// Returns from the enclosing function if the search has ended.
 macro_rules! go_on {
     ($flow:expr) => {
         if $flow?.is_break() {
@@ -108,19 +108,19 @@ impl Search<'_> {
         let placed: i64 =
             self.connection.prepare_cached(select)?.query_row([], |row| row.get(0))?;
         go_on!(self.scan(placed, upper));
-        // The rooms of older messages are not in `message_rooms` yet.
+        // Older messages are not in `message_rooms` yet.
         self.found.incomplete |= placed > 0 && upper > 0;
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Returns what to look for, in the syntax of FTS5. All strings are in quotes.
+    /// Returns the query in the syntax of FTS5. All strings are in quotes.
     fn expression(&self) -> String {
         let phrases = self.query.terms.phrases().iter().map(|keys| keys.join(" "));
         let mut terms: Vec<_> = phrases.map(|phrase| ("text", phrase)).collect();
         terms.extend(self.room.as_ref().map(|room| ("room", room_token(room.id))));
         terms.extend(self.query.from.as_ref().map(|nick| ("nick", nick_token(nick))));
         let terms = terms.iter().map(|(column, term)| {
-            // A key has no quotes. This makes sure that it cannot end the string.
+            // A key contains no quotes. Doubling them ensures that it cannot end the string.
             format!("{column} : \"{}\"", term.replace('"', "\"\""))
         });
         terms.collect::<Vec<_>>().join(" AND ")
@@ -158,7 +158,7 @@ impl Search<'_> {
         if first > last {
             return Ok(ControlFlow::Continue(()));
         }
-        // One more tells whether all were read.
+        // One row more than allowed shows that not all were read.
         let most = SCANNED_MAX - self.scanned + 1;
         if let Some(room) = &self.room {
             let select = "SELECT message.seq, message.at, message.author, message.nick,
@@ -192,7 +192,7 @@ impl Search<'_> {
 
     fn consider_scanned(&mut self, row: &Row<'_>) -> Flow {
         if self.scanned == SCANNED_MAX {
-            // The rest of this range is left out.
+            // The rest of this range is skipped.
             self.found.incomplete = true;
             return Ok(ControlFlow::Continue(()));
         }

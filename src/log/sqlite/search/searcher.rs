@@ -1,5 +1,5 @@
-//! The searcher: it answers searches on a thread of its own, so that no page of the history waits
-//! for a search.
+//! The searcher answers searches on a thread of its own, so that no page of the history waits for a
+//! search.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,13 +12,13 @@ use crate::domain::SearchQuery;
 use crate::log::sqlite::schema;
 use crate::log::{Found, LogError, Search};
 
-/// The longest time that a search takes.
+/// The maximum time of a search, without the time that it waits.
 const SEARCH_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// A search that has waited longer is rejected, so that the queue becomes shorter.
+/// A search that has waited longer than this is rejected, so that the queue becomes shorter.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// The number of prepared statements of the searcher. It has one for each part of the index.
+/// The maximum number of prepared statements. There is one for each part of the index.
 const STATEMENTS_MAX: usize = 256;
 
 /// An actor that searches the journal.

@@ -1,4 +1,4 @@
-//! Tests of the index and the search in it. In tests a part has at most 64 messages, and a step
+//! Tests of the search index and of searches. In tests a part has at most 64 messages, and a step
 //! indexes 8.
 
 use std::path::Path;
@@ -33,7 +33,7 @@ fn found(path: &Path, words: &str) -> Vec<String> {
     search(path, &query(words)).results.iter().map(|result| result.snippet.concat()).collect()
 }
 
-/// Returns what a search finds that reads all messages.
+/// Returns the results of a search that reads all messages.
 fn scan(path: &Path, query: &SearchQuery) -> Found {
     let mut found = Found::default();
     for name in
@@ -62,10 +62,10 @@ fn scan(path: &Path, query: &SearchQuery) -> Found {
     found
 }
 
-/// Does all that there is to do at a time.
+/// Runs all steps that are due at a time.
 fn index_at(writer: &mut Writer, now: Timestamp) {
     let mut idle = 0;
-    // Whatever it does, it ends. One check of a part is an idle step.
+    // It must end. A check of a part is an idle step.
     for _ in 0..100_000 {
         idle = if writer.index_step(now).expect("a step") { 0 } else { idle + 1 };
         if idle > 30 {
@@ -76,7 +76,7 @@ fn index_at(writer: &mut Writer, now: Timestamp) {
 }
 
 fn index_all(writer: &mut Writer) {
-    // A writer that is not started as an actor does not count what waits.
+    // A writer that is not started as an actor does not count waiting messages.
     writer.indexer = Indexer::default();
     index_at(writer, Timestamp::now());
 }
@@ -135,7 +135,7 @@ fn message_is_found_before_and_after_it_is_indexed() {
 }
 
 #[test]
-fn searches_cross_the_borders_of_parts_and_pages_without_gap_or_repeat() {
+fn results_from_several_parts_and_pages_have_no_gap_or_repeat() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&options(&path));
@@ -182,7 +182,7 @@ fn full_part_is_merged_into_one_segment() {
 }
 
 #[test]
-fn edited_and_deleted_texts_are_found_no_more_and_their_words_are_in_no_file() {
+fn edited_and_deleted_texts_are_no_longer_found_and_their_words_are_in_no_file() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&options(&path));
@@ -217,7 +217,7 @@ fn edited_and_deleted_texts_are_found_no_more_and_their_words_are_in_no_file() {
 }
 
 #[test]
-fn pruned_texts_are_found_no_more_and_their_words_leave_the_file_within_a_day() {
+fn pruned_texts_are_no_longer_found_and_their_words_are_erased_within_a_day() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let options = with_settings(&options(&path), |settings| settings.keep_messages = 100);
@@ -239,7 +239,7 @@ fn pruned_texts_are_found_no_more_and_their_words_leave_the_file_within_a_day() 
             connection.prepare(&select).and_then(|mut it| it.exists([])).expect("a search")
         })
     };
-    // One of 64 messages is not worth building the part again at once.
+    // One pruned message of 64 does not yet cause a rebuild.
     assert!(in_index());
     index_at(&mut writer, later(DAY));
     assert!(!in_index());
@@ -270,7 +270,7 @@ fn part_without_messages_is_deleted_and_small_parts_are_merged() {
 }
 
 #[test]
-fn damaged_part_does_not_prevent_a_deletion_and_is_built_again() {
+fn damaged_part_does_not_prevent_a_deletion_and_is_rebuilt() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = self::writer(&options(&path));
@@ -288,7 +288,7 @@ fn damaged_part_does_not_prevent_a_deletion_and_is_built_again() {
     check_integrity(&path);
 }
 
-/// Removes what the current version has added to a file.
+/// Removes what version 4 of the schema added to a file.
 fn make_older(path: &Path) {
     let connection = Connection::open(path).expect("a database");
     for part in Part::all(&connection).expect("parts") {
@@ -348,7 +348,7 @@ fn messages_of_an_older_version_are_indexed_newest_first() {
 }
 
 #[test]
-fn index_of_other_words_is_built_again() {
+fn index_with_words_of_another_version_is_rebuilt() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = self::writer(&options(&path));
@@ -441,11 +441,11 @@ enum ModelStep {
     Say(usize, Vec<String>),
     /// Changes a message: the number of the message from the end, and the new text.
     Change(usize, Option<String>),
-    /// Does some steps of the index.
+    /// Runs some steps of the index.
     Index(usize),
-    /// Does all steps of the index, so many hours later.
+    /// Runs all steps of the index, this many hours later.
     IndexAll(u64),
-    /// Keeps at most so many messages in each room, and prunes.
+    /// Limits the messages of each room to this number, and prunes.
     Keep(u64),
     /// Kills and reopens the writer.
     Reopen,
@@ -597,7 +597,7 @@ proptest! {
     }
 }
 
-/// A key that FTS5 splits into no token would make a search find nothing.
+/// If FTS5 found no token in a key, a search for it would find nothing.
 #[test]
 fn every_character_that_is_a_word_is_a_token() {
     for c in (0..=0x10_FFFF).filter_map(char::from_u32) {

@@ -126,7 +126,7 @@ fn pruned_messages_are_not_unread() {
 }
 
 #[test]
-fn count_ends_at_one_thousand_and_the_first_unread_message_is_exact() {
+fn count_stops_at_one_thousand_and_the_first_unread_message_is_exact() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&options(&path));
@@ -263,7 +263,7 @@ fn number_of_pending_marks_is_limited() {
 }
 
 #[test]
-fn failed_commit_of_marks_keeps_them_and_does_not_concern_appends() {
+fn failed_commit_of_marks_keeps_them_pending_and_does_not_affect_appends() {
     let folder = folder();
     let path = folder.path().join("log.db");
     let mut writer = writer(&options(&path));

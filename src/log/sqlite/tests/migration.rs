@@ -40,7 +40,7 @@ const VERSION_2: &str = "
     PRAGMA user_version = 2;
 ";
 
-/// Removes what the fourth version added.
+/// Removes what version 4 of the schema added.
 const UNDO_VERSION_4: &str = "DROP TABLE read_marks; PRAGMA user_version = 3;";
 
 /// Creates a file of an older version. In room `a`, message 1 is a tombstone.
