@@ -13,8 +13,7 @@ use super::Session;
 use crate::domain::memory_bytes;
 use crate::hub::{
     Broadcast, CatchUp, Delete, Edit, Hello, History, Hub, Join, Leave, React, Read, Search,
-    SetRoom,
-    Typing, Who,
+    SetRoom, Typing, Who,
 };
 use crate::protocol::{
     Command, DisconnectReason, ErrorCode, Event, Protocol, Refusal, Reply, Request, json, text,
