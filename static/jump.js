@@ -29,7 +29,8 @@ export async function jump(seq, isTarget = true) {
     return;
   }
   const [number, room] = [jumps, current];
-  const shown = room.past;
+  // Not `room.past`, which an earlier jump may have set before its answer.
+  const shown = log.room.live === room ? log.room : null;
   // What is shown stays up to date while the answer is on its way.
   const past = Object.assign(new Room(room.name), { live: room, past: shown, changesWhileLoading: [] });
   room.past = past;
@@ -58,6 +59,10 @@ export async function jump(seq, isTarget = true) {
     showStatus(event === undefined ? "This message is not loaded yet. Try again once you are connected." : GONE, {
       isTemporary: true,
     });
+    if (shown === null && log.room !== room) {
+      // The list is still empty, since this jump has replaced that to the first unread message.
+      room.firstUnread === null ? log.show(room) : jump(room.firstUnread, false);
+    }
   }
 }
 
