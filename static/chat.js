@@ -122,6 +122,8 @@ function openRoom(name, { push = true } = {}) {
   if (current === room) {
     return closeDrawers();
   }
+  // It would change a message of the other room.
+  document.querySelector(/** @type {"dialog"} */ ("dialog.actions"))?.close();
   current.draft = text.value;
   current.firstUnread = null;
   current.past = null;

@@ -456,6 +456,26 @@ async fn text_of_a_deleted_message_disappears_from_everything() {
     ada.close().await;
 }
 
+/// The browser's back button works in a dialog, too.
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn dialog_of_a_message_closes_with_its_room() {
+    let server = TestServer::start().await;
+    let ada = open(&server, Look::Light, "Ada").await;
+    ada.say("/join milk").await;
+    ada.connected().await;
+    let seq = say_in(&ada, "mine").await;
+    ada.run(&format!("document.querySelector(\"{}\").focus()", article(seq))).await;
+    focused(&ada, "article").await;
+    ada.press(Key::Enter).await;
+    ada.until("document.querySelector('dialog.actions')?.open").await;
+    ada.run("history.back()").await;
+    ada.until("document.title === '#tea · chinwag'").await;
+    ada.until("document.querySelector('dialog.actions') === null").await;
+    focused(&ada, "#text").await;
+    ada.close().await;
+}
+
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
 async fn unchanged_text_is_not_saved_as_an_edit() {
