@@ -350,7 +350,7 @@ function openMenu(article) {
   const items = ACTIONS.filter(({ isFor }) => isFor(message)).map(({ label, icon, isFor, run }) => {
     const button = makeButton(label, () => {
       dialog?.close();
-      // It may have been deleted meanwhile.
+      // It may be deleted.
       isFor(message) && run(message, article);
     });
     button.prepend(element("span", { class: "icon", "aria-hidden": "true" }, icon));

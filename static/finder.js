@@ -1,5 +1,5 @@
 // Searches while the user types: waits until the typing pauses, sends one command at a time, and ignores
-// the answers to earlier queries. It knows no DOM.
+// the answers to earlier queries.
 
 /** @import { SearchCommand, ServerEvent } from "./protocol.js" */
 
@@ -34,7 +34,7 @@ export class Finder {
     this.#timer = setTimeout(() => this.#send({ type: "search", ...query, limit: PAGE }), pauseMs);
   }
 
-  /** Asks for results older than `before`, unless an answer is awaited. @param {number} before */
+  /** Asks for older results, unless an answer is awaited. @param {number} before */
   more(before) {
     this.#query && !this.#isBusy && this.#send({ type: "search", ...this.#query, before, limit: PAGE });
   }

@@ -29,7 +29,7 @@ export async function jump(seq, isTarget = true) {
     return;
   }
   const [number, room] = [jumps, current];
-  // Not `room.past`, which an earlier jump may have set before its answer.
+  // `room.past` may be that of an earlier jump.
   const shown = log.room.live === room ? log.room : null;
   // What is shown stays up to date while the answer is on its way.
   const past = Object.assign(new Room(room.name), { live: room, past: shown, changesWhileLoading: [] });
@@ -60,7 +60,7 @@ export async function jump(seq, isTarget = true) {
       isTemporary: true,
     });
     if (shown === null && log.room !== room) {
-      // The list is still empty, since this jump has replaced that to the first unread message.
+      // It replaced that to the first unread one.
       room.firstUnread === null ? log.show(room) : jump(room.firstUnread, false);
     }
   }

@@ -463,7 +463,8 @@ async fn message_that_was_deleted_while_its_menu_was_open_is_not_edited() {
     let ada = open(&server, Look::Light, "Ada").await;
     let seq = say_in(&ada, "mine").await;
     ada.run(&format!("document.querySelector(\"{}\").focus()", article(seq))).await;
-    focused(&ada, "article").await;
+    // The controls are loaded now.
+    ada.until("document.querySelector('.bar') !== null").await;
     ada.press(Key::Enter).await;
     ada.until("document.querySelector('dialog.actions')?.open").await;
     // As another window of the user does.
@@ -489,7 +490,8 @@ async fn dialog_of_a_message_closes_with_its_room() {
     ada.connected().await;
     let seq = say_in(&ada, "mine").await;
     ada.run(&format!("document.querySelector(\"{}\").focus()", article(seq))).await;
-    focused(&ada, "article").await;
+    // The controls are loaded now.
+    ada.until("document.querySelector('.bar') !== null").await;
     ada.press(Key::Enter).await;
     ada.until("document.querySelector('dialog.actions')?.open").await;
     ada.run("history.back()").await;
