@@ -202,7 +202,7 @@ fn delete_index(db: &Path) {
     drop(select);
     drops.iter().for_each(|drop| journal.execute_batch(drop).unwrap());
     let rest = "DROP TABLE message_rooms; DROP TABLE search_parts; DROP TABLE search_fill;
-                PRAGMA user_version = 3; PRAGMA wal_checkpoint(TRUNCATE);";
+                DROP TABLE read_marks; PRAGMA user_version = 3; PRAGMA wal_checkpoint(TRUNCATE);";
     journal.execute_batch(rest).unwrap();
 }
 

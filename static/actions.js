@@ -347,10 +347,11 @@ function openMenu(article) {
   if (message === undefined || dialog !== null) {
     return;
   }
-  const items = ACTIONS.filter(({ isFor }) => isFor(message)).map(({ label, icon, run }) => {
+  const items = ACTIONS.filter(({ isFor }) => isFor(message)).map(({ label, icon, isFor, run }) => {
     const button = makeButton(label, () => {
       dialog?.close();
-      run(message, article);
+      // It may be deleted.
+      isFor(message) && run(message, article);
     });
     button.prepend(element("span", { class: "icon", "aria-hidden": "true" }, icon));
     return button;

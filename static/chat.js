@@ -122,6 +122,8 @@ function openRoom(name, { push = true } = {}) {
   if (current === room) {
     return closeDrawers();
   }
+  // It would change a message of the other room.
+  document.querySelector(/** @type {"dialog"} */ ("dialog.actions"))?.close();
   current.draft = text.value;
   current.firstUnread = null;
   current.past = null;
@@ -150,7 +152,7 @@ function showLog() {
   const { firstUnread, oldest = 0 } = current;
   if (firstUnread !== null && firstUnread < oldest) {
     log.show(new Room(""));
-    later(import("./jump.js"), ({ jump }) => jump(firstUnread, false));
+    later(import("./jump.js"), ({ jump }) => jump(firstUnread, false), () => log.show(current));
   } else {
     log.show(current);
   }
@@ -818,11 +820,13 @@ themeSelect.addEventListener("change", () => {
 
 /**
  * Uses a module. After an upgrade of the server, this page cannot load more modules.
- * @template T @template R @param {Promise<T>} module @param {(module: T) => R} use
+ * @template T @template R @param {Promise<T>} module @param {(module: T) => R} use @param {() => void} [otherwise]
  */
-function later(module, use) {
-  const failed = () => showStatus("A part of this page could not be loaded. Reload the page.", { isTemporary: true });
-  return module.then(use, failed);
+function later(module, use, otherwise) {
+  return module.then(use, () => {
+    showStatus("A part of this page could not be loaded. Reload the page.", { isTemporary: true });
+    otherwise?.();
+  });
 }
 
 /** @param {(actions: typeof import("./actions.js")) => void} use */

@@ -34,9 +34,9 @@ export class Finder {
     this.#timer = setTimeout(() => this.#send({ type: "search", ...query, limit: PAGE }), pauseMs);
   }
 
-  /** Asks for results older than `before`. @param {number} before */
+  /** Asks for older results, unless an answer is awaited. @param {number} before */
   more(before) {
-    this.#query && this.#send({ type: "search", ...this.#query, before, limit: PAGE });
+    this.#query && !this.#isBusy && this.#send({ type: "search", ...this.#query, before, limit: PAGE });
   }
 
   /** Discards the query. Later answers are ignored. */

@@ -29,7 +29,8 @@ export async function jump(seq, isTarget = true) {
     return;
   }
   const [number, room] = [jumps, current];
-  const shown = room.past;
+  // `room.past` may be that of an earlier jump.
+  const shown = log.room.live === room ? log.room : null;
   // Changes also apply to what is shown until the answer arrives.
   const past = Object.assign(new Room(room.name), { live: room, past: shown, changesWhileLoading: [] });
   room.past = past;
@@ -58,6 +59,10 @@ export async function jump(seq, isTarget = true) {
     showStatus(event === undefined ? "This message could not be loaded. Try again once you are connected." : GONE, {
       isTemporary: true,
     });
+    if (shown === null && log.room !== room) {
+      // It replaced that to the first unread one.
+      room.firstUnread === null ? log.show(room) : jump(room.firstUnread, false);
+    }
   }
 }
 

@@ -458,6 +458,51 @@ async fn text_of_a_deleted_message_disappears_everywhere() {
 
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
+async fn message_that_was_deleted_while_its_menu_was_open_is_not_edited() {
+    let server = TestServer::start().await;
+    let ada = open(&server, Look::Light, "Ada").await;
+    let seq = say_in(&ada, "mine").await;
+    ada.run(&format!("document.querySelector(\"{}\").focus()", article(seq))).await;
+    // The controls are loaded now.
+    ada.until("document.querySelector('.bar') !== null").await;
+    ada.press(Key::Enter).await;
+    ada.until("document.querySelector('dialog.actions')?.open").await;
+    // As another window of the user does.
+    let delete = "const { client, current } = await import(
+            document.querySelector('script[src$=\"chat.js\"]').src);
+        client.delete(current, Number(document.querySelector('[data-seq]').dataset.seq))";
+    ada.run(&format!("(async () => {{ {delete} }})()")).await;
+    shows(&ada, &text_of(seq), "message deleted").await;
+    tap(&ada, "Edit").await;
+    ada.until("document.querySelector('dialog.actions') === null").await;
+    ada.painted().await;
+    shows(&ada, "document.querySelector('#send').textContent", "Send").await;
+    ada.close().await;
+}
+
+/// The browser's back button works in a dialog, too.
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn dialog_of_a_message_closes_with_its_room() {
+    let server = TestServer::start().await;
+    let ada = open(&server, Look::Light, "Ada").await;
+    ada.say("/join milk").await;
+    ada.connected().await;
+    let seq = say_in(&ada, "mine").await;
+    ada.run(&format!("document.querySelector(\"{}\").focus()", article(seq))).await;
+    // The controls are loaded now.
+    ada.until("document.querySelector('.bar') !== null").await;
+    ada.press(Key::Enter).await;
+    ada.until("document.querySelector('dialog.actions')?.open").await;
+    ada.run("history.back()").await;
+    ada.until("document.title === '#tea · chinwag'").await;
+    ada.until("document.querySelector('dialog.actions') === null").await;
+    focused(&ada, "#text").await;
+    ada.close().await;
+}
+
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
 async fn unchanged_text_is_not_saved_as_an_edit() {
     let server = TestServer::start().await;
     let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;

@@ -194,6 +194,34 @@ async fn link_to_a_pruned_or_deleted_message_shows_that_it_is_not_available() {
     server.stop().await;
 }
 
+/// The first unread message is not loaded either, so the list is empty until one of both arrives.
+#[ignore = "needs Chromium; scripts/test runs it"]
+#[actix_web::test]
+async fn link_to_a_message_that_is_gone_leads_to_the_first_unread_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Some(folder.path().join("chat.db"));
+    let config = Config { db, keep_messages: 300, ..config() };
+    let server = TestServer::start_with(config).await;
+    let mut ben = join(&server, "tea", json!({"nick": "Ben"})).await;
+    let gone = say(&mut ben, "first").await;
+    let ada = Browser::open(&url(&server, "/r/tea")).await;
+    ada.is_called("Ada").await;
+    ada.has_line("first").await;
+    ada.page.goto(&url(&server, "/r/milk")).await.unwrap();
+    ada.connected().await;
+    let seqs = fill(&mut ben).await;
+    ada.page.goto(&format!("{}#m{gone}", url(&server, "/r/tea"))).await.unwrap();
+    status(&ada, "no longer available").await;
+    ada.until("document.querySelector('.unread') !== null").await;
+    has_no_gap(&ada).await;
+    let later = say(&mut ben, "line 400").await;
+    ada.click("#newer").await;
+    ada.has_line("line 400").await;
+    assert!(later > seqs[399]);
+    ada.close().await;
+    server.stop().await;
+}
+
 #[ignore = "needs Chromium; scripts/test runs it"]
 #[actix_web::test]
 async fn link_is_copied_or_shown() {

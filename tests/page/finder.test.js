@@ -57,6 +57,20 @@ test("more results are those before the last one", async (t) => {
   assert.deepEqual(made.shown, [["first", false], ["second", true]]);
 });
 
+test("more results are asked for once, however often the button is pressed", async (t) => {
+  const made = make(t);
+  made.finder.search({ text: "tea" }, 0);
+  made.tick(0);
+  await answer(made, 0, "first");
+  made.finder.more(17);
+  made.finder.more(17);
+  await answer(made, 1, "second");
+  assert.equal(made.sent.length, 2);
+  assert.deepEqual(made.shown, [["first", false], ["second", true]]);
+  made.finder.more(5);
+  assert.equal(made.sent[2].before, 5);
+});
+
 test("answers after the end of a search are ignored", async (t) => {
   const made = make(t);
   made.finder.search({ text: "tea" }, 0);

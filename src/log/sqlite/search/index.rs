@@ -56,6 +56,9 @@ const WINDOW: i64 = if cfg!(test) { 100 } else { 1 << 20 };
 /// The maximum number of rooms in which one step looks for messages of a window.
 const WINDOW_ROOMS: i64 = if cfg!(test) { 3 } else { 500 };
 
+/// The maximum number of messages that one step finds. SQLite reads their texts, too.
+const FOUND_MAX: usize = if cfg!(test) { 20 } else { 50_000 };
+
 /// The maximum number of messages that one step adds to `message_rooms`.
 const WINDOW_ROWS: usize = if cfg!(test) { 10 } else { 5000 };
 
@@ -110,8 +113,9 @@ struct Window {
     /// The range, which includes `bottom` but not `top`.
     bottom: i64,
     top: i64,
-    /// The last room that was examined.
+    /// The room that is examined next, from this sequence number on.
     room: i64,
+    seq: i64,
     /// Whether all rooms were examined.
     is_whole: bool,
     /// Sequence numbers and rooms. When the window is whole, they are sorted, highest first.
@@ -540,25 +544,33 @@ impl Step<'_> {
 impl Window {
     fn below(top: i64) -> Self {
         let bottom = (top - WINDOW).max(0);
-        Self { bottom, top, room: 0, is_whole: false, messages: Vec::new() }
+        Self { bottom, top, room: 0, seq: bottom, is_whole: false, messages: Vec::new() }
     }
 
-    /// Finds the messages of the next rooms.
+    /// Finds some messages, room by room.
     fn find_messages(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let mut rooms = connection
-            .prepare_cached("SELECT id, floor FROM rooms WHERE id > ?1 ORDER BY id LIMIT ?2")?;
+            .prepare_cached("SELECT id, floor FROM rooms WHERE id >= ?1 ORDER BY id LIMIT ?2")?;
         let mut messages = connection.prepare_cached(
-            "SELECT seq FROM messages WHERE room = ?1 AND seq >= ?2 AND seq < ?3",
+            "SELECT seq FROM messages WHERE room = ?1 AND seq >= ?2 AND seq < ?3 ORDER BY seq",
         )?;
         let mut rooms = rooms.query((self.room, WINDOW_ROOMS))?;
-        let mut examined = 0;
+        let (mut examined, mut found) = (0, 0);
         while let Some(row) = rooms.next()? {
             let (room, floor): (i64, i64) = (row.get(0)?, row.get(1)?);
-            let mut rows = messages.query((room, self.bottom.max(floor + 1), self.top))?;
-            while let Some(row) = rows.next()? {
-                self.messages.push((row.get(0)?, room));
+            if room > self.room {
+                (self.room, self.seq) = (room, self.bottom);
             }
-            (self.room, examined) = (room, examined + 1);
+            let mut rows = messages.query((room, self.seq.max(floor + 1), self.top))?;
+            while let Some(row) = rows.next()? {
+                self.seq = row.get(0)?;
+                if found == FOUND_MAX {
+                    return Ok(());
+                }
+                self.messages.push((self.seq, room));
+                found += 1;
+            }
+            (self.room, self.seq, examined) = (room + 1, self.bottom, examined + 1);
         }
         if examined < WINDOW_ROOMS {
             self.is_whole = true;
@@ -696,4 +708,28 @@ fn replace(
         .prepare_cached(&format!("INSERT INTO search_{part} (search_{part}) VALUES ('flush')"))?
         .execute([])
         .map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::sqlite::tests::{append_numbers, folder, options, writer};
+
+    #[test]
+    fn step_finds_a_limited_number_of_messages_of_a_large_room() {
+        let folder = folder();
+        let mut writer = writer(&options(&folder.path().join("log.db")));
+        append_numbers(&mut writer, "a", 0..50);
+        append_numbers(&mut writer, "b", 0..5);
+        let mut window = Window::below(56);
+        for found in [20, 40, 55] {
+            assert!(!window.is_whole);
+            window.find_messages(&writer.connection).expect("no error");
+            assert_eq!(window.messages.len(), found);
+        }
+        assert!(window.is_whole);
+        let seqs: Vec<_> = window.messages.iter().map(|(seq, _)| *seq).collect();
+        assert!(seqs.iter().copied().eq((1..=55).rev()), "{seqs:?}");
+        assert!(window.messages.iter().all(|(seq, room)| (*seq > 50) == (*room == 2)));
+    }
 }

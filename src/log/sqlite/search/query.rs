@@ -103,6 +103,8 @@ impl Search<'_> {
                 searched => go_on!(searched),
             }
             upper = upper.min(part.first - 1);
+            // A part without results has not checked it.
+            go_on!(self.check_time());
         }
         let select = "SELECT coalesce(max(top), 0) FROM search_fill";
         let placed: i64 =

@@ -40,8 +40,14 @@ const VERSION_2: &str = "
     PRAGMA user_version = 2;
 ";
 
-/// Removes what version 4 of the schema added.
-const UNDO_VERSION_4: &str = "DROP TABLE read_marks; PRAGMA user_version = 3;";
+/// Removes what the fourth version added.
+const UNDO_VERSION_4: &str = "
+    DROP TABLE read_marks;
+    DROP TABLE message_rooms;
+    DROP TABLE search_parts;
+    DROP TABLE search_fill;
+    PRAGMA user_version = 3;
+";
 
 /// Creates a file of an older version. In room `a`, message 1 is a tombstone.
 fn create_old_file(path: &Path, version: i64) {
