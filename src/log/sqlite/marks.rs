@@ -45,7 +45,7 @@ const LIFETIME: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 /// The maximum number of messages that are read to count the unread ones, and again to find the
 /// first. It includes the user's own messages and deleted ones.
-const SCAN_MAX: usize = 10_000;
+const SCAN_MAX: usize = 3000;
 
 /// The key in the table `meta` of the number of all marks.
 const TOTAL: &str = "read_marks";
