@@ -1,5 +1,4 @@
-// Shows the message that a link, a quote or a search result refers to. The page loads this module when it
-// is first needed.
+// Shows the message that a link, a quote or a search result refers to. Loaded when it is first needed.
 //
 // If the message is not loaded, the page shows `past` instead of the room: the history around the message,
 // which grows in both directions. New messages are added to the room meanwhile. Once `past` reaches the

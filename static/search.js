@@ -1,4 +1,4 @@
-// The search panel. The page loads this module when it is first needed.
+// The search panel. Loaded when it is first needed.
 
 import { current, followLink, openRoom, request, roomPath, sentence } from "./chat.js";
 import { Finder } from "./finder.js";

@@ -376,7 +376,7 @@ test("an invalid line or a callback that throws does not affect other lines", as
   });
   client.connect();
   socket.dispatchEvent(new Event("open"));
-  const lines = ["{", "null", '{"type":"welcome","nick":"ada"}', '{"type":"renamed","room":"x"}'];
+  const lines = ["{", "null", '{"type":"welcome","nick":"ada","limits":{}}', '{"type":"renamed","room":"x"}'];
   const message = Object.assign(new Event("message"), { data: lines.join("\n") });
   socket.dispatchEvent(message);
   client.disconnect();

@@ -23,10 +23,6 @@ const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(100);
 /// Identifies a SQLite file of chinwag: "chnw".
 const APPLICATION_ID: i32 = 0x6368_6E77;
 
-/// The size of the writer's page cache, in KiB. With SQLite's default of 2 MiB the writer would read
-/// the pages of many rooms, and of the search index, again and again.
-const CACHE_KIBIBYTES: i64 = 16 * 1024;
-
 /// The number of prepared statements that a connection keeps.
 const STATEMENTS_MAX: usize = 64;
 
@@ -102,7 +98,6 @@ fn configure(connection: &Connection, sync: DbSync) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     connection.pragma_update(None, "synchronous", synchronous(sync))?;
-    connection.pragma_update(None, "cache_size", -CACHE_KIBIBYTES)?;
     // Overwrites what is deleted with zeros.
     connection.pragma_update(None, "secure_delete", true)
 }

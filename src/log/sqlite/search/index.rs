@@ -25,7 +25,7 @@ use crate::log::sqlite::rows::{count, integer, millis};
 const PART_ROWS: i64 = if cfg!(test) { 64 } else { 1 << 18 };
 
 /// The maximum number of messages that one step indexes.
-const SLICE_ROWS: i64 = if cfg!(test) { 8 } else { 2000 };
+const SLICE_ROWS: i64 = if cfg!(test) { 8 } else { 3000 };
 
 /// If more messages than this wait to be indexed, every append is followed by a step. A search
 /// reads waiting messages one by one.
