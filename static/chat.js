@@ -52,11 +52,13 @@ let limits = { message_bytes: 4096, frame_bytes: 0, history: 100, edits: false }
 let lastTyping = 0;
 let countdownTimer = 0;
 let statusTimer = 0;
+/** @type {Promise<typeof import("./jump.js")> | undefined} */
+let jumpModule;
 
 const log = new Log({
   me: () => nick,
   loadOlder,
-  loadNewer: (past) => later(import("./jump.js"), ({ loadNewer }) => loadNewer(past)),
+  loadNewer: (past) => later(loadJump(), ({ loadNewer }) => loadNewer(past)),
   endReached: markRead,
   resolveFailed,
 });
@@ -152,7 +154,7 @@ function showLog() {
   const { firstUnread, oldest = 0 } = current;
   if (firstUnread !== null && firstUnread < oldest) {
     log.show(new Room(""));
-    later(import("./jump.js"), ({ jump }) => jump(firstUnread, false), () => log.show(current));
+    later(loadJump(), ({ jump }) => jump(firstUnread, false), () => log.show(current));
   } else {
     log.show(current);
   }
@@ -849,11 +851,16 @@ log.scroller.addEventListener("click", (event) => {
   }
 });
 
+/** Loads the module once, since two imports may end in any order, and the last jump replaces the others. */
+function loadJump() {
+  return (jumpModule ??= import("./jump.js"));
+}
+
 /** Shows the message in the page's address, if the room is joined. */
 function followLink() {
   const [, seq] = location.hash.match(/^#m(\d+)$/) ?? [];
   if (seq !== undefined && current.epoch !== null) {
-    later(import("./jump.js"), ({ jump }) => jump(Number(seq)));
+    later(loadJump(), ({ jump }) => jump(Number(seq)));
   }
 }
 

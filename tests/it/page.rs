@@ -152,6 +152,9 @@ async fn clicks_on_rooms_are_not_lost_while_messages_arrive() {
         () = send_messages => unreachable!("the loop is endless"),
         () = click_rooms => {}
     }
+    // The room is open at its first unread message.
+    ada.run("document.querySelector('#newer').hidden || document.querySelector('#newer').click()")
+        .await;
     // The focus stays, too.
     ada.run("document.querySelector('#room-list a').focus()").await;
     for n in 0..5 {
