@@ -171,23 +171,19 @@ fn measure_index_size(db: &Path) {
     let journal = Connection::open(db).unwrap();
     let select = "SELECT sum(bytes - 128 * messages) FROM rooms";
     let text: i64 = journal.query_row(select, [], |row| row.get(0)).unwrap();
-    let select = "SELECT name FROM sqlite_schema WHERE rootpage > 0
-                  AND (name LIKE 'search!_%' ESCAPE '!' OR name = 'message_rooms')";
-    let mut select = journal.prepare(select).unwrap();
-    let names = select.query_map([], |row| row.get(0)).unwrap();
-    let names: Vec<String> = names.map(Result::unwrap).collect();
-    let size = |name: &String| {
-        let select = "SELECT sum(pgsize) FROM dbstat WHERE name = ?1 AND aggregate";
-        journal.query_row(select, [name], |row| row.get::<_, i64>(0)).unwrap()
+    let mut select = journal.prepare("SELECT name, pgsize FROM dbstat WHERE aggregate").unwrap();
+    let sizes = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let sizes: Vec<(String, i64)> = sizes.map(Result::unwrap).collect();
+    let size_of = |is_counted: fn(&str) -> bool| -> i64 {
+        sizes.iter().filter(|(name, _)| is_counted(name)).map(|(_, size)| size).sum()
     };
-    let sizes: Vec<_> = names.iter().map(size).collect();
-    let all: i64 = sizes.iter().sum();
-    let rooms = names.iter().zip(&sizes).find(|(name, _)| *name == "message_rooms").unwrap().1;
+    let rooms = size_of(|name| name == "message_rooms");
+    let all = rooms + size_of(|name| name.starts_with("search_"));
     println!(
         "texts {:.0} MB, index {:.0} MB, of which message_rooms {:.0} MB",
         text as f64 / 1e6,
         all as f64 / 1e6,
-        *rooms as f64 / 1e6
+        rooms as f64 / 1e6
     );
     print_result("size of the index, x the texts", all as f64 / text as f64, 1.2);
 }
