@@ -171,7 +171,8 @@ fn measure_index_size(db: &Path) {
     let journal = Connection::open(db).unwrap();
     let select = "SELECT sum(bytes - 128 * messages) FROM rooms";
     let text: i64 = journal.query_row(select, [], |row| row.get(0)).unwrap();
-    let mut select = journal.prepare("SELECT name, pgsize FROM dbstat WHERE aggregate").unwrap();
+    let mut select =
+        journal.prepare("SELECT name, pgsize FROM dbstat WHERE aggregate = 1").unwrap();
     let sizes = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
     let sizes: Vec<(String, i64)> = sizes.map(Result::unwrap).collect();
     let size_of = |is_counted: fn(&str) -> bool| -> i64 {
