@@ -19,6 +19,7 @@ async fn while_somebody_talks(server: &TestServer, steps: impl Future<Output = (
     let talk = async {
         for n in 0.. {
             say(&mut dora, &format!("chatter {n}")).await;
+            // Five messages a second.
             sleep(Duration::from_millis(200)).await;
         }
     };
