@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use chinwag::domain::{
-    Action, Change, ChangeKind, ChatMessage, Draft, Entry, Nick, RoomName, Seq, Timestamp,
+    Action, Change, ChangeKind, ChatMessage, Draft, Entry, Nick, RoomName, SearchQuery,
+    SearchResult, Seq, Timestamp, Unread,
 };
 use chinwag::hub::Deliver;
 use chinwag::log::{
@@ -53,9 +54,14 @@ impl FakeLog {
 
     /// Returns the messages of a room with their current texts.
     fn messages(&self, room: &RoomName) -> Vec<ChatMessage> {
+        let mut messages = self.all_messages();
+        messages.retain(|message| message.room == *room);
+        messages
+    }
+
+    fn all_messages(&self) -> Vec<ChatMessage> {
         let mut messages: Vec<ChatMessage> = Vec::new();
-        let entries = (1..=self.stored.len() as u64).map(|seq| self.entry(Seq::new(seq)));
-        for entry in entries.filter(|entry| entry.room() == Some(room)) {
+        for entry in (1..=self.stored.len() as u64).map(|seq| self.entry(Seq::new(seq))) {
             match entry {
                 Entry::Message(message) => messages.push(ChatMessage::clone(&message)),
                 Entry::Change(change) => {
@@ -69,6 +75,34 @@ impl FakeLog {
             }
         }
         messages
+    }
+
+    fn find(&self, query: &SearchQuery) -> Found {
+        let mut found = Found::default();
+        let older = self.all_messages().into_iter().rev().filter(|it| it.seq < query.before);
+        for message in older {
+            let Some(snippet) = query.terms.snippet(message.text.as_str()) else { continue };
+            if found.results.len() == query.limit {
+                found.more = true;
+                break;
+            }
+            let ChatMessage { room, seq, at, nick, .. } = message;
+            found.results.push(SearchResult { room, seq, at, author: None, nick, snippet });
+        }
+        found
+    }
+
+    /// Returns the unread messages of a user who has a read mark.
+    fn unread(&self, count: &CountUnread) -> Option<Unread> {
+        let is_own =
+            |mark: &&MarkRead| (mark.identity, &mark.room) == (count.identity, &count.room);
+        let marks = self.marks.iter().filter(is_own).map(|mark| mark.seq);
+        let mark = marks.chain([count.known]).max().filter(|mark| *mark > Seq::default())?;
+        let mut newer = self.messages(&count.room);
+        newer.retain(|message| message.seq > mark && message.seq < count.before);
+        newer.retain(|it| self.stored[it.seq.get() as usize - 1].author != Some(count.identity));
+        let first = newer.first().map(|message| message.seq);
+        Some(Unread { mark, count: newer.len(), first, mentions: 0 })
     }
 
     fn place(&mut self, draft: Draft) -> Verdict {
@@ -153,7 +187,7 @@ impl Handler<Search> for FakeLog {
     }
 }
 
-/// Answers all searches without results. Returns `before` of each.
+/// Answers all searches. Returns `before` of each.
 #[derive(Message)]
 #[rtype(result = "Vec<Seq>")]
 pub struct AnswerSearches;
@@ -162,11 +196,12 @@ impl Handler<AnswerSearches> for FakeLog {
     type Result = Vec<Seq>;
 
     fn handle(&mut self, _: AnswerSearches, _: &mut Self::Context) -> Vec<Seq> {
+        let searches = std::mem::take(&mut self.searches);
         let answer = |Search { query, answer, .. }: Search| {
-            answer.give(Ok(Found::default()));
+            answer.give(Ok(self.find(&query)));
             query.before
         };
-        self.searches.drain(..).map(answer).collect()
+        searches.into_iter().map(answer).collect()
     }
 }
 
@@ -205,6 +240,22 @@ impl Handler<TakeCounts> for FakeLog {
 
     fn handle(&mut self, _: TakeCounts, _: &mut Self::Context) -> Vec<CountUnread> {
         std::mem::take(&mut self.counts)
+    }
+}
+
+/// Answers the requests for counts.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AnswerCounts;
+
+impl Handler<AnswerCounts> for FakeLog {
+    type Result = ();
+
+    fn handle(&mut self, _: AnswerCounts, _: &mut Self::Context) {
+        for count in std::mem::take(&mut self.counts) {
+            let unread = self.unread(&count);
+            count.answer.give(Ok(unread));
+        }
     }
 }
 
@@ -355,7 +406,14 @@ impl Handler<Deliver> for FakeClient {
             Deliver::Answer(reply) => self.received.extend(describe(&reply)),
             Deliver::Direct(replies) => self.received.extend(replies.iter().filter_map(describe)),
             Deliver::Close(reason) => self.received.push(format!("close {}", reason.label())),
-            Deliver::Batch(_) | Deliver::Batches(_) | Deliver::Notices(_) => {}
+            Deliver::Notices(notices) => {
+                for event in notices.iter().flat_map(|notice| notice.events()) {
+                    if let Event::Read { room, seq } = event {
+                        self.received.push(format!("read {room} {seq}"));
+                    }
+                }
+            }
+            Deliver::Batch(_) | Deliver::Batches(_) => {}
         }
     }
 }

@@ -1,13 +1,17 @@
 //! The hub compared with the reference hub after each random step: clients connect, disconnect,
-//! change their names, send messages and stop receiving, and the log answers late or fails.
+//! change their names, send, edit, find and read messages, and stop receiving, and the log answers
+//! late or fails.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use actix::prelude::*;
-use chinwag::domain::{ClientId, Identity, MessageId, MessageText, Nick, RoomName, Seq};
+use chinwag::domain::{
+    ClientId, Identity, MessageId, MessageText, Nick, RoomName, SearchQuery, SearchTerms, Seq,
+};
 use chinwag::hub::{
-    Broadcast, CatchUp, Edit, Hello, History, Join, Leave, ListRooms, Register, Unregister, Who,
+    Broadcast, CatchUp, Edit, Hello, History, Join, Leave, ListRooms, Read, Register, Search,
+    Unregister, Who,
 };
 use chinwag::log::Probe;
 use chinwag::protocol::HistoryRange;
@@ -16,7 +20,10 @@ use proptest::prelude::*;
 use proptest::test_runner::Config as Cases;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::fakes::{AnswerAppend, FakeClient, FakeLog, Received, Stall, log_of};
+use crate::fakes::{
+    AnswerAppend, AnswerCounts, AnswerSearches, FakeClient, FakeLog, Received, Stall,
+    log_with_read_marks_of,
+};
 use crate::harness::within;
 use crate::reference_hub::{MAILBOX_CAPACITY, PAGE_SIZE, ReferenceClient, ReferenceHub};
 
@@ -45,6 +52,10 @@ enum Step {
     Say(usize, usize, Option<u8>),
     /// Edits the entry that is this many entries before the last one.
     Edit(usize, usize, usize),
+    /// Reads up to the entry that is this many entries before the last one, or after it.
+    Read(usize, usize, isize),
+    /// Searches for the text of the message that was sent this many texts ago.
+    Search(usize, usize),
     Who(usize, usize),
     History(usize, usize),
     /// A client stops receiving.
@@ -84,6 +95,9 @@ fn any_step() -> BoxedStrategy<Step> {
             .prop_map(|((slot, room), id)| Step::Say(slot, room, id)),
         4 => (slot_and_room(), 0..6usize)
             .prop_map(|((slot, room), back)| Step::Edit(slot, room, back)),
+        6 => (slot_and_room(), -2..8isize)
+            .prop_map(|((slot, room), back)| Step::Read(slot, room, back)),
+        3 => (slot(), 0..12usize).prop_map(|(slot, back)| Step::Search(slot, back)),
         2 => slot_and_room().prop_map(|(slot, room)| Step::History(slot, room)),
         2 => slot().prop_map(Step::Stall),
         2 => slot().prop_map(Step::Resume),
@@ -251,12 +265,39 @@ impl Run {
                 let Some((number, client)) = self.client(slot) else { return };
                 let catch_up = CatchUp::Latest(PAGE_SIZE);
                 self.hub.do_send(Join { client, room: room(to), catch_up, reference });
+                self.reach_log().await;
+                within("the counts", self.log.send(AnswerCounts)).await.unwrap();
                 self.reference.join(number, to);
             }
             Step::Leave(slot, to) => {
                 let Some((number, client)) = self.client(slot) else { return };
                 self.hub.do_send(Leave { client, room: room(to), reference });
                 self.reference.leave(number, to);
+            }
+            Step::Read(slot, to, back) => {
+                let Some((number, client)) = self.client(slot) else { return };
+                let seq = self.reference.stored().saturating_add_signed(-back);
+                let permit = Arc::clone(&self.permits).try_acquire_owned().unwrap();
+                let room = room(to);
+                self.hub.do_send(Read {
+                    client,
+                    room,
+                    seq: Seq::new(seq as u64),
+                    reference,
+                    permit,
+                });
+                self.reference.read(number, to, seq);
+            }
+            Step::Search(slot, back) => {
+                let Some((number, client)) = self.client(slot) else { return };
+                let text = self.last_number.saturating_sub(back);
+                let terms = SearchTerms::parse(&format!("t{text}")).unwrap();
+                let query =
+                    SearchQuery { terms, room: None, from: None, before: Seq::MAX, limit: 9 };
+                self.hub.do_send(Search { client, query, reference });
+                self.reach_log().await;
+                within("the searches", self.log.send(AnswerSearches)).await.unwrap();
+                self.reference.search(number, text);
             }
             Step::Who(slot, to) => {
                 let Some((number, client)) = self.client(slot) else { return };
@@ -271,6 +312,11 @@ impl Run {
                 self.reference.history(number, to);
             }
         }
+    }
+
+    /// Waits until the hub has sent its requests to the log.
+    async fn reach_log(&self) {
+        within("the hub", self.hub.send(ListRooms)).await.unwrap();
     }
 
     /// Waits until the hub has processed everything, and compares what each client has received
@@ -291,7 +337,7 @@ impl Run {
 
 async fn run(steps: Vec<Step>) {
     let (thread, fake_log) = (Arbiter::new(), FakeLog::default().start());
-    let log = log_of(&fake_log);
+    let log = log_with_read_marks_of(&fake_log);
     // Without a batch window, the hub flushes each message immediately.
     let config = Config { batch_window: std::time::Duration::ZERO, ..Config::default() };
     let mut run = Run {
@@ -300,7 +346,7 @@ async fn run(steps: Vec<Step>) {
         clients: HashMap::new(),
         slots: [None; CLIENTS],
         permits: Arc::new(Semaphore::new(1000)),
-        reference: ReferenceHub::default(),
+        reference: ReferenceHub::new(KEYS),
         last_number: 0,
     };
     for step in steps {

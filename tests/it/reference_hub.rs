@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use chinwag::domain::Seq;
+
 /// How many deliveries the mailbox of a stalled client holds.
 pub const MAILBOX_CAPACITY: usize = 3;
 
@@ -11,6 +13,8 @@ pub const PAGE_SIZE: usize = 3;
 
 #[derive(Default)]
 pub struct ReferenceHub {
+    /// Identities below this number have a key.
+    keys: usize,
     pub clients: BTreeMap<usize, ReferenceClient>,
     /// The name of each connected identity, or `None` if it is anonymous.
     names: BTreeMap<usize, Option<usize>>,
@@ -20,6 +24,10 @@ pub struct ReferenceHub {
     in_flight: Option<Append>,
     /// Rooms with messages that wait for the log.
     due_rooms: VecDeque<usize>,
+    /// The read marks of the log, by identity and room.
+    marks: BTreeMap<(usize, usize), usize>,
+    /// The read marks that the hub knows, of identities with a client in the room.
+    known_marks: BTreeMap<(usize, usize), usize>,
 }
 
 pub struct ReferenceClient {
@@ -87,6 +95,11 @@ impl ReferenceClient {
 }
 
 impl ReferenceHub {
+    /// Returns a hub without clients, whose identities below this number have a key.
+    pub fn new(keys: usize) -> Self {
+        Self { keys, ..Self::default() }
+    }
+
     pub fn connect(&mut self, id: usize, client: ReferenceClient) {
         self.names.insert(client.identity, None);
         self.clients.insert(id, client);
@@ -115,6 +128,7 @@ impl ReferenceHub {
             self.names.remove(&before);
         }
         self.names.insert(after, name);
+        self.forget_marks();
         let reply = name.map_or("welcome anonymous".to_owned(), |name| format!("welcome n{name}"));
         self.reply(id, reply);
     }
@@ -132,12 +146,72 @@ impl ReferenceHub {
         self.rooms.entry(room).or_default();
         let (names, count) = self.members(room);
         let texts = self.latest(room);
-        self.reply(id, format!("joined r{room} {texts:?} {names:?} {count}"));
+        let unread = self.unread(id, room).unwrap_or_default();
+        self.reply(id, format!("joined r{room} {texts:?} {names:?} {count}{unread}"));
+    }
+
+    /// Describes the unread messages that a new member receives.
+    fn unread(&mut self, id: usize, room: usize) -> Option<String> {
+        let client = &self.clients[&id];
+        let key = (client.identity, room);
+        if !client.events || client.identity >= self.keys {
+            return None;
+        }
+        let known = self.known_marks.get(&key).copied();
+        let mark = self.marks.get(&key).copied().max(known).filter(|mark| *mark > 0)?;
+        self.known_marks.insert(key, mark);
+        let newer = (mark + 1..).zip(&self.stored[mark..]);
+        let unread = newer.filter(|(_, entry)| {
+            entry.room == room && entry.text.is_some() && entry.author != key.0
+        });
+        let seqs: Vec<_> = unread.map(|(seq, _)| Seq::new(seq as u64)).collect();
+        Some(format!(" unread {} from {:?}, 0 mentions", seqs.len(), seqs.first()))
+    }
+
+    /// A client has read a room up to an entry.
+    pub fn read(&mut self, id: usize, room: usize, seq: usize) {
+        if !self.check_member(id, room) {
+            return;
+        }
+        let identity = self.clients[&id].identity;
+        if identity >= self.keys {
+            return self.reply(id, "error forbidden".into());
+        }
+        let seq = seq.min(self.stored.len());
+        let known = self.known_marks.entry((identity, room)).or_default();
+        if *known >= seq {
+            return;
+        }
+        *known = seq;
+        let mark = self.marks.entry((identity, room)).or_default();
+        *mark = seq.max(*mark);
+        for other in self.clients.keys().copied().collect::<Vec<_>>() {
+            let client = &self.clients[&other];
+            let is_device = other != id && client.events && client.identity == identity;
+            if is_device && client.rooms.contains(&room) {
+                self.reply(other, format!("read r{room} {seq}"));
+            }
+        }
+    }
+
+    /// Forgets the marks of identities that have no client in the room.
+    fn forget_marks(&mut self) {
+        let mut marks = std::mem::take(&mut self.known_marks);
+        marks.retain(|(identity, room), _| self.identities_in(*room).contains(identity));
+        self.known_marks = marks;
+    }
+
+    /// A client searches for a text.
+    pub fn search(&mut self, id: usize, text: usize) {
+        let found = self.stored.iter().filter(|entry| entry.text == Some(text));
+        let found: Vec<_> = found.map(|_| format!("t{text}")).collect();
+        self.reply(id, format!("search {found:?} false"));
     }
 
     pub fn leave(&mut self, id: usize, room: usize) {
         if self.check_member(id, room) {
             self.client(id).rooms.remove(&room);
+            self.forget_marks();
             self.reply(id, format!("left r{room}"));
         }
     }
@@ -285,6 +359,7 @@ impl ReferenceHub {
         if self.connections(identity) == 0 {
             self.names.remove(&identity);
         }
+        self.forget_marks();
     }
 
     /// A stalled client receives everything in its mailbox.

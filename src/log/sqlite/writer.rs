@@ -329,6 +329,7 @@ impl Writer {
 
     /// Adopts the state after an append.
     fn adopt(&mut self, applied: &Applied) {
+        self.indexer.remember(self.head, applied);
         self.head = applied.head;
         self.clock = applied.clock;
         self.kept_bytes = applied.kept_bytes;

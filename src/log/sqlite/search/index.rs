@@ -9,17 +9,20 @@
 //!
 //! Edits and deletions by users change the index at once: see [`reindex`].
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use log::{info, warn};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
+use super::recent::Recent;
 use super::{Document, Part, State};
-use crate::domain::{Timestamp, WORDS_VERSION};
+use crate::domain::{ChatMessage, Seq, Timestamp, WORDS_VERSION};
 use crate::log::LogError;
 use crate::log::sqlite::Writer;
-use crate::log::sqlite::rows::{count, integer, millis};
+use crate::log::sqlite::append::Applied;
+use crate::log::sqlite::rows::{self, count, integer, millis};
 
 /// The maximum number of messages in a part.
 const PART_ROWS: i64 = if cfg!(test) { 64 } else { 1 << 18 };
@@ -32,7 +35,7 @@ const SLICE_ROWS: i64 = if cfg!(test) { 8 } else { 3000 };
 const WAITING_MAX: i64 = 4 * SLICE_ROWS;
 
 /// How long a message waits for others, to be indexed together.
-const DELAY: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 2000 });
+const DELAY: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 5000 });
 
 /// The pause between two steps, in which the writer handles appends.
 const STEP_PAUSE: Duration = Duration::from_millis(10);
@@ -70,10 +73,13 @@ const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
 pub(in crate::log::sqlite) struct Indexer {
     /// The timer of the next step, and its time.
     next: Option<(SpawnHandle, Instant)>,
+    recent: Recent,
     /// About how many messages of the open part wait to be indexed.
     waiting: i64,
     /// When the first of them was appended.
     waiting_since: Option<Instant>,
+    /// Whether there was nothing to do but to index new messages.
+    is_idle: bool,
     window: Option<Window>,
     next_check: Instant,
     /// The first sequence number of the last part that was checked.
@@ -92,9 +98,11 @@ impl Default for Indexer {
     fn default() -> Self {
         Self {
             next: None,
+            recent: Recent::default(),
             // Messages that the previous process appended may wait.
             waiting: SLICE_ROWS,
             waiting_since: None,
+            is_idle: false,
             window: None,
             next_check: Instant::now(),
             checked: i64::MAX,
@@ -191,6 +199,7 @@ impl Writer {
         self.try_step(now).map_err(|error| {
             self.indexer.damaged = self.indexer.part.take().filter(|_| is_damage(&error));
             self.indexer.window = None;
+            self.indexer.is_idle = false;
             self.indexer.waiting = self.indexer.waiting.max(SLICE_ROWS);
             self.record_error(&error)
         })
@@ -205,19 +214,14 @@ impl Writer {
             drop_damaged(&transaction, part)?;
         }
         let parts = Part::all(&transaction)?;
-        let step = Step {
-            connection: &transaction,
-            parts,
-            head: integer(self.head),
-            now: millis(now),
-            may_grow,
-        };
+        let step =
+            Step { connection: &transaction, parts, head: self.head, now: millis(now), may_grow };
         let done = step.run(&mut self.indexer)?;
         transaction.commit()?;
         self.indexer.damaged = None;
         // The words of pruned messages are also in the write-ahead log.
         self.checkpoint.removed_text |= done == Done::Dropped;
-        Ok(done != Done::Nothing)
+        Ok(self.indexer.has_more_after(done))
     }
 
     /// Returns whether the index may grow. It leaves some space for messages if the size of the
@@ -239,6 +243,25 @@ impl Indexer {
         self.waiting = SLICE_ROWS;
     }
 
+    /// Remembers the messages of an append, before which the log ended at `head`.
+    pub(in crate::log::sqlite) fn remember(&mut self, head: Seq, applied: &Applied) {
+        self.recent.add(head, applied);
+    }
+
+    /// Returns whether there is more to do after a step, which was committed.
+    fn has_more_after(&mut self, done: Done) -> bool {
+        self.is_idle = match done {
+            Done::Nothing => true,
+            Done::Indexed(last) => {
+                self.recent.remove_until(last);
+                self.is_idle
+            }
+            Done::Something | Done::Dropped => false,
+        };
+        let is_due = || self.waiting > 0 || self.next_check <= Instant::now();
+        done != Done::Nothing && (!self.is_idle || is_due())
+    }
+
     /// Returns whether enough messages wait, or one has waited long enough.
     fn is_due(&self) -> bool {
         let has_waited = || self.waiting_since.is_none_or(|since| since.elapsed() >= DELAY);
@@ -251,10 +274,21 @@ impl Indexer {
 enum Done {
     /// There is nothing to do.
     Nothing,
+    /// It indexed new messages, up to a sequence number.
+    Indexed(Seq),
     /// There may be more to do.
     Something,
     /// It deleted a part.
     Dropped,
+}
+
+/// Messages that a step added to a part.
+#[derive(Clone, Copy)]
+struct Slice {
+    /// How many they are, including those without words.
+    rows: i64,
+    /// The sequence number of the last one.
+    last: i64,
 }
 
 /// One step, in a transaction.
@@ -262,7 +296,7 @@ struct Step<'a> {
     connection: &'a Connection,
     parts: Vec<Part>,
     /// The sequence number of the log's last entry.
-    head: i64,
+    head: Seq,
     now: i64,
     /// Whether the index may grow.
     may_grow: bool,
@@ -275,7 +309,7 @@ impl Step<'_> {
             // later, in closed parts.
             let select = "SELECT 1 FROM search_fill";
             let is_new = self.parts.is_empty() && !self.connection.prepare(select)?.exists([])?;
-            let first = if is_new { 1 } else { self.head + 1 };
+            let first = if is_new { 1 } else { integer(self.head) + 1 };
             create_part(self.connection, first, i64::MAX, State::Live)?;
             return Ok(Done::Something);
         };
@@ -294,7 +328,7 @@ impl Step<'_> {
         let is_unfinished = |part: &&Part| !part.is_open() && !part.is_complete();
         if let Some(part) = self.parts.iter().find(is_unfinished) {
             indexer.part = Some(part.id);
-            self.index_slice(part, part.last)?;
+            self.index_slice(part)?;
             return Ok(Done::Something);
         }
         let is_unmerged = |part: &&Part| !part.merged && part.is_complete();
@@ -315,16 +349,45 @@ impl Step<'_> {
     /// Indexes new messages in the open part. Closes the part if it is full.
     fn index_new(&self, open: &Part, indexer: &mut Indexer) -> rusqlite::Result<Done> {
         indexer.part = Some(open.id);
-        let rows = self.index_slice(open, self.head)?;
+        let head = integer(self.head);
+        let slice = match indexer.recent.after(rows::seq(open.indexed), self.head) {
+            Some(messages) => self.add_recent(open, messages)?,
+            None => self.add_stored(open, head)?,
+        };
+        let indexed = self.finish_slice(open, head, slice)?;
         // After a full slice there may be more messages, which are due at once.
-        indexer.waiting = if rows < SLICE_ROWS { 0 } else { (indexer.waiting - rows).max(1) };
+        let is_last = slice.rows < SLICE_ROWS;
+        indexer.waiting = if is_last { 0 } else { (indexer.waiting - slice.rows).max(1) };
         indexer.waiting_since = None;
-        Ok(Done::Something)
+        // A full part is merged next.
+        indexer.is_idle &= open.rows + slice.rows < PART_ROWS;
+        Ok(Done::Indexed(rows::seq(indexed)))
     }
 
-    /// Indexes the next messages of a part up to a sequence number. Returns how many. Closes the
-    /// open part if it is full. A rebuilt part that is complete replaces the former ones.
-    fn index_slice(&self, part: &Part, last: i64) -> rusqlite::Result<i64> {
+    /// Indexes the next messages of a closed part.
+    fn index_slice(&self, part: &Part) -> rusqlite::Result<()> {
+        let slice = self.add_stored(part, part.last)?;
+        self.finish_slice(part, part.last, slice).map(|_| ())
+    }
+
+    /// Adds messages that are in memory to a part.
+    fn add_recent<'b>(
+        &self,
+        part: &Part,
+        messages: impl Iterator<Item = &'b (i64, Arc<ChatMessage>)>,
+    ) -> rusqlite::Result<Slice> {
+        let mut insert = Insert::new(self.connection, part.id)?;
+        let mut slice = Slice { rows: 0, last: part.indexed };
+        for (room, message) in messages.take(SLICE_ROWS as usize) {
+            slice = Slice { rows: slice.rows + 1, last: integer(message.seq) };
+            insert.add(slice.last, *room, message.nick.as_str(), message.text.as_str())?;
+        }
+        Ok(slice)
+    }
+
+    /// Adds messages from the file to a part, up to a sequence number.
+    fn add_stored(&self, part: &Part, last: i64) -> rusqlite::Result<Slice> {
+        let mut insert = Insert::new(self.connection, part.id)?;
         let mut select = self.connection.prepare_cached(
             "SELECT placed.seq, placed.room, message.nick, message.text
              FROM message_rooms placed LEFT JOIN messages message
@@ -332,19 +395,24 @@ impl Step<'_> {
              WHERE placed.seq > ?1 AND placed.seq <= ?2 ORDER BY placed.seq LIMIT ?3",
         )?;
         let mut rows = select.query((part.indexed, last, SLICE_ROWS))?;
-        let (mut read, mut indexed) = (0, part.indexed);
+        let mut slice = Slice { rows: 0, last: part.indexed };
         while let Some(row) = rows.next()? {
-            (read, indexed) = (read + 1, row.get(0)?);
+            slice = Slice { rows: slice.rows + 1, last: row.get(0)? };
             // The message may have been pruned, while its row in `message_rooms` remains.
             let nick = row.get_ref(2)?.as_str_or_null()?;
-            if let (Some(nick), Some(text)) = (nick, row.get_ref(3)?.as_str_or_null()?)
-                && let Some(document) = Document::new(row.get(1)?, nick, text)
-            {
-                insert(self.connection, part.id, indexed, &document)?;
+            if let (Some(nick), Some(text)) = (nick, row.get_ref(3)?.as_str_or_null()?) {
+                insert.add(slice.last, row.get(1)?, nick, text)?;
             }
         }
-        let rows = part.rows + read;
-        let indexed = if read < SLICE_ROWS { last } else { indexed };
+        Ok(slice)
+    }
+
+    /// Records that a slice was added to a part, whose messages up to `last` are to be indexed.
+    /// Returns the sequence number up to which they are. Closes the open part if it is full. A
+    /// rebuilt part that is complete replaces the former ones.
+    fn finish_slice(&self, part: &Part, last: i64, slice: Slice) -> rusqlite::Result<i64> {
+        let rows = part.rows + slice.rows;
+        let indexed = if slice.rows < SLICE_ROWS { last } else { slice.last };
         let is_full = part.is_open() && rows >= PART_ROWS;
         self.connection
             .prepare_cached("UPDATE search_parts SET indexed = ?2, rows = ?3 WHERE id = ?1")?
@@ -363,7 +431,7 @@ impl Step<'_> {
                 .prepare_cached("UPDATE search_parts SET state = ?2 WHERE id = ?1")?
                 .execute((part.id, State::Live))?;
         }
-        Ok(read)
+        Ok(indexed)
     }
 
     /// Ends the range of the open part, and begins another one.
@@ -620,18 +688,25 @@ fn create_part(
     ))
 }
 
-fn insert(
-    connection: &Connection,
-    part: i64,
-    seq: i64,
-    document: &Document,
-) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(&format!(
-            "INSERT INTO search_{part} (rowid, text, room, nick) VALUES (?1, ?2, ?3, ?4)"
-        ))?
-        .execute((seq, &document.text, &document.room, &document.nick))
-        .map(|_| ())
+/// Adds messages to a part.
+struct Insert<'a>(CachedStatement<'a>);
+
+impl<'a> Insert<'a> {
+    fn new(connection: &'a Connection, part: i64) -> rusqlite::Result<Self> {
+        let insert =
+            format!("INSERT INTO search_{part} (rowid, text, room, nick) VALUES (?1, ?2, ?3, ?4)");
+        connection.prepare_cached(&insert).map(Self)
+    }
+
+    /// Adds a message, if it has words.
+    fn add(&mut self, seq: i64, room: i64, nick: &str, text: &str) -> rusqlite::Result<()> {
+        let document = Document::new(room, nick, text);
+        document.map_or(Ok(()), |document| self.add_document(seq, &document))
+    }
+
+    fn add_document(&mut self, seq: i64, document: &Document) -> rusqlite::Result<()> {
+        self.0.execute((seq, &document.text, &document.room, &document.nick)).map(|_| ())
+    }
 }
 
 /// Removes the words of a message from the index, and adds those of its new text, if there is one.
@@ -701,7 +776,7 @@ fn replace(
             .execute((seq, text, room, nick))?;
     }
     if let Some(new) = new {
-        insert(connection, part, seq, new)?;
+        Insert::new(connection, part)?.add_document(seq, new)?;
     }
     // Otherwise FTS5 would write the change, and report an error, only at the commit.
     connection

@@ -8,6 +8,7 @@
 
 mod index;
 mod query;
+mod recent;
 mod searcher;
 #[cfg(test)]
 mod tests;

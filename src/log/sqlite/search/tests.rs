@@ -77,7 +77,7 @@ fn index_at(writer: &mut Writer, now: Timestamp) {
 
 fn index_all(writer: &mut Writer) {
     // A writer that is not started as an actor does not count waiting messages.
-    writer.indexer = Indexer::default();
+    writer.indexer.messages_waiting();
     index_at(writer, Timestamp::now());
 }
 
@@ -132,6 +132,27 @@ fn message_is_found_before_and_after_it_is_indexed() {
     }
     assert_eq!(parts(&path)[0].indexed, 3);
     assert_eq!(parts(&path)[0].rows, 3);
+}
+
+#[test]
+fn message_that_was_changed_before_it_is_indexed_is_indexed_with_its_new_text() {
+    let folder = folder();
+    let path = folder.path().join("log.db");
+    let mut writer = writer(&options(&path));
+    index_all(&mut writer);
+    let seqs = append_texts(&mut writer, "a", (0..3).map(|n| format!("tea {n}")));
+    let edit = Action::Edit { target: seqs[1], text: text("coffee") };
+    let delete = Action::Delete { target: seqs[2] };
+    writer.append(&[draft_of("a", edit), draft_of("a", delete)]).expect("a commit");
+    append_texts(&mut writer, "a", ["more tea".into()]);
+    index_all(&mut writer);
+    assert_eq!(parts(&path)[0].indexed, 6);
+    assert_eq!(found(&path, "coffee"), ["coffee"]);
+    assert_eq!(found(&path, "tea"), ["more tea", "tea 0"]);
+    let connection = Connection::open(&path).expect("a database");
+    let select = format!("SELECT count(*) FROM {0} WHERE {0} MATCH 'tea'", parts(&path)[0].table());
+    let indexed: i64 = connection.query_row(&select, [], |row| row.get(0)).expect("a number");
+    assert_eq!(indexed, 2);
 }
 
 #[test]
