@@ -20,6 +20,11 @@ pub(crate) fn show(command: &Command, matches: &ArgMatches, config: &Config) -> 
         let values = matches.get_raw(arg.get_id().as_str()).into_iter().flatten();
         let values: Vec<_> = values.map(|value| value.to_string_lossy()).collect();
         let value = match arg.get_id().as_str() {
+            // The URLs may have passwords.
+            "nats" if !values.is_empty() => {
+                let servers = config.cluster.iter().flat_map(|cluster| &cluster.servers);
+                servers.map(ToString::to_string).collect::<Vec<_>>().join(",")
+            }
             _ if !values.is_empty() => values.join(","),
             "workers" => config.workers.to_string(),
             "max_frame_bytes" => config.frame_limit().to_string(),

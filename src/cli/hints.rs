@@ -2,6 +2,8 @@
 //! not name flags, since another program that uses it may have none.
 
 use chinwag::config::ConfigError;
+#[cfg(feature = "cluster")]
+use chinwag::log::jetstream::ClusterError;
 #[cfg(feature = "journal")]
 use chinwag::log::sqlite::JournalError;
 #[cfg(feature = "tls")]
@@ -29,6 +31,12 @@ pub(crate) fn with_hint(error: &ServerError) -> String {
         ServerError::NoTls => "leave out --tls-cert, --tls-key and --acme",
         #[cfg(feature = "journal")]
         ServerError::Journal(error) => return with_alternatives(error),
+        #[cfg(feature = "cluster")]
+        ServerError::Cluster(ClusterError::Refused(_)) => return error.to_string(),
+        #[cfg(feature = "cluster")]
+        ServerError::Cluster(_) => "check --nats and the other flags of the cluster",
+        #[cfg(not(feature = "cluster"))]
+        ServerError::NoCluster => "build it with --features cluster, or leave out --nats",
         #[cfg(not(feature = "metrics"))]
         ServerError::NoMetrics => "leave out --metrics-listen",
         #[cfg(not(feature = "page"))]
@@ -57,6 +65,13 @@ pub(crate) fn with_flag(error: &ConfigError) -> String {
         ConfigError::EmptyAcme => "--acme",
         ConfigError::TwoAuthorities => "--acme-staging and --acme-url",
         ConfigError::RedirectWithoutTls => "--redirect-from, --acme, --tls-cert and --tls-key",
+        ConfigError::NoNats(setting) => {
+            return format!("{error}; add --nats, or leave out --{}", setting.replace('_', "-"));
+        }
+        ConfigError::EmptyCluster => "--nats",
+        ConfigError::ClusterWithoutDb => "--nats and --db",
+        ConfigError::ClusterWithAcme => "--nats and --acme",
+        ConfigError::IncompleteNatsTls => "--nats-cert and --nats-key",
         ConfigError::NoPage(_) => "--static-dir",
     };
     format!("{error}; check {flags}")

@@ -10,7 +10,10 @@ use clap::Parser;
 use clap::builder::BoolishValueParser;
 
 use super::acme::{self, Acme, DirectoryUrl, DomainName, EmailAddress};
-use super::{AllowedOrigin, Config, ConfigError, DbSync, Host, Network, Rate, SEND_QUEUE_MIN};
+use super::{
+    AllowedOrigin, Cluster, Config, ConfigError, DbSync, Host, NatsUrl, Network, Rate,
+    SEND_QUEUE_MIN, StreamName,
+};
 
 /// The maximum number of workers of actix-server.
 const WORKERS_MAX: usize = 512;
@@ -28,6 +31,8 @@ pub struct Args {
     security: Security,
     #[command(flatten, next_help_heading = "History")]
     history: History,
+    #[command(flatten, next_help_heading = "Cluster")]
+    cluster: ClusterArgs,
     #[command(flatten, next_help_heading = "Limits")]
     limits: Limits,
     #[command(flatten, next_help_heading = "Operation")]
@@ -163,6 +168,51 @@ struct History {
     #[arg(long, env = "CHINWAG_RESUME_BUFFER", value_name = "N", default_value = "1000")]
     #[arg(value_parser = number::<0, 1_000_000>)]
     resume_buffer: usize,
+}
+
+/// The log that the nodes of a cluster share.
+#[derive(Clone, Debug, clap::Args)]
+struct ClusterArgs {
+    /// URL of a NATS server with JetStream. All nodes that use the same stream are one chat.
+    /// Requires --db.
+    #[arg(long, env = "CHINWAG_NATS", value_name = "URL", value_delimiter = ',')]
+    nats: Vec<NatsUrl>,
+
+    /// File with the credentials of a NATS user.
+    #[arg(long, env = "CHINWAG_NATS_CREDS", value_name = "FILE")]
+    nats_creds: Option<PathBuf>,
+
+    /// PEM file with the root certificates to trust for connections to NATS, which then must use
+    /// TLS [default: those of the system]
+    #[arg(long, env = "CHINWAG_NATS_CA", value_name = "FILE")]
+    nats_ca: Option<PathBuf>,
+
+    /// PEM file with a client certificate for NATS.
+    #[arg(long, env = "CHINWAG_NATS_CERT", value_name = "FILE")]
+    nats_cert: Option<PathBuf>,
+
+    /// PEM file with the private key of that certificate.
+    #[arg(long, env = "CHINWAG_NATS_KEY", value_name = "FILE")]
+    nats_key: Option<PathBuf>,
+
+    /// Name of the stream.
+    #[arg(long, env = "CHINWAG_NATS_STREAM", value_name = "NAME", default_value = "chinwag")]
+    nats_stream: StreamName,
+
+    /// Number of NATS servers that store the stream. Used when the stream is created.
+    #[arg(long, env = "CHINWAG_NATS_REPLICAS", value_name = "N", default_value = "1")]
+    #[arg(value_parser = number::<1, 5>)]
+    nats_replicas: usize,
+
+    /// Maximum size of the stream in bytes. NATS then deletes the oldest records, which the history
+    /// files have. Used when the stream is created.
+    #[arg(long, env = "CHINWAG_NATS_LOG_BYTES", value_name = "N", default_value = "4294967296")]
+    #[arg(value_parser = number::<1_048_576, { usize::MAX }>)]
+    nats_log_bytes: usize,
+
+    /// Name of this node, for people.
+    #[arg(long, env = "CHINWAG_NODE_NAME", value_name = "NAME")]
+    node_name: Option<String>,
 }
 
 /// Limits on connections, messages, rooms and queues.
@@ -384,6 +434,33 @@ impl Args {
     }
 }
 
+impl ClusterArgs {
+    /// Returns the settings of a cluster, if a NATS server is given.
+    fn into_cluster(self) -> Result<Option<Cluster>, ConfigError> {
+        if self.nats.is_empty() {
+            let set = [
+                ("nats_creds", self.nats_creds.is_some()),
+                ("nats_ca", self.nats_ca.is_some()),
+                ("nats_cert", self.nats_cert.is_some()),
+                ("nats_key", self.nats_key.is_some()),
+            ];
+            let orphan = set.into_iter().find_map(|(name, is_set)| is_set.then_some(name));
+            return orphan.map_or(Ok(None), |name| Err(ConfigError::NoNats(name)));
+        }
+        Ok(Some(Cluster {
+            creds: self.nats_creds,
+            ca: self.nats_ca,
+            cert: self.nats_cert,
+            key: self.nats_key,
+            stream: self.nats_stream,
+            replicas: self.nats_replicas,
+            log_bytes: self.nats_log_bytes as u64,
+            node_name: self.node_name,
+            ..Cluster::new(self.nats)
+        }))
+    }
+}
+
 impl TryFrom<Args> for Config {
     type Error = ConfigError;
 
@@ -391,6 +468,7 @@ impl TryFrom<Args> for Config {
         let acme = args.acme()?;
         let config = Self {
             acme,
+            cluster: args.cluster.into_cluster()?,
             listen: args.listening.listen,
             public_hosts: args.listening.public_host,
             tls_cert: args.security.tls_cert,

@@ -4,6 +4,7 @@
 
 mod acme;
 mod args;
+mod cluster;
 mod network;
 mod origin;
 mod rate;
@@ -19,6 +20,7 @@ use crate::domain::Settings;
 use crate::metrics::Metrics;
 pub use acme::{Acme, AcmeValueError, DirectoryUrl, DomainName, EmailAddress};
 pub use args::Args;
+pub use cluster::{Cluster, ClusterValueError, NatsUrl, StreamName};
 pub use network::Network;
 pub(crate) use origin::default_port;
 pub use origin::{AllowedOrigin, Host, Origin};
@@ -131,8 +133,11 @@ pub struct Config {
     /// The SQLite file that stores the history. Defaults to none: the history is in memory only.
     /// (The default of the program is `chinwag.db`.)
     pub db: Option<PathBuf>,
-    /// Durability of committed messages. Defaults to [`DbSync::Full`].
+    /// Durability of committed messages. Defaults to [`DbSync::Full`]. A node of a cluster ignores
+    /// it.
     pub db_sync: DbSync,
+    /// Settings of a cluster, whose nodes share a log in NATS JetStream. Defaults to none.
+    pub cluster: Option<Cluster>,
     /// Number of messages to keep in each room. Defaults to 100000.
     pub keep_messages: usize,
     /// Bytes of messages to keep in total. Each message counts as its text and 128 bytes. Defaults
@@ -200,6 +205,21 @@ pub enum ConfigError {
     /// A redirect to HTTPS is set, but no certificate.
     #[error("redirect_from requires acme, or tls_cert and tls_key")]
     RedirectWithoutTls,
+    /// This setting of a cluster is given without a NATS server.
+    #[error("{0} requires nats")]
+    NoNats(&'static str),
+    /// The settings of a cluster have no NATS server.
+    #[error("cluster must have at least one NATS server")]
+    EmptyCluster,
+    /// A node of a cluster has no history file.
+    #[error("nats requires a history file (db)")]
+    ClusterWithoutDb,
+    /// A node of a cluster obtains its own certificate.
+    #[error("nats and acme cannot be used together; let the load balancer provide the certificate")]
+    ClusterWithAcme,
+    /// Only one of client certificate and key is set.
+    #[error("nats_cert and nats_key must be given together")]
+    IncompleteNatsTls,
     /// The directory for the page has no `index.html`.
     #[error("static_dir must be a folder with an index.html: {}", .0.display())]
     NoPage(PathBuf),
@@ -244,6 +264,7 @@ impl Default for Config {
             resume_buffer: 1000,
             db: None,
             db_sync: DbSync::Full,
+            cluster: None,
             keep_messages: 100_000,
             keep_bytes: None,
             keep_for: None,
@@ -289,6 +310,20 @@ impl Config {
         }
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             return Err(ConfigError::IncompleteTls);
+        }
+        if let Some(cluster) = &self.cluster {
+            if cluster.servers.is_empty() {
+                return Err(ConfigError::EmptyCluster);
+            }
+            if self.db.is_none() {
+                return Err(ConfigError::ClusterWithoutDb);
+            }
+            if self.acme.is_some() {
+                return Err(ConfigError::ClusterWithAcme);
+            }
+            if cluster.cert.is_some() != cluster.key.is_some() {
+                return Err(ConfigError::IncompleteNatsTls);
+            }
         }
         if let Some(acme) = &self.acme {
             if self.tls_cert.is_some() {

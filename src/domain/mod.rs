@@ -42,7 +42,7 @@ pub use unread::Unread;
 #[cfg(feature = "journal")]
 pub(crate) use words::{WORDS_VERSION, joined_keys};
 
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     getrandom::u64().expect("the system provides random numbers")
 }
 

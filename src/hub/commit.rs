@@ -334,8 +334,10 @@ impl Hub {
         self.log.note_outcome(outcome.err());
         self.metrics.observe_commit(append.began.elapsed());
         let mut receipts: HashMap<ClientId, Vec<Reply>> = HashMap::new();
+        let missing = LogError::Busy("the log did not commit it".into());
         for (n, Sent { room, id, sender, .. }) in append.drafts.into_iter().enumerate() {
-            let verdict = outcome.and_then(|placed| placed.get(n).ok_or(&LogError::Died));
+            // A log may commit only the first drafts of a large append.
+            let verdict = outcome.and_then(|placed| placed.get(n).ok_or(&missing));
             self.metrics.count_message(match verdict {
                 Ok(Verdict::Kept(_)) => Outcome::Kept,
                 Ok(Verdict::Duplicate(_)) => Outcome::Duplicate,

@@ -28,6 +28,8 @@ use tokio::time::timeout;
 use crate::config::{Config, ConfigError};
 use crate::http::{self, Chat};
 use crate::hub::{Drain, Hub, StartHub, Watch};
+#[cfg(feature = "cluster")]
+use crate::log::jetstream::{ClusterError, SharedLog};
 #[cfg(feature = "journal")]
 use crate::log::sqlite::{Journal, JournalError, Options};
 use crate::websocket::Connections;
@@ -56,6 +58,8 @@ pub struct Server {
     /// Never dropped together with this value, since the server continues to run then.
     #[cfg(feature = "journal")]
     journal: Option<ManuallyDrop<Journal>>,
+    #[cfg(feature = "cluster")]
+    shared_log: Option<ManuallyDrop<SharedLog>>,
     http: ServerHandle,
     /// The server for metrics and health checks, if they have a separate address.
     status: Option<(SocketAddr, ServerHandle)>,
@@ -87,6 +91,14 @@ pub enum ServerError {
     #[cfg(not(feature = "journal"))]
     #[error("db is set, but this program is built without the journal")]
     NoJournal,
+    /// The node cannot take part in the log of its cluster.
+    #[cfg(feature = "cluster")]
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// A NATS server is set, but this program is built without the feature `cluster`.
+    #[cfg(not(feature = "cluster"))]
+    #[error("nats is set, but this program is built without the feature cluster")]
+    NoCluster,
     /// The certificate cannot be loaded.
     #[cfg(feature = "tls")]
     #[error(transparent)]
@@ -133,6 +145,10 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     if config.static_dir.is_some() {
         return Err(ServerError::NoPage);
     }
+    #[cfg(not(feature = "cluster"))]
+    if config.cluster.is_some() {
+        return Err(ServerError::NoCluster);
+    }
     #[cfg(not(feature = "tls"))]
     if config.serves_tls() {
         return Err(ServerError::NoTls);
@@ -153,11 +169,16 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
     if config.db.is_some() {
         return Err(ServerError::NoJournal);
     }
+    #[cfg(feature = "cluster")]
+    let (journal, shared_log) = open_shared_log(&config, journal).await?;
     #[cfg(feature = "journal")]
     let (hub, start_hub) = match &journal {
         Some(journal) => {
             info!("storing history in {}", journal.path().display());
-            Hub::prepare_with_log(&config, journal.log())
+            let log = journal.log();
+            #[cfg(feature = "cluster")]
+            let log = shared_log.as_ref().map_or(log, SharedLog::log);
+            Hub::prepare_with_log(&config, log)
         }
         None => Hub::prepare(&config),
     };
@@ -182,6 +203,8 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
         hub_thread,
         #[cfg(feature = "journal")]
         journal: journal.map(ManuallyDrop::new),
+        #[cfg(feature = "cluster")]
+        shared_log: shared_log.map(ManuallyDrop::new),
         http: running.handle(),
         status,
         connections: plain,
@@ -210,6 +233,26 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
         info!("open {}", url(scheme, *addr));
     }
     Ok(server)
+}
+
+/// Opens the log that the node shares with others, if the configuration names it.
+#[cfg(feature = "cluster")]
+async fn open_shared_log(
+    config: &Config,
+    journal: Option<Journal>,
+) -> Result<(Option<Journal>, Option<SharedLog>), ClusterError> {
+    let journal = match journal {
+        Some(journal) if config.cluster.is_some() => journal,
+        journal @ (Some(_) | None) => return Ok((journal, None)),
+    };
+    match SharedLog::open(config, &journal).await {
+        Ok(shared_log) => Ok((Some(journal), Some(shared_log))),
+        Err(error) => {
+            // Its write-ahead log must not remain: an operator may replace the file.
+            journal.close().await;
+            Err(error)
+        }
+    }
 }
 
 /// The HTTP server, bound to its addresses and not running yet.
@@ -357,6 +400,8 @@ impl Server {
         if let Some(hub_thread) = self.hub_thread {
             hub_thread.stop();
         }
+        #[cfg(feature = "cluster")]
+        drop(self.shared_log.map(ManuallyDrop::into_inner));
         #[cfg(feature = "journal")]
         if let Some(journal) = self.journal
             && let closed = ManuallyDrop::into_inner(journal).close()

@@ -448,7 +448,8 @@ async fn messages_of_an_older_file_are_found() {
         journal.execute_batch(&format!("DROP TABLE search_{id}")).unwrap();
     }
     let make_older = "DROP TABLE message_rooms; DROP TABLE search_parts; DROP TABLE search_fill;
-                      DROP TABLE read_marks; PRAGMA user_version = 3;";
+                      DROP TABLE read_marks; DROP TABLE shared_log; DROP TABLE producers;
+                      PRAGMA user_version = 3;";
     journal.execute_batch(make_older).unwrap();
     drop(journal);
     let server = TestServer::start_with(config_with_journal(folder.path())).await;

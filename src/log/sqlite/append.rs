@@ -61,6 +61,8 @@ pub(super) struct AppendTransaction<'a> {
     pub(super) settings: Settings,
     clock: Clock,
     head: Seq,
+    /// The sequence number of the next entry, if it is not the one after `head`.
+    next: Option<Seq>,
     pub(super) kept_bytes: i64,
     has_change_ids: bool,
     pub(super) rooms: HashMap<RoomName, Room>,
@@ -95,6 +97,7 @@ impl<'a> AppendTransaction<'a> {
             settings: before.settings.clone(),
             clock: before.clock.advanced(at),
             head: before.head,
+            next: None,
             kept_bytes: before.kept_bytes,
             has_change_ids: before.has_change_ids,
             rooms: HashMap::new(),
@@ -105,17 +108,30 @@ impl<'a> AppendTransaction<'a> {
 
     /// Applies drafts. Returns the outcome for each.
     pub(super) fn apply(&mut self, drafts: Vec<Draft>) -> rusqlite::Result<Vec<Verdict>> {
+        self.apply_from(None, drafts)
+    }
+
+    /// Applies drafts. With `first`, the first one has this sequence number, and each further one
+    /// the next, also after a draft that becomes no entry. Returns the outcome for each.
+    pub(super) fn apply_from(
+        &mut self,
+        first: Option<Seq>,
+        drafts: Vec<Draft>,
+    ) -> rusqlite::Result<Vec<Verdict>> {
         self.prune_by_age(usize::MAX)?;
         let mut verdicts = Vec::with_capacity(drafts.len());
         let mut names: Vec<RoomName> = Vec::new();
         let mut room = None;
+        let mut next = first;
         for draft in drafts {
             if names.last() != Some(&draft.room) {
                 self.put(names.last(), room);
                 room = self.find(&draft.room)?;
                 names.push(draft.room.clone());
             }
+            self.next = next;
             verdicts.push(self.place(&mut room, draft)?);
+            next = next.map(Seq::next);
         }
         self.put(names.last(), room);
         for name in &names {
@@ -164,7 +180,7 @@ impl<'a> AppendTransaction<'a> {
     }
 
     fn next_seq(&mut self) -> Seq {
-        self.head = self.head.next();
+        self.head = self.next.unwrap_or_else(|| self.head.next());
         self.head
     }
 

@@ -61,7 +61,7 @@ pub(super) enum RoomType {
 /// The 16 bytes of an identity as 32 hexadecimal digits.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub(super) struct HexIdentity(pub(super) Identity);
+pub(in crate::log) struct HexIdentity(pub(in crate::log) Identity);
 
 impl From<HexIdentity> for String {
     fn from(HexIdentity(identity): HexIdentity) -> Self {

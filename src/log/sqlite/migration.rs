@@ -8,7 +8,7 @@ use log::info;
 use rusqlite::{Connection, TransactionBehavior};
 
 /// The current version of the schema, `user_version`.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 /// The minimum time between two log lines about the progress of something that takes long.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
@@ -145,6 +145,24 @@ const VERSION_4: &str = "
     CREATE TABLE search_fill (top INTEGER NOT NULL) STRICT;
 ";
 
+/// What the fifth version adds, for a journal that is a replica of a shared log. `shared_log` has a
+/// row if it is: see [`Place`](super::apply::Place). `producers` has the number of the last record
+/// of each producer.
+const VERSION_5: &str = "
+    CREATE TABLE shared_log (
+        id INTEGER PRIMARY KEY,
+        position INTEGER NOT NULL,
+        time INTEGER NOT NULL,
+        base INTEGER NOT NULL,
+        chain BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE producers (
+        id BLOB PRIMARY KEY,
+        n INTEGER NOT NULL,
+        at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+";
+
 /// Records that all messages are missing in `message_rooms`.
 pub(super) const FILL_SEARCH: &str =
     "INSERT INTO search_fill SELECT value + 1 FROM meta WHERE name = 'head'";
@@ -180,6 +198,9 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     if current < 4 {
         transaction.execute_batch(VERSION_4)?;
         transaction.execute_batch(FILL_SEARCH)?;
+    }
+    if current < 5 {
+        transaction.execute_batch(VERSION_5)?;
     }
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;

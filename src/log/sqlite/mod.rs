@@ -5,6 +5,8 @@
 //! [`Append`](crate::log::Append) and [`Page`](crate::log::Page), and knows nothing else of them.
 
 mod append;
+#[cfg(feature = "cluster")]
+mod apply;
 mod backup;
 mod checkpoint;
 mod clock;
@@ -38,9 +40,15 @@ use crate::config::{Config, DbSync};
 use crate::domain::Settings;
 use crate::log::{Log, ReadMarks, State};
 use crate::metrics::Metrics;
+#[cfg(feature = "cluster")]
+pub(super) use apply::{
+    AppliedRecord, Apply, Begin, Describe, JournalState, Placed, ProducerId, SEQS_PER_RECORD,
+};
 pub use backup::{BackupError, backup};
 pub use export::{ExportError, export};
 pub use import::{ImportError, import};
+#[cfg(feature = "cluster")]
+pub(super) use line::HexIdentity;
 use lock::Lock;
 pub use reader::Reader;
 pub use schema::SourceError;
@@ -67,6 +75,8 @@ pub struct Options {
     pub prune_interval: Duration,
     /// Maximum size of the file, in bytes. `None` disables the limit.
     pub max_bytes: Option<u64>,
+    /// Whether the journal is a replica of a log that it shares with other nodes, or becomes one.
+    pub is_replica: bool,
     /// Counts how often an append fails because the file has reached `max_bytes`.
     pub metrics: Metrics,
 }
@@ -82,6 +92,7 @@ impl Options {
             resume_buffer: config.resume_buffer,
             prune_interval: config.prune_interval,
             max_bytes: config.max_db_bytes,
+            is_replica: config.cluster.is_some(),
             metrics: config.metrics.clone(),
         })
     }
@@ -131,13 +142,15 @@ impl Journal {
         let path = lock::canonical(&options.path)
             .map_err(|error| JournalError::System(absolute(&options.path), error))?;
         let lock = Arc::new(Lock::acquire(&path)?);
-        let opened = schema::open(&path, options.sync, options.max_bytes)?;
+        // A replica reads from the shared log again what a power failure has lost.
+        let sync = if options.is_replica { DbSync::Normal } else { options.sync };
+        let opened = schema::open(&path, sync, options.max_bytes, options.is_replica)?;
         let epoch = opened.epoch.clone();
         let readers = (0..READERS)
             .map(|_| schema::open_to_read(&path))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| JournalError::Sqlite(path.clone(), error))?;
-        let options = Options { path: path.clone(), ..options.clone() };
+        let options = Options { path: path.clone(), sync, ..options.clone() };
         let writer = Writer::new(opened, options, Some(Arc::clone(&lock)));
         let writer = writer.map_err(|error| JournalError::Sqlite(path.clone(), error))?;
         // A settings entry may have been appended.

@@ -65,7 +65,8 @@ impl Writer {
     pub(super) fn prune_slice(&mut self, now: Timestamp) -> Result<bool, LogError> {
         self.ensure_usable()?;
         let has_expired = self.has_expired(now).map_err(|error| self.record_error(&error))?;
-        if has_expired {
+        // In a shared log, all nodes prune at the same place.
+        if has_expired && !self.options.is_replica {
             // Only an append raises floors, so this commits one without drafts.
             self.expire(now, usize::try_from(ROOMS_MAX).unwrap_or(usize::MAX))?;
             return Ok(true);

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use log::info;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 use thiserror::Error;
 
@@ -53,8 +54,9 @@ pub(super) fn open(
     path: &Path,
     sync: DbSync,
     max_bytes: Option<u64>,
+    is_replica: bool,
 ) -> Result<Opened, JournalError> {
-    open_or_create(path, sync, max_bytes).map_err(|error| match error {
+    open_or_create(path, sync, max_bytes, is_replica).map_err(|error| match error {
         OpenError::NotAJournal => JournalError::NotAJournal(path.to_owned()),
         OpenError::Newer => JournalError::Newer(path.to_owned()),
         OpenError::Locked => JournalError::Locked(path.to_owned()),
@@ -62,7 +64,12 @@ pub(super) fn open(
     })
 }
 
-fn open_or_create(path: &Path, sync: DbSync, max_bytes: Option<u64>) -> Result<Opened, OpenError> {
+fn open_or_create(
+    path: &Path,
+    sync: DbSync,
+    max_bytes: Option<u64>,
+    is_replica: bool,
+) -> Result<Opened, OpenError> {
     let mut connection = Connection::open(path)?;
     schema_version(&connection)?;
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -70,7 +77,7 @@ fn open_or_create(path: &Path, sync: DbSync, max_bytes: Option<u64>) -> Result<O
     configure(&connection, DbSync::Full)?;
     migrate(&mut connection)?;
     let settings = StoredSettings::load(&connection)?;
-    let epoch = begin(&mut connection, sync)?;
+    let epoch = begin(&mut connection, sync, is_replica)?;
     let head = head(&connection)?;
     let clock = Clock::load(&connection)?;
     let kept_bytes = kept_bytes(&connection)?;
@@ -239,12 +246,20 @@ fn schema_version(connection: &Connection) -> Result<i64, OpenError> {
 }
 
 /// Marks the file as open. Returns its epoch.
-fn begin(connection: &mut Connection, sync: DbSync) -> rusqlite::Result<Epoch> {
+fn begin(connection: &mut Connection, sync: DbSync, is_replica: bool) -> rusqlite::Result<Epoch> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // A power failure may have lost the last messages. Then their sequence numbers are assigned
     // again, which only a new epoch permits.
     let may_have_lost_messages = meta::<i64>(&transaction, "unsynced")? == Some(1);
-    let epoch = match meta::<String>(&transaction, "epoch")?.filter(|_| !may_have_lost_messages) {
+    let is_in_shared_log = is_in_shared_log(&transaction)?;
+    // A replica reads what it has lost from the shared log again. A server without the shared log
+    // assigns the sequence numbers that the other nodes assign to other messages.
+    let needs_new_epoch = if is_in_shared_log { !is_replica } else { may_have_lost_messages };
+    if is_in_shared_log && !is_replica {
+        info!("the history file was part of a cluster, and is the file of a single server now");
+        transaction.execute_batch("DELETE FROM shared_log; DELETE FROM producers")?;
+    }
+    let epoch = match meta::<String>(&transaction, "epoch")?.filter(|_| !needs_new_epoch) {
         Some(epoch) => Epoch::of(&epoch),
         None => Epoch::random(),
     };
@@ -252,6 +267,11 @@ fn begin(connection: &mut Connection, sync: DbSync) -> rusqlite::Result<Epoch> {
     set_meta(&transaction, "unsynced", i64::from(sync == DbSync::Normal))?;
     transaction.commit()?;
     Ok(epoch)
+}
+
+/// Returns whether the journal is a replica of a log that it shares with other nodes.
+pub(super) fn is_in_shared_log(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM shared_log")?.exists([])
 }
 
 /// Returns the sequence number of the last entry.
@@ -276,11 +296,14 @@ pub(super) fn close(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Removes the epoch of a backup copy, so that the copy begins a new epoch when it is first opened:
-/// from then on it assigns the same sequence numbers as the original to other messages. Also turns
-/// off the write-ahead log, so that the copy is one file.
+/// from then on it assigns the same sequence numbers as the original to other messages. A copy of a
+/// replica keeps the epoch, because it continues with the same log. Also turns off the write-ahead
+/// log, so that the copy is one file.
 pub(super) fn remove_epoch(copy: &Connection) -> rusqlite::Result<()> {
     copy.pragma_update(None, "synchronous", synchronous(DbSync::Full))?;
-    copy.execute("DELETE FROM meta WHERE name = 'epoch'", [])?;
+    if !is_in_shared_log(copy)? {
+        copy.execute("DELETE FROM meta WHERE name = 'epoch'", [])?;
+    }
     set_meta(copy, "unsynced", 0)?;
     copy.pragma_update(None, "journal_mode", "delete")
 }

@@ -1,5 +1,7 @@
 //! Tests of the writer and the readers on real files.
 
+#[cfg(feature = "cluster")]
+mod apply;
 mod entries;
 mod marks;
 mod migration;
@@ -42,7 +44,7 @@ pub(super) fn options(path: &Path) -> Options {
 /// Opens a writer that is not started as an actor. Dropping it without `close` simulates a crash.
 pub(super) fn writer(options: &Options) -> Writer {
     let path = lock::canonical(&options.path).expect("a path");
-    let opened = schema::open(&path, options.sync, None).expect("a journal");
+    let opened = schema::open(&path, options.sync, None, options.is_replica).expect("a journal");
     Writer::new(opened, Options { path, ..options.clone() }, None).expect("no error")
 }
 

@@ -12,6 +12,8 @@ use log::{info, warn};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::append::{AppendTransaction, Applied, Before};
+#[cfg(feature = "cluster")]
+use super::apply::Replica;
 use super::checkpoint::Checkpoint;
 use super::clock::Clock;
 use super::lock::Lock;
@@ -54,6 +56,8 @@ pub struct Writer {
     pub(super) unanswered: Option<Unanswered>,
     pub(super) checkpoint: Checkpoint,
     pub(super) marks: Marks,
+    #[cfg(feature = "cluster")]
+    pub(super) replica: Replica,
     /// The time of the last commit of an append.
     committed: Option<Instant>,
     /// Whether the connection must be reopened before it is used again.
@@ -181,7 +185,6 @@ impl Writer {
             opened;
         let before = settings.map(|stored| stored.settings);
         let mut writer = Self {
-            connection,
             epoch,
             head,
             clock,
@@ -193,6 +196,8 @@ impl Writer {
             unanswered: None,
             checkpoint: Checkpoint::default(),
             marks: Marks::default(),
+            #[cfg(feature = "cluster")]
+            replica: Replica::load(&connection)?,
             committed: None,
             needs_reopen: false,
             file: FileWatch::new(&options.path),
@@ -203,11 +208,21 @@ impl Writer {
             lock,
             #[cfg(test)]
             failpoint: None,
+            connection,
         };
         let after = writer.options.settings.clone();
         if head == Seq::default() && before.as_ref() != Some(&after) {
             StoredSettings { seq: head, settings: after.clone() }.store(&writer.connection)?;
             writer.settings = after;
+        } else if schema::is_in_shared_log(&writer.connection)? {
+            if before.as_ref().is_some_and(|before| *before != after) {
+                warn!(
+                    "the settings of the shared log are used instead of those of the \
+                     configuration: {}; configuration: {}",
+                    settings::describe(&writer.settings),
+                    settings::describe(&after)
+                );
+            }
         } else if before.as_ref() != Some(&after) {
             info!(
                 "the settings in the history file are replaced by those of the configuration: {}; \
@@ -271,7 +286,7 @@ impl Writer {
         }
     }
 
-    fn run(
+    pub(super) fn run(
         &mut self,
         at: Timestamp,
         work: impl FnOnce(&mut AppendTransaction<'_>) -> rusqlite::Result<Vec<Verdict>>,
@@ -328,7 +343,7 @@ impl Writer {
     }
 
     /// Adopts the state after an append.
-    fn adopt(&mut self, applied: &Applied) {
+    pub(super) fn adopt(&mut self, applied: &Applied) {
         self.indexer.remember(self.head, applied);
         self.head = applied.head;
         self.clock = applied.clock;
@@ -391,6 +406,8 @@ impl Writer {
         let state = state.map_err(|error| self.record_error(&error))?;
         let head;
         (head, self.clock, self.kept_bytes, self.has_change_ids) = state;
+        #[cfg(feature = "cluster")]
+        self.reload_place()?;
         Ok(head)
     }
 

@@ -318,7 +318,8 @@ fn make_older(path: &Path) {
     connection
         .execute_batch(
             "DROP TABLE message_rooms; DROP TABLE search_parts; DROP TABLE search_fill;
-             DROP TABLE read_marks; PRAGMA user_version = 3;",
+             DROP TABLE read_marks; DROP TABLE shared_log; DROP TABLE producers;
+             PRAGMA user_version = 3;",
         )
         .expect("an older file");
 }

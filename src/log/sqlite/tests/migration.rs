@@ -40,12 +40,14 @@ const VERSION_2: &str = "
     PRAGMA user_version = 2;
 ";
 
-/// Removes what the fourth version added.
-const UNDO_VERSION_4: &str = "
+/// Removes what the fourth and the fifth version added.
+const UNDO_VERSIONS_4_AND_5: &str = "
     DROP TABLE read_marks;
     DROP TABLE message_rooms;
     DROP TABLE search_parts;
     DROP TABLE search_fill;
+    DROP TABLE shared_log;
+    DROP TABLE producers;
     PRAGMA user_version = 3;
 ";
 
@@ -83,7 +85,7 @@ fn file_of_an_older_version_is_migrated_and_used() {
         let path = folder.path().join("log.db");
         create_old_file(&path, version);
         let mut writer = writer(&options(&path));
-        assert_eq!(select_number(&path, "PRAGMA user_version"), 4);
+        assert_eq!(select_number(&path, "PRAGMA user_version"), 5);
         assert_eq!(select_number(&path, "SELECT bytes FROM rooms WHERE name = 'a'"), 132);
         assert_eq!((writer.epoch.as_str(), writer.kept_bytes), ("old", 132 + 263));
         // The settings entry has a sequence number.
@@ -133,10 +135,10 @@ fn file_of_the_third_version_is_migrated_and_keeps_read_marks() {
     append_numbers(&mut first, "a", 0..3);
     drop(first);
     let connection = Connection::open(&path).expect("a database");
-    connection.execute_batch(UNDO_VERSION_4).expect("the third version");
+    connection.execute_batch(UNDO_VERSIONS_4_AND_5).expect("the third version");
     drop(connection);
     let mut writer = writer(&options(&path));
-    assert_eq!(select_number(&path, "PRAGMA user_version"), 4);
+    assert_eq!(select_number(&path, "PRAGMA user_version"), 5);
     assert_eq!((writer.head, texts(&read_all(&path, "a").messages).len()), (Seq::new(3), 3));
     writer.add_mark(MarkRead { identity: identity(), room: room("a"), seq: Seq::new(2) });
     writer.commit_marks(Timestamp::now()).expect("a commit");

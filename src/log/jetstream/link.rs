@@ -1,0 +1,159 @@
+//! The connection to the NATS servers. It reconnects for ever.
+
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, push};
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::{self, DiscardPolicy, StorageType};
+use async_nats::jetstream::{self, Context};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use log::{info, warn};
+use tokio::time::timeout;
+
+use super::ClusterError;
+use crate::config::Cluster;
+
+/// How often the connection is tested. After two pings without an answer it is replaced.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long connecting, or a request, may take.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The greatest pause between two attempts to connect.
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// How often the server shows that a consumer without new records is alive.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// The server removes a consumer that has had no connection for this time.
+const CONSUMER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The connection, and the stream of the log.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub(super) client: Client,
+    context: Context,
+    config: Cluster,
+}
+
+/// What the stream contains.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StreamState {
+    /// The position of the first record that is not deleted yet.
+    pub(super) first: u64,
+    /// The position of the last record. 0 if there was none.
+    pub(super) last: u64,
+}
+
+impl Link {
+    /// Begins to connect.
+    pub(super) async fn connect(config: &Cluster) -> Result<Self, ClusterError> {
+        let mut options = ConnectOptions::new()
+            .name(config.node_name.as_deref().unwrap_or("chinwag"))
+            .ping_interval(PING_INTERVAL)
+            .connection_timeout(TIMEOUT)
+            .request_timeout(Some(TIMEOUT))
+            .reconnect_delay_callback(|attempt| {
+                let attempt = u32::try_from(attempt).unwrap_or(u32::MAX);
+                Duration::from_millis(20).saturating_mul(attempt).min(RECONNECT_PAUSE_MAX)
+            })
+            .retry_on_initial_connect()
+            .event_callback(async |event| log_event(&event));
+        if let Some(file) = &config.creds {
+            let with_file = options.credentials_file(file).await;
+            options = with_file.map_err(|error| ClusterError::Credentials(file.clone(), error))?;
+        }
+        if let Some(file) = &config.ca {
+            options = options.add_root_certificates(file.clone()).require_tls(true);
+        }
+        if let (Some(cert), Some(key)) = (&config.cert, &config.key) {
+            options = options.add_client_certificate(cert.clone(), key.clone());
+        }
+        let servers = config.servers.iter().map(|server| server.as_str().parse::<ServerAddr>());
+        let servers = servers.collect::<Result<Vec<_>, _>>();
+        let servers = servers.map_err(|error| ClusterError::Connect(error.to_string()))?;
+        let client = options.connect(servers).await;
+        let client = client.map_err(|error| ClusterError::Connect(error.to_string()))?;
+        let context = jetstream::new(client.clone());
+        Ok(Self { client, context, config: config.clone() })
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Returns the subject of the records.
+    pub(super) fn subject(&self) -> String {
+        format!("{}.log", self.config.stream.as_str())
+    }
+
+    /// Returns the state of the stream, or `None` if it does not exist.
+    pub(super) async fn state(&self) -> Result<Option<StreamState>, String> {
+        Ok(self.stream().await?.map(|stream| {
+            let state = &stream.cached_info().state;
+            StreamState { first: state.first_sequence, last: state.last_sequence }
+        }))
+    }
+
+    async fn stream(&self) -> Result<Option<stream::Stream>, String> {
+        let found = timeout(TIMEOUT, self.context.get_stream(self.config.stream.as_str())).await;
+        let error = match found.map_err(|_| "no answer from NATS")? {
+            Ok(stream) => return Ok(Some(stream)),
+            Err(error) => error,
+        };
+        if let GetStreamErrorKind::JetStream(cause) = error.kind()
+            && cause.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND
+        {
+            return Ok(None);
+        }
+        Err(error.to_string())
+    }
+
+    /// Creates the stream.
+    pub(super) async fn create_stream(&self) -> Result<(), String> {
+        let config = stream::Config {
+            name: self.config.stream.as_str().into(),
+            description: Some("The log of chinwag. Its records must not be changed.".into()),
+            subjects: vec![self.subject()],
+            storage: StorageType::File,
+            num_replicas: self.config.replicas,
+            discard: DiscardPolicy::Old,
+            max_bytes: i64::try_from(self.config.log_bytes).unwrap_or(i64::MAX),
+            deny_delete: true,
+            ..stream::Config::default()
+        };
+        self.context.create_stream(config).await.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    /// Returns the records from a position on.
+    pub(super) async fn records(&self, start: u64) -> Result<push::Messages, String> {
+        let stream = self.stream().await?.ok_or("the stream does not exist any more")?;
+        let config = push::Config {
+            deliver_subject: self.client.new_inbox(),
+            ack_policy: AckPolicy::None,
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: start },
+            flow_control: true,
+            idle_heartbeat: HEARTBEAT,
+            inactive_threshold: CONSUMER_TIMEOUT,
+            memory_storage: true,
+            num_replicas: 1,
+            max_deliver: 1,
+            ..push::Config::default()
+        };
+        let words = |error: &dyn std::error::Error| error.to_string();
+        let consumer = stream.create_consumer(config).await.map_err(|error| words(&error))?;
+        consumer.messages().await.map_err(|error| words(&error))
+    }
+}
+
+fn log_event(event: &Event) {
+    match event {
+        Event::Connected => info!("connected to NATS"),
+        Event::Disconnected => warn!("the connection to NATS is lost; connecting again"),
+        Event::SlowConsumer(_) | Event::ServerError(_) | Event::ClientError(_) => {
+            warn!("NATS: {event}");
+        }
+        Event::LameDuckMode | Event::Draining | Event::Closed => info!("NATS: {event}"),
+    }
+}

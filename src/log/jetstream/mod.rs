@@ -1,0 +1,122 @@
+//! The log that several nodes share, in a stream of NATS JetStream. JetStream is only an ordered,
+//! replicated list of records. A record is an append of one node's hub. Every node applies all
+//! records in the same order, to its own journal, by [`rules`](super::rules) that depend only on the
+//! records. So all nodes decide the same, and no node shows what others will not.
+//!
+//! [`Publisher`](publish::Publisher) publishes the appends of the node's hub. [`follow`] reads the
+//! records, those of the node among them, and has the journal apply them. Pages, searches and read
+//! marks come from the journal as on a single server.
+
+mod follow;
+mod link;
+mod publish;
+mod record;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use log::warn;
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use super::sqlite::{Describe, Journal, JournalState};
+use super::{Log, State};
+use crate::config::Config;
+use follow::Following;
+pub use follow::Refused;
+use link::Link;
+use publish::{Attachment, Publisher};
+
+/// How long a node whose journal is part of the log waits for NATS at its start. After that it
+/// starts with the history that it has.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a node cannot take part in a shared log.
+#[derive(Debug, Error)]
+pub enum ClusterError {
+    /// The configuration has no NATS server.
+    #[error("no NATS server is set")]
+    NoServer,
+    /// The file with credentials cannot be read.
+    #[error("cannot read {}: {}", .0.display(), .1)]
+    Credentials(PathBuf, std::io::Error),
+    /// The connection is impossible with these settings.
+    #[error("cannot connect to NATS: {0}")]
+    Connect(String),
+    /// The log and the journal do not belong together, or NATS is not configured for it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The journal has stopped.
+    #[error("the journal has stopped")]
+    JournalDied,
+}
+
+/// The node's part of a shared log. It ends when it is dropped.
+#[derive(Debug)]
+pub struct SharedLog {
+    log: Log,
+    thread: Arbiter,
+}
+
+impl SharedLog {
+    /// Connects to NATS and applies all records that the log has now. The journal must have been
+    /// opened as a replica. Call it on an actix system.
+    ///
+    /// # Errors
+    /// If the settings cannot be used, or the journal cannot continue with this log.
+    pub async fn open(config: &Config, journal: &Journal) -> Result<Self, ClusterError> {
+        let Some(cluster) = config.cluster.clone() else { return Err(ClusterError::NoServer) };
+        let thread = Arbiter::new();
+        let (sender, opened) = oneshot::channel();
+        let writer = journal.writer().clone();
+        let name = journal.path().display().to_string();
+        let payload_needed = 2 * config.max_message_bytes + 512 * 1024;
+        thread.spawn(async move {
+            let link = match Link::connect(&cluster).await {
+                Ok(link) => link,
+                Err(error) => return drop(sender.send(Err(error))),
+            };
+            let following = Following::new(link.clone(), writer, name, payload_needed).await;
+            let Ok(mut following) = following else { return };
+            let attachment = match following.catch_up(PATIENCE).await {
+                Ok(true) => Attachment::Attached,
+                Ok(false) => Attachment::Detached(Instant::now()),
+                Err(refused) => return drop(sender.send(Err(refused.into()))),
+            };
+            if matches!(attachment, Attachment::Detached(_)) {
+                warn!("NATS does not answer; clients can read the history, but not send");
+            }
+            let publisher = Publisher::new(link, attachment).start();
+            if sender.send(Ok(publisher.clone())).is_ok() {
+                following.run(publisher).await;
+            }
+        });
+        let publisher = opened.await.map_err(|_| ClusterError::JournalDied)??;
+        let state = journal.writer().send(Describe).await;
+        let JournalState { epoch, head, settings, .. } =
+            state.map_err(|_| ClusterError::JournalDied)?;
+        let log = Log {
+            epoch,
+            head,
+            state: State::new(settings),
+            follow: publisher.clone().recipient(),
+            append: publisher.clone().recipient(),
+            probe: publisher.recipient(),
+            ..journal.log()
+        };
+        Ok(Self { log, thread })
+    }
+
+    /// Returns the log to start a hub with.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        self.log.clone()
+    }
+}
+
+impl Drop for SharedLog {
+    fn drop(&mut self) {
+        self.thread.stop();
+    }
+}

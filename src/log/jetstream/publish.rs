@@ -1,0 +1,371 @@
+//! Publishing: an append of the hub becomes records of the log. One record is in flight at a time.
+//! It is committed when the log hands it out and the journal has applied it, not when NATS
+//! acknowledges it. Until then the same bytes are published again and again: every node applies only
+//! the first copy. After [`GIVE_UP_AFTER`], the next record of this producer, without drafts, is
+//! published instead. If the log hands out that one first, no node will apply a later copy of the
+//! record before it, so the append has failed.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use bytes::Bytes;
+use log::{error, warn};
+use tokio::time::timeout;
+
+use super::link::Link;
+use super::record::{Produced, Record};
+use crate::domain::{Draft, Timestamp};
+use crate::log::sqlite::{AppliedRecord, ProducerId, SEQS_PER_RECORD};
+use crate::log::{Append, Follow, Follower, FromLog, LogError, Own, Probe, Verdict};
+
+/// The pause before a record is published again. It doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(4);
+
+/// When an append that is not committed has failed.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
+
+/// The log counts as stalled if it does not answer, or cannot be read, for this time.
+const STALLED_AFTER: Duration = Duration::from_secs(5);
+
+/// How often timers are checked.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A record of this node must have passed through the log in this time before a probe. Otherwise
+/// the node publishes one without drafts.
+const PROVEN_FOR: Duration = Duration::from_secs(10);
+
+/// The estimated maximum size of a record with more than one draft, in bytes.
+const RECORD_BYTES_MAX: usize = 512 * 1024;
+
+/// The maximum size of a draft without its text, in bytes.
+const DRAFT_BYTES: usize = 600;
+
+/// The actor that publishes records, and passes what the journal applies on to the hub.
+pub(super) struct Publisher {
+    link: Link,
+    /// Identifies this run of the server.
+    id: ProducerId,
+    /// The number of its last record.
+    last: u64,
+    hub: Option<Follower>,
+    in_flight: Option<InFlight>,
+    /// What is left to do for the hub's append, before and after the record in flight.
+    append: Option<OpenAppend>,
+    attachment: Attachment,
+    /// Whether the hub was told that the log is stalled.
+    is_stalled: bool,
+    /// When a record of this node last passed through the log.
+    proven: Option<Instant>,
+    /// Since when the node has known of records that it has not applied.
+    behind_since: Option<Instant>,
+}
+
+/// A record that is not committed yet.
+struct InFlight {
+    n: u64,
+    payload: Bytes,
+    /// The record that replaces it, once it is given up.
+    fence: Option<Bytes>,
+    began: Instant,
+    next_copy: Instant,
+    pause: Duration,
+}
+
+/// The hub's append. It consists of several records if it is large.
+struct OpenAppend {
+    ticket: u64,
+    /// The drafts of further records.
+    rest: VecDeque<Vec<Draft>>,
+    /// The outcomes of committed records.
+    placed: Vec<Verdict>,
+}
+
+/// Whether the node reads the log.
+#[derive(Clone, Debug)]
+pub(super) enum Attachment {
+    Attached,
+    /// It does not read the log since this time.
+    Detached(Instant),
+    /// It cannot read the log for this reason, which may need an operator.
+    Refused(String),
+}
+
+/// Tells whether the node reads the log.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Attach(pub(super) Attachment);
+
+/// Ends the publisher, because the journal has stopped. The hub is told by its follower.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct End;
+
+/// A record that was read, and that the journal has applied or skipped.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Replicated {
+    /// The producer and number of the record.
+    pub(super) origin: (ProducerId, u64),
+    /// `None` if the journal has skipped it.
+    pub(super) applied: Option<AppliedRecord>,
+    /// How many further records the log has.
+    pub(super) pending: u64,
+}
+
+impl Publisher {
+    pub(super) fn new(link: Link, attachment: Attachment) -> Self {
+        let id = [crate::domain::random().to_be_bytes(), crate::domain::random().to_be_bytes()];
+        Self {
+            link,
+            id: id.concat().try_into().expect("twice 8 bytes are 16"),
+            last: 0,
+            hub: None,
+            in_flight: None,
+            append: None,
+            attachment,
+            is_stalled: false,
+            proven: None,
+            behind_since: None,
+        }
+    }
+
+    fn tell_hub(&self, from_log: FromLog) {
+        if let Some(hub) = &self.hub {
+            hub.send(from_log);
+        }
+    }
+
+    /// Publishes the next record of the open append, if no record is in flight.
+    fn publish_next(&mut self, ctx: &mut Context<Self>) {
+        if self.in_flight.is_none()
+            && let Some(drafts) = self.append.as_mut().and_then(|append| append.rest.pop_front())
+        {
+            self.publish(drafts, ctx);
+        }
+    }
+
+    fn publish(&mut self, drafts: Vec<Draft>, ctx: &mut Context<Self>) {
+        let payload = self.make_record(drafts);
+        let now = Instant::now();
+        self.send(payload.clone(), ctx);
+        self.in_flight = Some(InFlight {
+            n: self.last,
+            payload,
+            fence: None,
+            began: now,
+            next_copy: now + FIRST_PAUSE,
+            pause: FIRST_PAUSE,
+        });
+    }
+
+    /// Returns the bytes of the next record.
+    fn make_record(&mut self, drafts: Vec<Draft>) -> Bytes {
+        self.last += 1;
+        let (producer, n, made) = (self.id, self.last, Timestamp::now());
+        Record::Append(Produced { producer, n, made, drafts }).encode().into()
+    }
+
+    /// Sends a record to NATS. If the connection is lost meanwhile, the record may be lost, too.
+    fn send(&self, payload: Bytes, ctx: &mut Context<Self>) {
+        let (client, subject) = (self.link.client.clone(), self.link.subject());
+        let publish = async move {
+            let published = timeout(STALLED_AFTER, client.publish(subject, payload)).await;
+            if let Ok(Err(error)) = published {
+                warn!("cannot publish a record: {error}");
+            }
+        };
+        ctx.spawn(publish.into_actor(self));
+    }
+
+    /// Publishes the record in flight again if it is time, and tells the hub whether the log is
+    /// stalled.
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        let is_due = self.in_flight.as_ref().is_some_and(|record| record.next_copy <= now);
+        if is_due && self.link.is_connected() {
+            self.repeat(now, ctx);
+        }
+        let is_stalled = self.trouble().is_some();
+        if std::mem::replace(&mut self.is_stalled, is_stalled) != is_stalled {
+            self.tell_hub(FromLog::Stalled(is_stalled));
+        }
+    }
+
+    fn repeat(&mut self, now: Instant, ctx: &mut Context<Self>) {
+        let gives_up = |record: &InFlight| {
+            record.fence.is_none() && now.duration_since(record.began) >= GIVE_UP_AFTER
+        };
+        let fence = self.in_flight.as_ref().is_some_and(gives_up).then(|| self.make_record(vec![]));
+        let Some(record) = &mut self.in_flight else { return };
+        if fence.is_some() {
+            (record.fence, record.pause) = (fence, FIRST_PAUSE);
+        }
+        record.next_copy = now + record.pause;
+        record.pause = (record.pause * 2).min(PAUSE_MAX);
+        let payload = record.fence.as_ref().unwrap_or(&record.payload).clone();
+        self.send(payload, ctx);
+    }
+
+    /// Returns why the log is stalled, if it is.
+    fn trouble(&self) -> Option<String> {
+        match &self.attachment {
+            Attachment::Refused(reason) => return Some(reason.clone()),
+            Attachment::Detached(since) if since.elapsed() >= STALLED_AFTER => {
+                return Some("the log in NATS cannot be read".into());
+            }
+            Attachment::Attached | Attachment::Detached(_) => {}
+        }
+        let is_late = |record: &InFlight| record.began.elapsed() >= STALLED_AFTER;
+        let is_late = self.in_flight.as_ref().is_some_and(is_late);
+        is_late.then(|| "NATS does not commit records".into())
+    }
+
+    /// Ends the record in flight, which was committed, skipped or given up.
+    fn settle(&mut self, n: u64, applied: Option<&AppliedRecord>) {
+        let Some(record) = self.in_flight.take_if(|record| record.n <= n) else { return };
+        if self.append.is_none() {
+            return;
+        }
+        match applied.filter(|_| record.n == n) {
+            Some(applied) => {
+                let append = self.append.as_mut();
+                append.into_iter().for_each(|append| append.placed.extend(&applied.verdicts));
+            }
+            None => self.give_up(record.n == n),
+        }
+    }
+
+    /// Ends the open append, which has failed, or of which only the first records were committed.
+    fn give_up(&mut self, is_skipped: bool) {
+        let Some(OpenAppend { ticket, placed, .. }) = self.append.take() else { return };
+        if is_skipped {
+            error!("the clock of this machine or of NATS is wrong by hours; messages are refused");
+        }
+        if placed.is_empty() {
+            let error = LogError::Busy("NATS did not commit it".into());
+            return self.tell_hub(FromLog::Rejected { ticket, error });
+        }
+        self.append = Some(OpenAppend { ticket, placed, rest: VecDeque::new() });
+    }
+
+    /// Returns the outcome of the open append, if all its records are committed.
+    fn take_outcome(&mut self) -> Option<Own> {
+        let is_done = |append: &mut OpenAppend| append.rest.is_empty();
+        let append = self.append.take_if(|append| self.in_flight.is_none() && is_done(append))?;
+        Some(Own { ticket: append.ticket, placed: append.placed })
+    }
+}
+
+impl Actor for Publisher {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(TICK, Self::tick);
+    }
+}
+
+impl Handler<Follow> for Publisher {
+    type Result = ();
+
+    fn handle(&mut self, Follow(hub): Follow, _: &mut Self::Context) {
+        self.hub = Some(hub);
+    }
+}
+
+impl Handler<Append> for Publisher {
+    type Result = ();
+
+    fn handle(&mut self, Append { ticket, drafts }: Append, ctx: &mut Self::Context) {
+        if let Some(reason) = self.trouble() {
+            let error = LogError::Busy(reason);
+            return self.tell_hub(FromLog::Rejected { ticket, error });
+        }
+        self.append = Some(OpenAppend { ticket, rest: split(drafts), placed: Vec::new() });
+        self.publish_next(ctx);
+    }
+}
+
+impl Handler<Replicated> for Publisher {
+    type Result = ();
+
+    fn handle(&mut self, replicated: Replicated, ctx: &mut Self::Context) {
+        let Replicated { origin: (producer, n), applied, pending } = replicated;
+        self.behind_since = (pending > 0).then(|| self.behind_since.unwrap_or_else(Instant::now));
+        let is_own = producer == self.id;
+        if is_own {
+            self.proven = Some(Instant::now());
+            self.settle(n, applied.as_ref());
+        }
+        let own = if is_own { self.take_outcome() } else { None };
+        let (entries, head, floors) = applied
+            .map(|applied| (applied.entries, applied.head, applied.floors))
+            .unwrap_or_default();
+        if own.is_some() || !entries.is_empty() || !floors.is_empty() {
+            self.tell_hub(FromLog::Committed { entries, head, floors, own });
+        }
+        self.publish_next(ctx);
+    }
+}
+
+impl Handler<Attach> for Publisher {
+    type Result = ();
+
+    fn handle(&mut self, Attach(attachment): Attach, ctx: &mut Self::Context) {
+        let is_still_detached = matches!(
+            (&self.attachment, &attachment),
+            (Attachment::Detached(_), Attachment::Detached(_))
+        );
+        if !is_still_detached {
+            self.attachment = attachment;
+        }
+        self.tick(ctx);
+    }
+}
+
+impl Handler<End> for Publisher {
+    type Result = ();
+
+    fn handle(&mut self, _: End, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+impl Handler<Probe> for Publisher {
+    type Result = Result<(), LogError>;
+
+    fn handle(&mut self, _: Probe, ctx: &mut Self::Context) -> Self::Result {
+        let is_behind = self.behind_since.is_some_and(|since| since.elapsed() >= STALLED_AFTER);
+        let trouble = self.trouble().or(is_behind.then(|| "the node is behind the log".into()));
+        if let Some(trouble) = trouble {
+            return Err(LogError::Busy(trouble));
+        }
+        let is_proven = self.proven.is_some_and(|at| at.elapsed() < PROVEN_FOR);
+        if !is_proven && self.in_flight.is_none() {
+            self.publish(Vec::new(), ctx);
+        }
+        Ok(())
+    }
+}
+
+/// Splits the drafts of an append into those of several records, if they are large.
+fn split(drafts: Vec<Draft>) -> VecDeque<Vec<Draft>> {
+    let most = usize::try_from(SEQS_PER_RECORD).unwrap_or(usize::MAX);
+    let mut records = VecDeque::from([Vec::new()]);
+    let mut bytes = 0;
+    for draft in drafts {
+        // JSON writes some characters as two.
+        let size = 2 * draft.action.text_bytes() + DRAFT_BYTES;
+        bytes += size;
+        let last = records.back().map_or(0, Vec::len);
+        if last > 0 && (bytes > RECORD_BYTES_MAX || last == most) {
+            records.push_back(Vec::new());
+            bytes = size;
+        }
+        if let Some(record) = records.back_mut() {
+            record.push(draft);
+        }
+    }
+    records
+}

@@ -1,0 +1,225 @@
+//! Nodes that start, stop, join and leave while clients talk.
+
+use serde_json::{Value, json};
+
+use super::nats::Version;
+use super::{Cluster, export, join, say, with_each_nats};
+use crate::harness::within;
+use crate::json::JsonClient;
+use crate::program::{PROGRAM, Program};
+
+with_each_nats!(
+    nodes_deliver_the_messages_of_each_other_in_one_order,
+    every_kind_of_entry_reaches_the_other_node,
+    client_resumes_on_another_node,
+    draft_that_is_repeated_on_another_node_is_a_duplicate,
+    node_that_was_away_catches_up,
+    history_of_a_single_server_becomes_that_of_the_first_node,
+    node_with_other_history_is_refused,
+    journal_of_a_node_without_nats_begins_a_new_epoch,
+);
+
+/// Returns the sequence numbers and texts of the next messages that a client receives.
+async fn messages(client: &mut JsonClient, count: usize) -> Vec<(u64, String)> {
+    let mut messages = Vec::new();
+    while messages.len() < count {
+        let line = client.until("message").await;
+        messages.push((line["seq"].as_u64().unwrap(), line["text"].as_str().unwrap().into()));
+    }
+    messages
+}
+
+async fn nodes_deliver_the_messages_of_each_other_in_one_order(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let (a, b) = (cluster.node("a").await, cluster.node("b").await);
+    let (mut ada, mut bob) = (join(&a, "Ada", "tea").await, join(&b, "Bob", "tea").await);
+    for n in 0..20 {
+        let text = format!("{n}");
+        ada.send(&[json!({"type": "say", "room": "tea", "text": format!("a{text}")})]).await;
+        bob.send(&[json!({"type": "say", "room": "tea", "text": format!("b{text}")})]).await;
+    }
+    let (seen_by_ada, seen_by_bob) = (messages(&mut ada, 40).await, messages(&mut bob, 40).await);
+    assert_eq!(seen_by_ada, seen_by_bob);
+    assert!(seen_by_ada.is_sorted_by(|(a, _), (b, _)| a < b), "{seen_by_ada:?}");
+    for prefix in ["a", "b"] {
+        let own = seen_by_ada.iter().filter_map(|(_, text)| text.strip_prefix(prefix));
+        assert!(own.eq((0..20).map(|n| n.to_string())), "{seen_by_ada:?}");
+    }
+    stop([a, b]).await;
+    assert_eq!(export(&cluster.db("a")).await, export(&cluster.db("b")).await);
+}
+
+/// Stops nodes with SIGTERM.
+async fn stop(nodes: impl IntoIterator<Item = Program>) {
+    for mut node in nodes {
+        node.signal("-TERM");
+        assert_eq!(node.exit_code().await, Some(0));
+    }
+}
+
+async fn every_kind_of_entry_reaches_the_other_node(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let (a, b) = (cluster.node("a").await, cluster.node("b").await);
+    let (mut ada, mut bob) = (join(&a, "Ada", "tea").await, join(&b, "Bob", "tea").await);
+    let first = say(&mut ada, "tea", "one").await;
+    let second = say(&mut ada, "tea", "two").await;
+    ada.send(&[
+        json!({"type": "say", "room": "tea", "text": "reply", "reply_to": first}),
+        json!({"type": "edit", "room": "tea", "seq": first, "text": "first"}),
+        json!({"type": "react", "room": "tea", "seq": first, "emoji": "👍", "on": true}),
+        json!({"type": "delete", "room": "tea", "seq": second}),
+        json!({"type": "set_room", "room": "tea", "topic": "about tea"}),
+    ])
+    .await;
+    assert_eq!(bob.until("room").await["topic"], "about tea");
+    // What Bob reads now is in the history file of his node.
+    let mut late = JsonClient::hello(b.addr, json!({"nick": "Cyd"})).await;
+    late.send(&[json!({"type": "join", "room": "tea"})]).await;
+    let joined = late.until("joined").await;
+    assert_eq!(joined["topic"], "about tea");
+    let messages = joined["messages"].as_array().unwrap();
+    let texts: Vec<_> = messages.iter().map(|message| message["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["first", "", "reply"]);
+    assert_eq!(messages[0]["reactions"]["👍"], 1, "{joined}");
+    assert_eq!(messages[1]["deleted"], true, "{joined}");
+    assert_eq!(messages[2]["reply_to"], first);
+    stop([a, b]).await;
+    assert_eq!(export(&cluster.db("a")).await, export(&cluster.db("b")).await);
+}
+
+/// Connects and resumes a room. Returns the answer to the join.
+async fn resume(node: &Program, nick: &str, epoch: &Value, seq: u64) -> Value {
+    let key = format!("the secret key of {nick}");
+    let mut client = JsonClient::hello(node.addr, json!({"nick": nick, "key": key})).await;
+    let join = json!({"type": "join", "room": "tea", "after": {"epoch": epoch, "seq": seq}});
+    client.send(&[join]).await;
+    client.until("joined").await
+}
+
+async fn client_resumes_on_another_node(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let (a, b) = (cluster.node("a").await, cluster.node("b").await);
+    let mut ada = JsonClient::hello(a.addr, json!({"nick": "Ada"})).await;
+    ada.send(&[json!({"type": "join", "room": "tea"})]).await;
+    let epoch = ada.until("joined").await["epoch"].clone();
+    let mut bob = join(&b, "Bob", "tea").await;
+    let seq = say(&mut bob, "tea", "before").await;
+    ada.until("message").await;
+    a.kill().await;
+    let missed = say(&mut bob, "tea", "missed").await;
+    let joined = resume(&b, "Ada", &epoch, seq).await;
+    assert_eq!(joined["recovered"], true, "{joined}");
+    let messages = joined["messages"].as_array().unwrap();
+    assert_eq!(messages.len(), 1, "{joined}");
+    assert_eq!(messages[0]["seq"], missed);
+}
+
+async fn draft_that_is_repeated_on_another_node_is_a_duplicate(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let (a, b) = (cluster.node("a").await, cluster.node("b").await);
+    let (mut on_a, mut on_b) = (join(&a, "Ada", "tea").await, join(&b, "Ada", "tea").await);
+    let seq = say(&mut on_a, "tea", "once").await;
+    on_b.send(&[json!({"type": "say", "room": "tea", "text": "once", "id": "once"})]).await;
+    let said = on_b.until("said").await;
+    assert_eq!((said["seq"].as_u64(), &said["duplicate"]), (Some(seq), &Value::Bool(true)));
+}
+
+async fn node_that_was_away_catches_up(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let (a, b) = (cluster.node("a").await, cluster.node("b").await);
+    let mut ada = join(&a, "Ada", "tea").await;
+    say(&mut ada, "tea", "before").await;
+    b.kill().await;
+    for n in 0..50 {
+        say(&mut ada, "tea", &format!("while away {n}")).await;
+    }
+    let b = cluster.node("b").await;
+    let mut bob = join(&b, "Bob", "tea").await;
+    bob.send(&[json!({"type": "history", "room": "tea", "limit": 100})]).await;
+    let history = bob.until("history").await;
+    assert_eq!(history["messages"].as_array().unwrap().len(), 51);
+    // A node that is new also has everything, since the stream goes back to the beginning.
+    let c = cluster.node("c").await;
+    stop([a, b, c]).await;
+    let all = export(&cluster.db("a")).await;
+    assert_eq!(all.len(), 51);
+    assert_eq!(export(&cluster.db("b")).await, all);
+    assert_eq!(export(&cluster.db("c")).await, all);
+}
+
+async fn history_of_a_single_server_becomes_that_of_the_first_node(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let db = cluster.db("a");
+    let db_flag = db.to_str().unwrap();
+    let flags = ["--db", db_flag];
+    let mut single = Program::start(PROGRAM, cluster.folder.path(), &flags).await;
+    let mut ada = JsonClient::hello(single.addr, json!({"nick": "Ada"})).await;
+    ada.send(&[json!({"type": "join", "room": "tea"})]).await;
+    let epoch = ada.until("joined").await["epoch"].clone();
+    let seq = say(&mut ada, "tea", "alone").await;
+    single.signal("-TERM");
+    single.exit_code().await;
+
+    let a = cluster.node("a").await;
+    let joined = resume(&a, "Ada", &epoch, seq).await;
+    assert_eq!((&joined["recovered"], &joined["epoch"]), (&Value::Bool(true), &epoch));
+    let mut ada = join(&a, "Ada", "tea").await;
+    assert!(say(&mut ada, "tea", "together").await > seq);
+    // The history before the cluster is not in the stream.
+    let error = refused(&cluster, "b").await;
+    assert!(error.contains("chinwag backup"), "{error}");
+    cluster.backup("a", "b").await;
+    let b = cluster.node("b").await;
+    say(&mut ada, "tea", "three").await;
+    let joined = resume(&b, "Bob", &epoch, seq).await;
+    assert_eq!((&joined["recovered"], &joined["epoch"]), (&Value::Bool(true), &epoch));
+    stop([a, b]).await;
+    let all = export(&db).await;
+    assert_eq!(all.len(), 3);
+    assert_eq!(export(&cluster.db("b")).await, all);
+}
+
+/// Starts a node, which must end with an error. Returns its log.
+async fn refused(cluster: &Cluster, name: &str) -> String {
+    let mut command = cluster.command(name, &["--listen", "127.0.0.1:0"]);
+    let output = within("the node to end", command.kill_on_drop(true).output()).await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+async fn node_with_other_history_is_refused(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let _a = cluster.node("a").await;
+    let other = cluster.db("b");
+    let flags = ["--db", other.to_str().unwrap()];
+    let single = Program::start(PROGRAM, cluster.folder.path(), &flags).await;
+    let mut bob = join(&single, "Bob", "tea").await;
+    say(&mut bob, "tea", "alone").await;
+    stop([single]).await;
+    let error = refused(&cluster, "b").await;
+    assert!(error.contains("is not a copy of this log"), "{error}");
+    assert_eq!(export(&other).await.len(), 1);
+}
+
+async fn journal_of_a_node_without_nats_begins_a_new_epoch(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let a = cluster.node("a").await;
+    let mut ada = JsonClient::hello(a.addr, json!({"nick": "Ada"})).await;
+    ada.send(&[json!({"type": "join", "room": "tea"})]).await;
+    let epoch = ada.until("joined").await["epoch"].clone();
+    let seq = say(&mut ada, "tea", "together").await;
+    stop([a]).await;
+    let db = cluster.db("a");
+    let flags = ["--db", db.to_str().unwrap()];
+    let single = Program::start(PROGRAM, cluster.folder.path(), &flags).await;
+    let joined = resume(&single, "Ada", &epoch, seq).await;
+    assert_eq!(joined["recovered"], false, "{joined}");
+    assert_ne!(joined["epoch"], epoch);
+    assert_eq!(joined["messages"][0]["text"], "together");
+    let mut ada = join(&single, "Ada", "tea").await;
+    assert!(say(&mut ada, "tea", "alone").await > seq);
+    stop([single]).await;
+    // It is not a node any more.
+    let error = refused(&cluster, "a").await;
+    assert!(error.contains("is not a copy of this log"), "{error}");
+}

@@ -1,0 +1,107 @@
+//! Several nodes with one log in NATS JetStream (ignored by default: needs nats-server). Each test
+//! runs with the server of Debian 12 and with a current one.
+
+mod faults;
+mod log;
+mod nats;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::json::JsonClient;
+use crate::program::{PROGRAM, Program};
+use nats::{Nats, Version};
+
+/// Runs a test with each version of NATS.
+macro_rules! with_each_nats {
+    ($($test:ident),+ $(,)?) => {
+        mod debian {
+            $(#[actix_web::test]
+            #[ignore = "needs nats-server"]
+            async fn $test() {
+                super::$test(crate::cluster::nats::Version::Debian).await;
+            })+
+        }
+        mod current {
+            $(#[actix_web::test]
+            #[ignore = "needs nats-server"]
+            async fn $test() {
+                super::$test(crate::cluster::nats::Version::Current).await;
+            })+
+        }
+    };
+}
+use with_each_nats;
+
+/// A NATS server and the history files of some nodes.
+struct Cluster {
+    nats: Nats,
+    folder: TempDir,
+}
+
+impl Cluster {
+    async fn start(version: Version) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { nats: Nats::start(version, folder.path()).await, folder }
+    }
+
+    fn db(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.db"))
+    }
+
+    /// Returns the command that starts a node.
+    fn command(&self, name: &str, flags: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(["--nats", &self.nats.url(), "--node-name", name, "--db"]);
+        command.arg(self.db(name)).args(flags);
+        command
+    }
+
+    /// Starts a node, and waits until it listens.
+    async fn node(&self, name: &str) -> Program {
+        self.node_with(name, &[]).await
+    }
+
+    async fn node_with(&self, name: &str, flags: &[&str]) -> Program {
+        Program::spawn(self.command(name, flags), self.folder.path(), "http").await
+    }
+
+    /// Replaces the history file of a node by a copy of that of another node.
+    async fn backup(&self, from: &str, to: &str) {
+        for suffix in ["db", "db-wal", "db-shm"] {
+            let _ = std::fs::remove_file(self.db(to).with_extension(suffix));
+        }
+        let mut backup = Command::new(PROGRAM);
+        backup.arg("backup").arg("--db").arg(self.db(from)).arg(self.db(to));
+        let output = backup.output().await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// Returns the lines of an export of a history file.
+async fn export(db: &Path) -> Vec<Value> {
+    let output = Command::new(PROGRAM).arg("export").arg("--db").arg(db).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Connects a user with a key, and joins a room.
+async fn join(node: &Program, nick: &str, room: &str) -> JsonClient {
+    let key = format!("the secret key of {nick}");
+    let mut client = JsonClient::hello(node.addr, json!({"nick": nick, "key": key})).await;
+    client.send(&[json!({"type": "join", "room": room})]).await;
+    client.until("joined").await;
+    client
+}
+
+/// Says something and waits until it is committed. Returns its sequence number.
+async fn say(client: &mut JsonClient, room: &str, text: &str) -> u64 {
+    client.send(&[json!({"type": "say", "room": room, "text": text, "id": text})]).await;
+    let said = client.until("said").await;
+    assert_eq!(said["duplicate"], false, "{said}");
+    said["seq"].as_u64().unwrap()
+}

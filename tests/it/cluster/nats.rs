@@ -1,0 +1,94 @@
+//! A NATS server as a child process.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+use crate::harness::{eventually, within};
+
+/// A version of nats-server that `scripts/test` has unpacked.
+#[derive(Clone, Copy, Debug)]
+pub enum Version {
+    /// That of Debian 12: 2.9.
+    Debian,
+    /// A current one.
+    Current,
+}
+
+impl Version {
+    fn program(self) -> PathBuf {
+        let name = match self {
+            Self::Debian => "debian",
+            Self::Current => "current",
+        };
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nats").join(name).join("nats-server")
+    }
+}
+
+/// A running server, which keeps its port and its files over restarts.
+pub struct Nats {
+    version: Version,
+    addr: SocketAddr,
+    store: PathBuf,
+    flags: Vec<String>,
+    process: Option<Child>,
+}
+
+impl Nats {
+    /// Starts a server with JetStream, and waits until it listens.
+    pub async fn start(version: Version, folder: &Path) -> Self {
+        Self::start_with(version, folder, &[]).await
+    }
+
+    pub async fn start_with(version: Version, folder: &Path, flags: &[&str]) -> Self {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (addr, store) = (free.local_addr().unwrap(), folder.join("nats"));
+        drop(free);
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let mut nats = Self { version, addr, store, flags, process: None };
+        nats.restart().await;
+        nats
+    }
+
+    /// Starts it again after it was killed.
+    pub async fn restart(&mut self) {
+        let process = Command::new(self.version.program())
+            .args(["--addr", "127.0.0.1", "--port", &self.addr.port().to_string(), "--jetstream"])
+            .arg("--store_dir")
+            .arg(&self.store)
+            .args(&self.flags)
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("scripts/test has unpacked nats-server");
+        self.process = Some(process);
+        let is_up = async || TcpStream::connect(self.addr).await.is_ok();
+        eventually("NATS to listen", is_up).await;
+    }
+
+    /// Kills it with SIGKILL.
+    pub async fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            within("NATS to be killed", process.kill()).await.unwrap();
+        }
+    }
+
+    /// Sends a signal, for example `-STOP`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.process.as_ref().and_then(Child::id).unwrap().to_string();
+        let kill = std::process::Command::new("kill").args([name, &pid]).status();
+        assert!(kill.unwrap().success());
+    }
+
+    pub fn url(&self) -> String {
+        format!("nats://{}", self.addr)
+    }
+
+    /// Returns the folder with its files.
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+}
