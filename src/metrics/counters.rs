@@ -11,6 +11,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use strum::VariantArray;
 
+#[cfg(feature = "cluster")]
+use super::LogEvent;
+#[cfg(feature = "cluster")]
+use super::shared_log::SharedLog;
 use super::{Handshake, HubStats, Limit, Outcome, process};
 use crate::protocol::{DisconnectReason, ErrorCode};
 
@@ -38,6 +42,8 @@ struct Counters {
     fan_out: Histogram,
     commit: Histogram,
     delivery_lag: Histogram,
+    #[cfg(feature = "cluster")]
+    shared_log: SharedLog,
 }
 
 /// Returns counters that are present with the value 0 before the first event.
@@ -61,6 +67,8 @@ impl Default for Metrics {
             fan_out: seconds(),
             commit: seconds(),
             delivery_lag: seconds(),
+            #[cfg(feature = "cluster")]
+            shared_log: SharedLog::new(seconds()),
         }))
     }
 }
@@ -96,6 +104,28 @@ impl Metrics {
     /// Records the time from the acceptance of a batch's first message until a session took it.
     pub(crate) fn observe_delivery_lag(&self, lag: Duration) {
         self.0.delivery_lag.observe(lag.as_secs_f64());
+    }
+
+    /// Records the position of a node in the log that it shares with others, and how many records
+    /// the log has after it.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn observe_log_position(&self, position: u64, lag: u64) {
+        self.0.shared_log.observe_position(position, lag);
+    }
+
+    #[cfg(feature = "cluster")]
+    pub(crate) fn set_log_connected(&self, is_connected: bool) {
+        self.0.shared_log.set_connected(is_connected);
+    }
+
+    #[cfg(feature = "cluster")]
+    pub(crate) fn observe_log_round_trip(&self, took: Duration) {
+        self.0.shared_log.observe_round_trip(took);
+    }
+
+    #[cfg(feature = "cluster")]
+    pub(crate) fn count_log(&self, event: LogEvent) {
+        self.0.shared_log.count(event);
     }
 
     /// Encodes all metrics for Prometheus (OpenMetrics). `answered_in` is the time that the hub
@@ -183,6 +213,8 @@ impl Metrics {
         for (name, help, histogram) in histograms {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         }
+        #[cfg(feature = "cluster")]
+        counters.shared_log.register(registry);
     }
 }
 

@@ -17,4 +17,12 @@ impl Metrics {
     pub(crate) fn observe_fan_out(&self, _: u64, _: Duration) {}
     pub(crate) fn observe_commit(&self, _: Duration) {}
     pub(crate) fn observe_delivery_lag(&self, _: Duration) {}
+    #[cfg(feature = "cluster")]
+    pub(crate) fn observe_log_position(&self, _: u64, _: u64) {}
+    #[cfg(feature = "cluster")]
+    pub(crate) fn set_log_connected(&self, _: bool) {}
+    #[cfg(feature = "cluster")]
+    pub(crate) fn observe_log_round_trip(&self, _: Duration) {}
+    #[cfg(feature = "cluster")]
+    pub(crate) fn count_log(&self, _: super::LogEvent) {}
 }

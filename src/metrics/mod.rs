@@ -8,6 +8,8 @@ mod counters;
 mod disabled;
 #[cfg(feature = "metrics")]
 mod process;
+#[cfg(all(feature = "metrics", feature = "cluster"))]
+mod shared_log;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -113,4 +115,18 @@ pub(crate) enum Outcome {
     Refused,
     /// The log could not commit it, and its author was told.
     Failed,
+}
+
+/// What happens to the log that nodes share.
+#[cfg(feature = "cluster")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogEvent {
+    /// A record was published again.
+    Republished,
+    /// A record was skipped, because it is a repetition or came too late.
+    Skipped,
+    /// Reading began again.
+    Reset,
+    /// The log has lost records.
+    Fork,
 }

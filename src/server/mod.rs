@@ -29,7 +29,7 @@ use crate::config::{Config, ConfigError};
 use crate::http::{self, Chat};
 use crate::hub::{Drain, Hub, StartHub, Watch};
 #[cfg(feature = "cluster")]
-use crate::log::jetstream::{ClusterError, SharedLog};
+use crate::log::jetstream::{self, ClusterError, SharedLog};
 #[cfg(feature = "journal")]
 use crate::log::sqlite::{Journal, JournalError, Options};
 use crate::websocket::Connections;
@@ -162,6 +162,8 @@ pub async fn start(config: Config) -> Result<Server, ServerError> {
         (None, Some(acme)) => plain.with_tls(acme::server_config(acme)?),
         (None, None) => plain.clone(),
     };
+    #[cfg(feature = "cluster")]
+    jetstream::bring_up_to_date(&config).await?;
     #[cfg(feature = "journal")]
     let journal =
         Options::from_config(&config).map(|options| Journal::open(&options)).transpose()?;

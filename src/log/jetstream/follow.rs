@@ -3,25 +3,24 @@
 //! now, or missing, the stream has lost records, and the journal must not continue with it. After
 //! it, every record must have the next position.
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use async_nats::jetstream::Message as NatsMessage;
 use async_nats::jetstream::consumer::push::Messages;
-use futures_core::Stream;
 use log::{error, info, warn};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
 
 use super::link::{Link, StreamState};
+use super::next;
 use super::publish::{Attach, Attachment, End, Publisher, Replicated};
-use super::record::{BadRecord, Genesis, Parent, Produced, Record};
+use super::record::{Genesis, Parent, Produced, Record};
 use crate::domain::{Seq, Timestamp};
 use crate::log::LogError;
 use crate::log::sqlite::{AppliedRecord, Apply, Begin, Describe, JournalState, Placed, Writer};
+use crate::metrics::{LogEvent, Metrics};
 
 /// After this silence it is checked whether there are records that were not delivered. The server
 /// shows every second that it is alive.
@@ -57,8 +56,9 @@ pub enum Refused {
     },
     /// The stream has not all records that the journal needs.
     #[error(
-        "the stream begins with record {first}, and the history file ends with record {last}; copy \
-         the history file of another node with `chinwag backup`, and start with the copy"
+        "the stream begins with record {first}, the history file ends with record {last}, and no \
+         other node sent a copy of its history file; start one, or start this node with a copy made \
+         by `chinwag backup`"
     )]
     TooOld {
         /// The first record of the stream.
@@ -68,8 +68,8 @@ pub enum Refused {
     },
     /// The log began with the history of a server, which the stream does not contain.
     #[error(
-        "the log began with the history file of one server, which is not in the stream; copy the \
-         history file of another node with `chinwag backup`, and start with the copy"
+        "the log began with the history of one server, and no other node sent a copy of its history \
+         file; start one, or start this node with a copy made by `chinwag backup`"
     )]
     NeedsParent,
     /// The stream does not exist any more, or the address or the account is wrong.
@@ -142,6 +142,7 @@ pub(super) struct Following {
     applied: Option<Applied>,
     /// The size of messages that NATS must accept.
     payload_needed: usize,
+    metrics: Metrics,
     publisher: Option<Addr<Publisher>>,
 }
 
@@ -151,11 +152,12 @@ impl Following {
         journal: Addr<Writer>,
         journal_name: String,
         payload_needed: usize,
+        metrics: Metrics,
     ) -> Result<Self, MailboxError> {
         let state = journal.send(Describe).await?;
         let applied =
             state.place.map(|place| Applied { position: place.position, time: place.time });
-        Ok(Self { link, journal, journal_name, applied, payload_needed, publisher: None })
+        Ok(Self { link, journal, journal_name, applied, payload_needed, metrics, publisher: None })
     }
 
     /// Returns whether the journal is part of the log.
@@ -199,10 +201,14 @@ impl Following {
                 }
                 Err(Stop::Retry(reason)) => {
                     warn!("reading the log in NATS again: {reason}");
+                    self.metrics.count_log(LogEvent::Reset);
                     (Attachment::Detached(Instant::now()), RETRY_PAUSE)
                 }
                 Err(Stop::Refused(refused)) => {
                     error!("not ready: {refused}");
+                    if matches!(refused, Refused::Forked { .. }) {
+                        self.metrics.count_log(LogEvent::Fork);
+                    }
                     (Attachment::Refused(refused.to_string()), REFUSED_PAUSE)
                 }
             };
@@ -212,6 +218,7 @@ impl Following {
     }
 
     fn tell(&self, attachment: Attachment) {
+        self.metrics.set_log_connected(matches!(attachment, Attachment::Attached));
         if let Some(publisher) = &self.publisher {
             publisher.do_send(Attach(attachment));
         }
@@ -240,7 +247,7 @@ impl Following {
             if until_end && overlap.is_none() && end >= state.last {
                 return Ok(());
             }
-            let Some(record) = next(&mut records).await? else {
+            let Some(record) = next_record(&mut records).await? else {
                 self.check_silence(end).await?;
                 continue;
             };
@@ -253,6 +260,7 @@ impl Following {
                     return Err(Stop::Refused(Refused::Forked { last, end }));
                 }
                 self.tell(Attachment::Attached);
+                self.metrics.observe_log_position(position, pending);
                 continue;
             }
             if position != end + 1 {
@@ -261,6 +269,7 @@ impl Following {
             let hash = Sha256::digest(&record.payload).into();
             self.apply(Placed { position, time, hash }, &record.payload, pending).await?;
             self.applied = Some(Applied { position, time });
+            self.metrics.observe_log_position(position, pending);
             if position == 1 {
                 self.tell(Attachment::Attached);
             }
@@ -344,6 +353,9 @@ impl Following {
         let applied =
             self.apply_patiently(|| Apply { placed, producer, n, made, drafts: drafts.clone() });
         let applied = applied.await?;
+        if applied.is_none() {
+            self.metrics.count_log(LogEvent::Skipped);
+        }
         if let Some(publisher) = &self.publisher {
             publisher.do_send(Replicated { origin: (producer, n), applied, pending });
         }
@@ -398,18 +410,11 @@ impl Following {
 }
 
 /// Returns the next record, or `None` after some silence.
-async fn next(records: &mut Messages) -> Result<Option<NatsMessage>, Stop> {
-    let next = poll_fn(|task| Pin::new(&mut *records).poll_next(task));
-    match timeout(SILENCE_MAX, next).await {
+async fn next_record(records: &mut Messages) -> Result<Option<NatsMessage>, Stop> {
+    match timeout(SILENCE_MAX, next(records)).await {
         Ok(Some(Ok(record))) => Ok(Some(record)),
         Ok(Some(Err(error))) => Err(Stop::Retry(error.to_string())),
         Ok(None) => Err(Stop::Retry("the connection has ended".into())),
         Err(_) => Ok(None),
-    }
-}
-
-impl From<BadRecord> for Stop {
-    fn from(error: BadRecord) -> Self {
-        Self::Retry(error.to_string())
     }
 }

@@ -7,7 +7,8 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, push};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{self, DiscardPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr, Subscriber};
+use bytes::Bytes;
 use log::{info, warn};
 use tokio::time::timeout;
 
@@ -86,6 +87,25 @@ impl Link {
     /// Returns the subject of the records.
     pub(super) fn subject(&self) -> String {
         format!("{}.log", self.config.stream.as_str())
+    }
+
+    /// Returns the subject of requests for copies of history files.
+    pub(super) fn copy_subject(&self) -> String {
+        format!("{}.copy", self.config.stream.as_str())
+    }
+
+    /// Returns the requests for copies that this node must answer.
+    pub(super) async fn copy_requests(&self) -> Result<Subscriber, String> {
+        let requests = self.client.queue_subscribe(self.copy_subject(), "copy".into()).await;
+        requests.map_err(|error| error.to_string())
+    }
+
+    /// Returns the bytes of a record.
+    pub(super) async fn record(&self, position: u64) -> Result<Bytes, String> {
+        let stream = self.stream().await?.ok_or("the stream does not exist any more")?;
+        let record = timeout(TIMEOUT, stream.get_raw_message(position)).await;
+        let record = record.map_err(|_| "no answer from NATS")?;
+        record.map(|record| record.payload).map_err(|error| error.to_string())
     }
 
     /// Returns the state of the stream, or `None` if it does not exist.

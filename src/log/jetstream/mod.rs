@@ -4,25 +4,31 @@
 //! records. So all nodes decide the same, and no node shows what others will not.
 //!
 //! [`Publisher`](publish::Publisher) publishes the appends of the node's hub. [`follow`] reads the
-//! records, those of the node among them, and has the journal apply them. Pages, searches and read
-//! marks come from the journal as on a single server.
+//! records, those of the node among them, and has the journal apply them. [`copy`] sends journals to
+//! nodes that lack records. Pages, searches and read marks come from the journal as on a single
+//! server.
 
+mod copy;
 mod follow;
 mod link;
 mod publish;
 mod record;
 
+use std::future::poll_fn;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use futures_core::Stream;
 use log::warn;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use super::sqlite::{Describe, Journal, JournalState};
+use super::sqlite::{Describe, Journal, JournalError, JournalState, SourceError};
 use super::{Log, State};
 use crate::config::Config;
+pub use copy::bring_up_to_date;
 use follow::Following;
 pub use follow::Refused;
 use link::Link;
@@ -44,6 +50,12 @@ pub enum ClusterError {
     /// The connection is impossible with these settings.
     #[error("cannot connect to NATS: {0}")]
     Connect(String),
+    /// The history file cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The history file cannot be replaced by a copy.
+    #[error(transparent)]
+    Install(#[from] JournalError),
     /// The log and the journal do not belong together, or NATS is not configured for it.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -71,13 +83,16 @@ impl SharedLog {
         let (sender, opened) = oneshot::channel();
         let writer = journal.writer().clone();
         let name = journal.path().display().to_string();
-        let payload_needed = 2 * config.max_message_bytes + 512 * 1024;
+        let metrics = config.metrics.clone();
+        let payload_needed = payload_needed(config);
+        let path = journal.path().to_owned();
         thread.spawn(async move {
             let link = match Link::connect(&cluster).await {
                 Ok(link) => link,
                 Err(error) => return drop(sender.send(Err(error))),
             };
-            let following = Following::new(link.clone(), writer, name, payload_needed).await;
+            let following =
+                Following::new(link.clone(), writer, name, payload_needed, metrics.clone()).await;
             let Ok(mut following) = following else { return };
             let attachment = match following.catch_up(PATIENCE).await {
                 Ok(true) => Attachment::Attached,
@@ -87,8 +102,10 @@ impl SharedLog {
             if matches!(attachment, Attachment::Detached(_)) {
                 warn!("NATS does not answer; clients can read the history, but not send");
             }
-            let publisher = Publisher::new(link, attachment).start();
+            let serving = link.clone();
+            let publisher = Publisher::new(link, metrics, attachment).start();
             if sender.send(Ok(publisher.clone())).is_ok() {
+                actix::spawn(copy::serve(serving, path));
                 following.run(publisher).await;
             }
         });
@@ -119,4 +136,15 @@ impl Drop for SharedLog {
     fn drop(&mut self) {
         self.thread.stop();
     }
+}
+
+/// Returns the size of messages that NATS must accept, in bytes: those with a record, and those with
+/// a part of a copy.
+fn payload_needed(config: &Config) -> usize {
+    2 * config.max_message_bytes + 512 * 1024
+}
+
+/// Returns the next item of a stream.
+async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    poll_fn(|task| Pin::new(&mut *stream).poll_next(task)).await
 }

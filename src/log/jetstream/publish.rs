@@ -18,6 +18,7 @@ use super::record::{Produced, Record};
 use crate::domain::{Draft, Timestamp};
 use crate::log::sqlite::{AppliedRecord, ProducerId, SEQS_PER_RECORD};
 use crate::log::{Append, Follow, Follower, FromLog, LogError, Own, Probe, Verdict};
+use crate::metrics::{LogEvent, Metrics};
 
 /// The pause before a record is published again. It doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -45,6 +46,7 @@ const DRAFT_BYTES: usize = 600;
 /// The actor that publishes records, and passes what the journal applies on to the hub.
 pub(super) struct Publisher {
     link: Link,
+    metrics: Metrics,
     /// Identifies this run of the server.
     id: ProducerId,
     /// The number of its last record.
@@ -115,10 +117,11 @@ pub(super) struct Replicated {
 }
 
 impl Publisher {
-    pub(super) fn new(link: Link, attachment: Attachment) -> Self {
+    pub(super) fn new(link: Link, metrics: Metrics, attachment: Attachment) -> Self {
         let id = [crate::domain::random().to_be_bytes(), crate::domain::random().to_be_bytes()];
         Self {
             link,
+            metrics,
             id: id.concat().try_into().expect("twice 8 bytes are 16"),
             last: 0,
             hub: None,
@@ -205,6 +208,7 @@ impl Publisher {
         record.next_copy = now + record.pause;
         record.pause = (record.pause * 2).min(PAUSE_MAX);
         let payload = record.fence.as_ref().unwrap_or(&record.payload).clone();
+        self.metrics.count_log(LogEvent::Republished);
         self.send(payload, ctx);
     }
 
@@ -225,6 +229,9 @@ impl Publisher {
     /// Ends the record in flight, which was committed, skipped or given up.
     fn settle(&mut self, n: u64, applied: Option<&AppliedRecord>) {
         let Some(record) = self.in_flight.take_if(|record| record.n <= n) else { return };
+        if record.n == n {
+            self.metrics.observe_log_round_trip(record.began.elapsed());
+        }
         if self.append.is_none() {
             return;
         }

@@ -2,12 +2,15 @@
 //! after another, each in one transaction together with its position. So a journal is always the
 //! result of exactly the records up to its position, and every node's journal is the same.
 
+use std::path::Path;
+
 use actix::prelude::*;
 use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
 use super::append::Applied;
 use super::rows::{self, integer, millis};
+use super::schema::{Source, SourceError};
 use super::settings::StoredSettings;
 use super::writer::AppendError;
 use super::{Writer, schema};
@@ -139,6 +142,23 @@ impl Replica {
     pub(super) fn clone_place(&self) -> Option<Place> {
         self.place.clone()
     }
+}
+
+/// Returns the state of a journal that no server uses now, or `None` if the file does not exist or
+/// is empty.
+pub(in crate::log) fn glimpse(path: &Path) -> Result<Option<JournalState>, SourceError> {
+    if path.metadata().is_ok_and(|file| file.len() == 0) || !path.exists() {
+        return Ok(None);
+    }
+    let Source { connection, path, version } = schema::open_source(path)?;
+    let read = || {
+        // Older files have no table for the place.
+        let place = if version >= 5 { Place::load(&connection)? } else { None };
+        let epoch = schema::meta::<String>(&connection, "epoch")?.unwrap_or_default();
+        let (head, settings) = (schema::head(&connection)?, Settings::default());
+        Ok(JournalState { epoch: Epoch::of(&epoch), head, settings, place })
+    };
+    read().map(Some).map_err(|error| SourceError::from_sqlite(&path, error))
 }
 
 impl Handler<Describe> for Writer {

@@ -43,7 +43,10 @@ use crate::metrics::Metrics;
 #[cfg(feature = "cluster")]
 pub(super) use apply::{
     AppliedRecord, Apply, Begin, Describe, JournalState, Placed, ProducerId, SEQS_PER_RECORD,
+    glimpse,
 };
+#[cfg(feature = "cluster")]
+pub(super) use backup::install;
 pub use backup::{BackupError, backup};
 pub use export::{ExportError, export};
 pub use import::{ImportError, import};

@@ -15,6 +15,7 @@ with_each_nats!(
     draft_that_is_repeated_on_another_node_is_a_duplicate,
     node_that_was_away_catches_up,
     history_of_a_single_server_becomes_that_of_the_first_node,
+    node_whose_records_are_gone_copies_the_history_of_another,
     node_with_other_history_is_refused,
     journal_of_a_node_without_nats_begins_a_new_epoch,
 );
@@ -165,10 +166,7 @@ async fn history_of_a_single_server_becomes_that_of_the_first_node(version: Vers
     assert_eq!((&joined["recovered"], &joined["epoch"]), (&Value::Bool(true), &epoch));
     let mut ada = join(&a, "Ada", "tea").await;
     assert!(say(&mut ada, "tea", "together").await > seq);
-    // The history before the cluster is not in the stream.
-    let error = refused(&cluster, "b").await;
-    assert!(error.contains("chinwag backup"), "{error}");
-    cluster.backup("a", "b").await;
+    // The history before the cluster is not in the stream. The first node sends it.
     let b = cluster.node("b").await;
     say(&mut ada, "tea", "three").await;
     let joined = resume(&b, "Bob", &epoch, seq).await;
@@ -176,6 +174,39 @@ async fn history_of_a_single_server_becomes_that_of_the_first_node(version: Vers
     stop([a, b]).await;
     let all = export(&db).await;
     assert_eq!(all.len(), 3);
+    assert_eq!(export(&cluster.db("b")).await, all);
+    // No node can send it now.
+    let error = refused(&cluster, "c").await;
+    assert!(error.contains("no other node sent a copy"), "{error}");
+    cluster.backup("a", "c").await;
+    stop([cluster.node("c").await]).await;
+    assert_eq!(export(&cluster.db("c")).await, all);
+}
+
+async fn node_whose_records_are_gone_copies_the_history_of_another(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let flags = ["--nats-log-bytes", "1048576"];
+    let (a, b) = (cluster.node_with("a", &flags).await, cluster.node("b").await);
+    let mut ada = join(&a, "Ada", "tea").await;
+    let first = say(&mut ada, "tea", "first").await;
+    b.kill().await;
+    let long = "x".repeat(4000);
+    for n in 0..400 {
+        let text = format!("{n} {long}");
+        ada.send(&[json!({"type": "say", "room": "tea", "text": text})]).await;
+        ada.until("said").await;
+    }
+    say(&mut ada, "tea", "last").await;
+    let b = cluster.node("b").await;
+    let mut bob = join(&b, "Bob", "tea").await;
+    bob.send(&[json!({"type": "history", "room": "tea", "around": first, "limit": 2})]).await;
+    assert_eq!(bob.until("history").await["messages"][0]["text"], "first");
+    // It follows the log from there on.
+    say(&mut ada, "tea", "after").await;
+    while bob.until("message").await["text"] != "after" {}
+    stop([a, b]).await;
+    let all = export(&cluster.db("a")).await;
+    assert_eq!(all.len(), 403);
     assert_eq!(export(&cluster.db("b")).await, all);
 }
 

@@ -1,0 +1,284 @@
+//! Copies of history files. A node whose file lacks records that the stream does not have any more
+//! asks the other nodes for a copy of theirs, before it opens its own. One of them answers: it makes
+//! a backup, and sends it in parts. The node continues with the records after the copy.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use async_nats::{Message, StatusCode, Subscriber};
+use log::{info, warn};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use super::link::{Link, StreamState};
+use super::record::Record;
+use super::{ClusterError, PATIENCE, next};
+use crate::config::Config;
+use crate::domain::Seq;
+use crate::log::sqlite::{self, JournalState};
+
+/// The size of a part, in bytes. NATS must accept messages that are larger: see
+/// [`payload_needed`](super::payload_needed).
+const PART_BYTES: usize = 384 * 1024;
+
+/// How often a node shows that it is making a backup.
+const WORKING: Duration = Duration::from_secs(1);
+
+/// After this silence the other node counts as gone.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// How often a copy is tried.
+const ATTEMPTS: usize = 3;
+
+/// The pause between two attempts.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// What a node answers to a request for a copy.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    /// It is making a backup.
+    Working,
+    /// The backup is ready.
+    Ready {
+        bytes: u64,
+        /// The SHA-256 hash of the file.
+        hash: [u8; 32],
+        /// The subject for requests of parts. A request is the offset of the part.
+        parts: String,
+    },
+    /// It cannot make a backup.
+    Failed(String),
+}
+
+impl Answer {
+    fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("all keys are strings and no other error is possible")
+    }
+}
+
+/// Replaces the history file of a node by a copy of that of another node, if the stream does not
+/// have all records that the file lacks. Call it before the file is opened. If no other node can
+/// send a copy, the file stays as it is.
+///
+/// # Errors
+/// If the settings of the cluster cannot be used, or the file cannot be read or replaced.
+pub async fn bring_up_to_date(config: &Config) -> Result<(), ClusterError> {
+    let (Some(cluster), Some(path)) = (&config.cluster, &config.db) else { return Ok(()) };
+    let own = sqlite::glimpse(path)?;
+    let link = Link::connect(cluster).await?;
+    let is_node = own.as_ref().is_some_and(|own| own.place.is_some());
+    let Some(stream) = wait_for_stream(&link, is_node).await else { return Ok(()) };
+    if !needs_copy(&link, own.as_ref(), stream).await {
+        return Ok(());
+    }
+    info!("copying the history file of another node");
+    let began = Instant::now();
+    for _ in 0..ATTEMPTS {
+        match fetch(&link, path, stream.first).await {
+            Ok(copy) => {
+                sqlite::install(copy, path)?;
+                info!("the history file was copied in {:.1} s", began.elapsed().as_secs_f64());
+                return Ok(());
+            }
+            Err(reason) => warn!("cannot copy the history file of another node: {reason}"),
+        }
+        sleep(RETRY_PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Returns the state of the stream, or `None` if it has no records. Waits for NATS: for ever, or
+/// only for some time if the node can start without it.
+async fn wait_for_stream(link: &Link, is_node: bool) -> Option<StreamState> {
+    let began = Instant::now();
+    let mut has_warned = false;
+    loop {
+        match link.state().await {
+            Ok(state) => return state.filter(|state| state.last > 0),
+            Err(_) if is_node && began.elapsed() >= PATIENCE => return None,
+            Err(reason) => {
+                let is_late = began.elapsed() >= PATIENCE;
+                if is_late && !std::mem::replace(&mut has_warned, true) {
+                    warn!("NATS does not answer: {reason}; trying again");
+                }
+                sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Returns whether a history file lacks records that the stream does not have. A file with other
+/// history is refused later.
+async fn needs_copy(link: &Link, own: Option<&JournalState>, stream: StreamState) -> bool {
+    match own {
+        Some(JournalState { place: Some(place), .. }) => stream.first > place.position,
+        Some(JournalState { head, .. }) if *head > Seq::default() => false,
+        Some(_) | None => stream.first > 1 || begins_with_history(link).await,
+    }
+}
+
+/// Returns whether the log began with the history of a single server.
+async fn begins_with_history(link: &Link) -> bool {
+    let first = link.record(1).await;
+    match first.map(|bytes| Record::decode(&bytes)) {
+        Ok(Ok(Record::Genesis(genesis))) => genesis.parent.head > Seq::default(),
+        Ok(Ok(Record::Append(_)) | Err(_)) | Err(_) => false,
+    }
+}
+
+/// Fetches a copy into a file beside `path`. It must have the records before `first`.
+async fn fetch(link: &Link, path: &Path, first: u64) -> Result<NamedTempFile, String> {
+    let words = |error: &dyn std::error::Error| error.to_string();
+    let client = &link.client;
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| words(&error))?;
+    let asked = client.publish_with_reply(link.copy_subject(), inbox, "".into()).await;
+    asked.map_err(|error| words(&error))?;
+    let (bytes, hash, parts) = loop {
+        let answer = timeout(SILENCE_MAX, next(&mut answers)).await;
+        let answer = answer.ok().flatten().ok_or("no other node answers")?;
+        if answer.status == Some(StatusCode::NO_RESPONDERS) {
+            return Err("no other node is running".into());
+        }
+        match serde_json::from_slice(&answer.payload).map_err(|error| words(&error))? {
+            Answer::Working => {}
+            Answer::Ready { bytes, hash, parts } => break (bytes, hash, parts),
+            Answer::Failed(reason) => return Err(reason),
+        }
+    };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let copy = NamedTempFile::with_prefix_in(".chinwag-copy-", folder.unwrap_or(Path::new(".")));
+    let mut copy = copy.map_err(|error| words(&error))?;
+    let (mut offset, mut received) = (0, Sha256::new());
+    while offset < bytes {
+        let request = client.request(parts.clone(), offset.to_string().into());
+        let part = timeout(SILENCE_MAX, request).await.map_err(|_| "the other node is gone")?;
+        let part = part.map_err(|error| words(&error))?.payload;
+        if part.is_empty() {
+            return Err("the other node cannot read its copy".into());
+        }
+        copy.write_all(&part).map_err(|error| words(&error))?;
+        received.update(&part);
+        offset += part.len() as u64;
+    }
+    let received: [u8; 32] = received.finalize().into();
+    if offset != bytes || received != hash {
+        return Err("the copy is damaged".into());
+    }
+    let place = sqlite::glimpse(copy.path()).map_err(|error| words(&error))?;
+    match place.and_then(|copied| copied.place) {
+        Some(place) if place.position >= first => Ok(copy),
+        Some(_) | None => Err("the other node is behind the stream".into()),
+    }
+}
+
+/// Sends copies of a history file to nodes that ask, one after another.
+pub(super) async fn serve(link: Link, path: PathBuf) {
+    loop {
+        if let Ok(mut requests) = link.copy_requests().await {
+            while let Some(request) = next(&mut requests).await {
+                if let Err(reason) = answer(&link, &request, &path).await {
+                    warn!("cannot send a copy of the history file: {reason}");
+                }
+            }
+        }
+        sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Answers a request for a copy.
+async fn answer(link: &Link, request: &Message, path: &Path) -> Result<(), String> {
+    let Some(reply) = &request.reply else { return Ok(()) };
+    let words = |error: &dyn std::error::Error| error.to_string();
+    let say = async |answer: Answer| {
+        let sent = link.client.publish(reply.clone(), answer.encode().into()).await;
+        sent.map_err(|error| error.to_string())
+    };
+    info!("another node asks for a copy of the history file");
+    let mut backup = make_backup(path.to_owned());
+    let backup = loop {
+        match timeout(WORKING, &mut backup).await {
+            Ok(made) => break made.unwrap_or(Err("the backup has failed".into())),
+            Err(_) => say(Answer::Working).await?,
+        }
+    };
+    let Backup { mut file, bytes, hash, folder } = match backup {
+        Ok(backup) => backup,
+        Err(reason) => {
+            say(Answer::Failed(reason.clone())).await?;
+            return Err(reason);
+        }
+    };
+    let parts = link.client.new_inbox();
+    let subscribed = link.client.subscribe(parts.clone()).await;
+    let mut requests = subscribed.map_err(|error| words(&error))?;
+    say(Answer::Ready { bytes, hash, parts }).await?;
+    send_parts(link, &mut file, &mut requests).await;
+    drop(folder);
+    Ok(())
+}
+
+/// Sends the parts of a file that are requested, until there is silence.
+async fn send_parts(link: &Link, file: &mut File, requests: &mut Subscriber) {
+    while let Ok(Some(request)) = timeout(SILENCE_MAX, next(requests)).await {
+        let offset = std::str::from_utf8(&request.payload).ok().and_then(|it| it.parse().ok());
+        let (Some(reply), Some(offset)) = (request.reply, offset) else { continue };
+        // An empty part tells the node that it failed.
+        let part = read_part(file, offset).unwrap_or_default();
+        let is_last = part.len() < PART_BYTES;
+        if link.client.publish(reply, part.into()).await.is_err() || is_last {
+            return;
+        }
+    }
+}
+
+fn read_part(file: &mut File, offset: u64) -> std::io::Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(offset))?;
+    let mut part = Vec::with_capacity(PART_BYTES);
+    file.take(PART_BYTES as u64).read_to_end(&mut part)?;
+    Ok(part)
+}
+
+/// A backup, which is deleted when it is dropped.
+struct Backup {
+    file: File,
+    bytes: u64,
+    hash: [u8; 32],
+    folder: tempfile::TempDir,
+}
+
+/// Makes a backup on a thread of its own, since that blocks.
+fn make_backup(path: PathBuf) -> oneshot::Receiver<Result<Backup, String>> {
+    let (sender, made) = oneshot::channel();
+    std::thread::spawn(move || {
+        let backup = try_backup(&path).map_err(|error| error.to_string());
+        drop(sender.send(backup));
+    });
+    made
+}
+
+fn try_backup(path: &Path) -> Result<Backup, Box<dyn std::error::Error>> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let folder = tempfile::Builder::new().prefix(".chinwag-copy-").tempdir_in(parent)?;
+    let dest = folder.path().join("copy");
+    sqlite::backup(path, &dest, &mut |_, _| {})?;
+    let mut file = File::open(&dest)?;
+    let mut hash = Sha256::new();
+    let mut part = vec![0; PART_BYTES];
+    let mut bytes = 0;
+    loop {
+        let read = file.read(&mut part)?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&part[..read]);
+        bytes += read as u64;
+    }
+    Ok(Backup { file, bytes, hash: hash.finalize().into(), folder })
+}
