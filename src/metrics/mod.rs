@@ -129,4 +129,6 @@ pub(crate) enum LogEvent {
     Reset,
     /// The log has lost records.
     Fork,
+    /// The journals of two nodes differ.
+    Divergence,
 }

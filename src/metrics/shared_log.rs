@@ -21,6 +21,7 @@ pub(super) struct SharedLog {
     skipped: Counter,
     resets: Counter,
     forks: Counter,
+    divergences: Counter,
 }
 
 impl SharedLog {
@@ -35,6 +36,7 @@ impl SharedLog {
             skipped: Counter::default(),
             resets: Counter::default(),
             forks: Counter::default(),
+            divergences: Counter::default(),
         }
     }
 
@@ -58,6 +60,7 @@ impl SharedLog {
             LogEvent::Skipped => &self.skipped,
             LogEvent::Reset => &self.resets,
             LogEvent::Fork => &self.forks,
+            LogEvent::Divergence => &self.divergences,
         };
         counter.inc();
     }
@@ -81,6 +84,7 @@ impl SharedLog {
             ("log_skipped", "Records that were repetitions or too late", &self.skipped),
             ("log_resets", "Times that reading the log began again", &self.resets),
             ("log_forks", "Times that the log had lost records", &self.forks),
+            ("log_divergences", "Records of nodes with another history", &self.divergences),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());

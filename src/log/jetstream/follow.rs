@@ -13,13 +13,16 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
 
+use super::chain::{Chain, Comparison};
 use super::link::{Link, StreamState};
 use super::next;
 use super::publish::{Attach, Attachment, End, Publisher, Replicated};
 use super::record::{Genesis, Parent, Produced, Record};
 use crate::domain::{Seq, Timestamp};
 use crate::log::LogError;
-use crate::log::sqlite::{AppliedRecord, Apply, Begin, Describe, JournalState, Placed, Writer};
+use crate::log::sqlite::{
+    AppliedRecord, Apply, Begin, Describe, JournalState, Placed, ProducerId, Writer,
+};
 use crate::metrics::{LogEvent, Metrics};
 
 /// After this silence it is checked whether there are records that were not delivered. The server
@@ -37,6 +40,10 @@ const APPLY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The base of a new log is a multiple of this, so that its sequence numbers are easy to read.
 const BASE_STEP: u64 = 1_000_000;
+
+/// Why a node that differs from others is not ready.
+const DIVERGED: &str = "the history file differs from those of the other nodes; stop this node, and \
+                        start it with a copy of another one's file";
 
 /// Why a node cannot take part in the log.
 #[derive(Clone, Debug, Error)]
@@ -144,6 +151,9 @@ pub(super) struct Following {
     payload_needed: usize,
     metrics: Metrics,
     publisher: Option<Addr<Publisher>>,
+    /// The id of the publisher.
+    id: ProducerId,
+    comparison: Comparison,
 }
 
 impl Following {
@@ -154,10 +164,35 @@ impl Following {
         payload_needed: usize,
         metrics: Metrics,
     ) -> Result<Self, MailboxError> {
-        let state = journal.send(Describe).await?;
-        let applied =
-            state.place.map(|place| Applied { position: place.position, time: place.time });
-        Ok(Self { link, journal, journal_name, applied, payload_needed, metrics, publisher: None })
+        let JournalState { place, .. } = journal.send(Describe).await?;
+        let mut comparison = Comparison::default();
+        let chain = place.as_ref().map(|place| Chain::new(place.position, &place.chain));
+        comparison.push(chain.unwrap_or_default());
+        let applied = place.map(|place| Applied { position: place.position, time: place.time });
+        let halves = [crate::domain::random().to_be_bytes(), crate::domain::random().to_be_bytes()];
+        let id = halves.concat().try_into().expect("twice 8 bytes are 16");
+        let publisher = None;
+        Ok(Self {
+            link,
+            journal,
+            journal_name,
+            applied,
+            payload_needed,
+            metrics,
+            publisher,
+            id,
+            comparison,
+        })
+    }
+
+    /// Returns the id of this run of the server.
+    pub(super) fn id(&self) -> ProducerId {
+        self.id
+    }
+
+    /// Returns the journal as it is now.
+    pub(super) fn chain(&self) -> Chain {
+        self.comparison.last()
     }
 
     /// Returns whether the journal is part of the log.
@@ -217,7 +252,10 @@ impl Following {
         }
     }
 
-    fn tell(&self, attachment: Attachment) {
+    fn tell(&self, mut attachment: Attachment) {
+        if self.comparison.is_outvoted() && matches!(attachment, Attachment::Attached) {
+            attachment = Attachment::Refused(DIVERGED.into());
+        }
         self.metrics.set_log_connected(matches!(attachment, Attachment::Attached));
         if let Some(publisher) = &self.publisher {
             publisher.do_send(Attach(attachment));
@@ -333,7 +371,7 @@ impl Following {
     }
 
     /// Has the journal apply a record, and tells the publisher.
-    async fn apply(&self, placed: Placed, payload: &[u8], pending: u64) -> Result<(), Stop> {
+    async fn apply(&mut self, placed: Placed, payload: &[u8], pending: u64) -> Result<(), Stop> {
         let record = Record::decode(payload).map_err(|error| {
             let (position, reason) = (placed.position, error.to_string());
             Stop::Refused(Refused::UnknownRecord { position, reason })
@@ -345,21 +383,42 @@ impl Following {
             // Another node has created the log at the same time.
             Record::Genesis(_) => {
                 let made = Timestamp::from_millis(placed.time.unsigned_abs() / 1_000_000);
-                Produced { producer: [0; 16], n: placed.position, made, drafts: Vec::new() }
+                let chain = Chain::default();
+                Produced { producer: [0; 16], n: placed.position, made, chain, drafts: Vec::new() }
             }
             Record::Append(produced) => produced,
         };
-        let Produced { producer, n, made, drafts } = produced;
+        let Produced { producer, n, made, chain: other, drafts } = produced;
+        self.compare(producer, other);
         let applied =
             self.apply_patiently(|| Apply { placed, producer, n, made, drafts: drafts.clone() });
-        let applied = applied.await?;
+        let (applied, chain) = applied.await?;
+        let chain = Chain::new(placed.position, &chain);
+        self.comparison.push(chain);
         if applied.is_none() {
             self.metrics.count_log(LogEvent::Skipped);
         }
         if let Some(publisher) = &self.publisher {
-            publisher.do_send(Replicated { origin: (producer, n), applied, pending });
+            publisher.do_send(Replicated { origin: (producer, n), applied, chain, pending });
         }
         Ok(())
+    }
+
+    /// Compares the journal of another node with that of this one. A node that is outvoted is not
+    /// ready any more.
+    fn compare(&mut self, producer: ProducerId, other: Chain) {
+        if producer == self.id || other == Chain::default() {
+            return;
+        }
+        let was_outvoted = self.comparison.is_outvoted();
+        if !self.comparison.compare(producer, other, Instant::now()) {
+            let Chain { position, .. } = other;
+            error!("the history files of two nodes differ at record {position}");
+            self.metrics.count_log(LogEvent::Divergence);
+        }
+        if self.comparison.is_outvoted() != was_outvoted {
+            self.tell(Attachment::Attached);
+        }
     }
 
     /// Applies a record, and tries again while the journal cannot, for example because the disk is
@@ -367,7 +426,7 @@ impl Following {
     async fn apply_patiently(
         &self,
         apply: impl Fn() -> Apply,
-    ) -> Result<Option<AppliedRecord>, Stop> {
+    ) -> Result<(Option<AppliedRecord>, [u8; 32]), Stop> {
         let mut has_failed = false;
         loop {
             match self.journal.send(apply()).await.map_err(|_| Stop::JournalDied)? {
@@ -385,7 +444,7 @@ impl Following {
     }
 
     /// Applies the first record of the log.
-    async fn begin(&self, placed: Placed, genesis: Genesis) -> Result<(), Stop> {
+    async fn begin(&mut self, placed: Placed, genesis: Genesis) -> Result<(), Stop> {
         let state = self.journal.send(Describe).await.map_err(|_| Stop::JournalDied)?;
         let own = Parent { epoch: state.epoch.as_str().into(), head: state.head };
         let is_empty = state.head == Seq::default();
@@ -405,7 +464,9 @@ impl Following {
         }
         let begin = Begin { placed, base, epoch, settings };
         let begun = self.journal.send(begin).await.map_err(|_| Stop::JournalDied)?;
-        begun.map_err(|error| Stop::Retry(error.to_string()))
+        begun.map_err(|error| Stop::Retry(error.to_string()))?;
+        self.comparison.push(Chain::new(placed.position, &placed.hash));
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@
 //! nodes that lack records. Pages, searches and read marks come from the journal as on a single
 //! server.
 
+mod chain;
 mod copy;
 mod follow;
 mod link;
@@ -103,7 +104,9 @@ impl SharedLog {
                 warn!("NATS does not answer; clients can read the history, but not send");
             }
             let serving = link.clone();
-            let publisher = Publisher::new(link, metrics, attachment).start();
+            let publisher =
+                Publisher::new(following.id(), link, metrics, following.chain(), attachment)
+                    .start();
             if sender.send(Ok(publisher.clone())).is_ok() {
                 actix::spawn(copy::serve(serving, path));
                 following.run(publisher).await;

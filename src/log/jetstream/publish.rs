@@ -13,6 +13,7 @@ use bytes::Bytes;
 use log::{error, warn};
 use tokio::time::timeout;
 
+use super::chain::Chain;
 use super::link::Link;
 use super::record::{Produced, Record};
 use crate::domain::{Draft, Timestamp};
@@ -58,6 +59,8 @@ pub(super) struct Publisher {
     attachment: Attachment,
     /// Whether the hub was told that the log is stalled.
     is_stalled: bool,
+    /// The node's journal, as far as the publisher knows.
+    chain: Chain,
     /// When a record of this node last passed through the log.
     proven: Option<Instant>,
     /// Since when the node has known of records that it has not applied.
@@ -112,23 +115,31 @@ pub(super) struct Replicated {
     pub(super) origin: (ProducerId, u64),
     /// `None` if the journal has skipped it.
     pub(super) applied: Option<AppliedRecord>,
+    /// The journal after it.
+    pub(super) chain: Chain,
     /// How many further records the log has.
     pub(super) pending: u64,
 }
 
 impl Publisher {
-    pub(super) fn new(link: Link, metrics: Metrics, attachment: Attachment) -> Self {
-        let id = [crate::domain::random().to_be_bytes(), crate::domain::random().to_be_bytes()];
+    pub(super) fn new(
+        id: ProducerId,
+        link: Link,
+        metrics: Metrics,
+        chain: Chain,
+        attachment: Attachment,
+    ) -> Self {
         Self {
             link,
             metrics,
-            id: id.concat().try_into().expect("twice 8 bytes are 16"),
+            id,
             last: 0,
             hub: None,
             in_flight: None,
             append: None,
             attachment,
             is_stalled: false,
+            chain,
             proven: None,
             behind_since: None,
         }
@@ -166,8 +177,8 @@ impl Publisher {
     /// Returns the bytes of the next record.
     fn make_record(&mut self, drafts: Vec<Draft>) -> Bytes {
         self.last += 1;
-        let (producer, n, made) = (self.id, self.last, Timestamp::now());
-        Record::Append(Produced { producer, n, made, drafts }).encode().into()
+        let (producer, n, made, chain) = (self.id, self.last, Timestamp::now(), self.chain);
+        Record::Append(Produced { producer, n, made, chain, drafts }).encode().into()
     }
 
     /// Sends a record to NATS. If the connection is lost meanwhile, the record may be lost, too.
@@ -298,7 +309,8 @@ impl Handler<Replicated> for Publisher {
     type Result = ();
 
     fn handle(&mut self, replicated: Replicated, ctx: &mut Self::Context) {
-        let Replicated { origin: (producer, n), applied, pending } = replicated;
+        let Replicated { origin: (producer, n), applied, chain, pending } = replicated;
+        self.chain = chain;
         self.behind_since = (pending > 0).then(|| self.behind_since.unwrap_or_else(Instant::now));
         let is_own = producer == self.id;
         if is_own {

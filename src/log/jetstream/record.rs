@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::chain::Chain;
 use crate::domain::{
     Action, Draft, Emoji, Epoch, MessageId, MessageText, Nick, Right, RoomName, Seq, Settings,
     Timestamp, Topic,
@@ -51,6 +52,8 @@ pub(super) struct Produced {
     pub(super) n: u64,
     /// When the producer made it.
     pub(super) made: Timestamp,
+    /// The journal of the producer's node at that time.
+    pub(super) chain: Chain,
     pub(super) drafts: Vec<Draft>,
 }
 
@@ -88,6 +91,10 @@ struct AppendLine {
     n: u64,
     /// Milliseconds since 1970.
     made: u64,
+    /// The last record that the producer's journal has.
+    after: u64,
+    /// Its chain there, in hexadecimal.
+    chain: String,
     drafts: Vec<DraftLine>,
 }
 
@@ -189,16 +196,21 @@ impl Genesis {
 }
 
 impl AppendLine {
-    fn new(Produced { producer, n, made, drafts }: Produced) -> Self {
+    fn new(Produced { producer, n, made, chain, drafts }: Produced) -> Self {
         let drafts = drafts.into_iter().map(DraftLine::new).collect();
-        Self { producer: HexId(producer), n, made: made.millis(), drafts }
+        let Chain { position: after, hash } = chain;
+        let (producer, chain) = (HexId(producer), format!("{hash:016x}"));
+        Self { producer, n, made: made.millis(), after, chain, drafts }
     }
 
     fn into_produced(self) -> Result<Produced, BadRecord> {
+        let hash = u64::from_str_radix(&self.chain, 16);
+        let hash = hash.map_err(|error| BadRecord::Unknown(error.to_string()))?;
         Ok(Produced {
             producer: self.producer.0,
             n: self.n,
             made: Timestamp::from_millis(self.made),
+            chain: Chain { position: self.after, hash },
             drafts: self.drafts.into_iter().map(DraftLine::into_draft).collect::<Result<_, _>>()?,
         })
     }
@@ -286,7 +298,8 @@ mod tests {
         drafts[3].right = Right::Grant;
         (drafts[4].author, drafts[4].id) = (None, None);
         let made = Timestamp::from_millis(1_700_000_000_000);
-        let produced = Produced { producer: [7; 16], n: 3, made, drafts };
+        let chain = Chain { position: 9, hash: u64::MAX - 1 };
+        let produced = Produced { producer: [7; 16], n: 3, made, chain, drafts };
         let bytes = Record::Append(produced.clone()).encode();
         let Ok(Record::Append(read)) = Record::decode(&bytes) else { panic!("an append") };
         assert_eq!(format!("{read:?}"), format!("{produced:?}"));
@@ -299,6 +312,7 @@ mod tests {
             producer: [1; 16],
             n: 1,
             made: Timestamp::default(),
+            chain: Chain::default(),
             drafts: vec![draft(Action::Delete { target: Seq::new(1) })],
         })
         .encode();

@@ -60,10 +60,11 @@ impl Placed {
     }
 }
 
-/// Applies the next record. The answer is `None` if the record was skipped: it is void, or a
-/// repetition. After an error, nothing was applied, or the same record must be applied again.
+/// Applies the next record. The answer is the new chain, and `None` if the record was skipped: it is
+/// void, or a repetition. After an error, nothing was applied, or the same record must be applied
+/// again.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Option<AppliedRecord>, LogError>")]
+#[rtype(result = "Result<(Option<AppliedRecord>, [u8; 32]), LogError>")]
 pub(in crate::log) struct Apply {
     pub(in crate::log) placed: Placed,
     pub(in crate::log) producer: ProducerId,
@@ -184,18 +185,20 @@ impl Handler<Begin> for Writer {
 }
 
 impl Handler<Apply> for Writer {
-    type Result = Result<Option<AppliedRecord>, LogError>;
+    type Result = Result<(Option<AppliedRecord>, [u8; 32]), LogError>;
 
     fn handle(&mut self, apply: Apply, ctx: &mut Self::Context) -> Self::Result {
         let applied = self.apply(apply);
         self.schedule_checkpoint(ctx);
-        let Some(applied) = applied? else { return Ok(None) };
+        let applied = applied?;
+        let chain = self.replica.place.as_ref().map(|place| place.chain).unwrap_or_default();
+        let Some(applied) = applied else { return Ok((None, chain)) };
         if applied.has_pruned {
             self.prune_soon(ctx);
         }
         let is_message = |entry: &&Entry| matches!(entry, Entry::Message(_));
         self.messages_appended(applied.entries.iter().filter(is_message).count(), ctx);
-        Ok(Some(AppliedRecord::new(*applied)))
+        Ok((Some(AppliedRecord::new(*applied)), chain))
     }
 }
 

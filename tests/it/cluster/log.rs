@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::nats::Version;
 use super::{Cluster, export, join, say, with_each_nats};
-use crate::harness::within;
+use crate::harness::{eventually, raw_http, within};
 use crate::json::JsonClient;
 use crate::program::{PROGRAM, Program};
 
@@ -17,6 +17,7 @@ with_each_nats!(
     history_of_a_single_server_becomes_that_of_the_first_node,
     node_whose_records_are_gone_copies_the_history_of_another,
     node_with_other_history_is_refused,
+    node_whose_history_differs_is_not_ready,
     journal_of_a_node_without_nats_begins_a_new_epoch,
 );
 
@@ -253,4 +254,40 @@ async fn journal_of_a_node_without_nats_begins_a_new_epoch(version: Version) {
     // It is not a node any more.
     let error = refused(&cluster, "a").await;
     assert!(error.contains("is not a copy of this log"), "{error}");
+}
+
+async fn node_whose_history_differs_is_not_ready(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let [a, b, c] = [cluster.node("a").await, cluster.node("b").await, cluster.node("c").await];
+    stop([c]).await;
+    let db = rusqlite::Connection::open(cluster.db("c")).unwrap();
+    db.execute_batch("UPDATE shared_log SET chain = zeroblob(32)").unwrap();
+    drop(db);
+    let c = cluster.node("c").await;
+    let mut clients = Vec::new();
+    for (node, nick) in [(&a, "Ada"), (&b, "Bob"), (&c, "Cyd")] {
+        clients.push(join(node, nick, "tea").await);
+    }
+    for (n, client) in clients.iter_mut().take(2).enumerate() {
+        say(client, "tea", &format!("hello {n}")).await;
+    }
+    eventually("the node to notice it", async || !is_ready(&c).await).await;
+    assert!(is_ready(&a).await && is_ready(&b).await);
+    // Its clients read, but cannot write.
+    let cyd = &mut clients[2];
+    cyd.send(&[json!({"type": "say", "room": "tea", "text": "wrong", "ref": 1})]).await;
+    assert_eq!(cyd.until("error").await["code"], "busy");
+    stop([c]).await;
+    cluster.backup("a", "c").await;
+    let c = cluster.node("c").await;
+    let mut cyd = join(&c, "Cyd", "tea").await;
+    say(&mut cyd, "tea", "right").await;
+    assert!(is_ready(&c).await);
+}
+
+/// Returns whether the status of `/readyz` is 200.
+async fn is_ready(node: &Program) -> bool {
+    let request =
+        format!("GET /readyz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", node.addr);
+    raw_http(node.addr, &request).await.starts_with("HTTP/1.1 200 ")
 }

@@ -1,0 +1,137 @@
+//! Comparison of the nodes' journals. Each record has the position and the chain of its producer's
+//! journal, which is a hash of everything that the journal has applied. If the chains of two nodes
+//! differ at one position, one of the journals is wrong, because of a fault of its disk, of NATS or
+//! of chinwag.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::log::sqlite::ProducerId;
+
+/// The number of recent positions whose chains are remembered.
+const RECENT_MAX: usize = 4096;
+
+/// A node whose last record is older counts no more.
+const COUNTED_FOR: Duration = Duration::from_secs(60);
+
+/// The chain of a journal at a position, shortened to 8 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Chain {
+    pub(super) position: u64,
+    pub(super) hash: u64,
+}
+
+impl Chain {
+    pub(super) fn new(position: u64, chain: &[u8; 32]) -> Self {
+        let mut hash = [0; 8];
+        hash.copy_from_slice(&chain[..8]);
+        Self { position, hash: u64::from_be_bytes(hash) }
+    }
+}
+
+/// What a node knows about the journals of others.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    /// Its own chains, oldest first.
+    recent: VecDeque<Chain>,
+    /// Whether the last record of each other producer agreed, and when it was read.
+    others: HashMap<ProducerId, (bool, Instant)>,
+    is_outvoted: bool,
+}
+
+impl Comparison {
+    /// Adds the node's own chain at the next position.
+    pub(super) fn push(&mut self, chain: Chain) {
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(chain);
+    }
+
+    /// Returns the node's last chain.
+    pub(super) fn last(&self) -> Chain {
+        self.recent.back().copied().unwrap_or_default()
+    }
+
+    /// Compares the chain in a record of another producer. Returns false if it differs.
+    pub(super) fn compare(&mut self, producer: ProducerId, chain: Chain, now: Instant) -> bool {
+        let own = self.recent.binary_search_by_key(&chain.position, |own| own.position);
+        let Ok(own) = own.map(|index| self.recent[index]) else { return true };
+        let agrees = own == chain;
+        let is_outvoted = self.is_outvoted;
+        // A node that is outvoted publishes nothing more, so its silence means nothing.
+        self.others.retain(|_, (agrees, at)| {
+            is_outvoted && !*agrees || now.duration_since(*at) < COUNTED_FOR
+        });
+        self.others.insert(producer, (agrees, now));
+        let agreeing = self.others.values().filter(|(agrees, _)| *agrees).count();
+        let differs_most = self.others.len() - agreeing > agreeing;
+        self.is_outvoted = differs_most && (is_outvoted || !agrees);
+        agrees
+    }
+
+    /// Returns whether at least as many nodes differ from this one as agree with it, itself
+    /// included. Then it must not serve clients.
+    pub(super) fn is_outvoted(&self) -> bool {
+        self.is_outvoted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(position: u64, hash: u64) -> Chain {
+        Chain { position, hash }
+    }
+
+    #[test]
+    fn minority_is_outvoted_and_of_two_nodes_both_are() {
+        let now = Instant::now();
+        let mut comparison = Comparison::default();
+        (1..=10).for_each(|position| comparison.push(chain(position, 1)));
+        assert!(comparison.compare([1; 16], chain(5, 1), now));
+        assert!(!comparison.is_outvoted());
+        // One agrees, and one differs.
+        assert!(!comparison.compare([2; 16], chain(6, 2), now));
+        assert!(!comparison.is_outvoted());
+        assert!(!comparison.compare([3; 16], chain(6, 2), now));
+        assert!(comparison.is_outvoted());
+        // A node that is started with a copy is another producer.
+        assert!(comparison.compare([4; 16], chain(7, 1), now));
+        assert!(!comparison.is_outvoted());
+        // Of two nodes, each is outvoted by the other, however long that takes.
+        let mut of_two = Comparison::default();
+        (1..=10).for_each(|position| of_two.push(chain(position, 1)));
+        assert!(!of_two.compare([1; 16], chain(5, 2), now));
+        assert!(of_two.is_outvoted());
+        let later = now + 10 * COUNTED_FOR;
+        assert!(!of_two.compare([1; 16], chain(6, 2), later));
+        assert!(of_two.is_outvoted());
+        assert!(of_two.compare([2; 16], chain(6, 1), later));
+        assert!(!of_two.is_outvoted());
+    }
+
+    #[test]
+    fn node_that_is_silent_does_not_change_the_vote() {
+        let now = Instant::now();
+        let mut comparison = Comparison::default();
+        (1..=10).for_each(|position| comparison.push(chain(position, 1)));
+        assert!(comparison.compare([1; 16], chain(5, 1), now));
+        assert!(!comparison.compare([2; 16], chain(5, 2), now + Duration::from_secs(30)));
+        assert!(comparison.compare([3; 16], chain(6, 1), now + Duration::from_secs(70)));
+        assert!(!comparison.is_outvoted());
+    }
+
+    #[test]
+    fn position_that_is_not_remembered_is_not_compared() {
+        let now = Instant::now();
+        let mut comparison = Comparison::default();
+        assert!(comparison.compare([1; 16], chain(5, 2), now));
+        (1..=5000).for_each(|position| comparison.push(chain(position, 1)));
+        assert_eq!(comparison.recent.len(), RECENT_MAX);
+        assert!(comparison.compare([1; 16], chain(5000 - RECENT_MAX as u64, 2), now));
+        assert!(!comparison.compare([1; 16], chain(5001 - RECENT_MAX as u64, 2), now));
+        assert!(comparison.is_outvoted());
+    }
+}
