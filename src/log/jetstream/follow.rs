@@ -87,8 +87,8 @@ pub enum Refused {
     NoStream(u64),
     /// The stream has lost records.
     #[error(
-        "the stream has lost records: the history file has record {last}, and the stream has \
-         another one at this position or ends at {end}"
+        "the stream has lost records, or is another one: the history file has record {last}, and the \
+         stream has another record at this position or ends at {end}"
     )]
     Forked {
         /// The last record that the journal has applied.
@@ -154,6 +154,8 @@ pub(super) struct Following {
     /// The id of the publisher.
     id: ProducerId,
     comparison: Comparison,
+    /// The last problem that was logged, until the log is read again.
+    warned: Option<String>,
 }
 
 impl Following {
@@ -182,6 +184,7 @@ impl Following {
             publisher,
             id,
             comparison,
+            warned: None,
         })
     }
 
@@ -235,12 +238,19 @@ impl Following {
                     return self.publisher.iter().for_each(|publisher| publisher.do_send(End));
                 }
                 Err(Stop::Retry(reason)) => {
-                    warn!("reading the log in NATS again: {reason}");
+                    if self.warned.as_ref() != Some(&reason) {
+                        warn!("the log in NATS cannot be read: {reason}; trying again");
+                        self.warned = Some(reason);
+                    }
                     self.metrics.count_log(LogEvent::Reset);
                     (Attachment::Detached(Instant::now()), RETRY_PAUSE)
                 }
                 Err(Stop::Refused(refused)) => {
-                    error!("not ready: {refused}");
+                    let reason = refused.to_string();
+                    if self.warned.as_ref() != Some(&reason) {
+                        error!("not ready: {reason}");
+                        self.warned = Some(reason);
+                    }
                     if matches!(refused, Refused::Forked { .. }) {
                         self.metrics.count_log(LogEvent::Fork);
                     }
@@ -250,6 +260,13 @@ impl Following {
             self.tell(attachment);
             sleep(pause).await;
         }
+    }
+
+    fn attached(&mut self) {
+        if self.warned.take().is_some() {
+            info!("the log in NATS is read again");
+        }
+        self.tell(Attachment::Attached);
     }
 
     fn tell(&self, mut attachment: Attachment) {
@@ -297,7 +314,7 @@ impl Following {
                     let (last, end) = (expected.position, state.last);
                     return Err(Stop::Refused(Refused::Forked { last, end }));
                 }
-                self.tell(Attachment::Attached);
+                self.attached();
                 self.metrics.observe_log_position(position, pending);
                 continue;
             }
@@ -309,7 +326,7 @@ impl Following {
             self.applied = Some(Applied { position, time });
             self.metrics.observe_log_position(position, pending);
             if position == 1 {
-                self.tell(Attachment::Attached);
+                self.attached();
             }
         }
     }
@@ -407,7 +424,8 @@ impl Following {
     /// Compares the journal of another node with that of this one. A node that is outvoted is not
     /// ready any more.
     fn compare(&mut self, producer: ProducerId, other: Chain) {
-        if producer == self.id || other == Chain::default() {
+        // Old records may be of nodes that were replaced.
+        if self.publisher.is_none() || producer == self.id || other == Chain::default() {
             return;
         }
         let was_outvoted = self.comparison.is_outvoted();
@@ -430,7 +448,12 @@ impl Following {
         let mut has_failed = false;
         loop {
             match self.journal.send(apply()).await.map_err(|_| Stop::JournalDied)? {
-                Ok(applied) => return Ok(applied),
+                Ok(applied) => {
+                    if has_failed {
+                        self.tell(Attachment::Attached);
+                    }
+                    return Ok(applied);
+                }
                 Err(LogError::Died) => return Err(Stop::JournalDied),
                 Err(error) => {
                     if !std::mem::replace(&mut has_failed, true) {

@@ -100,6 +100,29 @@ impl Link {
         requests.map_err(|error| error.to_string())
     }
 
+    /// Warns if NATS may lose records that it has acknowledged.
+    pub(super) async fn warn_of_weak_settings(&self) {
+        let Ok(Some(stream)) = self.stream().await else { return };
+        let config = &stream.cached_info().config;
+        let version = self.client.server_info().version;
+        if config.storage != StorageType::File {
+            warn!("the stream is in memory only: a restart of NATS loses it");
+        }
+        if !config.max_age.is_zero() || config.discard != DiscardPolicy::Old {
+            warn!("the stream must have no max_age, and must discard old records");
+        }
+        if config.num_replicas > 1 && !self.client.is_server_compatible(2, 10, 23) {
+            warn!("NATS {version} may lose a replicated stream (nats-server#6888); use 2.10.23");
+        } else if !self.client.is_server_compatible(2, 10, 0) {
+            warn!(
+                "NATS {version} acknowledges messages up to 2 minutes before they are on disk; a \
+                 power failure may lose them. Use NATS 2.10 with sync_interval: always"
+            );
+        } else if config.num_replicas == 1 {
+            info!("NATS has one copy of the log; set sync_interval: always, so that it is on disk");
+        }
+    }
+
     /// Returns the bytes of a record.
     pub(super) async fn record(&self, position: u64) -> Result<Bytes, String> {
         let stream = self.stream().await?.ok_or("the stream does not exist any more")?;

@@ -103,6 +103,7 @@ impl SharedLog {
             if matches!(attachment, Attachment::Detached(_)) {
                 warn!("NATS does not answer; clients can read the history, but not send");
             }
+            link.warn_of_weak_settings().await;
             let serving = link.clone();
             let publisher =
                 Publisher::new(following.id(), link, metrics, following.chain(), attachment)

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::chain::Chain;
 use super::link::Link;
 use super::record::{Produced, Record};
-use crate::domain::{Draft, Timestamp};
+use crate::domain::{Action, Draft, Timestamp};
 use crate::log::sqlite::{AppliedRecord, ProducerId, SEQS_PER_RECORD};
 use crate::log::{Append, Follow, Follower, FromLog, LogError, Own, Probe, Verdict};
 use crate::metrics::{LogEvent, Metrics};
@@ -374,8 +374,7 @@ fn split(drafts: Vec<Draft>) -> VecDeque<Vec<Draft>> {
     let mut records = VecDeque::from([Vec::new()]);
     let mut bytes = 0;
     for draft in drafts {
-        // JSON writes some characters as two.
-        let size = 2 * draft.action.text_bytes() + DRAFT_BYTES;
+        let size = json_bytes(&draft.action) + DRAFT_BYTES;
         bytes += size;
         let last = records.back().map_or(0, Vec::len);
         if last > 0 && (bytes > RECORD_BYTES_MAX || last == most) {
@@ -387,4 +386,54 @@ fn split(drafts: Vec<Draft>) -> VecDeque<Vec<Draft>> {
         }
     }
     records
+}
+
+/// Returns the size of an action's text in JSON, in bytes.
+fn json_bytes(action: &Action) -> usize {
+    let text = match action {
+        Action::Message { text, .. } | Action::Edit { text, .. } => text.as_str(),
+        Action::Room { topic } => topic.as_str(),
+        Action::Delete { .. } | Action::React { .. } => "",
+    };
+    let escaped = |byte| match byte {
+        b'\n' | b'\t' | b'"' | b'\\' => 2,
+        _ => 1,
+    };
+    text.bytes().map(escaped).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{MessageText, Nick, Right, RoomName};
+
+    fn message(text: &str) -> Draft {
+        Draft {
+            room: RoomName::default(),
+            author: None,
+            nick: Nick::parse("Ada").expect("a name"),
+            id: None,
+            right: Right::Member,
+            action: Action::message(MessageText::parse(text, 1 << 20).expect("a text"), None),
+        }
+    }
+
+    #[test]
+    fn record_is_limited_in_drafts_and_in_encoded_bytes() {
+        for (text, count) in [("x", 10_000), (&*"\"\t\\".repeat(1000), 300), ("ü", 1)] {
+            let records = split((0..count).map(|_| message(text)).collect());
+            assert_eq!(records.iter().map(Vec::len).sum::<usize>(), count);
+            for drafts in records {
+                assert!(drafts.len() <= 4096);
+                let (producer, n, made, chain) =
+                    ([255; 16], u64::MAX, Timestamp::now(), Chain::default());
+                let record = Record::Append(Produced { producer, n, made, chain, drafts });
+                assert!(record.encode().len() <= RECORD_BYTES_MAX + 200);
+            }
+        }
+        // A large message has a record of its own.
+        let records = split(vec![message("a"), message(&"x".repeat(600_000)), message("b")]);
+        assert_eq!(records.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
+        assert_eq!(split(Vec::new()).len(), 1);
+    }
 }

@@ -3,28 +3,32 @@
 //! result of exactly the records up to its position, and every node's journal is the same.
 
 use std::path::Path;
+use std::time::Duration;
 
 use actix::prelude::*;
 use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
 use super::append::Applied;
-use super::rows::{self, integer, millis};
+use super::rows::{self, integer};
 use super::schema::{Source, SourceError};
 use super::settings::StoredSettings;
 use super::writer::AppendError;
 use super::{Writer, schema};
 use crate::domain::{Draft, Entry, Epoch, RoomName, Seq, Settings, Timestamp};
-use crate::log::rules::{DEDUPLICATION_WINDOW, Refused};
+use crate::log::rules::Refused;
 use crate::log::{LogError, Verdict};
 
 /// The number of sequence numbers of each record. A record has at most this many drafts.
 pub(in crate::log) const SEQS_PER_RECORD: u64 = 4096;
 
-/// The maximum time from the making of a record until the log has it. Later it is void. Journals
-/// remember the last record of each producer for [`DEDUPLICATION_WINDOW`], which is longer, so they
-/// recognize every repetition that is not void.
-const DELAY_MAX: std::time::Duration = std::time::Duration::from_secs(12 * 60 * 60);
+/// The maximum time from the making of a record until the log has it. Later it is void.
+const DELAY_MAX: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// The maximum number of producers whose last record is remembered. Each start of a server makes a
+/// new one. A repetition is recognized while its producer is remembered, and is void after
+/// [`DELAY_MAX`].
+const PRODUCERS_MAX: i64 = if cfg!(test) { 5 } else { 10_000 };
 
 /// The place of a journal in the shared log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -248,8 +252,9 @@ impl Writer {
         let mut next = place;
         let mut is_skipped = false;
         let applied = self.run(at, |append| {
-            is_skipped = at.since(made) > DELAY_MAX
-                || !advance_producer(append.connection, producer, n, at)?;
+            // A wrong clock of NATS must not make later records void.
+            is_skipped = placed.at().since(made) > DELAY_MAX
+                || !advance_producer(append.connection, producer, n, position)?;
             let drafts = if is_skipped { Vec::new() } else { drafts };
             let verdicts = append.apply_from(Some(first), drafts)?;
             next.advance(placed, is_skipped, &verdicts);
@@ -334,23 +339,30 @@ fn code(refused: Refused) -> u64 {
     }
 }
 
-/// Notes a record of a producer. Returns false if it is a repetition. Forgets producers whose
-/// records would be void.
+/// Notes a record of a producer. Returns false if it is a repetition.
 fn advance_producer(
     connection: &Connection,
     producer: ProducerId,
     n: u64,
-    at: Timestamp,
+    position: u64,
 ) -> rusqlite::Result<bool> {
+    let select = "SELECT n FROM producers WHERE id = ?1";
+    let last: Option<i64> =
+        connection.prepare_cached(select)?.query_row([producer], |row| row.get(0)).optional()?;
+    let n = rows::count(n);
+    if last.is_some_and(|last| n <= last) {
+        return Ok(false);
+    }
     connection
-        .prepare_cached("DELETE FROM producers WHERE at < ?1")?
-        .execute([millis(at.minus(DEDUPLICATION_WINDOW))])?;
-    let changed = connection
-        .prepare_cached(
-            "INSERT INTO producers (id, n, at) VALUES (?1, ?2, ?3)
-             ON CONFLICT (id) DO UPDATE SET n = excluded.n, at = excluded.at
-             WHERE excluded.n > producers.n",
-        )?
-        .execute((producer, rows::count(n), millis(at)))?;
-    Ok(changed > 0)
+        .prepare_cached("INSERT OR REPLACE INTO producers (id, n, position) VALUES (?1, ?2, ?3)")?
+        .execute((producer, n, rows::count(position)))?;
+    if last.is_none() {
+        connection
+            .prepare_cached(
+                "DELETE FROM producers WHERE id IN (
+                     SELECT id FROM producers ORDER BY position DESC LIMIT -1 OFFSET ?1)",
+            )?
+            .execute([PRODUCERS_MAX])?;
+    }
+    Ok(true)
 }

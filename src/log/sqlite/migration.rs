@@ -146,8 +146,7 @@ const VERSION_4: &str = "
 ";
 
 /// What the fifth version adds, for a journal that is a replica of a shared log. `shared_log` has a
-/// row if it is: see [`Place`](super::apply::Place). `producers` has the number of the last record
-/// of each producer.
+/// row if it is. `producers` has the number and the position of the last record of each producer.
 const VERSION_5: &str = "
     CREATE TABLE shared_log (
         id INTEGER PRIMARY KEY,
@@ -159,7 +158,7 @@ const VERSION_5: &str = "
     CREATE TABLE producers (
         id BLOB PRIMARY KEY,
         n INTEGER NOT NULL,
-        at INTEGER NOT NULL
+        position INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 ";
 
