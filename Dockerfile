@@ -9,7 +9,7 @@ COPY src src
 COPY static static
 # Cargo.toml declares the benches, so Cargo needs their files.
 COPY benches benches
-RUN cargo build --release --locked --bin chinwag \
+RUN cargo build --release --locked --features cluster --bin chinwag \
     && mkdir /data
 
 # The base image has the C library, but no shell and no package manager.

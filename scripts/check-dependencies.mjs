@@ -1,7 +1,8 @@
 #!/usr/bin/env node
-// Checks the locked dependencies: licenses, sources, banned crates, wildcards, and the Rust version
-// that they need. It reads `cargo metadata` and takes a second; cargo-deny takes minutes to build. It
-// does not check security advisories, which need a database: see ARCHITECTURE.md.
+// Checks the locked dependencies: licenses, sources, banned crates, wildcards, the Rust version that
+// they need, and which of them need a feature. It reads `cargo metadata` and `cargo tree`, and takes
+// a few seconds; cargo-deny takes minutes to build. It does not check security advisories, which need
+// a database: see ARCHITECTURE.md.
 
 import { execFileSync } from "node:child_process";
 
@@ -22,11 +23,18 @@ const REGISTRY = "registry+https://github.com/rust-lang/crates.io-index";
 /** The program uses rustls. A second TLS implementation would need its own security updates. */
 const BANNED = ["openssl-sys", "native-tls"];
 
-const metadata = execFileSync(
-  process.env.CARGO ?? "cargo",
-  ["metadata", "--locked", "--all-features", "--format-version", "1"],
-  { encoding: "utf8", maxBuffer: 2 ** 28, stdio: ["ignore", "pipe", "inherit"] },
-);
+/** Crates that the program must not contain with any features. Its TLS libraries use aws-lc-rs. */
+const NEVER_BUILT = ["ring"];
+/** Crates that the program may contain only with the feature `cluster`. */
+const BUILT_WITH_CLUSTER = ["async-nats"];
+
+/** Runs cargo and returns its output. */
+function cargo(...args) {
+  const options = { encoding: "utf8", maxBuffer: 2 ** 28, stdio: ["ignore", "pipe", "inherit"] };
+  return execFileSync(process.env.CARGO ?? "cargo", args, options);
+}
+
+const metadata = cargo("metadata", "--locked", "--all-features", "--format-version", "1");
 const { packages, resolve } = JSON.parse(metadata);
 const packageOf = new Map(packages.map((found) => [found.id, found]));
 const ours = packageOf.get(resolve.root);
@@ -46,6 +54,16 @@ function shipped() {
     }
   }
   return [...reached].map((id) => packageOf.get(id));
+}
+
+/**
+ * Returns the names of the crates that are part of the program or build it, on any system. `cargo
+ * metadata` does not tell: it also lists optional crates that no feature enables.
+ */
+function built(...features) {
+  const options = ["--target", "all", "--edges", "normal,build", "--prefix", "none", "--format", "{p}"];
+  const lines = cargo("tree", "--locked", ...options, ...features).split("\n");
+  return new Set(lines.map((line) => line.split(" ")[0]));
 }
 
 /** Returns the allowed licenses that satisfy an SPDX expression; empty if they do not. */
@@ -108,6 +126,19 @@ for (const { id, name, version, source, rust_version } of packages) {
 }
 for (const { name } of ours.dependencies.filter(({ req }) => req === "*")) {
   problems.push(`the version of ${name} is a wildcard`);
+}
+
+const [builtByDefault, builtWithAll] = [built(), built("--all-features")];
+for (const name of NEVER_BUILT.filter((name) => builtWithAll.has(name))) {
+  problems.push(`${name} is built with --all-features; it must not be part of the program`);
+}
+for (const name of BUILT_WITH_CLUSTER) {
+  if (builtByDefault.has(name)) {
+    problems.push(`${name} is built without the feature cluster`);
+  }
+  if (!builtWithAll.has(name)) {
+    problems.push(`${name} is not built with the feature cluster; remove it from this script`);
+  }
 }
 
 if (problems.length > 0) {

@@ -4,6 +4,7 @@
 mod faults;
 mod log;
 mod nats;
+mod readme;
 
 use std::path::{Path, PathBuf};
 

@@ -32,6 +32,7 @@ impl Version {
 pub struct Nats {
     version: Version,
     addr: SocketAddr,
+    folder: PathBuf,
     store: PathBuf,
     flags: Vec<String>,
     process: Option<Child>,
@@ -44,11 +45,22 @@ impl Nats {
     }
 
     pub async fn start_with(version: Version, folder: &Path, flags: &[&str]) -> Self {
+        let own = ["--jetstream", "--store_dir", "nats"];
+        Self::start_in(version, folder, &[&own, flags].concat()).await
+    }
+
+    /// Starts a server with a configuration file that sets its store to the folder `nats`.
+    pub async fn start_with_config(version: Version, folder: &Path, config: &Path) -> Self {
+        Self::start_in(version, folder, &["--config", config.to_str().unwrap()]).await
+    }
+
+    async fn start_in(version: Version, folder: &Path, flags: &[&str]) -> Self {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let (addr, store) = (free.local_addr().unwrap(), folder.join("nats"));
         drop(free);
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let mut nats = Self { version, addr, store, flags, process: None };
+        let folder = folder.to_owned();
+        let mut nats = Self { version, addr, folder, store, flags, process: None };
         nats.restart().await;
         nats
     }
@@ -56,10 +68,9 @@ impl Nats {
     /// Starts it again after it was killed.
     pub async fn restart(&mut self) {
         let process = Command::new(self.version.program())
-            .args(["--addr", "127.0.0.1", "--port", &self.addr.port().to_string(), "--jetstream"])
-            .arg("--store_dir")
-            .arg(&self.store)
+            .args(["--addr", "127.0.0.1", "--port", &self.addr.port().to_string()])
             .args(&self.flags)
+            .current_dir(&self.folder)
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
