@@ -32,8 +32,8 @@
 //! * [`metrics`]: counters of what happens, and what the hub holds.
 //! * [`config`]: all settings.
 //! * `limits`: connections and rates of each address.
-//! * [`log`]: the contract of a log; a log in memory, one in SQLite (feature `journal`), and one that
-//!   several nodes share (feature `cluster`).
+//! * [`log`]: the contract of a log; a log in memory, one in SQLite (feature `journal`), and one
+//!   that several nodes share (feature `cluster`).
 //! * [`hub`]: the rooms and their members.
 //! * `session`: the actor of one connection.
 //! * [`http`]: the routes.

@@ -1,6 +1,6 @@
 //! Copies of history files. A node whose file lacks records that the stream does not have any more
-//! asks the other nodes for a copy of theirs, before it opens its own. One of them answers: it makes
-//! a backup, and sends it in parts. The node continues with the records after the copy.
+//! asks the other nodes for a copy of theirs, before it opens its own. One of them answers: it
+//! makes a backup, and sends it in parts. The node continues with the records after the copy.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};

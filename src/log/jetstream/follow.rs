@@ -42,8 +42,8 @@ const APPLY_PAUSE: Duration = Duration::from_secs(1);
 const BASE_STEP: u64 = 1_000_000;
 
 /// Why a node that differs from others is not ready.
-const DIVERGED: &str = "the history file differs from those of the other nodes; stop this node, and \
-                        start it with a copy of another one's file";
+const DIVERGED: &str = "the history file differs from those of the other nodes; stop this node, \
+                        and start it with a copy of another one's file";
 
 /// Why a node cannot take part in the log.
 #[derive(Clone, Debug, Error)]
@@ -64,8 +64,8 @@ pub enum Refused {
     /// The stream has not all records that the journal needs.
     #[error(
         "the stream begins with record {first}, the history file ends with record {last}, and no \
-         other node sent a copy of its history file; start one, or start this node with a copy made \
-         by `chinwag backup`"
+         other node sent a copy of its history file; start one, or start this node with a copy \
+         made by `chinwag backup`"
     )]
     TooOld {
         /// The first record of the stream.
@@ -75,8 +75,8 @@ pub enum Refused {
     },
     /// The log began with the history of a server, which the stream does not contain.
     #[error(
-        "the log began with the history of one server, and no other node sent a copy of its history \
-         file; start one, or start this node with a copy made by `chinwag backup`"
+        "the log began with the history of one server, and no other node sent a copy of its \
+         history file; start one, or start this node with a copy made by `chinwag backup`"
     )]
     NeedsParent,
     /// The stream does not exist any more, or the address or the account is wrong.
@@ -87,8 +87,8 @@ pub enum Refused {
     NoStream(u64),
     /// The stream has lost records.
     #[error(
-        "the stream has lost records, or is another one: the history file has record {last}, and the \
-         stream has another record at this position or ends at {end}"
+        "the stream has lost records, or is another one: the history file has record {last}, and \
+         the stream has another record at this position or ends at {end}"
     )]
     Forked {
         /// The last record that the journal has applied.

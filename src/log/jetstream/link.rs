@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::{self, DiscardPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, Subscriber};
 use bytes::Bytes;
-use log::{info, warn};
+use log::{debug, info, warn};
 use tokio::time::timeout;
 
 use super::ClusterError;
@@ -194,9 +194,10 @@ fn log_event(event: &Event) {
     match event {
         Event::Connected => info!("connected to NATS"),
         Event::Disconnected => warn!("the connection to NATS is lost; connecting again"),
-        Event::SlowConsumer(_) | Event::ServerError(_) | Event::ClientError(_) => {
+        Event::SlowConsumer(_) | Event::ServerError(_) | Event::LameDuckMode => {
             warn!("NATS: {event}");
         }
-        Event::LameDuckMode | Event::Draining | Event::Closed => info!("NATS: {event}"),
+        // While NATS is away, every attempt to connect is an error of the client.
+        Event::ClientError(_) | Event::Draining | Event::Closed => debug!("NATS: {event}"),
     }
 }

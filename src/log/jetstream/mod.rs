@@ -1,12 +1,11 @@
 //! The log that several nodes share, in a stream of NATS JetStream. JetStream is only an ordered,
 //! replicated list of records. A record is an append of one node's hub. Every node applies all
-//! records in the same order, to its own journal, by [`rules`](super::rules) that depend only on the
-//! records. So all nodes decide the same, and no node shows what others will not.
+//! records in the same order, to its own journal, by [`rules`](super::rules) that depend only on
+//! the records. So all nodes decide the same, and no node shows what others will not.
 //!
-//! [`Publisher`](publish::Publisher) publishes the appends of the node's hub. [`follow`] reads the
-//! records, those of the node among them, and has the journal apply them. [`copy`] sends journals to
-//! nodes that lack records. Pages, searches and read marks come from the journal as on a single
-//! server.
+//! `publish` publishes the appends of the node's hub. `follow` reads the records, those of the node
+//! among them, and has the journal apply them. `copy` sends journals to nodes that lack records.
+//! Pages, searches and read marks come from the journal as on a single server.
 
 mod chain;
 mod copy;
@@ -142,8 +141,8 @@ impl Drop for SharedLog {
     }
 }
 
-/// Returns the size of messages that NATS must accept, in bytes: those with a record, and those with
-/// a part of a copy.
+/// Returns the size of messages that NATS must accept, in bytes: those with a record, and those
+/// with a part of a copy.
 fn payload_needed(config: &Config) -> usize {
     2 * config.max_message_bytes + 512 * 1024
 }

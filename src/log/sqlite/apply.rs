@@ -64,9 +64,9 @@ impl Placed {
     }
 }
 
-/// Applies the next record. The answer is the new chain, and `None` if the record was skipped: it is
-/// void, or a repetition. After an error, nothing was applied, or the same record must be applied
-/// again.
+/// Applies the next record. The answer is the new chain, and `None` if the record was skipped: it
+/// is void, or a repetition. After an error, nothing was applied, or the same record must be
+/// applied again.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(Option<AppliedRecord>, [u8; 32]), LogError>")]
 pub(in crate::log) struct Apply {

@@ -211,10 +211,7 @@ impl Writer {
             connection,
         };
         let after = writer.options.settings.clone();
-        if head == Seq::default() && before.as_ref() != Some(&after) {
-            StoredSettings { seq: head, settings: after.clone() }.store(&writer.connection)?;
-            writer.settings = after;
-        } else if schema::is_in_shared_log(&writer.connection)? {
+        if schema::is_in_shared_log(&writer.connection)? {
             if before.as_ref().is_some_and(|before| *before != after) {
                 warn!(
                     "the settings of the shared log are used instead of those of the \
@@ -223,6 +220,9 @@ impl Writer {
                     settings::describe(&after)
                 );
             }
+        } else if head == Seq::default() && before.as_ref() != Some(&after) {
+            StoredSettings { seq: head, settings: after.clone() }.store(&writer.connection)?;
+            writer.settings = after;
         } else if before.as_ref() != Some(&after) {
             info!(
                 "the settings in the history file are replaced by those of the configuration: {}; \
