@@ -154,8 +154,7 @@ impl<'a> AppendTransaction<'a> {
     /// Writes the remaining changes before the commit.
     pub(super) fn finish(mut self, verdicts: Vec<Verdict>) -> rusqlite::Result<Applied> {
         self.save_rooms()?;
-        let raised = |(name, room): (&RoomName, &Room)| Some((name.clone(), room.raised_floor()?));
-        let floors = self.rooms.iter().filter_map(raised).collect();
+        let floors = self.raised_floors();
         // An append deletes more pruned rows than it adds, so that a file of limited size does not
         // fill up.
         let rows_max = count(2 * verdicts.len() + 8);
@@ -177,6 +176,12 @@ impl<'a> AppendTransaction<'a> {
             has_pruned,
             floors,
         })
+    }
+
+    /// Returns the floors that were raised so far.
+    pub(super) fn raised_floors(&self) -> Vec<(RoomName, Seq)> {
+        let raised = |(name, room): (&RoomName, &Room)| Some((name.clone(), room.raised_floor()?));
+        self.rooms.iter().filter_map(raised).collect()
     }
 
     fn next_seq(&mut self) -> Seq {

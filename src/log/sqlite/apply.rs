@@ -257,7 +257,7 @@ impl Writer {
                 || !advance_producer(append.connection, producer, n, position)?;
             let drafts = if is_skipped { Vec::new() } else { drafts };
             let verdicts = append.apply_from(Some(first), drafts)?;
-            next.advance(placed, is_skipped, &verdicts);
+            next.advance(placed, is_skipped, &verdicts, append.raised_floors());
             next.store(append.connection)?;
             Ok(verdicts)
         });
@@ -307,7 +307,13 @@ impl Place {
     }
 
     /// Advances over a record.
-    fn advance(&mut self, placed: Placed, is_skipped: bool, verdicts: &[Verdict]) {
+    fn advance(
+        &mut self,
+        placed: Placed,
+        is_skipped: bool,
+        verdicts: &[Verdict],
+        mut floors: Vec<(RoomName, Seq)>,
+    ) {
         let mut hash = Sha256::new()
             .chain_update(self.chain)
             .chain_update(placed.position.to_be_bytes())
@@ -322,6 +328,12 @@ impl Place {
             };
             hash.update([kind]);
             hash.update(number.to_be_bytes());
+        }
+        floors.sort_unstable();
+        for (room, floor) in floors {
+            hash.update([3]);
+            hash.update(room.as_str());
+            hash.update(floor.get().to_be_bytes());
         }
         (self.position, self.time) = (placed.position, placed.time);
         self.chain = hash.finalize().into();

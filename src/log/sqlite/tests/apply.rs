@@ -79,6 +79,19 @@ fn draft_with_id(room: &str, id: &str) -> Draft {
 }
 
 #[test]
+fn settings_of_the_log_stay_whatever_the_configuration_is() {
+    let folder = folder();
+    let options = replica(&folder.path().join("log.db"));
+    let writer = begun(&options);
+    let of_log = writer.settings.clone();
+    drop(writer);
+    // The log has no messages yet.
+    let other = with_settings(&options, |settings| settings.keep_messages = 5);
+    let writer = super::writer(&other);
+    assert_eq!((&writer.settings, writer.head), (&of_log, Seq::default()));
+}
+
+#[test]
 fn repetitions_and_late_records_are_skipped() {
     let folder = folder();
     let options = replica(&folder.path().join("log.db"));
