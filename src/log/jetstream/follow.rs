@@ -359,7 +359,13 @@ impl Following {
         let mut has_failed = false;
         loop {
             match self.journal.send(apply()).await.map_err(|_| Stop::JournalDied)? {
-                Ok(applied) => return Ok(applied),
+                Ok(applied) => {
+                    if has_failed {
+                        info!("the history file can be written again");
+                        self.tell(Attachment::Attached);
+                    }
+                    return Ok(applied);
+                }
                 Err(LogError::Died) => return Err(Stop::JournalDied),
                 Err(error) => {
                     if !std::mem::replace(&mut has_failed, true) {

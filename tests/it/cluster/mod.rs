@@ -3,6 +3,7 @@
 
 mod bad_records; // records that a node cannot apply, and records that are missing
 mod busy_room; // how often members of a busy room are written to
+mod disk_faults; // history files that cannot be written
 mod faults; // NATS is killed, and set back
 mod log; // nodes that start, stop and join
 mod nats;

@@ -49,12 +49,16 @@ async fn send(client: &mut JsonClient, text: &str) {
     client.send(&[json!({"type": "say", "room": "tea", "text": text, "id": text})]).await;
 }
 
-/// Clients of the node can join, and read what it has.
-async fn assert_can_read(node: &Program, nick: &str) {
-    let mut client = JsonClient::hello(node.addr, json!({"nick": nick})).await;
-    let history = json!({"type": "history", "room": "tea"});
-    client.send(&[json!({"type": "join", "room": "tea"}), history]).await;
+/// Connects a client that has no key. It can join, and read what the node has.
+async fn join_to_read(node: &Program) -> JsonClient {
+    let mut client = JsonClient::hello(node.addr, json!({"nick": "Cyd"})).await;
+    client.send(&[json!({"type": "join", "room": "tea"})]).await;
     assert_eq!(client.until("joined").await["messages"][0]["text"], "before");
+    client
+}
+
+async fn assert_reads_history(client: &mut JsonClient) {
+    client.send(&[json!({"type": "history", "room": "tea"})]).await;
     assert_eq!(client.until("history").await["messages"][0]["text"], "before");
 }
 
@@ -99,7 +103,8 @@ async fn message_in_flight_during_a_short_outage_is_committed_once(version: Vers
     nodes.proxy.hold_both();
     send(&mut ada, "during").await;
     say(&mut bob, "tea", "elsewhere").await;
-    assert_can_read(&nodes.a, "Cyd").await;
+    // The history of the room waits for the message in flight.
+    let mut cyd = join_to_read(&nodes.a).await;
     // The length of the outage: shorter than the time after which messages are refused.
     tokio::time::sleep(Duration::from_secs(4)).await;
     nodes.proxy.heal();
@@ -111,6 +116,7 @@ async fn message_in_flight_during_a_short_outage_is_committed_once(version: Vers
     };
     assert_eq!((&answer["type"], &answer["duplicate"]), (&json!("said"), &json!(false)));
     assert_eq!(bob.until("message").await["text"], "during");
+    assert_reads_history(&mut cyd).await;
     assert_eq!(nodes.stop().await, ["before", "elsewhere", "during"]);
 }
 
@@ -129,7 +135,8 @@ async fn node_that_receives_nothing_from_nats_becomes_unready(version: Version) 
     eventually("the node to be unready", async || trouble(&nodes.a).await.is_some()).await;
     assert!(began.elapsed() >= Duration::from_secs(5), "{:?}", began.elapsed());
     assert_eq!(trouble(&nodes.b).await, None);
-    assert_can_read(&nodes.a, "Cyd").await;
+    let mut cyd = join_to_read(&nodes.a).await;
+    assert_reads_history(&mut cyd).await;
     nodes.proxy.heal();
     let said = ada.until("said").await;
     assert_eq!(said["duplicate"], false, "{said}");

@@ -1,4 +1,5 @@
-//! NATS servers that replicate the stream, which are killed and stopped while clients talk.
+//! NATS servers that replicate the stream, which are killed and stopped while clients talk. That of
+//! Debian 12 is too old to replicate.
 
 use std::net::{Ipv4Addr, TcpListener};
 
@@ -7,16 +8,10 @@ use tempfile::TempDir;
 
 use super::log::stop;
 use super::nats::{Nats, Version};
-use super::{export, join, node_command, with_each_nats};
+use super::{export, join, node_command};
 use crate::harness::{eventually, within};
 use crate::json::JsonClient;
 use crate::program::Program;
-
-with_each_nats!(
-    leader_that_is_killed_loses_and_repeats_nothing,
-    minority_that_is_stopped_does_not_delay_messages_for_long,
-    without_a_majority_messages_are_refused_until_it_is_back,
-);
 
 /// Three servers, and two nodes.
 struct Replicas {
@@ -27,7 +22,7 @@ struct Replicas {
 }
 
 impl Replicas {
-    async fn start(version: Version) -> Self {
+    async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let routes = [free(), free(), free()];
@@ -39,7 +34,7 @@ impl Replicas {
             let flags = ["--name", &name, "--cluster", route, "--cluster_name", "chinwag"];
             let flags = [&flags[..], &["--routes", &all_routes]].concat();
             let folder = folder.path().join(&name);
-            servers.push(Nats::start_with(version, &folder, &flags).await);
+            servers.push(Nats::start_with(Version::Current, &folder, &flags).await);
         }
         let urls = servers.iter().map(Nats::url).collect::<Vec<_>>().join(",");
         let node = async |name: &str| {
@@ -93,8 +88,10 @@ async fn say_patiently(client: &mut JsonClient, text: &str) -> usize {
     refusals
 }
 
-async fn leader_that_is_killed_loses_and_repeats_nothing(version: Version) {
-    let mut replicas = Replicas::start(version).await;
+#[actix_web::test]
+#[ignore = "needs nats-server"]
+async fn leader_that_is_killed_loses_and_repeats_nothing() {
+    let mut replicas = Replicas::start().await;
     let (mut ada, mut bob) =
         (join(&replicas.a, "Ada", "tea").await, join(&replicas.b, "Bob", "tea").await);
     say_patiently(&mut ada, "before").await;
@@ -110,8 +107,10 @@ async fn leader_that_is_killed_loses_and_repeats_nothing(version: Version) {
     assert_eq!(replicas.stop().await, ["before", "in flight", "without it", "with it"]);
 }
 
-async fn minority_that_is_stopped_does_not_delay_messages_for_long(version: Version) {
-    let replicas = Replicas::start(version).await;
+#[actix_web::test]
+#[ignore = "needs nats-server"]
+async fn minority_that_is_stopped_does_not_delay_messages_for_long() {
+    let replicas = Replicas::start().await;
     let (mut ada, mut bob) =
         (join(&replicas.a, "Ada", "tea").await, join(&replicas.b, "Bob", "tea").await);
     say_patiently(&mut ada, "before").await;
@@ -126,8 +125,10 @@ async fn minority_that_is_stopped_does_not_delay_messages_for_long(version: Vers
     assert_eq!(replicas.stop().await, ["before", "ada", "bob", "after"]);
 }
 
-async fn without_a_majority_messages_are_refused_until_it_is_back(version: Version) {
-    let mut replicas = Replicas::start(version).await;
+#[actix_web::test]
+#[ignore = "needs nats-server"]
+async fn without_a_majority_messages_are_refused_until_it_is_back() {
+    let mut replicas = Replicas::start().await;
     let (mut ada, mut bob) =
         (join(&replicas.a, "Ada", "tea").await, join(&replicas.b, "Bob", "tea").await);
     say_patiently(&mut ada, "before").await;
