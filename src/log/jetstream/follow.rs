@@ -143,6 +143,8 @@ pub(super) struct Following {
     /// The size of messages that NATS must accept.
     payload_needed: usize,
     publisher: Option<Addr<Publisher>>,
+    /// The problems that were logged since the log was last read.
+    logged: Vec<String>,
 }
 
 impl Following {
@@ -155,7 +157,8 @@ impl Following {
         let state = journal.send(Describe).await?;
         let applied =
             state.place.map(|place| Applied { position: place.position, time: place.time });
-        Ok(Self { link, journal, journal_name, applied, payload_needed, publisher: None })
+        let (publisher, logged) = (None, Vec::new());
+        Ok(Self { link, journal, journal_name, applied, payload_needed, publisher, logged })
     }
 
     /// Returns whether the journal is part of the log.
@@ -198,17 +201,37 @@ impl Following {
                     return self.publisher.iter().for_each(|publisher| publisher.do_send(End));
                 }
                 Err(Stop::Retry(reason)) => {
-                    warn!("reading the log in NATS again: {reason}");
+                    if self.is_new(&reason) {
+                        warn!("reading the log in NATS again: {reason}");
+                    }
                     (Attachment::Detached(Instant::now()), RETRY_PAUSE)
                 }
                 Err(Stop::Refused(refused)) => {
-                    error!("not ready: {refused}");
-                    (Attachment::Refused(refused.to_string()), REFUSED_PAUSE)
+                    let reason = refused.to_string();
+                    if self.is_new(&reason) {
+                        error!("not ready: {reason}");
+                    }
+                    (Attachment::Refused(reason), REFUSED_PAUSE)
                 }
             };
             self.tell(attachment);
             sleep(pause).await;
         }
+    }
+
+    /// Returns whether a problem was not logged since the log was last read. An outage may last for
+    /// hours.
+    fn is_new(&mut self, problem: &str) -> bool {
+        let is_new = !self.logged.iter().any(|logged| logged == problem);
+        if is_new {
+            self.logged.push(problem.to_owned());
+        }
+        is_new
+    }
+
+    fn attached(&mut self) {
+        self.logged.clear();
+        self.tell(Attachment::Attached);
     }
 
     fn tell(&self, attachment: Attachment) {
@@ -252,7 +275,7 @@ impl Following {
                     let (last, end) = (expected.position, state.last);
                     return Err(Stop::Refused(Refused::Forked { last, end }));
                 }
-                self.tell(Attachment::Attached);
+                self.attached();
                 continue;
             }
             if position != end + 1 {
@@ -262,7 +285,7 @@ impl Following {
             self.apply(Placed { position, time, hash }, &record.payload, pending).await?;
             self.applied = Some(Applied { position, time });
             if position == 1 {
-                self.tell(Attachment::Attached);
+                self.attached();
             }
         }
     }

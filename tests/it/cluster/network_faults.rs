@@ -8,7 +8,7 @@ use super::log::stop;
 use super::nats::Version;
 use super::proxy::Proxy;
 use super::{Cluster, export, join, say, trouble, with_each_nats};
-use crate::harness::eventually;
+use crate::harness::{eventually, within};
 use crate::json::JsonClient;
 use crate::program::Program;
 
@@ -145,7 +145,7 @@ async fn node_that_receives_nothing_from_nats_becomes_unready(version: Version) 
 }
 
 async fn idle_node_without_nats_becomes_unready(version: Version) {
-    let nodes = Nodes::start(version).await;
+    let mut nodes = Nodes::start(version).await;
     let (mut ada, mut bob) =
         (join(&nodes.a, "Ada", "tea").await, join(&nodes.b, "Bob", "tea").await);
     say(&mut ada, "tea", "before").await;
@@ -159,5 +159,12 @@ async fn idle_node_without_nats_becomes_unready(version: Version) {
     while ada.until("message").await["text"] != "elsewhere" {}
     eventually("the node to be ready", async || trouble(&nodes.a).await.is_none()).await;
     say(&mut ada, "tea", "after").await;
+    nodes.a.signal("-TERM");
+    // An outage may last for hours, so a problem is not logged at every attempt.
+    let mut logged = 0;
+    while let Some(line) = within("the log", nodes.a.log.next_line()).await.unwrap() {
+        logged += usize::from(line.contains("reading the log in NATS again: not connected"));
+    }
+    assert!(logged <= 2, "{logged}");
     assert_eq!(nodes.stop().await, ["before", "elsewhere", "after"]);
 }
