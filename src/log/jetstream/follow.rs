@@ -368,7 +368,8 @@ impl Following {
             self.apply_patiently(|| Apply { placed, producer, n, made, drafts: drafts.clone() });
         let applied = applied.await?;
         if let Some(publisher) = &self.publisher {
-            publisher.do_send(Replicated { origin: (producer, n), applied, pending });
+            let (position, origin) = (placed.position, (producer, n));
+            publisher.do_send(Replicated { position, origin, applied, pending });
         }
         Ok(())
     }

@@ -58,8 +58,26 @@ pub(super) struct Publisher {
     is_stalled: bool,
     /// When a record of this node last passed through the log.
     proven: Option<Instant>,
-    /// Since when the node has known of records that it has not applied.
-    behind_since: Option<Instant>,
+    /// Records that the node has not applied.
+    backlog: Option<Backlog>,
+}
+
+/// Records that the log had at some time, and that the node has not applied since. The log may have
+/// newer records, too.
+#[derive(Clone, Copy, Debug)]
+struct Backlog {
+    /// The position of the last one.
+    end: u64,
+    since: Instant,
+}
+
+impl Backlog {
+    /// Returns the backlog after a record was applied when the log had some further ones.
+    fn after(before: Option<Self>, position: u64, pending: u64, now: Instant) -> Option<Self> {
+        let rest = before.filter(|backlog| backlog.end > position);
+        let end = position + pending;
+        rest.or_else(|| (pending > 0).then_some(Self { end, since: now }))
+    }
 }
 
 /// A record that is not committed yet.
@@ -106,6 +124,7 @@ pub(super) struct End;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Replicated {
+    pub(super) position: u64,
     /// The producer and number of the record.
     pub(super) origin: (ProducerId, u64),
     /// `None` if the journal has skipped it.
@@ -127,7 +146,7 @@ impl Publisher {
             attachment,
             is_stalled: false,
             proven: None,
-            behind_since: None,
+            backlog: None,
         }
     }
 
@@ -291,8 +310,8 @@ impl Handler<Replicated> for Publisher {
     type Result = ();
 
     fn handle(&mut self, replicated: Replicated, ctx: &mut Self::Context) {
-        let Replicated { origin: (producer, n), applied, pending } = replicated;
-        self.behind_since = (pending > 0).then(|| self.behind_since.unwrap_or_else(Instant::now));
+        let Replicated { position, origin: (producer, n), applied, pending } = replicated;
+        self.backlog = Backlog::after(self.backlog, position, pending, Instant::now());
         let is_own = producer == self.id;
         if is_own {
             self.proven = Some(Instant::now());
@@ -336,7 +355,8 @@ impl Handler<Probe> for Publisher {
     type Result = Result<(), LogError>;
 
     fn handle(&mut self, _: Probe, ctx: &mut Self::Context) -> Self::Result {
-        let is_behind = self.behind_since.is_some_and(|since| since.elapsed() >= STALLED_AFTER);
+        let is_old = |backlog: Backlog| backlog.since.elapsed() >= STALLED_AFTER;
+        let is_behind = self.backlog.is_some_and(is_old);
         let trouble = self.trouble().or(is_behind.then(|| "the node is behind the log".into()));
         if let Some(trouble) = trouble {
             return Err(LogError::Busy(trouble));
@@ -368,4 +388,29 @@ fn split(drafts: Vec<Draft>) -> VecDeque<Vec<Draft>> {
         }
     }
     records
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backlog_ends_when_its_records_are_applied_even_if_there_are_newer_ones() {
+        let now = Instant::now();
+        // Each record comes with another one behind it.
+        let mut backlog = None;
+        for position in 1..100 {
+            backlog = Backlog::after(backlog, position, 1, now + TICK);
+            let since = backlog.map(|backlog| (backlog.end, backlog.since));
+            assert_eq!(since, Some((position + 1, now + TICK)));
+        }
+        assert!(Backlog::after(backlog, 100, 0, now).is_none());
+        // A thousand records take some time.
+        let mut backlog = Backlog::after(None, 100, 1000, now);
+        for position in 101..1100 {
+            backlog = Backlog::after(backlog, position, 5000, now + TICK);
+            assert_eq!(backlog.map(|backlog| backlog.since), Some(now));
+        }
+        assert!(Backlog::after(backlog, 1100, 0, now).is_none());
+    }
 }
