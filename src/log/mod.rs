@@ -2,8 +2,8 @@
 //! module is the contract between the hub and a log. The hub sends drafts with [`Append`]. The log
 //! hands out committed entries with [`FromLog`], and the hub delivers only these, in the same
 //! order. It reads earlier messages with [`Page`]. A log may also search messages with [`Search`],
-//! and keep [`ReadMarks`] of users. `memory` is a log in memory, `sqlite` one in a file. `jetstream` is a
-//! log that several nodes share. All follow the same [`rules`].
+//! and keep [`ReadMarks`] of users. `memory` is a log in memory, `sqlite` one in a file.
+//! `jetstream` is a log that several nodes share. All follow the same [`rules`].
 
 #[cfg(feature = "cluster")]
 pub mod jetstream;

@@ -1,7 +1,7 @@
 //! The log that several nodes share, in a stream of NATS JetStream. JetStream is only an ordered,
 //! replicated list of records. A record is an append of one node's hub. Every node applies all
-//! records in the same order, to its own journal, by [`rules`](super::rules) that depend only on the
-//! records. So all nodes decide the same, and no node shows what others will not.
+//! records in the same order, to its own journal, by [`rules`](super::rules) that depend only on
+//! the records. So all nodes decide the same, and no node shows what others will not.
 //!
 //! [`Publisher`](publish::Publisher) publishes the appends of the node's hub. [`follow`] reads the
 //! records, those of the node among them, and has the journal apply them. Pages, searches and read

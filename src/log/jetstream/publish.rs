@@ -1,9 +1,9 @@
 //! Publishing: an append of the hub becomes records of the log. One record is in flight at a time.
 //! It is committed when the log hands it out and the journal has applied it, not when NATS
-//! acknowledges it. Until then the same bytes are published again and again: every node applies only
-//! the first copy. After [`GIVE_UP_AFTER`], the next record of this producer, without drafts, is
-//! published instead. If the log hands out that one first, no node will apply a later copy of the
-//! record before it, so the append has failed.
+//! acknowledges it. Until then the same bytes are published again and again: every node applies
+//! only the first copy. After [`GIVE_UP_AFTER`], the next record of this producer, without drafts,
+//! is published instead. If the log hands out that one first, no node will apply a later copy of
+//! the record before it, so the append has failed.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -96,9 +96,10 @@ impl Nats {
     /// Sends a request with the plain protocol of NATS, and returns the answer. If the subject is
     /// that of a stream, the payload becomes a record, and the answer has its position.
     pub async fn request(&self, subject: &str, payload: &str) -> Value {
+        let length = payload.len();
         let request = format!(
-            "CONNECT {{\"verbose\":false}}\r\nSUB answer 1\r\nPUB {subject} answer {}\r\n{payload}\r\n",
-            payload.len()
+            "CONNECT {{\"verbose\":false}}\r\nSUB answer 1\r\n\
+             PUB {subject} answer {length}\r\n{payload}\r\n"
         );
         let answer = within("an answer from NATS", async {
             let mut tcp = BufReader::new(TcpStream::connect(self.addr).await.unwrap());
