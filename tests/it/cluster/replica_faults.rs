@@ -1,5 +1,5 @@
-//! NATS servers that replicate the stream, which are killed and stopped while clients talk. That of
-//! Debian 12 is too old to replicate.
+//! NATS servers that replicate the stream, which are killed and stopped while clients talk. Only
+//! with a current NATS: before 2.10.23 a killed server may lose a stream (nats-server#6888).
 
 use std::net::{Ipv4Addr, TcpListener};
 
