@@ -210,7 +210,7 @@ struct ClusterArgs {
     #[arg(value_parser = number::<1_048_576, { usize::MAX }>)]
     nats_log_bytes: usize,
 
-    /// Name of this node, for people.
+    /// Name of this node in the connections that NATS lists.
     #[arg(long, env = "CHINWAG_NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
 }

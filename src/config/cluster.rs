@@ -28,7 +28,7 @@ pub struct Cluster {
     /// The maximum size of the stream, in bytes, if the node creates it. NATS then deletes the
     /// oldest records, which the history files of the nodes have. Defaults to 4 GiB.
     pub log_bytes: u64,
-    /// The name of the node, for people. Defaults to none.
+    /// The name of the node in the connections that NATS lists. Defaults to none.
     pub node_name: Option<String>,
 }
 

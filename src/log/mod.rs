@@ -149,7 +149,8 @@ impl LogBackend for Log {
 #[rtype(result = "()")]
 pub struct Follow(pub Follower);
 
-/// Asks the log to append drafts in this order, in one commit.
+/// Asks the log to append drafts in this order, in one commit. A log that several nodes share may
+/// commit a large append in several steps, and may then commit only the first drafts.
 ///
 /// The answer is [`FromLog::Committed`] with [`Own`], or [`FromLog::Rejected`] if nothing was
 /// committed. The log does not answer while it does not know the outcome. The hub has one append in
@@ -206,7 +207,8 @@ pub enum FromLog {
 pub struct Own {
     /// The append.
     pub ticket: u64,
-    /// The outcome for each draft, in the order of the drafts.
+    /// The outcome for each draft, in the order of the drafts. The last ones are missing if they were
+    /// not committed, and will not be.
     pub placed: Vec<Verdict>,
 }
 

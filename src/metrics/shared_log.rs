@@ -10,7 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::LogEvent;
 
-/// What a node knows of the log. It is shown only if the node has read the log.
+/// What a node knows of the log. It is shown only on a node of a cluster.
 pub(super) struct SharedLog {
     is_used: AtomicBool,
     position: Gauge,
@@ -47,6 +47,7 @@ impl SharedLog {
     }
 
     pub(super) fn set_connected(&self, is_connected: bool) {
+        self.is_used.store(true, Ordering::Relaxed);
         self.connected.set(i64::from(is_connected));
     }
 

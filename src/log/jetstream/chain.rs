@@ -11,7 +11,7 @@ use crate::log::sqlite::ProducerId;
 /// The number of recent positions whose chains are remembered.
 const RECENT_MAX: usize = 4096;
 
-/// A node whose last record is older counts no more.
+/// Records older than this are not counted.
 const COUNTED_FOR: Duration = Duration::from_secs(60);
 
 /// The chain of a journal at a position, shortened to 8 bytes.
@@ -51,6 +51,11 @@ impl Comparison {
     /// Returns the node's last chain.
     pub(super) fn last(&self) -> Chain {
         self.recent.back().copied().unwrap_or_default()
+    }
+
+    /// Returns whether the last record of a producer differed.
+    pub(super) fn differs(&self, producer: ProducerId) -> bool {
+        self.others.get(&producer).is_some_and(|(agrees, _)| !agrees)
     }
 
     /// Compares the chain in a record of another producer. Returns false if it differs.

@@ -2,17 +2,21 @@
 //! asks the other nodes for a copy of theirs, before it opens its own. One of them answers: it
 //! makes a backup, and sends it in parts. The node continues with the records after the copy.
 
-use std::fs::File;
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::fs::{File, remove_dir_all, remove_file};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use async_nats::{Message, StatusCode, Subscriber};
+use async_nats::{Message, Request, StatusCode, Subscriber};
 use log::{info, warn};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::link::{Link, StreamState};
@@ -20,7 +24,7 @@ use super::record::Record;
 use super::{ClusterError, PATIENCE, next};
 use crate::config::Config;
 use crate::domain::Seq;
-use crate::log::sqlite::{self, JournalState};
+use crate::log::sqlite::{self, JournalError, JournalState};
 
 /// The size of a part, in bytes. NATS must accept messages that are larger: see
 /// [`payload_needed`](super::payload_needed).
@@ -70,7 +74,10 @@ impl Answer {
 /// If the settings of the cluster cannot be used, or the file cannot be read or replaced.
 pub async fn bring_up_to_date(config: &Config) -> Result<(), ClusterError> {
     let (Some(cluster), Some(path)) = (&config.cluster, &config.db) else { return Ok(()) };
-    let own = sqlite::glimpse(path)?;
+    let failed = |error| JournalError::System(path.clone(), error);
+    let path = &sqlite::canonical(path).map_err(failed)?;
+    remove_old_copies(path);
+    let own = sqlite::read_state(path)?;
     let link = Link::connect(cluster).await?;
     let is_node = own.as_ref().is_some_and(|own| own.place.is_some());
     let Some(stream) = wait_for_stream(&link, is_node).await else { return Ok(()) };
@@ -126,7 +133,7 @@ async fn needs_copy(link: &Link, own: Option<&JournalState>, stream: StreamState
 /// Returns whether the log began with the history of a single server.
 async fn begins_with_history(link: &Link) -> bool {
     let first = link.record(1).await;
-    match first.map(|bytes| Record::decode(&bytes)) {
+    match first.map(|(bytes, _)| Record::decode(&bytes)) {
         Ok(Ok(Record::Genesis(genesis))) => genesis.parent.head > Seq::default(),
         Ok(Ok(Record::Append(_)) | Err(_)) | Err(_) => false,
     }
@@ -152,13 +159,12 @@ async fn fetch(link: &Link, path: &Path, first: u64) -> Result<NamedTempFile, St
             Answer::Failed(reason) => return Err(reason),
         }
     };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let copy = NamedTempFile::with_prefix_in(".chinwag-copy-", folder.unwrap_or(Path::new(".")));
+    let copy = NamedTempFile::with_prefix_in(prefix(path), folder(path));
     let mut copy = copy.map_err(|error| words(&error))?;
     let (mut offset, mut received) = (0, Sha256::new());
     while offset < bytes {
-        let request = client.request(parts.clone(), offset.to_string().into());
-        let part = timeout(SILENCE_MAX, request).await.map_err(|_| "the other node is gone")?;
+        let request = Request::new().payload(offset.to_string().into()).timeout(Some(SILENCE_MAX));
+        let part = client.send_request(parts.clone(), request).await;
         let part = part.map_err(|error| words(&error))?.payload;
         if part.is_empty() {
             return Err("the other node cannot read its copy".into());
@@ -171,21 +177,31 @@ async fn fetch(link: &Link, path: &Path, first: u64) -> Result<NamedTempFile, St
     if offset != bytes || received != hash {
         return Err("the copy is damaged".into());
     }
-    let place = sqlite::glimpse(copy.path()).map_err(|error| words(&error))?;
-    match place.and_then(|copied| copied.place) {
-        Some(place) if place.position >= first => Ok(copy),
-        Some(_) | None => Err("the other node is behind the stream".into()),
+    let place = sqlite::read_state(copy.path()).map_err(|error| words(&error))?;
+    let Some(place) = place.and_then(|copied| copied.place).filter(|it| it.position >= first)
+    else {
+        return Err("the other node is behind the stream".into());
+    };
+    let (_, time) = link.record(place.position).await?;
+    if time != place.time {
+        return Err("the other node has the history of another stream".into());
     }
+    Ok(copy)
 }
 
-/// Sends copies of a history file to nodes that ask, one after another.
-pub(super) async fn serve(link: Link, path: PathBuf) {
+/// Sends copies of a history file to nodes that ask, while the node itself is ready.
+pub(super) async fn serve(link: Link, path: PathBuf, is_ready: Rc<Cell<bool>>) {
+    let backups = Rc::new(Semaphore::new(1));
     loop {
         if let Ok(mut requests) = link.copy_requests().await {
             while let Some(request) = next(&mut requests).await {
-                if let Err(reason) = answer(&link, &request, &path).await {
-                    warn!("cannot send a copy of the history file: {reason}");
-                }
+                let (link, path, backups) = (link.clone(), path.clone(), Rc::clone(&backups));
+                let is_ready = is_ready.get();
+                actix::spawn(async move {
+                    if let Err(reason) = answer(&link, &request, &path, &backups, is_ready).await {
+                        warn!("cannot send a copy of the history file: {reason}");
+                    }
+                });
             }
         }
         sleep(RETRY_PAUSE).await;
@@ -193,14 +209,30 @@ pub(super) async fn serve(link: Link, path: PathBuf) {
 }
 
 /// Answers a request for a copy.
-async fn answer(link: &Link, request: &Message, path: &Path) -> Result<(), String> {
+async fn answer(
+    link: &Link,
+    request: &Message,
+    path: &Path,
+    backups: &Semaphore,
+    is_ready: bool,
+) -> Result<(), String> {
     let Some(reply) = &request.reply else { return Ok(()) };
     let words = |error: &dyn std::error::Error| error.to_string();
     let say = async |answer: Answer| {
         let sent = link.client.publish(reply.clone(), answer.encode().into()).await;
         sent.map_err(|error| error.to_string())
     };
+    if !is_ready {
+        return say(Answer::Failed("the other node is not ready".into())).await;
+    }
     info!("another node asks for a copy of the history file");
+    let mut permit = pin!(backups.acquire());
+    let _permit = loop {
+        match timeout(WORKING, &mut permit).await {
+            Ok(permit) => break permit.map_err(|error| words(&error))?,
+            Err(_) => say(Answer::Working).await?,
+        }
+    };
     let mut backup = make_backup(path.to_owned());
     let backup = loop {
         match timeout(WORKING, &mut backup).await {
@@ -264,8 +296,7 @@ fn make_backup(path: PathBuf) -> oneshot::Receiver<Result<Backup, String>> {
 }
 
 fn try_backup(path: &Path) -> Result<Backup, Box<dyn std::error::Error>> {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    let folder = tempfile::Builder::new().prefix(".chinwag-copy-").tempdir_in(parent)?;
+    let folder = tempfile::Builder::new().prefix(&prefix(path)).tempdir_in(folder(path))?;
     let dest = folder.path().join("copy");
     sqlite::backup(path, &dest, &mut |_, _| {})?;
     let mut file = File::open(&dest)?;
@@ -281,4 +312,28 @@ fn try_backup(path: &Path) -> Result<Backup, Box<dyn std::error::Error>> {
         bytes += read as u64;
     }
     Ok(Backup { file, bytes, hash: hash.finalize().into(), folder })
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Returns how the names of copies begin that are made from this history file, or for it.
+fn prefix(path: &Path) -> OsString {
+    let mut prefix = OsString::from(".");
+    prefix.push(path.file_name().unwrap_or_default());
+    prefix.push(".copy-");
+    prefix
+}
+
+/// Removes copies that a process has left behind which was killed.
+fn remove_old_copies(path: &Path) {
+    let prefix = prefix(path);
+    for entry in folder(path).read_dir().into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) {
+            let old = entry.path();
+            // Another start will try again.
+            let _ = if old.is_dir() { remove_dir_all(old) } else { remove_file(old) };
+        }
+    }
 }

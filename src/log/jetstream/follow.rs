@@ -3,6 +3,8 @@
 //! now, or missing, the stream has lost records, and the journal must not continue with it. After
 //! it, every record must have the next position.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -15,13 +17,13 @@ use tokio::time::{sleep, timeout};
 
 use super::chain::{Chain, Comparison};
 use super::link::{Link, StreamState};
-use super::next;
 use super::publish::{Attach, Attachment, End, Publisher, Replicated};
-use super::record::{Genesis, Parent, Produced, Record};
-use crate::domain::{Seq, Timestamp};
+use super::record::{BadRecord, Genesis, Parent, Produced, Record};
+use super::{UNREADABLE, next};
+use crate::domain::Seq;
 use crate::log::LogError;
 use crate::log::sqlite::{
-    AppliedRecord, Apply, Begin, Describe, JournalState, Placed, ProducerId, Writer,
+    AppliedRecord, Apply, Begin, Describe, JournalState, Origin, Placed, ProducerId, Writer,
 };
 use crate::metrics::{LogEvent, Metrics};
 
@@ -34,6 +36,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(300);
 
 /// The pause if an operator must do something.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often it is checked again whether the stream has lost records, and the pause before each.
+const LOSS_CHECKS: usize = 3;
+const LOSS_PAUSE: Duration = Duration::from_secs(1);
 
 /// The pause between two attempts to apply a record, for example while the disk is full.
 const APPLY_PAUSE: Duration = Duration::from_secs(1);
@@ -61,7 +67,7 @@ pub enum Refused {
         /// The epoch of the log.
         other: String,
     },
-    /// The stream has not all records that the journal needs.
+    /// The stream does not have all records that the journal needs.
     #[error(
         "the stream begins with record {first}, the history file ends with record {last}, and no \
          other node sent a copy of its history file; start one, or start this node with a copy \
@@ -154,6 +160,8 @@ pub(super) struct Following {
     /// The id of the publisher.
     id: ProducerId,
     comparison: Comparison,
+    /// Whether the node reads the log and may take part in it.
+    is_ready: Rc<Cell<bool>>,
     /// The last problem that was logged, until the log is read again.
     warned: Option<String>,
 }
@@ -184,6 +192,7 @@ impl Following {
             publisher,
             id,
             comparison,
+            is_ready: Rc::default(),
             warned: None,
         })
     }
@@ -191,6 +200,11 @@ impl Following {
     /// Returns the id of this run of the server.
     pub(super) fn id(&self) -> ProducerId {
         self.id
+    }
+
+    /// Returns whether the node reads the log and may take part in it, also later.
+    pub(super) fn readiness(&self) -> Rc<Cell<bool>> {
+        Rc::clone(&self.is_ready)
     }
 
     /// Returns the journal as it is now.
@@ -243,18 +257,18 @@ impl Following {
                         self.warned = Some(reason);
                     }
                     self.metrics.count_log(LogEvent::Reset);
-                    (Attachment::Detached(Instant::now()), RETRY_PAUSE)
+                    (Attachment::Detached(Instant::now(), UNREADABLE.into()), RETRY_PAUSE)
                 }
                 Err(Stop::Refused(refused)) => {
                     let reason = refused.to_string();
                     if self.warned.as_ref() != Some(&reason) {
                         error!("not ready: {reason}");
-                        self.warned = Some(reason);
+                        self.warned = Some(reason.clone());
+                        if matches!(refused, Refused::Forked { .. }) {
+                            self.metrics.count_log(LogEvent::Fork);
+                        }
                     }
-                    if matches!(refused, Refused::Forked { .. }) {
-                        self.metrics.count_log(LogEvent::Fork);
-                    }
-                    (Attachment::Refused(refused.to_string()), REFUSED_PAUSE)
+                    (Attachment::Refused(reason), REFUSED_PAUSE)
                 }
             };
             self.tell(attachment);
@@ -264,16 +278,18 @@ impl Following {
 
     fn attached(&mut self) {
         if self.warned.take().is_some() {
-            info!("the log in NATS is read again");
+            info!("reading the log in NATS resumed");
         }
         self.tell(Attachment::Attached);
     }
 
     fn tell(&self, mut attachment: Attachment) {
-        if self.comparison.is_outvoted() && matches!(attachment, Attachment::Attached) {
+        if self.comparison.is_outvoted() && !matches!(attachment, Attachment::Refused(_)) {
             attachment = Attachment::Refused(DIVERGED.into());
         }
-        self.metrics.set_log_connected(matches!(attachment, Attachment::Attached));
+        let is_ready = matches!(attachment, Attachment::Attached);
+        self.is_ready.set(is_ready);
+        self.metrics.set_log_connected(is_ready);
         if let Some(publisher) = &self.publisher {
             publisher.do_send(Attach(attachment));
         }
@@ -286,7 +302,7 @@ impl Following {
         let before = self.applied;
         if let Some(Applied { position, .. }) = before {
             if state.last < position {
-                return Err(Stop::Refused(Refused::Forked { last: position, end: state.last }));
+                return Err(self.confirm_loss(position).await);
             }
             if state.first > position {
                 let (first, last) = (state.first, position);
@@ -379,36 +395,49 @@ impl Following {
             Some(state) if state.last > end => {
                 Err(format!("record {} was not delivered", end + 1).into())
             }
-            Some(state) if state.last < end => {
-                Err(Stop::Refused(Refused::Forked { last: end, end: state.last }))
-            }
+            Some(state) if state.last < end => Err(self.confirm_loss(end).await),
             Some(_) => Ok(()),
             None => Err(Stop::Refused(Refused::NoStream(end))),
         }
     }
 
+    /// Returns whether the stream has lost the records up to a position, or only seemed to: a new
+    /// leader of the stream may not know all of its records at once.
+    async fn confirm_loss(&self, last: u64) -> Stop {
+        let mut end = 0;
+        for _ in 0..LOSS_CHECKS {
+            sleep(LOSS_PAUSE).await;
+            match self.link.state().await {
+                Ok(state) => end = state.map_or(0, |state| state.last),
+                Err(reason) => return Stop::Retry(reason),
+            }
+            if end >= last {
+                return Stop::Retry("the stream had fewer records for a moment".into());
+            }
+        }
+        Stop::Refused(Refused::Forked { last, end })
+    }
+
     /// Has the journal apply a record, and tells the publisher.
     async fn apply(&mut self, placed: Placed, payload: &[u8], pending: u64) -> Result<(), Stop> {
-        let record = Record::decode(payload).map_err(|error| {
-            let (position, reason) = (placed.position, error.to_string());
-            Stop::Refused(Refused::UnknownRecord { position, reason })
-        })?;
-        let produced = match record {
-            Record::Genesis(genesis) if placed.position == 1 => {
+        let (origin, drafts) = match Record::decode(payload) {
+            Ok(Record::Genesis(genesis)) if placed.position == 1 => {
                 return self.begin(placed, genesis).await;
             }
-            // Another node has created the log at the same time.
-            Record::Genesis(_) => {
-                let made = Timestamp::from_millis(placed.time.unsigned_abs() / 1_000_000);
-                let chain = Chain::default();
-                Produced { producer: [0; 16], n: placed.position, made, chain, drafts: Vec::new() }
+            Ok(Record::Append(produced)) => {
+                let Produced { producer, n, made, chain, drafts } = produced;
+                self.compare(producer, chain);
+                (Some(Origin { producer, n, made }), drafts)
             }
-            Record::Append(produced) => produced,
+            // Two nodes have created the log at the same time, or another program has published
+            // something. All nodes skip it.
+            Ok(Record::Genesis(_)) | Err(BadRecord::NotARecord) => (None, Vec::new()),
+            Err(error @ (BadRecord::Newer(_) | BadRecord::Unknown(_))) => {
+                let (position, reason) = (placed.position, error.to_string());
+                return Err(Stop::Refused(Refused::UnknownRecord { position, reason }));
+            }
         };
-        let Produced { producer, n, made, chain: other, drafts } = produced;
-        self.compare(producer, other);
-        let applied =
-            self.apply_patiently(|| Apply { placed, producer, n, made, drafts: drafts.clone() });
+        let applied = self.apply_patiently(|| Apply { placed, origin, drafts: drafts.clone() });
         let (applied, chain) = applied.await?;
         let chain = Chain::new(placed.position, &chain);
         self.comparison.push(chain);
@@ -416,7 +445,7 @@ impl Following {
             self.metrics.count_log(LogEvent::Skipped);
         }
         if let Some(publisher) = &self.publisher {
-            publisher.do_send(Replicated { origin: (producer, n), applied, chain, pending });
+            publisher.do_send(Replicated { origin, applied, chain, pending });
         }
         Ok(())
     }
@@ -429,9 +458,12 @@ impl Following {
             return;
         }
         let was_outvoted = self.comparison.is_outvoted();
+        let was_different = self.comparison.differs(producer);
         if !self.comparison.compare(producer, other, Instant::now()) {
             let Chain { position, .. } = other;
-            error!("the history files of two nodes differ at record {position}");
+            if !was_different {
+                error!("the history files of two nodes differ at record {position}");
+            }
             self.metrics.count_log(LogEvent::Divergence);
         }
         if self.comparison.is_outvoted() != was_outvoted {
@@ -457,8 +489,12 @@ impl Following {
                 Err(LogError::Died) => return Err(Stop::JournalDied),
                 Err(error) => {
                     if !std::mem::replace(&mut has_failed, true) {
-                        error!("the history file cannot be written: {error}; trying again");
-                        self.tell(Attachment::Detached(Instant::now()));
+                        let reason = format!("the history file cannot be written: {error}");
+                        error!("{reason}; trying again");
+                        self.tell(Attachment::Detached(Instant::now(), reason.clone()));
+                        if self.publisher.is_none() {
+                            return Err(Stop::Retry(reason));
+                        }
                     }
                     sleep(APPLY_PAUSE).await;
                 }

@@ -1,5 +1,6 @@
 //! The connection to the NATS servers. It reconnects for ever.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -50,6 +51,7 @@ pub(super) struct StreamState {
 impl Link {
     /// Begins to connect.
     pub(super) async fn connect(config: &Cluster) -> Result<Self, ClusterError> {
+        let last_error = Mutex::new(String::new());
         let mut options = ConnectOptions::new()
             .name(config.node_name.as_deref().unwrap_or("chinwag"))
             .ping_interval(PING_INTERVAL)
@@ -60,7 +62,10 @@ impl Link {
                 Duration::from_millis(20).saturating_mul(attempt).min(RECONNECT_PAUSE_MAX)
             })
             .retry_on_initial_connect()
-            .event_callback(async |event| log_event(&event));
+            .event_callback(move |event| {
+                log_event(&event, &last_error);
+                std::future::ready(())
+            });
         if let Some(file) = &config.creds {
             let with_file = options.credentials_file(file).await;
             options = with_file.map_err(|error| ClusterError::Credentials(file.clone(), error))?;
@@ -123,12 +128,14 @@ impl Link {
         }
     }
 
-    /// Returns the bytes of a record.
-    pub(super) async fn record(&self, position: u64) -> Result<Bytes, String> {
+    /// Returns the bytes of a record, and the time that the log gave it.
+    pub(super) async fn record(&self, position: u64) -> Result<(Bytes, i64), String> {
         let stream = self.stream().await?.ok_or("the stream does not exist any more")?;
         let record = timeout(TIMEOUT, stream.get_raw_message(position)).await;
         let record = record.map_err(|_| "no answer from NATS")?;
-        record.map(|record| record.payload).map_err(|error| error.to_string())
+        let record = record.map_err(|error| error.to_string())?;
+        let time = i64::try_from(record.time.unix_timestamp_nanos()).unwrap_or(i64::MAX);
+        Ok((record.payload, time))
     }
 
     /// Returns the state of the stream, or `None` if it does not exist.
@@ -190,14 +197,23 @@ impl Link {
     }
 }
 
-fn log_event(event: &Event) {
+/// Logs an event of the connection. While NATS is unreachable, every attempt to connect is an error,
+/// which is logged when it is another one than the last.
+fn log_event(event: &Event, last_error: &Mutex<String>) {
     match event {
         Event::Connected => info!("connected to NATS"),
         Event::Disconnected => warn!("the connection to NATS is lost; connecting again"),
         Event::SlowConsumer(_) | Event::ServerError(_) | Event::LameDuckMode => {
             warn!("NATS: {event}");
         }
-        // While NATS is away, every attempt to connect is an error of the client.
-        Event::ClientError(_) | Event::Draining | Event::Closed => debug!("NATS: {event}"),
+        Event::ClientError(error) => {
+            let error = error.to_string();
+            let mut last_error = last_error.lock().unwrap_or_else(PoisonError::into_inner);
+            if *last_error != error {
+                warn!("cannot connect to NATS: {error}; trying again");
+                *last_error = error;
+            }
+        }
+        Event::Draining | Event::Closed => debug!("NATS: {event}"),
     }
 }

@@ -1,7 +1,7 @@
 //! The log that several nodes share, in a stream of NATS JetStream. JetStream is only an ordered,
 //! replicated list of records. A record is an append of one node's hub. Every node applies all
 //! records in the same order, to its own journal, by [`rules`](super::rules) that depend only on
-//! the records. So all nodes decide the same, and no node shows what others will not.
+//! the records. So all nodes deliver the same messages.
 //!
 //! `publish` publishes the appends of the node's hub. `follow` reads the records, those of the node
 //! among them, and has the journal apply them. `copy` sends journals to nodes that lack records.
@@ -38,6 +38,9 @@ use publish::{Attachment, Publisher};
 /// starts with the history that it has.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Why a node is not ready while it cannot read the log.
+const UNREADABLE: &str = "the log in NATS cannot be read";
+
 /// Why a node cannot take part in a shared log.
 #[derive(Debug, Error)]
 pub enum ClusterError {
@@ -68,8 +71,12 @@ pub enum ClusterError {
 #[derive(Debug)]
 pub struct SharedLog {
     log: Log,
-    thread: Arbiter,
+    _thread: Thread,
 }
+
+/// The thread that talks to NATS, which ends when this is dropped.
+#[derive(Debug)]
+struct Thread(Arbiter);
 
 impl SharedLog {
     /// Connects to NATS and applies all records that the log has now. The journal must have been
@@ -86,7 +93,8 @@ impl SharedLog {
         let metrics = config.metrics.clone();
         let payload_needed = payload_needed(config);
         let path = journal.path().to_owned();
-        thread.spawn(async move {
+        // The parts of the future do not leave the thread.
+        let open = async move || {
             let link = match Link::connect(&cluster).await {
                 Ok(link) => link,
                 Err(error) => return drop(sender.send(Err(error))),
@@ -96,22 +104,19 @@ impl SharedLog {
             let Ok(mut following) = following else { return };
             let attachment = match following.catch_up(PATIENCE).await {
                 Ok(true) => Attachment::Attached,
-                Ok(false) => Attachment::Detached(Instant::now()),
+                Ok(false) => Attachment::Detached(Instant::now(), UNREADABLE.into()),
                 Err(refused) => return drop(sender.send(Err(refused.into()))),
             };
-            if matches!(attachment, Attachment::Detached(_)) {
+            if matches!(attachment, Attachment::Detached(..)) {
                 warn!("NATS does not answer; clients can read the history, but not send");
             }
             link.warn_of_weak_settings().await;
-            let serving = link.clone();
-            let publisher =
-                Publisher::new(following.id(), link, metrics, following.chain(), attachment)
-                    .start();
-            if sender.send(Ok(publisher.clone())).is_ok() {
-                actix::spawn(copy::serve(serving, path));
-                following.run(publisher).await;
-            }
-        });
+            actix::spawn(copy::serve(link.clone(), path, following.readiness()));
+            let publisher = Publisher::new(following, link, metrics, attachment).start();
+            drop(sender.send(Ok(publisher)));
+        };
+        thread.spawn_fn(move || drop(actix::spawn(open())));
+        let thread = Thread(thread);
         let publisher = opened.await.map_err(|_| ClusterError::JournalDied)??;
         let state = journal.writer().send(Describe).await;
         let JournalState { epoch, head, settings, .. } =
@@ -125,7 +130,7 @@ impl SharedLog {
             probe: publisher.recipient(),
             ..journal.log()
         };
-        Ok(Self { log, thread })
+        Ok(Self { log, _thread: thread })
     }
 
     /// Returns the log to start a hub with.
@@ -135,9 +140,9 @@ impl SharedLog {
     }
 }
 
-impl Drop for SharedLog {
+impl Drop for Thread {
     fn drop(&mut self) {
-        self.thread.stop();
+        self.0.stop();
     }
 }
 

@@ -14,10 +14,11 @@ use log::{error, warn};
 use tokio::time::timeout;
 
 use super::chain::Chain;
+use super::follow::Following;
 use super::link::Link;
 use super::record::{Produced, Record};
 use crate::domain::{Action, Draft, Timestamp};
-use crate::log::sqlite::{AppliedRecord, ProducerId, SEQS_PER_RECORD};
+use crate::log::sqlite::{AppliedRecord, Origin, ProducerId, SEQS_PER_RECORD};
 use crate::log::{Append, Follow, Follower, FromLog, LogError, Own, Probe, Verdict};
 use crate::metrics::{LogEvent, Metrics};
 
@@ -25,7 +26,7 @@ use crate::metrics::{LogEvent, Metrics};
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(4);
 
-/// When an append that is not committed has failed.
+/// The time after which a record that is not committed is given up.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 
 /// The log counts as stalled if it does not answer, or cannot be read, for this time.
@@ -47,6 +48,8 @@ const DRAFT_BYTES: usize = 600;
 /// The actor that publishes records, and passes what the journal applies on to the hub.
 pub(super) struct Publisher {
     link: Link,
+    /// Reads the log, from when the hub can take records.
+    following: Option<Following>,
     metrics: Metrics,
     /// Identifies this run of the server.
     id: ProducerId,
@@ -63,13 +66,33 @@ pub(super) struct Publisher {
     chain: Chain,
     /// When a record of this node last passed through the log.
     proven: Option<Instant>,
-    /// Since when the node has known of records that it has not applied.
-    behind_since: Option<Instant>,
+    /// Records that the node has not applied.
+    backlog: Option<Backlog>,
+}
+
+/// Records that the log had at some time, and that the node has not applied since. The log may have
+/// newer records, too.
+#[derive(Clone, Copy, Debug)]
+struct Backlog {
+    /// The position of the last one.
+    end: u64,
+    since: Instant,
+}
+
+impl Backlog {
+    /// Returns the backlog after a record was applied when the log had some further ones.
+    fn after(before: Option<Self>, position: u64, pending: u64, now: Instant) -> Option<Self> {
+        let rest = before.filter(|backlog| backlog.end > position);
+        let end = position + pending;
+        rest.or_else(|| (pending > 0).then_some(Self { end, since: now }))
+    }
 }
 
 /// A record that is not committed yet.
 struct InFlight {
     n: u64,
+    /// The number of its drafts.
+    drafts: usize,
     payload: Bytes,
     /// The record that replaces it, once it is given up.
     fence: Option<Bytes>,
@@ -91,8 +114,8 @@ struct OpenAppend {
 #[derive(Clone, Debug)]
 pub(super) enum Attachment {
     Attached,
-    /// It does not read the log since this time.
-    Detached(Instant),
+    /// It does not read the log since this time, for this reason.
+    Detached(Instant, String),
     /// It cannot read the log for this reason, which may need an operator.
     Refused(String),
 }
@@ -111,8 +134,8 @@ pub(super) struct End;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Replicated {
-    /// The producer and number of the record.
-    pub(super) origin: (ProducerId, u64),
+    /// The origin of the record, if it has one.
+    pub(super) origin: Option<Origin>,
     /// `None` if the journal has skipped it.
     pub(super) applied: Option<AppliedRecord>,
     /// The journal after it.
@@ -123,25 +146,25 @@ pub(super) struct Replicated {
 
 impl Publisher {
     pub(super) fn new(
-        id: ProducerId,
+        following: Following,
         link: Link,
         metrics: Metrics,
-        chain: Chain,
         attachment: Attachment,
     ) -> Self {
         Self {
             link,
             metrics,
-            id,
+            id: following.id(),
+            chain: following.chain(),
+            following: Some(following),
             last: 0,
             hub: None,
             in_flight: None,
             append: None,
             attachment,
             is_stalled: false,
-            chain,
             proven: None,
-            behind_since: None,
+            backlog: None,
         }
     }
 
@@ -161,11 +184,13 @@ impl Publisher {
     }
 
     fn publish(&mut self, drafts: Vec<Draft>, ctx: &mut Context<Self>) {
+        let count = drafts.len();
         let payload = self.make_record(drafts);
         let now = Instant::now();
         self.send(payload.clone(), ctx);
         self.in_flight = Some(InFlight {
             n: self.last,
+            drafts: count,
             payload,
             fence: None,
             began: now,
@@ -198,7 +223,8 @@ impl Publisher {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
         let is_due = self.in_flight.as_ref().is_some_and(|record| record.next_copy <= now);
-        if is_due && self.link.is_connected() {
+        let is_attached = matches!(self.attachment, Attachment::Attached);
+        if is_due && is_attached && self.link.is_connected() {
             self.repeat(now, ctx);
         }
         let is_stalled = self.trouble().is_some();
@@ -227,10 +253,10 @@ impl Publisher {
     fn trouble(&self) -> Option<String> {
         match &self.attachment {
             Attachment::Refused(reason) => return Some(reason.clone()),
-            Attachment::Detached(since) if since.elapsed() >= STALLED_AFTER => {
-                return Some("the log in NATS cannot be read".into());
+            Attachment::Detached(since, reason) if since.elapsed() >= STALLED_AFTER => {
+                return Some(reason.clone());
             }
-            Attachment::Attached | Attachment::Detached(_) => {}
+            Attachment::Attached | Attachment::Detached(..) => {}
         }
         let is_late = |record: &InFlight| record.began.elapsed() >= STALLED_AFTER;
         let is_late = self.in_flight.as_ref().is_some_and(is_late);
@@ -246,7 +272,9 @@ impl Publisher {
         if self.append.is_none() {
             return;
         }
-        match applied.filter(|_| record.n == n) {
+        // A record that is skipped has no outcomes.
+        let is_whole = |applied: &&AppliedRecord| applied.verdicts.len() == record.drafts;
+        match applied.filter(|_| record.n == n).filter(is_whole) {
             Some(applied) => {
                 let append = self.append.as_mut();
                 append.into_iter().for_each(|append| append.placed.extend(&applied.verdicts));
@@ -287,8 +315,11 @@ impl Actor for Publisher {
 impl Handler<Follow> for Publisher {
     type Result = ();
 
-    fn handle(&mut self, Follow(hub): Follow, _: &mut Self::Context) {
+    fn handle(&mut self, Follow(hub): Follow, ctx: &mut Self::Context) {
         self.hub = Some(hub);
+        if let Some(following) = self.following.take() {
+            actix::spawn(following.run(ctx.address()));
+        }
     }
 }
 
@@ -309,15 +340,14 @@ impl Handler<Replicated> for Publisher {
     type Result = ();
 
     fn handle(&mut self, replicated: Replicated, ctx: &mut Self::Context) {
-        let Replicated { origin: (producer, n), applied, chain, pending } = replicated;
+        let Replicated { origin, applied, chain, pending } = replicated;
         self.chain = chain;
-        self.behind_since = (pending > 0).then(|| self.behind_since.unwrap_or_else(Instant::now));
-        let is_own = producer == self.id;
-        if is_own {
+        self.backlog = Backlog::after(self.backlog, chain.position, pending, Instant::now());
+        let own = origin.filter(|origin| origin.producer == self.id).and_then(|origin| {
             self.proven = Some(Instant::now());
-            self.settle(n, applied.as_ref());
-        }
-        let own = if is_own { self.take_outcome() } else { None };
+            self.settle(origin.n, applied.as_ref());
+            self.take_outcome()
+        });
         let (entries, head, floors) = applied
             .map(|applied| (applied.entries, applied.head, applied.floors))
             .unwrap_or_default();
@@ -332,12 +362,16 @@ impl Handler<Attach> for Publisher {
     type Result = ();
 
     fn handle(&mut self, Attach(attachment): Attach, ctx: &mut Self::Context) {
-        let is_still_detached = matches!(
-            (&self.attachment, &attachment),
-            (Attachment::Detached(_), Attachment::Detached(_))
-        );
-        if !is_still_detached {
+        let stays = match (&self.attachment, &attachment) {
+            // A node that must not take part does not do so because NATS is away.
+            (Attachment::Refused(_) | Attachment::Detached(..), Attachment::Detached(..)) => true,
+            (Attachment::Attached, _) | (_, Attachment::Attached | Attachment::Refused(_)) => false,
+        };
+        if !stays {
             self.attachment = attachment;
+        }
+        if let (Attachment::Attached, Some(record)) = (&self.attachment, &mut self.in_flight) {
+            record.next_copy = record.next_copy.min(Instant::now());
         }
         self.tick(ctx);
     }
@@ -355,7 +389,8 @@ impl Handler<Probe> for Publisher {
     type Result = Result<(), LogError>;
 
     fn handle(&mut self, _: Probe, ctx: &mut Self::Context) -> Self::Result {
-        let is_behind = self.behind_since.is_some_and(|since| since.elapsed() >= STALLED_AFTER);
+        let is_old = |backlog: Backlog| backlog.since.elapsed() >= STALLED_AFTER;
+        let is_behind = self.backlog.is_some_and(is_old);
         let trouble = self.trouble().or(is_behind.then(|| "the node is behind the log".into()));
         if let Some(trouble) = trouble {
             return Err(LogError::Busy(trouble));
@@ -435,5 +470,25 @@ mod tests {
         let records = split(vec![message("a"), message(&"x".repeat(600_000)), message("b")]);
         assert_eq!(records.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
         assert_eq!(split(Vec::new()).len(), 1);
+    }
+
+    #[test]
+    fn backlog_ends_when_its_records_are_applied_even_if_there_are_newer_ones() {
+        let now = Instant::now();
+        // Each record comes with another one behind it.
+        let mut backlog = None;
+        for position in 1..100 {
+            backlog = Backlog::after(backlog, position, 1, now + TICK);
+            let since = backlog.map(|backlog| (backlog.end, backlog.since));
+            assert_eq!(since, Some((position + 1, now + TICK)));
+        }
+        assert!(Backlog::after(backlog, 100, 0, now).is_none());
+        // A thousand records take some time.
+        let mut backlog = Backlog::after(None, 100, 1000, now);
+        for position in 101..1100 {
+            backlog = Backlog::after(backlog, position, 5000, now + TICK);
+            assert_eq!(backlog.map(|backlog| backlog.since), Some(now));
+        }
+        assert!(Backlog::after(backlog, 1100, 0, now).is_none());
     }
 }

@@ -1,5 +1,5 @@
 //! The records of the shared log, in JSON. A node does not apply a record that it does not know
-//! completely, because it would then decide otherwise than the others.
+//! completely, because its result could differ from that of other nodes.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -60,11 +60,14 @@ pub(super) struct Produced {
 /// Why a record cannot be read.
 #[derive(Clone, Debug, Error)]
 pub(super) enum BadRecord {
+    /// It is not a record of chinwag: not an object in JSON with a number `v`.
+    #[error("it is not a record of chinwag")]
+    NotARecord,
     /// A newer version of chinwag wrote it.
     #[error("a newer version of chinwag wrote it (version {0} of records)")]
     Newer(u32),
-    /// It is not a record, or has something that this version does not know.
-    #[error("it is not a record of chinwag, or a newer version wrote it: {0}")]
+    /// It has something that this version does not know.
+    #[error("a newer version of chinwag wrote it: {0}")]
     Unknown(String),
 }
 
@@ -174,7 +177,8 @@ impl Record {
     /// Reads a record.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
         let unknown = |error: serde_json::Error| BadRecord::Unknown(error.to_string());
-        let Versioned { v } = serde_json::from_slice(bytes).map_err(unknown)?;
+        let version = serde_json::from_slice(bytes);
+        let Versioned { v } = version.map_err(|_| BadRecord::NotARecord)?;
         if v != VERSION {
             return Err(BadRecord::Newer(v));
         }
@@ -325,13 +329,14 @@ mod tests {
             ("\"delete\"", "\"pin\""),
             ("\"target\"", "\"x\":1,\"target\""),
             ("\"nick\"", "\"x\":1,\"nick\""),
-            ("}}", "}"),
         ] {
             let unknown = known.replace(from, to);
             assert_ne!(unknown, known);
             assert!(Record::decode(unknown.as_bytes()).is_err(), "{unknown}");
         }
         assert!(matches!(Record::decode(b"{\"v\":2}"), Err(BadRecord::Newer(2))));
-        assert!(matches!(Record::decode(b"hello"), Err(BadRecord::Unknown(_))));
+        for text in ["hello", "{}", "{\"v\":\"1\"}", "[1]", "{\"v\":1", ""] {
+            assert!(matches!(Record::decode(text.as_bytes()), Err(BadRecord::NotARecord)));
+        }
     }
 }

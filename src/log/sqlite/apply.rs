@@ -37,8 +37,8 @@ pub(in crate::log) struct Place {
     pub(in crate::log) position: u64,
     /// The time that the log gave this record, in nanoseconds since 1970.
     pub(in crate::log) time: i64,
-    /// The sequence numbers of the record at a position begin after this number and
-    /// [`SEQS_PER_RECORD`] times the position.
+    /// The first draft of the record at a position has the sequence number `base + position *
+    /// SEQS_PER_RECORD`.
     pub(in crate::log) base: Seq,
     /// A hash of all records up to the position and of what was decided about them.
     pub(in crate::log) chain: [u8; 32],
@@ -64,6 +64,16 @@ impl Placed {
     }
 }
 
+/// The origin of a record.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::log) struct Origin {
+    pub(in crate::log) producer: ProducerId,
+    /// The number of the record among those of its producer. It increases.
+    pub(in crate::log) n: u64,
+    /// When the producer made the record.
+    pub(in crate::log) made: Timestamp,
+}
+
 /// Applies the next record. The answer is the new chain, and `None` if the record was skipped: it
 /// is void, or a repetition. After an error, nothing was applied, or the same record must be
 /// applied again.
@@ -71,11 +81,8 @@ impl Placed {
 #[rtype(result = "Result<(Option<AppliedRecord>, [u8; 32]), LogError>")]
 pub(in crate::log) struct Apply {
     pub(in crate::log) placed: Placed,
-    pub(in crate::log) producer: ProducerId,
-    /// The number of the record among those of its producer. It increases.
-    pub(in crate::log) n: u64,
-    /// When the producer made the record.
-    pub(in crate::log) made: Timestamp,
+    /// `None` for a record without a meaning, which is skipped.
+    pub(in crate::log) origin: Option<Origin>,
     pub(in crate::log) drafts: Vec<Draft>,
 }
 
@@ -151,7 +158,7 @@ impl Replica {
 
 /// Returns the state of a journal that no server uses now, or `None` if the file does not exist or
 /// is empty.
-pub(in crate::log) fn glimpse(path: &Path) -> Result<Option<JournalState>, SourceError> {
+pub(in crate::log) fn read_state(path: &Path) -> Result<Option<JournalState>, SourceError> {
     if path.metadata().is_ok_and(|file| file.len() == 0) || !path.exists() {
         return Ok(None);
     }
@@ -245,16 +252,22 @@ impl Writer {
             let words = format!("record {position} does not follow record {}", place.position);
             return Err(LogError::Failed(words));
         }
-        let Apply { placed, producer, n, made, drafts } = apply;
+        let Apply { placed, origin, drafts } = apply;
         // The log's times increase, but those of its servers may not.
         let at = placed.at().max(self.clock.latest());
         let first = Seq::new(place.base.get() + position * SEQS_PER_RECORD);
         let mut next = place;
         let mut is_skipped = false;
         let applied = self.run(at, |append| {
-            // A wrong clock of NATS must not make later records void.
-            is_skipped = placed.at().since(made) > DELAY_MAX
-                || !advance_producer(append.connection, producer, n, position)?;
+            is_skipped = match origin {
+                Some(Origin { producer, n, made }) => {
+                    // A void record uses its number, too, because its sender is told that it failed.
+                    let is_new = advance_producer(append.connection, producer, n, position)?;
+                    // A wrong clock of NATS must not make later records void.
+                    !is_new || placed.at().since(made) > DELAY_MAX
+                }
+                None => true,
+            };
             let drafts = if is_skipped { Vec::new() } else { drafts };
             let verdicts = append.apply_from(Some(first), drafts)?;
             next.advance(placed, is_skipped, &verdicts, append.raised_floors());

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::JournalError;
 
 /// Returns the canonical path of a file, which need not exist yet. Its folder must exist.
-pub(super) fn canonical(path: &Path) -> io::Result<PathBuf> {
+pub(in crate::log) fn canonical(path: &Path) -> io::Result<PathBuf> {
     match path.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let name = path.file_name().ok_or(error)?;

@@ -42,8 +42,8 @@ use crate::log::{Log, ReadMarks, State};
 use crate::metrics::Metrics;
 #[cfg(feature = "cluster")]
 pub(super) use apply::{
-    AppliedRecord, Apply, Begin, Describe, JournalState, Placed, ProducerId, SEQS_PER_RECORD,
-    glimpse,
+    AppliedRecord, Apply, Begin, Describe, JournalState, Origin, Placed, ProducerId,
+    SEQS_PER_RECORD, read_state,
 };
 #[cfg(feature = "cluster")]
 pub(super) use backup::install;
@@ -53,6 +53,8 @@ pub use import::{ImportError, import};
 #[cfg(feature = "cluster")]
 pub(super) use line::HexIdentity;
 use lock::Lock;
+#[cfg(feature = "cluster")]
+pub(super) use lock::canonical;
 pub use reader::Reader;
 pub use schema::SourceError;
 use search::Searcher;

@@ -52,7 +52,7 @@ async fn nodes_deliver_the_messages_of_each_other_in_one_order(version: Version)
 }
 
 /// Stops nodes with SIGTERM.
-async fn stop(nodes: impl IntoIterator<Item = Program>) {
+pub(super) async fn stop(nodes: impl IntoIterator<Item = Program>) {
     for mut node in nodes {
         node.signal("-TERM");
         assert_eq!(node.exit_code().await, Some(0));
@@ -212,7 +212,7 @@ async fn node_whose_records_are_gone_copies_the_history_of_another(version: Vers
 }
 
 /// Starts a node, which must end with an error. Returns its log.
-async fn refused(cluster: &Cluster, name: &str) -> String {
+pub(super) async fn refused(cluster: &Cluster, name: &str) -> String {
     let mut command = cluster.command(name, &["--listen", "127.0.0.1:0"]);
     let output = within("the node to end", command.kill_on_drop(true).output()).await.unwrap();
     assert_eq!(output.status.code(), Some(1));

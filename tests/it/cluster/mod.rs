@@ -1,10 +1,18 @@
 //! Several nodes with one log in NATS JetStream (ignored by default: needs nats-server). Each test
 //! runs with the server of Debian 12 and with a current one.
 
-mod faults;
-mod log;
+mod bad_records; // records that a node cannot apply, and records that are missing
+mod busy_room; // how often members of a busy room are written to
+mod disk_faults; // history files that cannot be written
+mod faults; // NATS is killed, and set back
+mod log; // nodes that start, stop and join
 mod nats;
+mod network_faults; // the connection between a node and NATS
+mod node_faults; // nodes are killed and stopped
+mod proxy;
 mod readme;
+mod replica_faults; // NATS servers that replicate the stream are killed and stopped
+mod talker;
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +20,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::harness::raw_http;
 use crate::json::JsonClient;
 use crate::program::{PROGRAM, Program};
 use nats::{Nats, Version};
@@ -55,10 +64,7 @@ impl Cluster {
 
     /// Returns the command that starts a node.
     fn command(&self, name: &str, flags: &[&str]) -> Command {
-        let mut command = Command::new(PROGRAM);
-        command.args(["--nats", &self.nats.url(), "--node-name", name, "--db"]);
-        command.arg(self.db(name)).args(flags);
-        command
+        node_command(&self.nats.url(), name, &self.db(name), flags)
     }
 
     /// Starts a node, and waits until it listens.
@@ -68,6 +74,12 @@ impl Cluster {
 
     async fn node_with(&self, name: &str, flags: &[&str]) -> Program {
         Program::spawn(self.command(name, flags), self.folder.path(), "http").await
+    }
+
+    /// Starts a node that connects to NATS at another address.
+    async fn node_at(&self, url: &str, name: &str) -> Program {
+        let command = node_command(url, name, &self.db(name), &[]);
+        Program::spawn(command, self.folder.path(), "http").await
     }
 
     /// Replaces the history file of a node by a copy of that of another node.
@@ -80,6 +92,26 @@ impl Cluster {
         let output = backup.output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// Returns the command that starts a node.
+fn node_command(url: &str, name: &str, db: &Path, flags: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(["--nats", url, "--node-name", name, "--db"]).arg(db).args(flags);
+    command
+}
+
+/// Returns what a node answers to `/readyz`: nothing if it is ready, or why it is not.
+async fn trouble(node: &Program) -> Option<String> {
+    let addr = node.addr;
+    let request = format!("GET /readyz HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    let response = raw_http(addr, &request).await;
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    if head.starts_with("HTTP/1.1 200 ") {
+        return None;
+    }
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    Some(body.trim_end().to_owned())
 }
 
 /// Returns the lines of an export of a history file.

@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
@@ -94,8 +96,37 @@ impl Nats {
         assert!(kill.unwrap().success());
     }
 
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
     pub fn url(&self) -> String {
         format!("nats://{}", self.addr)
+    }
+
+    /// Sends a request with the plain protocol of NATS, and returns the answer. If the subject is
+    /// that of a stream, the payload becomes a record, and the answer has its position.
+    pub async fn request(&self, subject: &str, payload: &str) -> Value {
+        let length = payload.len();
+        let request = format!(
+            "CONNECT {{\"verbose\":false}}\r\nSUB answer 1\r\n\
+             PUB {subject} answer {length}\r\n{payload}\r\n"
+        );
+        let answer = within("an answer from NATS", async {
+            let mut tcp = BufReader::new(TcpStream::connect(self.addr).await.unwrap());
+            tcp.write_all(request.as_bytes()).await.unwrap();
+            let length = loop {
+                let mut line = String::new();
+                assert!(tcp.read_line(&mut line).await.unwrap() > 0, "NATS closed the connection");
+                if line.starts_with("MSG answer ") {
+                    break line.rsplit(' ').next().unwrap().trim_end().parse().unwrap();
+                }
+            };
+            let mut answer = vec![0; length];
+            tcp.read_exact(&mut answer).await.unwrap();
+            answer
+        });
+        serde_json::from_slice(&answer.await).unwrap()
     }
 
     /// Returns the folder with its files.

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::log::sqlite::apply::{AppliedRecord, Apply, Begin, Placed, SEQS_PER_RECORD};
+use crate::log::sqlite::apply::{AppliedRecord, Apply, Begin, Origin, Placed, SEQS_PER_RECORD};
 use crate::log::sqlite::writer::Failpoint;
 
 const NANOS: i64 = 1_000_000;
@@ -36,9 +36,7 @@ fn begun(options: &Options) -> Writer {
 fn record(position: u64, at: u64, (producer, n): (u8, u64), texts: &[&str]) -> Apply {
     Apply {
         placed: placed(position, at),
-        producer: [producer; 16],
-        n,
-        made: Timestamp::from_millis(at),
+        origin: Some(Origin { producer: [producer; 16], n, made: Timestamp::from_millis(at) }),
         drafts: texts.iter().map(|text| draft("a", text)).collect(),
     }
 }
@@ -112,7 +110,8 @@ fn repetitions_and_late_records_are_skipped() {
         assert!(writer.apply(record).expect("a commit").is_some());
     }
     let mut late = record(13, at, (1, 1), &["a"]);
-    late.made = Timestamp::from_millis(START);
+    let made = Timestamp::from_millis(START);
+    late.origin = Some(Origin { producer: [1; 16], n: 1, made });
     assert!(writer.apply(late).expect("a commit").is_none());
     // The clock of NATS was wrong for a moment.
     let record = record(14, START + HOUR, (8, 1), &["c"]);
