@@ -197,8 +197,8 @@ impl Link {
     }
 }
 
-/// Logs an event of the connection. While NATS is unreachable, every attempt to connect is an error,
-/// which is logged when it is another one than the last.
+/// Logs an event of the connection. While NATS is unreachable, every attempt to connect is an
+/// error, which is logged when it is another one than the last.
 fn log_event(event: &Event, last_error: &Mutex<String>) {
     match event {
         Event::Connected => info!("connected to NATS"),

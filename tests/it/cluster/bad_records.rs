@@ -4,16 +4,16 @@ use serde_json::json;
 
 use super::log::refused;
 use super::nats::Version;
-use super::{Cluster, join, say, trouble, with_each_nats};
+use super::{Cluster, export, join, say, trouble, with_each_nats};
 use crate::harness::{eventually, within};
 use crate::json::JsonClient;
 use crate::program::Program;
 
 with_each_nats!(
-    node_that_was_away_for_longer_than_the_stream_is_refused,
+    node_without_records_and_other_nodes_is_refused,
     running_node_that_missed_deleted_records_becomes_unready,
     record_of_a_newer_version_makes_nodes_unready,
-    record_that_is_no_record_makes_nodes_unready,
+    record_of_another_program_is_skipped,
 );
 
 const SMALL_STREAM: [&str; 2] = ["--nats-log-bytes", "1048576"];
@@ -35,12 +35,12 @@ async fn fill_small_stream(client: &mut JsonClient) {
 /// Returns the two numbers of the message about missing records.
 fn positions(message: &str) -> (u64, u64) {
     let (_, rest) = message.split_once("the stream begins with record ").expect(message);
-    let (first, rest) = rest.split_once(", and the history file ends with record ").unwrap();
-    let (last, _) = rest.split_once(';').unwrap();
+    let (first, rest) = rest.split_once(", the history file ends with record ").unwrap();
+    let (last, _) = rest.split_once(',').unwrap();
     (first.parse().unwrap(), last.parse().unwrap())
 }
 
-async fn node_that_was_away_for_longer_than_the_stream_is_refused(version: Version) {
+async fn node_without_records_and_other_nodes_is_refused(version: Version) {
     let cluster = Cluster::start(version).await;
     let a = cluster.node_with("a", &SMALL_STREAM).await;
     let b = cluster.node_with("b", &SMALL_STREAM).await;
@@ -49,12 +49,14 @@ async fn node_that_was_away_for_longer_than_the_stream_is_refused(version: Versi
     bob.until("message").await;
     b.kill().await;
     fill_small_stream(&mut ada).await;
+    a.kill().await;
+    // No other node can send it a copy.
     let (first, last) = positions(&refused(&cluster, "b").await);
     assert!(first > last + 1 && last > 1, "{first} {last}");
-    // With a copy of the other node's history file it can start.
     cluster.backup("a", "b").await;
     let b = cluster.node_with("b", &SMALL_STREAM).await;
-    let mut bob = join(&b, "Bob", "tea").await;
+    let a = cluster.node_with("a", &SMALL_STREAM).await;
+    let (mut ada, mut bob) = (join(&a, "Ada", "tea").await, join(&b, "Bob", "tea").await);
     say(&mut ada, "tea", "after").await;
     assert_eq!(bob.until("message").await["text"], "after");
 }
@@ -100,8 +102,22 @@ async fn record_of_a_newer_version_makes_nodes_unready(version: Version) {
     unknown_record_makes_nodes_unready(version, "{\"v\":2,\"pin\":{}}", "a newer version").await;
 }
 
-async fn record_that_is_no_record_makes_nodes_unready(version: Version) {
-    unknown_record_makes_nodes_unready(version, "hello", "it is not a record of chinwag").await;
+async fn record_of_another_program_is_skipped(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let (a, b) = (cluster.node("a").await, cluster.node("b").await);
+    let (mut ada, mut bob) = (join(&a, "Ada", "tea").await, join(&b, "Bob", "tea").await);
+    for record in ["hello", "{}", "{\"v\":\"1\"}"] {
+        cluster.nats.request("chinwag.log", record).await;
+        let seq = say(&mut ada, "tea", record).await;
+        assert_eq!(bob.until("message").await["seq"], seq);
+    }
+    assert_eq!((trouble(&a).await, trouble(&b).await), (None, None));
+    // A node that reads them later skips them, too.
+    let c = cluster.node("c").await;
+    drop((a, b, c));
+    let all = export(&cluster.db("a")).await;
+    assert_eq!(all.len(), 3);
+    assert_eq!(export(&cluster.db("c")).await, all);
 }
 
 async fn unknown_record_makes_nodes_unready(version: Version, record: &str, reason: &str) {

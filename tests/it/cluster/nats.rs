@@ -62,6 +62,7 @@ impl Nats {
         drop(free);
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         let folder = folder.to_owned();
+        std::fs::create_dir_all(&folder).unwrap();
         let mut nats = Self { version, addr, folder, store, flags, process: None };
         nats.restart().await;
         nats
