@@ -207,8 +207,8 @@ pub enum FromLog {
 pub struct Own {
     /// The append.
     pub ticket: u64,
-    /// The outcome for each draft, in the order of the drafts. The last ones are missing if they were
-    /// not committed, and will not be.
+    /// The outcome for each draft, in the order of the drafts. The last ones are missing if they
+    /// were not committed, and will not be.
     pub placed: Vec<Verdict>,
 }
 

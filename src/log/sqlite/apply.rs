@@ -261,7 +261,7 @@ impl Writer {
         let applied = self.run(at, |append| {
             is_skipped = match origin {
                 Some(Origin { producer, n, made }) => {
-                    // A void record uses its number, too, because its sender is told that it failed.
+                    // A void record uses its number, too: its sender is told that it failed.
                     let is_new = advance_producer(append.connection, producer, n, position)?;
                     // A wrong clock of NATS must not make later records void.
                     !is_new || placed.at().since(made) > DELAY_MAX
