@@ -45,15 +45,16 @@ impl Nats {
         let all_routes: Vec<_> =
             routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let start = |n: usize| {
-            let sync = if always { "sync_interval: always" } else { "" };
+            let sync = if always { "always" } else { "2m" };
             let store = folder.join(format!("nats{n}"));
             let mut conf = format!(
-                "listen: 127.0.0.1:{}\nserver_name: n{n}\njetstream {{ store_dir: {:?} {sync} }}\n",
-                ports[n], store
+                "listen: 127.0.0.1:{}\nserver_name: n{n}\n\
+                 jetstream {{\n store_dir: {store:?}\n sync_interval: {sync}\n}}\n",
+                ports[n]
             );
             if count > 1 {
                 conf += &format!(
-                    "cluster {{ name: bench listen: 127.0.0.1:{} routes: [{}] }}\n",
+                    "cluster {{\n name: bench\n listen: 127.0.0.1:{}\n routes: [{}]\n}}\n",
                     routes[n],
                     all_routes.join(",")
                 );
