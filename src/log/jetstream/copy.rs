@@ -36,8 +36,14 @@ const WORKING: Duration = Duration::from_secs(1);
 /// After this silence the other node counts as gone.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// How often a copy is tried.
-const ATTEMPTS: usize = 3;
+/// How long a copy is tried. Another node may have just started.
+const TRY_FOR: Duration = Duration::from_secs(20);
+
+/// How long a copy is tried while no other node is running.
+const TRY_ALONE_FOR: Duration = Duration::from_secs(3);
+
+/// The reason if no other node is running.
+const ALONE: &str = "no other node is running";
 
 /// The pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -86,18 +92,21 @@ pub async fn bring_up_to_date(config: &Config) -> Result<(), ClusterError> {
     }
     info!("copying the history file of another node");
     let began = Instant::now();
-    for _ in 0..ATTEMPTS {
-        match fetch(&link, path, stream.first).await {
+    loop {
+        let reason = match fetch(&link, path, stream.first).await {
             Ok(copy) => {
                 sqlite::install(copy, path)?;
                 info!("the history file was copied in {:.1} s", began.elapsed().as_secs_f64());
                 return Ok(());
             }
-            Err(reason) => warn!("cannot copy the history file of another node: {reason}"),
+            Err(reason) => reason,
+        };
+        if began.elapsed() >= if reason == ALONE { TRY_ALONE_FOR } else { TRY_FOR } {
+            warn!("cannot copy the history file of another node: {reason}");
+            return Ok(());
         }
         sleep(RETRY_PAUSE).await;
     }
-    Ok(())
 }
 
 /// Returns the state of the stream, or `None` if it has no records. Waits for NATS: for ever, or
@@ -151,7 +160,7 @@ async fn fetch(link: &Link, path: &Path, first: u64) -> Result<NamedTempFile, St
         let answer = timeout(SILENCE_MAX, next(&mut answers)).await;
         let answer = answer.ok().flatten().ok_or("no other node answers")?;
         if answer.status == Some(StatusCode::NO_RESPONDERS) {
-            return Err("no other node is running".into());
+            return Err(ALONE.into());
         }
         match serde_json::from_slice(&answer.payload).map_err(|error| words(&error))? {
             Answer::Working => {}

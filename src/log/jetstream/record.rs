@@ -177,6 +177,10 @@ impl Record {
     /// Reads a record.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadRecord> {
         let unknown = |error: serde_json::Error| BadRecord::Unknown(error.to_string());
+        // `serde` also reads an array as a struct.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return Err(BadRecord::NotARecord);
+        }
         let version = serde_json::from_slice(bytes);
         let Versioned { v } = version.map_err(|_| BadRecord::NotARecord)?;
         if v != VERSION {

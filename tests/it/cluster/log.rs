@@ -180,7 +180,10 @@ async fn history_of_a_single_server_becomes_that_of_the_first_node(version: Vers
     let error = refused(&cluster, "c").await;
     assert!(error.contains("no other node sent a copy"), "{error}");
     cluster.backup("a", "c").await;
-    stop([cluster.node("c").await]).await;
+    let c = cluster.node("c").await;
+    // Once it answers, it also handles signals.
+    drop(join(&c, "Cyd", "tea").await);
+    stop([c]).await;
     assert_eq!(export(&cluster.db("c")).await, all);
 }
 
@@ -259,6 +262,8 @@ async fn journal_of_a_node_without_nats_begins_a_new_epoch(version: Version) {
 async fn node_whose_history_differs_is_not_ready(version: Version) {
     let cluster = Cluster::start(version).await;
     let [a, b, c] = [cluster.node("a").await, cluster.node("b").await, cluster.node("c").await];
+    // Once it answers, it also handles signals.
+    drop(join(&c, "Cyd", "tea").await);
     stop([c]).await;
     let db = rusqlite::Connection::open(cluster.db("c")).unwrap();
     db.execute_batch("UPDATE shared_log SET chain = zeroblob(32)").unwrap();
