@@ -142,6 +142,8 @@ async fn node_that_was_away_catches_up(version: Version) {
     assert_eq!(history["messages"].as_array().unwrap().len(), 51);
     // A node that is new also has everything, since the stream goes back to the beginning.
     let c = cluster.node("c").await;
+    // Once it answers, it also handles signals.
+    drop(join(&c, "Cyd", "tea").await);
     stop([a, b, c]).await;
     let all = export(&cluster.db("a")).await;
     assert_eq!(all.len(), 51);
