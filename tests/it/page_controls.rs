@@ -184,8 +184,9 @@ async fn mouse_reacts_edits_deletes_and_replies_while_others_talk() {
         ada.hover(&article(question)).await;
         ada.click(".bar [aria-label=Reply]").await;
         ada.say("At five.").await;
-        cleo.run("document.querySelector('#log').scrollTop = 1e6").await;
-        let quote = "[...document.querySelectorAll('.quote')].at(-1)?.textContent";
+        // Others have talked meanwhile, so the page may have to load newer messages several times.
+        let quote = "(document.querySelector('#log').scrollTop = 1e6,
+                       [...document.querySelectorAll('.quote')].at(-1)?.textContent)";
         shows(&cleo, quote, "Reply to Ben Tea at four?").await;
         ada.until("document.querySelector('#composing').hidden").await;
     })
@@ -376,8 +377,9 @@ async fn touch_reacts_edits_deletes_and_replies_while_others_talk() {
         tap(&kim, "Reply").await;
         kim.type_into("#text", "At five.").await;
         kim.click("#send").await;
-        cleo.run("document.querySelector('#log').scrollTop = 1e6").await;
-        let quote = "[...document.querySelectorAll('.quote')].at(-1)?.textContent";
+        // Others have talked meanwhile, so the page may have to load newer messages several times.
+        let quote = "(document.querySelector('#log').scrollTop = 1e6,
+                       [...document.querySelectorAll('.quote')].at(-1)?.textContent)";
         shows(&cleo, quote, "Reply to Ben Tea at four?").await;
         kim.until("document.documentElement.scrollWidth <= innerWidth").await;
     })
