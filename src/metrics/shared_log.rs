@@ -72,7 +72,7 @@ impl SharedLog {
         }
         let gauges = [
             ("log_position", "Last record that the history file has", &self.position),
-            ("log_lag", "Records that it does not have yet", &self.lag),
+            ("log_lag", "Later records that NATS has not delivered yet", &self.lag),
             ("log_connected", "Whether the node reads the log: 1 or 0", &self.connected),
         ];
         for (name, help, gauge) in gauges {

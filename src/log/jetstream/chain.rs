@@ -36,7 +36,7 @@ pub(super) struct Comparison {
     recent: VecDeque<Chain>,
     /// Whether the last record of each other producer agreed, and when it was read.
     others: HashMap<ProducerId, (bool, Instant)>,
-    is_outvoted: bool,
+    lacks_majority: bool,
 }
 
 impl Comparison {
@@ -63,22 +63,22 @@ impl Comparison {
         let own = self.recent.binary_search_by_key(&chain.position, |own| own.position);
         let Ok(own) = own.map(|index| self.recent[index]) else { return true };
         let agrees = own == chain;
-        let is_outvoted = self.is_outvoted;
-        // A node that is outvoted publishes nothing more, so its silence means nothing.
+        let lacks_majority = self.lacks_majority;
+        // A node without a majority publishes nothing more, so its silence means nothing.
         self.others.retain(|_, (agrees, at)| {
-            is_outvoted && !*agrees || now.duration_since(*at) < COUNTED_FOR
+            lacks_majority && !*agrees || now.duration_since(*at) < COUNTED_FOR
         });
         self.others.insert(producer, (agrees, now));
         let agreeing = self.others.values().filter(|(agrees, _)| *agrees).count();
         let differs_most = self.others.len() - agreeing > agreeing;
-        self.is_outvoted = differs_most && (is_outvoted || !agrees);
+        self.lacks_majority = differs_most && (lacks_majority || !agrees);
         agrees
     }
 
     /// Returns whether at least as many nodes differ from this one as agree with it, itself
     /// included. Then it must not serve clients.
-    pub(super) fn is_outvoted(&self) -> bool {
-        self.is_outvoted
+    pub(super) fn lacks_majority(&self) -> bool {
+        self.lacks_majority
     }
 }
 
@@ -91,30 +91,30 @@ mod tests {
     }
 
     #[test]
-    fn minority_is_outvoted_and_of_two_nodes_both_are() {
+    fn minority_lacks_majority_and_of_two_nodes_both_are() {
         let now = Instant::now();
         let mut comparison = Comparison::default();
         (1..=10).for_each(|position| comparison.push(chain(position, 1)));
         assert!(comparison.compare([1; 16], chain(5, 1), now));
-        assert!(!comparison.is_outvoted());
+        assert!(!comparison.lacks_majority());
         // One agrees, and one differs.
         assert!(!comparison.compare([2; 16], chain(6, 2), now));
-        assert!(!comparison.is_outvoted());
+        assert!(!comparison.lacks_majority());
         assert!(!comparison.compare([3; 16], chain(6, 2), now));
-        assert!(comparison.is_outvoted());
+        assert!(comparison.lacks_majority());
         // A node that is started with a copy is another producer.
         assert!(comparison.compare([4; 16], chain(7, 1), now));
-        assert!(!comparison.is_outvoted());
-        // Of two nodes, each is outvoted by the other, however long that takes.
+        assert!(!comparison.lacks_majority());
+        // Of two nodes that differ, neither has a majority, however long that takes.
         let mut of_two = Comparison::default();
         (1..=10).for_each(|position| of_two.push(chain(position, 1)));
         assert!(!of_two.compare([1; 16], chain(5, 2), now));
-        assert!(of_two.is_outvoted());
+        assert!(of_two.lacks_majority());
         let later = now + 10 * COUNTED_FOR;
         assert!(!of_two.compare([1; 16], chain(6, 2), later));
-        assert!(of_two.is_outvoted());
+        assert!(of_two.lacks_majority());
         assert!(of_two.compare([2; 16], chain(6, 1), later));
-        assert!(!of_two.is_outvoted());
+        assert!(!of_two.lacks_majority());
     }
 
     #[test]
@@ -125,7 +125,7 @@ mod tests {
         assert!(comparison.compare([1; 16], chain(5, 1), now));
         assert!(!comparison.compare([2; 16], chain(5, 2), now + Duration::from_secs(30)));
         assert!(comparison.compare([3; 16], chain(6, 1), now + Duration::from_secs(70)));
-        assert!(!comparison.is_outvoted());
+        assert!(!comparison.lacks_majority());
     }
 
     #[test]
@@ -137,6 +137,6 @@ mod tests {
         assert_eq!(comparison.recent.len(), RECENT_MAX);
         assert!(comparison.compare([1; 16], chain(5000 - RECENT_MAX as u64, 2), now));
         assert!(!comparison.compare([1; 16], chain(5001 - RECENT_MAX as u64, 2), now));
-        assert!(comparison.is_outvoted());
+        assert!(comparison.lacks_majority());
     }
 }

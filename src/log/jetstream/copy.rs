@@ -16,6 +16,7 @@ use log::{info, warn};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
+use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
@@ -42,11 +43,23 @@ const TRY_FOR: Duration = Duration::from_secs(20);
 /// How long a copy is tried while no other node is running.
 const TRY_ALONE_FOR: Duration = Duration::from_secs(3);
 
-/// The reason if no other node is running.
-const ALONE: &str = "no other node is running";
-
 /// The pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Why there is no copy.
+#[derive(Debug, Error)]
+enum NoCopy {
+    #[error("no other node is running")]
+    Alone,
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<String> for NoCopy {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
 
 /// What a node answers to a request for a copy.
 #[derive(Debug, Serialize, Deserialize)]
@@ -101,7 +114,11 @@ pub async fn bring_up_to_date(config: &Config) -> Result<(), ClusterError> {
             }
             Err(reason) => reason,
         };
-        if began.elapsed() >= if reason == ALONE { TRY_ALONE_FOR } else { TRY_FOR } {
+        let patience = match reason {
+            NoCopy::Alone => TRY_ALONE_FOR,
+            NoCopy::Failed(_) => TRY_FOR,
+        };
+        if began.elapsed() >= patience {
             warn!("cannot copy the history file of another node: {reason}");
             return Ok(());
         }
@@ -149,51 +166,50 @@ async fn begins_with_history(link: &Link) -> bool {
 }
 
 /// Fetches a copy into a file beside `path`. It must have the records before `first`.
-async fn fetch(link: &Link, path: &Path, first: u64) -> Result<NamedTempFile, String> {
-    let words = |error: &dyn std::error::Error| error.to_string();
+async fn fetch(link: &Link, path: &Path, first: u64) -> Result<NamedTempFile, NoCopy> {
     let client = &link.client;
     let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| words(&error))?;
+    let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
     let asked = client.publish_with_reply(link.copy_subject(), inbox, "".into()).await;
-    asked.map_err(|error| words(&error))?;
+    asked.map_err(|error| error.to_string())?;
     let (bytes, hash, parts) = loop {
         let answer = timeout(SILENCE_MAX, next(&mut answers)).await;
-        let answer = answer.ok().flatten().ok_or("no other node answers")?;
+        let answer = answer.ok().flatten().ok_or("no other node answers".to_owned())?;
         if answer.status == Some(StatusCode::NO_RESPONDERS) {
-            return Err(ALONE.into());
+            return Err(NoCopy::Alone);
         }
-        match serde_json::from_slice(&answer.payload).map_err(|error| words(&error))? {
+        match serde_json::from_slice(&answer.payload).map_err(|error| error.to_string())? {
             Answer::Working => {}
             Answer::Ready { bytes, hash, parts } => break (bytes, hash, parts),
-            Answer::Failed(reason) => return Err(reason),
+            Answer::Failed(reason) => return Err(reason.into()),
         }
     };
     let copy = NamedTempFile::with_prefix_in(prefix(path), folder(path));
-    let mut copy = copy.map_err(|error| words(&error))?;
+    let mut copy = copy.map_err(|error| error.to_string())?;
     let (mut offset, mut received) = (0, Sha256::new());
     while offset < bytes {
         let request = Request::new().payload(offset.to_string().into()).timeout(Some(SILENCE_MAX));
         let part = client.send_request(parts.clone(), request).await;
-        let part = part.map_err(|error| words(&error))?.payload;
+        let part = part.map_err(|error| error.to_string())?.payload;
         if part.is_empty() {
-            return Err("the other node cannot read its copy".into());
+            return Err("the other node cannot read its copy".to_owned().into());
         }
-        copy.write_all(&part).map_err(|error| words(&error))?;
+        copy.write_all(&part).map_err(|error| error.to_string())?;
         received.update(&part);
         offset += part.len() as u64;
     }
     let received: [u8; 32] = received.finalize().into();
     if offset != bytes || received != hash {
-        return Err("the copy is damaged".into());
+        return Err("the copy is damaged".to_owned().into());
     }
-    let place = sqlite::read_state(copy.path()).map_err(|error| words(&error))?;
+    let place = sqlite::read_state(copy.path()).map_err(|error| error.to_string())?;
     let Some(place) = place.and_then(|copied| copied.place).filter(|it| it.position >= first)
     else {
-        return Err("the other node is behind the stream".into());
+        return Err("the other node is behind the stream".to_owned().into());
     };
     let (_, time) = link.record(place.position).await?;
     if time != place.time {
-        return Err("the other node has the history of another stream".into());
+        return Err("the other node has the history of another stream".to_owned().into());
     }
     Ok(copy)
 }
@@ -226,40 +242,39 @@ async fn answer(
     is_ready: bool,
 ) -> Result<(), String> {
     let Some(reply) = &request.reply else { return Ok(()) };
-    let words = |error: &dyn std::error::Error| error.to_string();
-    let say = async |answer: Answer| {
+    let reply_with = async |answer: Answer| {
         let sent = link.client.publish(reply.clone(), answer.encode().into()).await;
         sent.map_err(|error| error.to_string())
     };
     if !is_ready {
-        return say(Answer::Failed("the other node is not ready".into())).await;
+        return reply_with(Answer::Failed("the other node is not ready".into())).await;
     }
     info!("another node asks for a copy of the history file");
     let mut permit = pin!(backups.acquire());
     let _permit = loop {
         match timeout(WORKING, &mut permit).await {
-            Ok(permit) => break permit.map_err(|error| words(&error))?,
-            Err(_) => say(Answer::Working).await?,
+            Ok(permit) => break permit.map_err(|error| error.to_string())?,
+            Err(_) => reply_with(Answer::Working).await?,
         }
     };
     let mut backup = make_backup(path.to_owned());
     let backup = loop {
         match timeout(WORKING, &mut backup).await {
             Ok(made) => break made.unwrap_or(Err("the backup has failed".into())),
-            Err(_) => say(Answer::Working).await?,
+            Err(_) => reply_with(Answer::Working).await?,
         }
     };
     let Backup { mut file, bytes, hash, folder } = match backup {
         Ok(backup) => backup,
         Err(reason) => {
-            say(Answer::Failed(reason.clone())).await?;
+            reply_with(Answer::Failed(reason.clone())).await?;
             return Err(reason);
         }
     };
     let parts = link.client.new_inbox();
     let subscribed = link.client.subscribe(parts.clone()).await;
-    let mut requests = subscribed.map_err(|error| words(&error))?;
-    say(Answer::Ready { bytes, hash, parts }).await?;
+    let mut requests = subscribed.map_err(|error| error.to_string())?;
+    reply_with(Answer::Ready { bytes, hash, parts }).await?;
     send_parts(link, &mut file, &mut requests).await;
     drop(folder);
     Ok(())
@@ -323,8 +338,9 @@ fn try_backup(path: &Path) -> Result<Backup, Box<dyn std::error::Error>> {
     Ok(Backup { file, bytes, hash: hash.finalize().into(), folder })
 }
 
+/// Returns the folder of a canonical path.
 fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent().unwrap_or(Path::new("."))
 }
 
 /// Returns how the names of copies begin that are made from this history file, or for it.
@@ -335,7 +351,7 @@ fn prefix(path: &Path) -> OsString {
     prefix
 }
 
-/// Removes copies that a process has left behind which was killed.
+/// Removes copies that a killed process has left behind.
 fn remove_old_copies(path: &Path) {
     let prefix = prefix(path);
     for entry in folder(path).read_dir().into_iter().flatten().flatten() {

@@ -276,6 +276,7 @@ impl Following {
         }
     }
 
+    /// Notes that the log is read, from the right record on.
     fn attached(&mut self) {
         if self.warned.take().is_some() {
             info!("reading the log in NATS resumed");
@@ -283,8 +284,9 @@ impl Following {
         self.tell(Attachment::Attached);
     }
 
+    /// Tells the publisher whether the node reads the log and may take part in it.
     fn tell(&self, mut attachment: Attachment) {
-        if self.comparison.is_outvoted() && !matches!(attachment, Attachment::Refused(_)) {
+        if self.comparison.lacks_majority() && !matches!(attachment, Attachment::Refused(_)) {
             attachment = Attachment::Refused(DIVERGED.into());
         }
         let is_ready = matches!(attachment, Attachment::Attached);
@@ -401,8 +403,8 @@ impl Following {
         }
     }
 
-    /// Returns whether the stream has lost the records up to a position, or only seemed to: a new
-    /// leader of the stream may not know all of its records at once.
+    /// Returns why reading ends after the stream seems to have lost records up to a position. It is
+    /// checked again, because a new leader of the stream may not know all of its records at once.
     async fn confirm_loss(&self, last: u64) -> Stop {
         let mut end = 0;
         for _ in 0..LOSS_CHECKS {
@@ -450,14 +452,14 @@ impl Following {
         Ok(())
     }
 
-    /// Compares the journal of another node with that of this one. A node that is outvoted is not
-    /// ready any more.
+    /// Compares the journal of another node with that of this one. A node that no majority
+    /// agrees with is not ready any more.
     fn compare(&mut self, producer: ProducerId, other: Chain) {
         // Old records may be of nodes that were replaced.
         if self.publisher.is_none() || producer == self.id || other == Chain::default() {
             return;
         }
-        let was_outvoted = self.comparison.is_outvoted();
+        let lacked_majority = self.comparison.lacks_majority();
         let was_different = self.comparison.differs(producer);
         if !self.comparison.compare(producer, other, Instant::now()) {
             let Chain { position, .. } = other;
@@ -466,7 +468,7 @@ impl Following {
             }
             self.metrics.count_log(LogEvent::Divergence);
         }
-        if self.comparison.is_outvoted() != was_outvoted {
+        if self.comparison.lacks_majority() != lacked_majority {
             self.tell(Attachment::Attached);
         }
     }
@@ -518,9 +520,6 @@ impl Following {
             return Err(Stop::Refused(Refused::NeedsParent));
         }
         let (base, epoch, settings) = (genesis.base, genesis.epoch(), genesis.settings);
-        if settings != state.settings {
-            warn!("the settings of the log are used instead of those of the configuration");
-        }
         let begin = Begin { placed, base, epoch, settings };
         let begun = self.journal.send(begin).await.map_err(|_| Stop::JournalDied)?;
         begun.map_err(|error| Stop::Retry(error.to_string()))?;

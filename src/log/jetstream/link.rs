@@ -191,9 +191,8 @@ impl Link {
             max_deliver: 1,
             ..push::Config::default()
         };
-        let words = |error: &dyn std::error::Error| error.to_string();
-        let consumer = stream.create_consumer(config).await.map_err(|error| words(&error))?;
-        consumer.messages().await.map_err(|error| words(&error))
+        let consumer = stream.create_consumer(config).await.map_err(|error| error.to_string())?;
+        consumer.messages().await.map_err(|error| error.to_string())
     }
 }
 

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::append::Applied;
 use super::rows::{self, integer};
 use super::schema::{Source, SourceError};
-use super::settings::StoredSettings;
+use super::settings::{self, StoredSettings};
 use super::writer::AppendError;
 use super::{Writer, schema};
 use crate::domain::{Draft, Entry, Epoch, RoomName, Seq, Settings, Timestamp};
@@ -223,6 +223,7 @@ impl Writer {
 
     pub(super) fn begin(&mut self, begin: Begin) -> rusqlite::Result<()> {
         let Begin { placed, base, epoch, settings } = begin;
+        settings::warn_if_other(&settings, &self.options.settings);
         let place =
             Place { position: placed.position, time: placed.time, base, chain: placed.hash };
         let transaction = self.connection.transaction()?;

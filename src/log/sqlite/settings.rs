@@ -1,6 +1,7 @@
 //! The log's settings in the file. If the configuration has different settings, the writer appends
 //! a settings entry before the log is used.
 
+use log::warn;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,18 @@ impl StoredSettings {
         let json = serde_json::to_string(self);
         let json = json.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
         schema::set_meta(connection, "settings", json)
+    }
+}
+
+/// Warns if the settings of a shared log, which are used, differ from those of the configuration.
+pub(super) fn warn_if_other(of_log: &Settings, configured: &Settings) {
+    if of_log != configured {
+        warn!(
+            "the settings of the shared log are used instead of those of the configuration: {}; \
+             configuration: {}",
+            describe(of_log),
+            describe(configured)
+        );
     }
 }
 

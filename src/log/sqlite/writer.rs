@@ -212,14 +212,7 @@ impl Writer {
         };
         let after = writer.options.settings.clone();
         if schema::is_in_shared_log(&writer.connection)? {
-            if before.as_ref().is_some_and(|before| *before != after) {
-                warn!(
-                    "the settings of the shared log are used instead of those of the \
-                     configuration: {}; configuration: {}",
-                    settings::describe(&writer.settings),
-                    settings::describe(&after)
-                );
-            }
+            settings::warn_if_other(&writer.settings, &after);
         } else if head == Seq::default() && before.as_ref() != Some(&after) {
             StoredSettings { seq: head, settings: after.clone() }.store(&writer.connection)?;
             writer.settings = after;

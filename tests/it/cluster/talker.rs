@@ -104,6 +104,7 @@ impl Talker {
                     next = self.command();
                 }
                 "error" if line["code"] == "busy" => {
+                    // It is refused at once while the log is stalled.
                     sleep(Duration::from_millis(50)).await;
                     next = self.command();
                 }

@@ -17,6 +17,7 @@ use log::{info, warn};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
 use super::recent::Recent;
+use super::window::Window;
 use super::{Document, Part, State};
 use crate::domain::{ChatMessage, Seq, Timestamp, WORDS_VERSION};
 use crate::log::LogError;
@@ -52,18 +53,6 @@ const REBUILD_AFTER: Duration = Duration::from_secs(22 * 60 * 60);
 
 /// The maximum number of pages of the index that one step merges or deletes.
 const STEP_PAGES: i64 = 64;
-
-/// The size of a [`Window`], in sequence numbers.
-const WINDOW: i64 = if cfg!(test) { 100 } else { 1 << 20 };
-
-/// The maximum number of rooms in which one step looks for messages of a window.
-const WINDOW_ROOMS: i64 = if cfg!(test) { 3 } else { 500 };
-
-/// The maximum number of messages that one step finds. SQLite reads their texts, too.
-const FOUND_MAX: usize = if cfg!(test) { 20 } else { 50_000 };
-
-/// The maximum number of messages that one step adds to `message_rooms`.
-const WINDOW_ROWS: usize = if cfg!(test) { 10 } else { 5000 };
 
 /// The space that the index leaves for messages if the size of the file is limited, in bytes.
 const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
@@ -112,22 +101,6 @@ impl Default for Indexer {
             fills: false,
         }
     }
-}
-
-/// The messages of all rooms in a range of sequence numbers, as far as they were found. The table
-/// `messages` is sorted by room, so the messages of an older file are collected window by window.
-#[derive(Debug)]
-struct Window {
-    /// The range, which includes `bottom` but not `top`.
-    bottom: i64,
-    top: i64,
-    /// The room that is examined next, from this sequence number on.
-    room: i64,
-    seq: i64,
-    /// Whether all rooms were examined.
-    is_whole: bool,
-    /// Sequence numbers and rooms. When the window is whole, they are sorted, highest first.
-    messages: Vec<(i64, i64)>,
 }
 
 impl Writer {
@@ -560,12 +533,8 @@ impl Step<'_> {
         }
         let window = indexer.window.take().filter(|window| window.top == top);
         let mut window = window.unwrap_or_else(|| Window::below(top));
-        if !window.is_whole {
-            window.find_messages(self.connection)?;
-        } else if window.messages.is_empty() {
+        if !window.step(self.connection)? {
             return self.finish_window(&window);
-        } else {
-            window.add_messages(self.connection)?;
         }
         indexer.window = Some(window);
         Ok(true)
@@ -606,59 +575,6 @@ impl Step<'_> {
             self.connection.execute("UPDATE search_fill SET top = ?1", [window.bottom])?;
         }
         Ok(true)
-    }
-}
-
-impl Window {
-    fn below(top: i64) -> Self {
-        let bottom = (top - WINDOW).max(0);
-        Self { bottom, top, room: 0, seq: bottom, is_whole: false, messages: Vec::new() }
-    }
-
-    /// Finds some messages, room by room.
-    fn find_messages(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let mut rooms = connection
-            .prepare_cached("SELECT id, floor FROM rooms WHERE id >= ?1 ORDER BY id LIMIT ?2")?;
-        let mut messages = connection.prepare_cached(
-            "SELECT seq FROM messages WHERE room = ?1 AND seq >= ?2 AND seq < ?3 ORDER BY seq",
-        )?;
-        let mut rooms = rooms.query((self.room, WINDOW_ROOMS))?;
-        let (mut examined, mut found) = (0, 0);
-        while let Some(row) = rooms.next()? {
-            let (room, floor): (i64, i64) = (row.get(0)?, row.get(1)?);
-            if room > self.room {
-                (self.room, self.seq) = (room, self.bottom);
-            }
-            let mut rows = messages.query((room, self.seq.max(floor + 1), self.top))?;
-            while let Some(row) = rows.next()? {
-                self.seq = row.get(0)?;
-                if found == FOUND_MAX {
-                    return Ok(());
-                }
-                self.messages.push((self.seq, room));
-                found += 1;
-            }
-            (self.room, self.seq, examined) = (room + 1, self.bottom, examined + 1);
-        }
-        if examined < WINDOW_ROOMS {
-            self.is_whole = true;
-            self.messages.sort_unstable_by_key(|(seq, _)| std::cmp::Reverse(*seq));
-        }
-        Ok(())
-    }
-
-    /// Adds some messages to `message_rooms`, oldest first.
-    fn add_messages(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        // The message may have been pruned since it was found.
-        let mut insert = connection.prepare_cached(
-            "INSERT OR IGNORE INTO message_rooms
-             SELECT ?1, id FROM rooms WHERE id = ?2 AND floor < ?1",
-        )?;
-        for _ in 0..WINDOW_ROWS {
-            let Some(message) = self.messages.pop() else { break };
-            insert.execute(message)?;
-        }
-        Ok(())
     }
 }
 
@@ -783,28 +699,4 @@ fn replace(
         .prepare_cached(&format!("INSERT INTO search_{part} (search_{part}) VALUES ('flush')"))?
         .execute([])
         .map(|_| ())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::log::sqlite::tests::{append_numbers, folder, options, writer};
-
-    #[test]
-    fn step_finds_a_limited_number_of_messages_of_a_large_room() {
-        let folder = folder();
-        let mut writer = writer(&options(&folder.path().join("log.db")));
-        append_numbers(&mut writer, "a", 0..50);
-        append_numbers(&mut writer, "b", 0..5);
-        let mut window = Window::below(56);
-        for found in [20, 40, 55] {
-            assert!(!window.is_whole);
-            window.find_messages(&writer.connection).expect("no error");
-            assert_eq!(window.messages.len(), found);
-        }
-        assert!(window.is_whole);
-        let seqs: Vec<_> = window.messages.iter().map(|(seq, _)| *seq).collect();
-        assert!(seqs.iter().copied().eq((1..=55).rev()), "{seqs:?}");
-        assert!(window.messages.iter().all(|(seq, room)| (*seq > 50) == (*room == 2)));
-    }
 }

@@ -3,8 +3,9 @@
 //! The index consists of parts, each with a range of sequence numbers and an FTS5 table of its own.
 //! A rebuilt part is `building` until it replaces others. A part is `live` while it is searched,
 //! and then `dropping`. The ranges of live parts do not overlap. `index` maintains the parts, some
-//! time after the messages are appended. `query` searches them, and reads messages that are in no
-//! part.
+//! time after the messages are appended; it takes the messages from `recent` or from the file, and
+//! those of an older version from `window`. `query` searches the parts, and reads messages that are
+//! in no part.
 
 mod index;
 mod query;
@@ -12,6 +13,7 @@ mod recent;
 mod searcher;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use rusqlite::types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row};
