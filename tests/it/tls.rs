@@ -56,18 +56,25 @@ pub fn authority_pem() -> String {
     authority().certificate.pem()
 }
 
+/// Returns a certificate for these names and its key, in PEM.
+pub fn sign(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> [String; 2] {
+    let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    let Authority { certificate, key: authority } = authority();
+    let signed = params.signed_by(&key, certificate, authority).unwrap();
+    [signed.pem(), key.serialize_pem()]
+}
+
 impl Certificate {
     /// Writes a certificate that expires at the start of the year `last_year`.
     pub fn write(folder: &Path, last_year: i32) -> Self {
-        let names = ["localhost", "127.0.0.1"].map(str::to_owned);
-        let mut params = CertificateParams::new(names).unwrap();
-        params.not_after = rcgen::date_time_ymd(last_year, 1, 1);
-        let key = KeyPair::generate().unwrap();
-        let Authority { certificate, key: authority } = authority();
-        let signed = params.signed_by(&key, certificate, authority).unwrap();
+        let expiry = rcgen::date_time_ymd(last_year, 1, 1);
+        let [cert, key] = sign(&["localhost", "127.0.0.1"], |params| params.not_after = expiry);
         let files = Self { cert: folder.join("cert.pem"), key: folder.join("key.pem") };
-        std::fs::write(&files.cert, signed.pem()).unwrap();
-        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        std::fs::write(&files.cert, cert).unwrap();
+        std::fs::write(&files.key, key).unwrap();
         files
     }
 
