@@ -12,6 +12,8 @@ use fantoccini::actions::{
 use fantoccini::key::Key;
 use fantoccini::{ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
+#[cfg(unix)]
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -21,7 +23,7 @@ use crate::harness::{TestServer, eventually, within};
 /// A browser and its driver, which end when it is dropped.
 pub struct Browser {
     pub page: fantoccini::Client,
-    _driver: Child,
+    _driver: Driver,
     _profile: tempfile::TempDir,
 }
 
@@ -36,6 +38,19 @@ pub enum Look {
     Short,
     /// Light theme, JavaScript disabled.
     Scriptless,
+}
+
+/// A driver with a process group of its own, to which its browser also belongs.
+struct Driver(Child);
+
+#[cfg(unix)]
+impl Drop for Driver {
+    /// Ends the browser too. A browser that a failed test left running would slow down all others.
+    fn drop(&mut self) {
+        if let Some(group) = self.0.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
 }
 
 impl Browser {
@@ -231,15 +246,17 @@ impl Browser {
 
 /// Starts a driver and returns its port. The driver searches for a free port before it binds it. If
 /// another test takes the port in between, the driver ends, and is started again.
-async fn start_driver() -> (Child, String) {
+async fn start_driver() -> (Driver, String) {
     loop {
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("chromedriver is installed: scripts/test installs it");
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let mut command = Command::new("chromedriver");
+        command.arg("--port=0").stdout(Stdio::piped()).kill_on_drop(true);
+        #[cfg(unix)]
+        command.process_group(0);
+        let process = command.spawn();
+        let mut process = process.expect("chromedriver is installed: scripts/test installs it");
+        let output = process.stdout.take().unwrap();
+        let driver = Driver(process);
+        let mut lines = BufReader::new(output).lines();
         while let Some(line) = lines.next_line().await.unwrap() {
             if let Some((_, port)) = line.split_once("successfully on port ") {
                 return (driver, port.trim_end_matches('.').to_owned());

@@ -48,9 +48,12 @@ pub fn eventually(
     mut holds: impl AsyncFnMut() -> bool,
 ) -> impl Future<Output = ()> {
     within(what, async move {
+        let mut pause = Duration::from_millis(5);
         while !holds().await {
-            // Lets the server run. The test does not depend on this duration.
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            // Lets the server run. The test does not depend on this duration. It grows because each
+            // script that a browser runs costs CPU time.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(80));
         }
     })
 }
