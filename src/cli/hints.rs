@@ -3,7 +3,7 @@
 
 use chinwag::config::ConfigError;
 #[cfg(feature = "cluster")]
-use chinwag::log::jetstream::ClusterError;
+use chinwag::log::jetstream::{ClusterError, Refused};
 #[cfg(feature = "journal")]
 use chinwag::log::sqlite::JournalError;
 #[cfg(feature = "tls")]
@@ -31,6 +31,10 @@ pub(crate) fn with_hint(error: &ServerError) -> String {
         ServerError::NoTls => "leave out --tls-cert, --tls-key and --acme",
         #[cfg(feature = "journal")]
         ServerError::Journal(error) => return with_alternatives(error),
+        #[cfg(feature = "cluster")]
+        ServerError::Cluster(ClusterError::Refused(
+            Refused::Forked { epoch, .. } | Refused::NoStream { epoch, .. },
+        )) => return format!("{error}: --nats-new-epoch {epoch}"),
         #[cfg(feature = "cluster")]
         ServerError::Cluster(ClusterError::Refused(_)) => return error.to_string(),
         #[cfg(feature = "cluster")]

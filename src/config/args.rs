@@ -210,6 +210,11 @@ struct ClusterArgs {
     #[arg(value_parser = number::<1_048_576, { usize::MAX }>)]
     nats_log_bytes: usize,
 
+    /// Begin a new epoch in place of this one, with the history of this node, after the stream has
+    /// lost records. No effect if the history has another epoch.
+    #[arg(long, env = "CHINWAG_NATS_NEW_EPOCH", value_name = "EPOCH")]
+    nats_new_epoch: Option<String>,
+
     /// Name of this node in the connections that NATS lists.
     #[arg(long, env = "CHINWAG_NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
@@ -443,6 +448,7 @@ impl ClusterArgs {
                 ("nats_ca", self.nats_ca.is_some()),
                 ("nats_cert", self.nats_cert.is_some()),
                 ("nats_key", self.nats_key.is_some()),
+                ("nats_new_epoch", self.nats_new_epoch.is_some()),
             ];
             let orphan = set.into_iter().find_map(|(name, is_set)| is_set.then_some(name));
             return orphan.map_or(Ok(None), |name| Err(ConfigError::NoNats(name)));
@@ -455,6 +461,7 @@ impl ClusterArgs {
             stream: self.nats_stream,
             replicas: self.nats_replicas,
             log_bytes: self.nats_log_bytes as u64,
+            new_epoch: self.nats_new_epoch,
             node_name: self.node_name,
             ..Cluster::new(self.nats)
         }))

@@ -28,6 +28,9 @@ pub struct Cluster {
     /// The maximum size of the stream, in bytes, if the node creates it. NATS then deletes the
     /// oldest records, which the history files of the nodes have. Defaults to 4 GiB.
     pub log_bytes: u64,
+    /// Begins a new epoch in place of this one, with the history of this node, when the node
+    /// starts. It has no effect if the history file has another epoch. Defaults to none.
+    pub new_epoch: Option<String>,
     /// The name of the node in the connections that NATS lists. Defaults to none.
     pub node_name: Option<String>,
 }
@@ -45,6 +48,7 @@ impl Cluster {
             stream: StreamName("chinwag".into()),
             replicas: 1,
             log_bytes: 4 * 1024 * 1024 * 1024,
+            new_epoch: None,
             node_name: None,
         }
     }

@@ -40,6 +40,13 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
+    /// Returns the comparison of a node that begins with this chain.
+    pub(super) fn from(chain: Chain) -> Self {
+        let mut comparison = Self::default();
+        comparison.push(chain);
+        comparison
+    }
+
     /// Adds the node's own chain at the next position.
     pub(super) fn push(&mut self, chain: Chain) {
         if self.recent.len() == RECENT_MAX {

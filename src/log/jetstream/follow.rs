@@ -3,6 +3,8 @@
 //! now, or missing, the stream has lost records, and the journal must not continue with it. After
 //! it, every record must have the next position.
 
+mod epoch;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -18,9 +20,9 @@ use tokio::time::{sleep, timeout};
 use super::chain::{Chain, Comparison};
 use super::link::{Link, StreamState};
 use super::publish::{Attach, Attachment, End, Publisher, Replicated};
-use super::record::{BadRecord, Genesis, Parent, Produced, Record};
+use super::record::{BadRecord, Genesis, NewEpoch, Parent, Produced, Record};
 use super::{UNREADABLE, next};
-use crate::domain::Seq;
+use crate::domain::{Epoch, Seq, Settings};
 use crate::log::LogError;
 use crate::log::sqlite::{
     AppliedRecord, Apply, Begin, Describe, JournalState, Origin, Placed, ProducerId, Writer,
@@ -87,21 +89,35 @@ pub enum Refused {
     NeedsParent,
     /// The stream does not exist any more, or the address or the account is wrong.
     #[error(
-        "the stream does not exist, but the history file has its records up to {0}; check the \
-         address, the account and the name of the stream"
+        "the stream does not exist, but the history file has its records up to {last}; check the \
+         address, the account and the name of the stream, or begin a new epoch in place of {epoch}"
     )]
-    NoStream(u64),
+    NoStream {
+        /// The last record that the journal has applied.
+        last: u64,
+        /// The epoch of the journal.
+        epoch: String,
+    },
     /// The stream has lost records.
     #[error(
         "the stream has lost records, or is another one: the history file has record {last}, and \
-         the stream has another record at this position or ends at {end}"
+         the stream has another record at this position or ends at {end}; begin a new epoch in \
+         place of {epoch}"
     )]
     Forked {
+        /// The epoch of the journal.
+        epoch: String,
         /// The last record that the journal has applied.
         last: u64,
         /// The last record of the stream.
         end: u64,
     },
+    /// The log has begun a new epoch with another history.
+    #[error(
+        "the log began a new epoch with the history of another node; restart this node while that \
+         node runs, so that it copies the history"
+    )]
+    OtherHistory,
     /// A record cannot be applied.
     #[error("record {position} cannot be applied: {reason}; upgrade this node")]
     UnknownRecord {
@@ -153,6 +169,10 @@ pub(super) struct Following {
     /// The path of the journal, for messages.
     journal_name: String,
     applied: Option<Applied>,
+    /// The epoch of the journal.
+    epoch: Epoch,
+    /// The settings of a new epoch that this node begins before it reads the log.
+    new_epoch: Option<Settings>,
     /// The size of messages that NATS must accept.
     payload_needed: usize,
     metrics: Metrics,
@@ -174,10 +194,9 @@ impl Following {
         payload_needed: usize,
         metrics: Metrics,
     ) -> Result<Self, MailboxError> {
-        let JournalState { place, .. } = journal.send(Describe).await?;
-        let mut comparison = Comparison::default();
+        let JournalState { place, epoch, .. } = journal.send(Describe).await?;
         let chain = place.as_ref().map(|place| Chain::new(place.position, &place.chain));
-        comparison.push(chain.unwrap_or_default());
+        let comparison = Comparison::from(chain.unwrap_or_default());
         let applied = place.map(|place| Applied { position: place.position, time: place.time });
         let halves = [crate::domain::random().to_be_bytes(), crate::domain::random().to_be_bytes()];
         let id = halves.concat().try_into().expect("twice 8 bytes are 16");
@@ -187,6 +206,8 @@ impl Following {
             journal,
             journal_name,
             applied,
+            epoch,
+            new_epoch: None,
             payload_needed,
             metrics,
             publisher,
@@ -195,6 +216,11 @@ impl Following {
             is_ready: Rc::default(),
             warned: None,
         })
+    }
+
+    /// Returns the epoch of the journal.
+    pub(super) fn epoch(&self) -> &Epoch {
+        &self.epoch
     }
 
     /// Returns the id of this run of the server.
@@ -224,11 +250,16 @@ impl Following {
         let began = Instant::now();
         let mut has_warned = false;
         loop {
-            match self.read(true).await {
+            let may_wait = self.new_epoch.is_some() || !self.has_begun();
+            let read = match self.begin_epoch().await {
+                Ok(()) => self.read(true).await,
+                Err(stop) => Err(stop),
+            };
+            match read {
                 Ok(()) => return Ok(true),
                 Err(Stop::Refused(refused)) => return Err(refused),
                 Err(Stop::JournalDied) => return Ok(false),
-                Err(Stop::Retry(_)) if self.has_begun() && began.elapsed() >= patience => {
+                Err(Stop::Retry(_)) if !may_wait && began.elapsed() >= patience => {
                     return Ok(false);
                 }
                 Err(Stop::Retry(reason)) => {
@@ -301,6 +332,7 @@ impl Following {
     /// prevents it.
     async fn read(&mut self, until_end: bool) -> Result<(), Stop> {
         let state = self.prepare().await?;
+        self.adopt_first_epoch(state).await?;
         let before = self.applied;
         if let Some(Applied { position, .. }) = before {
             if state.last < position {
@@ -329,8 +361,7 @@ impl Following {
             let (position, pending) = (info.stream_sequence, info.pending);
             if let Some(expected) = overlap.take() {
                 if (Applied { position, time }) != expected {
-                    let (last, end) = (expected.position, state.last);
-                    return Err(Stop::Refused(Refused::Forked { last, end }));
+                    return Err(self.forked(expected.position, state.last));
                 }
                 self.attached();
                 self.metrics.observe_log_position(position, pending);
@@ -352,6 +383,20 @@ impl Following {
     /// Returns the state of the stream. Creates it, with its first record, if the journal is in no
     /// log yet.
     async fn prepare(&self) -> Result<StreamState, Stop> {
+        self.check_connection()?;
+        match (self.link.state().await?, self.applied) {
+            (Some(state), _) if state.last > 0 => Ok(state),
+            (Some(_) | None, Some(applied)) => Err(self.no_stream(applied.position)),
+            (None, None) => {
+                self.link.create_stream().await?;
+                self.begin_log().await
+            }
+            (Some(_), None) => self.begin_log().await,
+        }
+    }
+
+    /// Checks that NATS is connected, and accepts messages of the size that is needed.
+    fn check_connection(&self) -> Result<(), Stop> {
         let max_payload = self.link.client.try_server_info().map(|info| info.max_payload);
         let Some(max_payload) = max_payload.filter(|_| self.link.is_connected()) else {
             return Err("not connected".to_owned().into());
@@ -360,17 +405,20 @@ impl Following {
             let needed = self.payload_needed;
             return Err(Stop::Refused(Refused::PayloadTooSmall { max_payload, needed }));
         }
-        match (self.link.state().await?, self.applied) {
-            (Some(state), _) if state.last > 0 => Ok(state),
-            (Some(_) | None, Some(applied)) => {
-                Err(Stop::Refused(Refused::NoStream(applied.position)))
-            }
-            (None, None) => {
-                self.link.create_stream().await?;
-                self.begin_log().await
-            }
-            (Some(_), None) => self.begin_log().await,
-        }
+        Ok(())
+    }
+
+    fn other_log(&self, other: String) -> Refused {
+        let (journal, own) = (self.journal_name.clone(), self.epoch.as_str().into());
+        Refused::OtherLog { journal, own, other }
+    }
+
+    fn forked(&self, last: u64, end: u64) -> Stop {
+        Stop::Refused(Refused::Forked { epoch: self.epoch.as_str().into(), last, end })
+    }
+
+    fn no_stream(&self, last: u64) -> Stop {
+        Stop::Refused(Refused::NoStream { last, epoch: self.epoch.as_str().into() })
     }
 
     /// Publishes the first record. If another node does the same, the first one in the log counts.
@@ -380,7 +428,7 @@ impl Following {
         info!("beginning a log in NATS, with the history up to {head}");
         let genesis = Genesis {
             epoch: epoch.as_str().into(),
-            base: Seq::new(head.get().next_multiple_of(BASE_STEP)),
+            base: base_after(head),
             parent: Parent { epoch: epoch.as_str().into(), head },
             settings,
         };
@@ -399,7 +447,7 @@ impl Following {
             }
             Some(state) if state.last < end => Err(self.confirm_loss(end).await),
             Some(_) => Ok(()),
-            None => Err(Stop::Refused(Refused::NoStream(end))),
+            None => Err(self.no_stream(end)),
         }
     }
 
@@ -417,7 +465,7 @@ impl Following {
                 return Stop::Retry("the stream had fewer records for a moment".into());
             }
         }
-        Stop::Refused(Refused::Forked { last, end })
+        self.forked(last, end)
     }
 
     /// Has the journal apply a record, and tells the publisher.
@@ -426,14 +474,22 @@ impl Following {
             Ok(Record::Genesis(genesis)) if placed.position == 1 => {
                 return self.begin(placed, genesis).await;
             }
+            Ok(Record::NewEpoch(new_epoch)) if new_epoch.epoch != self.epoch => {
+                return self.adopt(placed, new_epoch).await;
+            }
             Ok(Record::Append(produced)) => {
-                let Produced { producer, n, made, chain, drafts } = produced;
-                self.compare(producer, chain);
+                let Produced { epoch, producer, n, made, chain, drafts } = produced;
+                // Positions of different epochs cannot be compared.
+                if epoch == self.epoch {
+                    self.compare(producer, chain);
+                }
                 (Some(Origin { producer, n, made }), drafts)
             }
-            // Two nodes have created the log at the same time, or another program has published
-            // something. All nodes skip it.
-            Ok(Record::Genesis(_)) | Err(BadRecord::NotARecord) => (None, Vec::new()),
+            // Two nodes have created the log at the same time, or one has begun an epoch twice, or
+            // another program has published something. All nodes skip it.
+            Ok(Record::Genesis(_) | Record::NewEpoch(_)) | Err(BadRecord::NotARecord) => {
+                (None, Vec::new())
+            }
             Err(error @ (BadRecord::Newer(_) | BadRecord::Unknown(_))) => {
                 let (position, reason) = (placed.position, error.to_string());
                 return Err(Stop::Refused(Refused::UnknownRecord { position, reason }));
@@ -510,22 +566,30 @@ impl Following {
         let own = Parent { epoch: state.epoch.as_str().into(), head: state.head };
         let is_empty = state.head == Seq::default();
         if genesis.parent != own && !is_empty {
-            return Err(Stop::Refused(Refused::OtherLog {
-                journal: self.journal_name.clone(),
-                own: own.epoch,
-                other: genesis.epoch,
-            }));
+            return Err(Stop::Refused(self.other_log(genesis.epoch)));
         }
         if genesis.parent != own && genesis.parent.head > Seq::default() {
             return Err(Stop::Refused(Refused::NeedsParent));
         }
         let (base, epoch, settings) = (genesis.base, genesis.epoch(), genesis.settings);
-        let begin = Begin { placed, base, epoch, settings };
+        self.begin_journal(Begin { placed, base, epoch, settings }).await
+    }
+
+    /// Has the journal take part in the log from a record on.
+    async fn begin_journal(&mut self, begin: Begin) -> Result<(), Stop> {
+        let Begin { placed, ref epoch, .. } = begin;
+        let epoch = epoch.clone();
         let begun = self.journal.send(begin).await.map_err(|_| Stop::JournalDied)?;
         begun.map_err(|error| Stop::Retry(error.to_string()))?;
-        self.comparison.push(Chain::new(placed.position, &placed.hash));
+        self.epoch = epoch;
+        self.comparison = Comparison::from(Chain::new(placed.position, &placed.hash));
         Ok(())
     }
+}
+
+/// Returns the base of the sequence numbers of a log that begins with this history.
+fn base_after(head: Seq) -> Seq {
+    Seq::new(head.get().next_multiple_of(BASE_STEP))
 }
 
 /// Returns the next record, or `None` after some silence.

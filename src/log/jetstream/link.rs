@@ -1,5 +1,6 @@
 //! The connection to the NATS servers. It reconnects for ever.
 
+use std::future::IntoFuture;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -136,6 +137,21 @@ impl Link {
         let record = record.map_err(|error| error.to_string())?;
         let time = i64::try_from(record.time.unix_timestamp_nanos()).unwrap_or(i64::MAX);
         Ok((record.payload, time))
+    }
+
+    /// Adds a record. Returns its position.
+    pub(super) async fn append(&self, record: Vec<u8>) -> Result<u64, String> {
+        let sent = self.context.publish(self.subject(), record.into()).await;
+        let ack = sent.map_err(|error| error.to_string())?.await;
+        ack.map(|ack| ack.sequence).map_err(|error| error.to_string())
+    }
+
+    /// Deletes the records before a position.
+    pub(super) async fn delete_before(&self, position: u64) -> Result<(), String> {
+        let stream = self.stream().await?.ok_or("the stream does not exist any more")?;
+        let purged = timeout(TIMEOUT, stream.purge().sequence(position).into_future()).await;
+        let purged = purged.map_err(|_| "no answer from NATS")?;
+        purged.map(|_| ()).map_err(|error| error.to_string())
     }
 
     /// Returns the state of the stream, or `None` if it does not exist.

@@ -21,11 +21,11 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use futures_core::Stream;
-use log::warn;
+use log::{info, warn};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use super::sqlite::{Describe, Journal, JournalError, JournalState, SourceError};
+use super::sqlite::{Describe, Journal, JournalError, JournalState, LostError, SourceError};
 use super::{Log, State};
 use crate::config::Config;
 pub use copy::bring_up_to_date;
@@ -59,6 +59,9 @@ pub enum ClusterError {
     /// The history file cannot be replaced by a copy.
     #[error(transparent)]
     Install(#[from] JournalError),
+    /// The messages that a copy lacks cannot be saved.
+    #[error(transparent)]
+    Lost(#[from] LostError),
     /// The log and the journal do not belong together, or NATS is not configured for it.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -92,7 +95,7 @@ impl SharedLog {
         let name = journal.path().display().to_string();
         let metrics = config.metrics.clone();
         let payload_needed = payload_needed(config);
-        let path = journal.path().to_owned();
+        let (path, settings) = (journal.path().to_owned(), config.settings());
         // The parts of the future do not leave the thread.
         let open = async move || {
             let link = match Link::connect(&cluster).await {
@@ -102,6 +105,13 @@ impl SharedLog {
             let following =
                 Following::new(link.clone(), writer, name, payload_needed, metrics.clone()).await;
             let Ok(mut following) = following else { return };
+            match &cluster.new_epoch {
+                Some(epoch) if epoch == following.epoch().as_str() => {
+                    following.replace_epoch(settings);
+                }
+                Some(epoch) => info!("the history file has the epoch {epoch} no more"),
+                None => {}
+            }
             let attachment = match following.catch_up(PATIENCE).await {
                 Ok(true) => Attachment::Attached,
                 Ok(false) => Attachment::Detached(Instant::now(), UNREADABLE.into()),
@@ -112,6 +122,7 @@ impl SharedLog {
             }
             link.warn_of_weak_settings().await;
             actix::spawn(copy::serve(link.clone(), path, following.readiness()));
+            info!("the epoch of the log is {}", following.epoch().as_str());
             let publisher = Publisher::new(following, link, metrics, attachment).start();
             drop(sender.send(Ok(publisher)));
         };

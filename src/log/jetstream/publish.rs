@@ -6,6 +6,7 @@
 //! the record before it, so the append has failed.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -17,7 +18,7 @@ use super::chain::Chain;
 use super::follow::Following;
 use super::link::Link;
 use super::record::{Produced, Record};
-use crate::domain::{Action, Draft, Timestamp};
+use crate::domain::{Action, Draft, Entry, Epoch, Seq, Settings, SettingsChange, Timestamp};
 use crate::log::sqlite::{AppliedRecord, Origin, ProducerId, SEQS_PER_RECORD};
 use crate::log::{Append, Follow, Follower, FromLog, LogError, Own, Probe, Verdict};
 use crate::metrics::{LogEvent, Metrics};
@@ -62,6 +63,8 @@ pub(super) struct Publisher {
     attachment: Attachment,
     /// Whether the hub was told that the log is stalled.
     is_stalled: bool,
+    /// The epoch of the log.
+    epoch: Epoch,
     /// The node's journal, as far as the publisher knows.
     chain: Chain,
     /// When a record of this node last passed through the log.
@@ -144,6 +147,17 @@ pub(super) struct Replicated {
     pub(super) pending: u64,
 }
 
+/// A new epoch that the journal has begun.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Replaced {
+    pub(super) epoch: Epoch,
+    pub(super) head: Seq,
+    pub(super) settings: Settings,
+    /// The journal after the first record of the epoch.
+    pub(super) chain: Chain,
+}
+
 impl Publisher {
     pub(super) fn new(
         following: Following,
@@ -155,6 +169,7 @@ impl Publisher {
             link,
             metrics,
             id: following.id(),
+            epoch: following.epoch().clone(),
             chain: following.chain(),
             following: Some(following),
             last: 0,
@@ -202,8 +217,9 @@ impl Publisher {
     /// Returns the bytes of the next record.
     fn make_record(&mut self, drafts: Vec<Draft>) -> Bytes {
         self.last += 1;
-        let (producer, n, made, chain) = (self.id, self.last, Timestamp::now(), self.chain);
-        Record::Append(Produced { producer, n, made, chain, drafts }).encode().into()
+        let (epoch, producer, chain) = (self.epoch.clone(), self.id, self.chain);
+        let (n, made) = (self.last, Timestamp::now());
+        Record::Append(Produced { epoch, producer, n, made, chain, drafts }).encode().into()
     }
 
     /// Sends a record to NATS. If the connection is lost meanwhile, the record may be lost, too.
@@ -358,6 +374,19 @@ impl Handler<Replicated> for Publisher {
     }
 }
 
+impl Handler<Replaced> for Publisher {
+    type Result = ();
+
+    fn handle(&mut self, replaced: Replaced, _: &mut Self::Context) {
+        let Replaced { epoch, head, settings, chain } = replaced;
+        (self.epoch, self.chain, self.backlog) = (epoch.clone(), chain, None);
+        self.tell_hub(FromLog::NewEpoch { epoch, head });
+        let change = SettingsChange { seq: head, at: Timestamp::now(), settings };
+        let entries = vec![Entry::Settings(Arc::new(change))];
+        self.tell_hub(FromLog::Committed { entries, head, floors: Vec::new(), own: None });
+    }
+}
+
 impl Handler<Attach> for Publisher {
     type Result = ();
 
@@ -460,10 +489,15 @@ mod tests {
             assert_eq!(records.iter().map(Vec::len).sum::<usize>(), count);
             for drafts in records {
                 assert!(drafts.len() <= 4096);
-                let (producer, n, made, chain) =
-                    ([255; 16], u64::MAX, Timestamp::now(), Chain::default());
-                let record = Record::Append(Produced { producer, n, made, chain, drafts });
-                assert!(record.encode().len() <= RECORD_BYTES_MAX + 200);
+                let record = Record::Append(Produced {
+                    epoch: Epoch::random(),
+                    producer: [255; 16],
+                    n: u64::MAX,
+                    made: Timestamp::now(),
+                    chain: Chain::default(),
+                    drafts,
+                });
+                assert!(record.encode().len() <= RECORD_BYTES_MAX + 250);
             }
         }
         // A large message has a record of its own.

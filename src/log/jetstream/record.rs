@@ -19,6 +19,8 @@ const VERSION: u32 = 1;
 pub(super) enum Record {
     /// The first record of a log.
     Genesis(Genesis),
+    /// The start of a new epoch with the history of one node.
+    NewEpoch(NewEpoch),
     /// The drafts of one append of a hub. A record without drafts only shows that records pass
     /// through the log, or that an earlier record of its producer will not.
     Append(Produced),
@@ -44,9 +46,24 @@ pub(super) struct Parent {
     pub(super) head: Seq,
 }
 
+/// The start of a new epoch. All nodes continue with the history of one node.
+#[derive(Clone, Debug)]
+pub(super) struct NewEpoch {
+    pub(super) epoch: Epoch,
+    /// See [`Place::base`](crate::log::sqlite::Place).
+    pub(super) base: Seq,
+    /// The epoch that ends.
+    pub(super) parent: Epoch,
+    /// The journal with which the new epoch begins.
+    pub(super) chain: Chain,
+    pub(super) settings: Settings,
+}
+
 /// A record of a producer.
 #[derive(Clone, Debug)]
 pub(super) struct Produced {
+    /// The epoch of the producer's journal.
+    pub(super) epoch: Epoch,
     pub(super) producer: ProducerId,
     /// The number of the record among those of its producer, from 1.
     pub(super) n: u64,
@@ -84,12 +101,28 @@ struct Line {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     genesis: Option<Genesis>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    new_epoch: Option<NewEpochLine>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     append: Option<AppendLine>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct NewEpochLine {
+    epoch: String,
+    base: Seq,
+    parent: String,
+    /// The last record that the journal has.
+    after: u64,
+    /// Its chain there, in hexadecimal.
+    chain: String,
+    settings: Settings,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct AppendLine {
+    epoch: String,
     producer: HexId,
     n: u64,
     /// Milliseconds since 1970.
@@ -166,9 +199,12 @@ impl Record {
     /// Returns the bytes of the record.
     pub(super) fn encode(self) -> Vec<u8> {
         let line = match self {
-            Self::Genesis(genesis) => Line { v: VERSION, genesis: Some(genesis), append: None },
+            Self::Genesis(genesis) => Line { genesis: Some(genesis), ..Line::new() },
+            Self::NewEpoch(new_epoch) => {
+                Line { new_epoch: Some(NewEpochLine::new(new_epoch)), ..Line::new() }
+            }
             Self::Append(produced) => {
-                Line { v: VERSION, genesis: None, append: Some(AppendLine::new(produced)) }
+                Line { append: Some(AppendLine::new(produced)), ..Line::new() }
             }
         };
         serde_json::to_vec(&line).expect("all keys are strings and no other error is possible")
@@ -187,13 +223,61 @@ impl Record {
             return Err(BadRecord::Newer(v));
         }
         let line: Line = serde_json::from_slice(bytes).map_err(unknown)?;
-        match (line.genesis, line.append) {
-            (Some(genesis), None) => Ok(Self::Genesis(genesis)),
-            (None, Some(append)) => Ok(Self::Append(append.into_produced()?)),
-            (Some(_), Some(_)) | (None, None) => {
-                Err(BadRecord::Unknown("it has not exactly one part".into()))
-            }
+        let genesis = line.genesis.map(|genesis| Ok(Self::Genesis(genesis)));
+        let new_epoch = line.new_epoch.map(|line| line.into_new_epoch().map(Self::NewEpoch));
+        let append = line.append.map(|line| line.into_produced().map(Self::Append));
+        let mut parts = [genesis, new_epoch, append].into_iter().flatten();
+        match (parts.next(), parts.next()) {
+            (Some(record), None) => record,
+            (None | Some(_), _) => Err(BadRecord::Unknown("it has not exactly one part".into())),
         }
+    }
+}
+
+impl Line {
+    /// Returns a line without parts.
+    fn new() -> Self {
+        Self { v: VERSION, genesis: None, new_epoch: None, append: None }
+    }
+}
+
+impl NewEpochLine {
+    fn new(NewEpoch { epoch, base, parent, chain, settings }: NewEpoch) -> Self {
+        Self {
+            epoch: epoch.as_str().into(),
+            base,
+            parent: parent.as_str().into(),
+            after: chain.position,
+            chain: encode_hash(chain),
+            settings,
+        }
+    }
+
+    fn into_new_epoch(self) -> Result<NewEpoch, BadRecord> {
+        Ok(NewEpoch {
+            epoch: Epoch::of(&self.epoch),
+            base: self.base,
+            parent: Epoch::of(&self.parent),
+            chain: decode_chain(self.after, &self.chain)?,
+            settings: self.settings,
+        })
+    }
+}
+
+fn encode_hash(chain: Chain) -> String {
+    format!("{:016x}", chain.hash)
+}
+
+fn decode_chain(position: u64, hash: &str) -> Result<Chain, BadRecord> {
+    let hash = u64::from_str_radix(hash, 16);
+    let hash = hash.map_err(|error| BadRecord::Unknown(error.to_string()))?;
+    Ok(Chain { position, hash })
+}
+
+impl NewEpoch {
+    /// Returns whether it begins with the history of a journal.
+    pub(super) fn continues(&self, epoch: &Epoch, chain: Chain) -> bool {
+        self.parent == *epoch && self.chain == chain
     }
 }
 
@@ -204,21 +288,25 @@ impl Genesis {
 }
 
 impl AppendLine {
-    fn new(Produced { producer, n, made, chain, drafts }: Produced) -> Self {
-        let drafts = drafts.into_iter().map(DraftLine::new).collect();
-        let Chain { position: after, hash } = chain;
-        let (producer, chain) = (HexId(producer), format!("{hash:016x}"));
-        Self { producer, n, made: made.millis(), after, chain, drafts }
+    fn new(Produced { epoch, producer, n, made, chain, drafts }: Produced) -> Self {
+        Self {
+            epoch: epoch.as_str().into(),
+            producer: HexId(producer),
+            n,
+            made: made.millis(),
+            after: chain.position,
+            chain: encode_hash(chain),
+            drafts: drafts.into_iter().map(DraftLine::new).collect(),
+        }
     }
 
     fn into_produced(self) -> Result<Produced, BadRecord> {
-        let hash = u64::from_str_radix(&self.chain, 16);
-        let hash = hash.map_err(|error| BadRecord::Unknown(error.to_string()))?;
         Ok(Produced {
+            epoch: Epoch::of(&self.epoch),
             producer: self.producer.0,
             n: self.n,
             made: Timestamp::from_millis(self.made),
-            chain: Chain { position: self.after, hash },
+            chain: decode_chain(self.after, &self.chain)?,
             drafts: self.drafts.into_iter().map(DraftLine::into_draft).collect::<Result<_, _>>()?,
         })
     }
@@ -307,7 +395,8 @@ mod tests {
         (drafts[4].author, drafts[4].id) = (None, None);
         let made = Timestamp::from_millis(1_700_000_000_000);
         let chain = Chain { position: 9, hash: u64::MAX - 1 };
-        let produced = Produced { producer: [7; 16], n: 3, made, chain, drafts };
+        let epoch = Epoch::random();
+        let produced = Produced { epoch, producer: [7; 16], n: 3, made, chain, drafts };
         let bytes = Record::Append(produced.clone()).encode();
         let Ok(Record::Append(read)) = Record::decode(&bytes) else { panic!("an append") };
         assert_eq!(format!("{read:?}"), format!("{produced:?}"));
@@ -315,8 +404,23 @@ mod tests {
     }
 
     #[test]
+    fn new_epoch_is_the_same_after_a_round_trip() {
+        let new_epoch = NewEpoch {
+            epoch: Epoch::random(),
+            base: Seq::new(1_000_000),
+            parent: Epoch::random(),
+            chain: Chain { position: 9, hash: 1 },
+            settings: Settings::default(),
+        };
+        let bytes = Record::NewEpoch(new_epoch.clone()).encode();
+        let Ok(Record::NewEpoch(read)) = Record::decode(&bytes) else { panic!("a new epoch") };
+        assert_eq!(format!("{read:?}"), format!("{new_epoch:?}"));
+    }
+
+    #[test]
     fn record_with_anything_unknown_is_not_read() {
         let bytes = Record::Append(Produced {
+            epoch: Epoch::random(),
             producer: [1; 16],
             n: 1,
             made: Timestamp::default(),

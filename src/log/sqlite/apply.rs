@@ -104,7 +104,7 @@ impl AppliedRecord {
 }
 
 /// Makes a journal that is in no shared log the beginning of one, or lets it join one whose first
-/// record this is.
+/// record this is. Or lets a journal of a shared log continue with a new epoch.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), LogError>")]
 pub(in crate::log) struct Begin {
@@ -228,10 +228,13 @@ impl Writer {
             Place { position: placed.position, time: placed.time, base, chain: placed.hash };
         let transaction = self.connection.transaction()?;
         place.store(&transaction)?;
+        // In a new epoch, positions may begin at 1 again.
+        transaction.execute("UPDATE producers SET position = 0", [])?;
         schema::set_meta(&transaction, "epoch", epoch.as_str())?;
         StoredSettings { seq: Seq::default(), settings: settings.clone() }.store(&transaction)?;
         transaction.commit()?;
         (self.replica.place, self.epoch, self.settings) = (Some(place), epoch, settings);
+        self.replica.unknown = None;
         Ok(())
     }
 
@@ -386,7 +389,7 @@ fn advance_producer(
         connection
             .prepare_cached(
                 "DELETE FROM producers WHERE id IN (
-                     SELECT id FROM producers ORDER BY position DESC LIMIT -1 OFFSET ?1)",
+                     SELECT id FROM producers ORDER BY position DESC, id LIMIT -1 OFFSET ?1)",
             )?
             .execute([PRODUCERS_MAX])?;
     }

@@ -14,6 +14,8 @@ mod export;
 mod import;
 mod line;
 mod lock;
+#[cfg(feature = "cluster")]
+mod lost;
 mod marks;
 mod migration;
 mod page;
@@ -55,6 +57,8 @@ pub(super) use line::HexIdentity;
 use lock::Lock;
 #[cfg(feature = "cluster")]
 pub(super) use lock::canonical;
+#[cfg(feature = "cluster")]
+pub(super) use lost::{LostError, save_lost};
 pub use reader::Reader;
 pub use schema::SourceError;
 use search::Searcher;

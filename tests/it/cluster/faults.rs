@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::nats::Version;
+use super::new_epoch::copy_folder;
 use super::{Cluster, export, join, say, with_each_nats};
 use crate::harness::eventually;
 use crate::json::JsonClient;
@@ -92,17 +93,4 @@ async fn stream_that_lost_records_is_noticed(version: Version) {
         log.next_line().await.unwrap().unwrap().contains("the stream has lost records")
     })
     .await;
-}
-
-fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let dest = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &dest);
-        } else {
-            std::fs::copy(entry.path(), dest).unwrap();
-        }
-    }
 }
