@@ -24,8 +24,8 @@ pub enum LostError {
 }
 
 /// Writes the messages of a journal that another one lacks, or that were edited or deleted only in
-/// the first one, to a new file beside the journal, in the format of an export. Returns their number
-/// and the file, unless there are none.
+/// the first one, to a new file beside the journal, in the format of an export. Returns their
+/// number and the file, unless there are none.
 pub(in crate::log) fn save_lost(
     path: &Path,
     other: &Path,
@@ -80,4 +80,52 @@ fn lost_path(path: &Path) -> PathBuf {
     let mut lost = path.as_os_str().to_owned();
     lost.push(format!(".lost-{}.jsonl", time.replace(':', "-")));
     lost.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{
+        draft, draft_of, folder, options, prune, seq, text, with_settings, writer,
+    };
+    use super::*;
+    use crate::domain::{Action, Timestamp};
+
+    #[test]
+    fn messages_that_only_one_journal_has_are_saved() {
+        let folder = folder();
+        let (path, other) = (folder.path().join("log.db"), folder.path().join("it's other.db"));
+        let small = with_settings(&options(&other), |settings| settings.keep_messages = 4);
+        let mut own = writer(&options(&path));
+        let drafts = ["pruned", "pruned too", "same", "edited", "deleted", "deleted there"];
+        let drafts = drafts.map(|words| draft("a", words));
+        let seqs: Vec<_> = own.append(&drafts).expect("a commit").into_iter().map(seq).collect();
+        super::super::backup(&path, &other, &mut |_, _| {}).expect("a copy");
+        assert!(save_lost(&path, &other).expect("no error").is_none());
+
+        let new = text("new");
+        own.append(&[
+            draft_of("a", Action::Edit { target: seqs[3], text: new.clone() }),
+            draft_of("a", Action::Delete { target: seqs[4] }),
+            draft("b", "of a room of its own"),
+            draft("a", "more"),
+        ])
+        .expect("a commit");
+        let mut of_other = writer(&small);
+        let delete = draft_of("a", Action::Delete { target: seqs[5] });
+        of_other.append(&[delete]).expect("a commit");
+        // It takes the place of the edit.
+        of_other.append(&[draft("a", "other")]).expect("a commit");
+        prune(&mut of_other, Timestamp::now());
+        drop(of_other);
+        let (count, file) = save_lost(&path, &other).expect("no error").expect("a file");
+        let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+        assert!(name.starts_with("log.db.lost-2") && name.ends_with("Z.jsonl"), "{name}");
+        let lines = std::fs::read_to_string(&file).expect("a file");
+        let lines: Vec<serde_json::Value> =
+            lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let saved: Vec<_> = lines.iter().map(|line| line["text"].as_str()).collect();
+        assert_eq!(saved, ["new", "", "more", "of a room of its own"].map(Some));
+        assert_eq!(lines[1]["deleted"], true);
+        assert_eq!(count, 4);
+    }
 }

@@ -1,13 +1,14 @@
 //! New epochs. After the stream has lost records, nodes may have different histories. An operator
-//! chooses the node whose history counts. It adds a record to the stream that names its history, and
-//! deletes the records before it. Nodes with the same history continue with it. Others copy it when
-//! they are restarted.
+//! chooses the node whose history counts. It adds a record to the stream that names its history,
+//! and deletes the records before it. Nodes with the same history continue with it. Others copy it
+//! when they are restarted.
 
 use super::*;
 use crate::log::jetstream::publish::Replaced;
 
 impl Following {
-    /// Makes the node begin a new epoch with its history and these settings before it reads the log.
+    /// Makes the node begin a new epoch with its history and these settings, before it reads the
+    /// log.
     pub(in crate::log::jetstream) fn replace_epoch(&mut self, settings: Settings) {
         self.new_epoch = self.has_begun().then_some(settings);
     }
