@@ -21,12 +21,12 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::chain::Chain;
-use super::link::{Link, StreamState};
+use super::link::{Beginning, Link, StreamState};
 use super::record::Record;
 use super::{ClusterError, PATIENCE, next};
 use crate::config::Config;
 use crate::domain::Seq;
-use crate::log::sqlite::{self, JournalError, JournalState};
+use crate::log::sqlite::{self, JournalError, JournalState, Replaced};
 
 /// The size of a part, in bytes. NATS must accept messages that are larger: see
 /// [`payload_needed`](super::payload_needed).
@@ -101,7 +101,7 @@ pub async fn bring_up_to_date(config: &Config) -> Result<(), ClusterError> {
     let link = Link::connect(cluster).await?;
     let is_node = own.as_ref().is_some_and(|own| own.place.is_some());
     let Some(stream) = wait_for_stream(&link, is_node).await else { return Ok(()) };
-    if !needs_copy(&link, own.as_ref(), stream, cluster.new_epoch.as_deref()).await {
+    if !needs_copy(&link, own.as_ref(), stream).await {
         return Ok(());
     }
     info!("copying the history file of another node");
@@ -109,8 +109,14 @@ pub async fn bring_up_to_date(config: &Config) -> Result<(), ClusterError> {
     loop {
         let reason = match fetch(&link, path, stream.first).await {
             Ok(copy) => {
-                save_lost(path, own.as_ref(), &copy)?;
-                sqlite::install(copy, path)?;
+                if let Some(Replaced { messages, lost, file }) = sqlite::install(copy, path)? {
+                    warn!(
+                        "{messages} messages are not in the copy; they are in {}, and the replaced \
+                         history file is {}",
+                        lost.display(),
+                        file.display()
+                    );
+                }
                 info!("the history file was copied in {:.1} s", began.elapsed().as_secs_f64());
                 return Ok(());
             }
@@ -150,50 +156,29 @@ async fn wait_for_stream(link: &Link, is_node: bool) -> Option<StreamState> {
 
 /// Returns whether a history file lacks records that the stream does not have, or is not the one
 /// with which the log has begun a new epoch. A file with other history is refused later.
-async fn needs_copy(
-    link: &Link,
-    own: Option<&JournalState>,
-    stream: StreamState,
-    replaced_epoch: Option<&str>,
-) -> bool {
+async fn needs_copy(link: &Link, own: Option<&JournalState>, stream: StreamState) -> bool {
     if own.is_some_and(|own| own.head > Seq::default() && own.place.is_none()) {
         return false;
     }
-    let first = link.record(stream.first).await;
-    let first = first.ok().and_then(|(bytes, _)| Record::decode(&bytes).ok());
     let Some(JournalState { place: Some(place), epoch, .. }) = own else {
-        return match first {
+        let first = link.record(stream.first).await.map(|(bytes, _)| Record::decode(&bytes));
+        return match first.ok().and_then(Result::ok) {
             Some(Record::Genesis(genesis)) => genesis.parent.head > Seq::default(),
             Some(Record::NewEpoch(_)) => true,
             Some(Record::Append(_)) | None => stream.first > 1,
         };
     };
-    if replaced_epoch == Some(epoch.as_str()) {
+    if (stream.first..=stream.last).contains(&place.position)
+        && link.record(place.position).await.is_ok_and(|(_, time)| time == place.time)
+    {
         return false;
     }
-    match first {
-        Some(Record::NewEpoch(new)) if new.epoch != *epoch => {
-            !new.continues(epoch, Chain::new(place.position, &place.chain))
-        }
-        Some(_) | None => stream.first > place.position,
+    let chain = Chain::new(place.position, &place.chain);
+    match link.beginning(stream, epoch, chain).await {
+        Ok(Beginning::Continues(..)) => false,
+        Ok(Beginning::Other(_)) => true,
+        Ok(Beginning::Unknown) | Err(_) => stream.first > place.position,
     }
-}
-
-/// Writes the messages that a copy with another epoch lacks to a file beside the history file.
-fn save_lost(
-    path: &Path,
-    own: Option<&JournalState>,
-    copy: &NamedTempFile,
-) -> Result<(), ClusterError> {
-    let copied = sqlite::read_state(copy.path())?;
-    let epochs = own.zip(copied.as_ref()).map(|(own, copied)| (&own.epoch, &copied.epoch));
-    if epochs.is_none_or(|(own, copied)| own == copied) {
-        return Ok(());
-    }
-    if let Some((count, lost)) = sqlite::save_lost(path, copy.path())? {
-        warn!("{count} messages are not in the copied history; they are in {}", lost.display());
-    }
-    Ok(())
 }
 
 /// Fetches a copy into a file beside `path`. It must have the records before `first`.

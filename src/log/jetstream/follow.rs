@@ -28,6 +28,7 @@ use crate::log::sqlite::{
     AppliedRecord, Apply, Begin, Describe, JournalState, Origin, Placed, ProducerId, Writer,
 };
 use crate::metrics::{LogEvent, Metrics};
+use epoch::Wanted;
 
 /// After this silence it is checked whether there are records that were not delivered. The server
 /// shows every second that it is alive.
@@ -114,10 +115,10 @@ pub enum Refused {
     },
     /// The log has begun a new epoch with another history.
     #[error(
-        "the log began a new epoch with the history of another node; restart this node while that \
-         node runs, so that it copies the history"
+        "the log began the epoch {0} with the history of another node; restart this node while \
+         that node runs, so that it copies the history"
     )]
-    OtherHistory,
+    OtherHistory(String),
     /// A record cannot be applied.
     #[error("record {position} cannot be applied: {reason}; upgrade this node")]
     UnknownRecord {
@@ -171,8 +172,8 @@ pub(super) struct Following {
     applied: Option<Applied>,
     /// The epoch of the journal.
     epoch: Epoch,
-    /// The settings of a new epoch that this node begins before it reads the log.
-    new_epoch: Option<Settings>,
+    /// The new epoch that this node begins at its start.
+    wanted: Option<Wanted>,
     /// The size of messages that NATS must accept.
     payload_needed: usize,
     metrics: Metrics,
@@ -207,7 +208,7 @@ impl Following {
             journal_name,
             applied,
             epoch,
-            new_epoch: None,
+            wanted: None,
             payload_needed,
             metrics,
             publisher,
@@ -250,12 +251,8 @@ impl Following {
         let began = Instant::now();
         let mut has_warned = false;
         loop {
-            let may_wait = self.new_epoch.is_some() || !self.has_begun();
-            let read = match self.begin_epoch().await {
-                Ok(()) => self.read(true).await,
-                Err(stop) => Err(stop),
-            };
-            match read {
+            let may_wait = self.wants_epoch() || !self.has_begun();
+            match self.read_to_end().await {
                 Ok(()) => return Ok(true),
                 Err(Stop::Refused(refused)) => return Err(refused),
                 Err(Stop::JournalDied) => return Ok(false),
@@ -385,6 +382,9 @@ impl Following {
     async fn prepare(&self) -> Result<StreamState, Stop> {
         self.check_connection()?;
         match (self.link.state().await?, self.applied) {
+            (Some(state), Some(applied)) if state.last > 0 && state.first > state.last => {
+                Err(self.forked(applied.position, state.last))
+            }
             (Some(state), _) if state.last > 0 => Ok(state),
             (Some(_) | None, Some(applied)) => Err(self.no_stream(applied.position)),
             (None, None) => {
@@ -423,8 +423,7 @@ impl Following {
 
     /// Publishes the first record. If another node does the same, the first one in the log counts.
     async fn begin_log(&self) -> Result<StreamState, Stop> {
-        let JournalState { epoch, head, settings, .. } =
-            self.journal.send(Describe).await.map_err(|_| Stop::JournalDied)?;
+        let JournalState { epoch, head, settings, .. } = self.describe().await?;
         info!("beginning a log in NATS, with the history up to {head}");
         let genesis = Genesis {
             epoch: epoch.as_str().into(),
@@ -474,28 +473,33 @@ impl Following {
             Ok(Record::Genesis(genesis)) if placed.position == 1 => {
                 return self.begin(placed, genesis).await;
             }
-            Ok(Record::NewEpoch(new_epoch)) if new_epoch.epoch != self.epoch => {
-                return self.adopt(placed, new_epoch).await;
+            Ok(Record::NewEpoch(new)) if new.parent == self.epoch || !self.has_begun() => {
+                return self.continue_with(placed, new).await;
             }
-            Ok(Record::Append(produced)) => {
-                let Produced { epoch, producer, n, made, chain, drafts } = produced;
-                // Positions of different epochs cannot be compared.
-                if epoch == self.epoch {
-                    self.compare(producer, chain);
-                }
-                (Some(Origin { producer, n, made }), drafts)
+            Ok(Record::Append(produced)) if produced.epoch == self.epoch => {
+                let Produced { producer, n, made, chain, drafts, .. } = produced;
+                self.compare(producer, chain);
+                (Some(Origin { producer, n, made }), Some(drafts))
             }
-            // Two nodes have created the log at the same time, or one has begun an epoch twice, or
-            // another program has published something. All nodes skip it.
+            // It is of a former epoch, and may refer to other messages. All nodes skip it.
+            Ok(Record::Append(Produced { producer, n, made, .. })) => {
+                (Some(Origin { producer, n, made }), None)
+            }
+            // Two nodes have created the log, or have begun an epoch, at the same time. Or another
+            // program has published something. All nodes skip it.
             Ok(Record::Genesis(_) | Record::NewEpoch(_)) | Err(BadRecord::NotARecord) => {
-                (None, Vec::new())
+                (None, None)
             }
             Err(error @ (BadRecord::Newer(_) | BadRecord::Unknown(_))) => {
                 let (position, reason) = (placed.position, error.to_string());
                 return Err(Stop::Refused(Refused::UnknownRecord { position, reason }));
             }
         };
-        let applied = self.apply_patiently(|| Apply { placed, origin, drafts: drafts.clone() });
+        let applied = self.apply_patiently(|| Apply {
+            placed,
+            origin: origin.filter(|_| drafts.is_some()),
+            drafts: drafts.clone().unwrap_or_default(),
+        });
         let (applied, chain) = applied.await?;
         let chain = Chain::new(placed.position, &chain);
         self.comparison.push(chain);
@@ -562,7 +566,7 @@ impl Following {
 
     /// Applies the first record of the log.
     async fn begin(&mut self, placed: Placed, genesis: Genesis) -> Result<(), Stop> {
-        let state = self.journal.send(Describe).await.map_err(|_| Stop::JournalDied)?;
+        let state = self.describe().await?;
         let own = Parent { epoch: state.epoch.as_str().into(), head: state.head };
         let is_empty = state.head == Seq::default();
         if genesis.parent != own && !is_empty {
@@ -582,7 +586,8 @@ impl Following {
         let begun = self.journal.send(begin).await.map_err(|_| Stop::JournalDied)?;
         begun.map_err(|error| Stop::Retry(error.to_string()))?;
         self.epoch = epoch;
-        self.comparison = Comparison::from(Chain::new(placed.position, &placed.hash));
+        let chain = self.describe().await?.place.map(|place| place.chain).unwrap_or_default();
+        self.comparison = Comparison::from(Chain::new(placed.position, &chain));
         Ok(())
     }
 }

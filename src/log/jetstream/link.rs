@@ -12,10 +12,15 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, Subscriber};
 use bytes::Bytes;
 use log::{debug, info, warn};
+use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
 use super::ClusterError;
+use super::chain::Chain;
+use super::record::{NewEpoch, Record};
 use crate::config::Cluster;
+use crate::domain::Epoch;
+use crate::log::sqlite::Placed;
 
 /// How often the connection is tested. After two pings without an answer it is replaced.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
@@ -47,6 +52,16 @@ pub(super) struct StreamState {
     pub(super) first: u64,
     /// The position of the last record. 0 if there was none.
     pub(super) last: u64,
+}
+
+/// What the stream tells about a journal that differs from it.
+pub(super) enum Beginning {
+    /// The log has begun a new epoch with the journal's history.
+    Continues(Placed, NewEpoch),
+    /// The log has begun this epoch with another history.
+    Other(Epoch),
+    /// Nothing.
+    Unknown,
 }
 
 impl Link {
@@ -137,6 +152,30 @@ impl Link {
         let record = record.map_err(|error| error.to_string())?;
         let time = i64::try_from(record.time.unix_timestamp_nanos()).unwrap_or(i64::MAX);
         Ok((record.payload, time))
+    }
+
+    /// Returns what the stream tells about a journal that differs from it.
+    pub(super) async fn beginning(
+        &self,
+        state: StreamState,
+        epoch: &Epoch,
+        chain: Chain,
+    ) -> Result<Beginning, String> {
+        let (payload, time) = self.record(state.first).await?;
+        let first = Record::decode(&payload);
+        if let Ok(Record::NewEpoch(new)) = &first
+            && new.continues(epoch, chain)
+        {
+            let hash = Sha256::digest(&payload).into();
+            let placed = Placed { position: state.first, time, hash };
+            return Ok(Beginning::Continues(placed, new.clone()));
+        }
+        // The first record of an epoch may be deleted, and the last one may be a late one of a
+        // former epoch.
+        let (payload, _) = self.record(state.last).await?;
+        let records = [first, Record::decode(&payload)].into_iter().flatten();
+        let other = records.map(|record| record.epoch()).find(|other| other != epoch);
+        Ok(other.map_or(Beginning::Unknown, Beginning::Other))
     }
 
     /// Adds a record. Returns its position.

@@ -25,7 +25,7 @@ use log::{info, warn};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use super::sqlite::{Describe, Journal, JournalError, JournalState, LostError, SourceError};
+use super::sqlite::{Describe, InstallError, Journal, JournalError, JournalState, SourceError};
 use super::{Log, State};
 use crate::config::Config;
 pub use copy::bring_up_to_date;
@@ -58,10 +58,10 @@ pub enum ClusterError {
     Source(#[from] SourceError),
     /// The history file cannot be replaced by a copy.
     #[error(transparent)]
-    Install(#[from] JournalError),
-    /// The messages that a copy lacks cannot be saved.
+    Install(#[from] InstallError),
+    /// The history file cannot be opened.
     #[error(transparent)]
-    Lost(#[from] LostError),
+    Journal(#[from] JournalError),
     /// The log and the journal do not belong together, or NATS is not configured for it.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -105,12 +105,8 @@ impl SharedLog {
             let following =
                 Following::new(link.clone(), writer, name, payload_needed, metrics.clone()).await;
             let Ok(mut following) = following else { return };
-            match &cluster.new_epoch {
-                Some(epoch) if epoch == following.epoch().as_str() => {
-                    following.replace_epoch(settings);
-                }
-                Some(epoch) => info!("the history file has the epoch {epoch} no more"),
-                None => {}
+            if let Some(parent) = &cluster.new_epoch {
+                following.replace_epoch(parent, settings);
             }
             let attachment = match following.catch_up(PATIENCE).await {
                 Ok(true) => Attachment::Attached,

@@ -303,7 +303,10 @@ impl Publisher {
     fn give_up(&mut self, is_skipped: bool) {
         let Some(OpenAppend { ticket, placed, .. }) = self.append.take() else { return };
         if is_skipped {
-            error!("the clock of this machine or of NATS is wrong by hours; messages are refused");
+            error!(
+                "messages are refused: the log has begun a new epoch, or the clock of this machine \
+                 or of NATS is wrong by hours"
+            );
         }
         if placed.is_empty() {
             let error = LogError::Busy("NATS did not commit it".into());

@@ -46,17 +46,25 @@ pub(super) struct Parent {
     pub(super) head: Seq,
 }
 
-/// The start of a new epoch. All nodes continue with the history of one node.
+/// The start of a new epoch. It counts only if the log has the parent epoch before it, so of two
+/// that nodes begin at the same time, the first counts.
 #[derive(Clone, Debug)]
 pub(super) struct NewEpoch {
     pub(super) epoch: Epoch,
-    /// See [`Place::base`](crate::log::sqlite::Place).
-    pub(super) base: Seq,
     /// The epoch that ends.
     pub(super) parent: Epoch,
-    /// The journal with which the new epoch begins.
-    pub(super) chain: Chain,
+    /// The history with which the new epoch begins. `None`: the records before this one.
+    pub(super) history: Option<History>,
     pub(super) settings: Settings,
+}
+
+/// The history of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct History {
+    /// The node's journal.
+    pub(super) chain: Chain,
+    /// The base of further sequence numbers, see [`Place::base`](crate::log::sqlite::Place).
+    pub(super) base: Seq,
 }
 
 /// A record of a producer.
@@ -110,13 +118,20 @@ struct Line {
 #[serde(deny_unknown_fields)]
 struct NewEpochLine {
     epoch: String,
-    base: Seq,
     parent: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    history: Option<HistoryLine>,
+    settings: Settings,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HistoryLine {
     /// The last record that the journal has.
     after: u64,
     /// Its chain there, in hexadecimal.
     chain: String,
-    settings: Settings,
+    base: Seq,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -242,23 +257,23 @@ impl Line {
 }
 
 impl NewEpochLine {
-    fn new(NewEpoch { epoch, base, parent, chain, settings }: NewEpoch) -> Self {
-        Self {
-            epoch: epoch.as_str().into(),
-            base,
-            parent: parent.as_str().into(),
+    fn new(NewEpoch { epoch, parent, history, settings }: NewEpoch) -> Self {
+        let history = history.map(|History { chain, base }| HistoryLine {
             after: chain.position,
             chain: encode_hash(chain),
-            settings,
-        }
+            base,
+        });
+        Self { epoch: epoch.as_str().into(), parent: parent.as_str().into(), history, settings }
     }
 
     fn into_new_epoch(self) -> Result<NewEpoch, BadRecord> {
+        let history = self.history.map(|HistoryLine { after, chain, base }| {
+            Ok(History { chain: decode_chain(after, &chain)?, base })
+        });
         Ok(NewEpoch {
             epoch: Epoch::of(&self.epoch),
-            base: self.base,
             parent: Epoch::of(&self.parent),
-            chain: decode_chain(self.after, &self.chain)?,
+            history: history.transpose()?,
             settings: self.settings,
         })
     }
@@ -275,9 +290,21 @@ fn decode_chain(position: u64, hash: &str) -> Result<Chain, BadRecord> {
 }
 
 impl NewEpoch {
-    /// Returns whether it begins with the history of a journal.
+    /// Returns whether it begins with the history of a journal that does not have the records
+    /// before it.
     pub(super) fn continues(&self, epoch: &Epoch, chain: Chain) -> bool {
-        self.parent == *epoch && self.chain == chain
+        self.parent == *epoch && self.history.is_some_and(|history| history.chain == chain)
+    }
+}
+
+impl Record {
+    /// Returns the epoch that the log has after the record.
+    pub(super) fn epoch(&self) -> Epoch {
+        match self {
+            Self::Genesis(genesis) => genesis.epoch(),
+            Self::NewEpoch(new) => new.epoch.clone(),
+            Self::Append(produced) => produced.epoch.clone(),
+        }
     }
 }
 
@@ -405,16 +432,18 @@ mod tests {
 
     #[test]
     fn new_epoch_is_the_same_after_a_round_trip() {
-        let new_epoch = NewEpoch {
-            epoch: Epoch::random(),
-            base: Seq::new(1_000_000),
-            parent: Epoch::random(),
-            chain: Chain { position: 9, hash: 1 },
-            settings: Settings::default(),
-        };
-        let bytes = Record::NewEpoch(new_epoch.clone()).encode();
-        let Ok(Record::NewEpoch(read)) = Record::decode(&bytes) else { panic!("a new epoch") };
-        assert_eq!(format!("{read:?}"), format!("{new_epoch:?}"));
+        let chain = Chain { position: 9, hash: 1 };
+        for history in [None, Some(History { chain, base: Seq::new(1_000_000) })] {
+            let new_epoch = NewEpoch {
+                epoch: Epoch::random(),
+                parent: Epoch::random(),
+                history,
+                settings: Settings::default(),
+            };
+            let bytes = Record::NewEpoch(new_epoch.clone()).encode();
+            let Ok(Record::NewEpoch(read)) = Record::decode(&bytes) else { panic!("a new epoch") };
+            assert_eq!(format!("{read:?}"), format!("{new_epoch:?}"));
+        }
     }
 
     #[test]

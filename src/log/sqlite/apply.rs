@@ -224,8 +224,14 @@ impl Writer {
     pub(super) fn begin(&mut self, begin: Begin) -> rusqlite::Result<()> {
         let Begin { placed, base, epoch, settings } = begin;
         settings::warn_if_other(&settings, &self.options.settings);
-        let place =
-            Place { position: placed.position, time: placed.time, base, chain: placed.hash };
+        let chain = match &self.replica.place {
+            Some(before) => {
+                settings::warn_of_change(&self.settings, &settings);
+                Sha256::new().chain_update(before.chain).chain_update(placed.hash).finalize().into()
+            }
+            None => placed.hash,
+        };
+        let place = Place { position: placed.position, time: placed.time, base, chain };
         let transaction = self.connection.transaction()?;
         place.store(&transaction)?;
         // In a new epoch, positions may begin at 1 again.

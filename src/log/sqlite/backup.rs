@@ -132,35 +132,6 @@ pub(super) fn publish(part: &Path, dest: &Path) -> io::Result<()> {
     }
 }
 
-/// Replaces a journal, which no server uses now, by a copy of another one.
-#[cfg(feature = "cluster")]
-pub(in crate::log) fn install(
-    copy: tempfile::NamedTempFile,
-    path: &Path,
-) -> Result<(), super::JournalError> {
-    use super::{JournalError, lock, watch};
-    let failed = |error| JournalError::System(path.to_owned(), error);
-    let path = &lock::canonical(path).map_err(failed)?;
-    let _lock = lock::Lock::acquire(path)?;
-    copy.as_file().sync_all().map_err(failed)?;
-    // SQLite would apply the write-ahead log of the replaced file to the copy.
-    let mut shared_memory = path.as_os_str().to_owned();
-    shared_memory.push("-shm");
-    for file in [watch::wal_path(path), shared_memory.into()] {
-        match std::fs::remove_file(file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            Ok(()) | Err(_) => {}
-        }
-    }
-    copy.persist(path).map_err(|error| failed(error.error))?;
-    match path.parent() {
-        Some(folder) if cfg!(unix) => {
-            File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::{append_numbers, folder, options, read_all, texts, writer};

@@ -12,10 +12,10 @@ mod checkpoint;
 mod clock;
 mod export;
 mod import;
+#[cfg(feature = "cluster")]
+mod install;
 mod line;
 mod lock;
-#[cfg(feature = "cluster")]
-mod lost;
 mod marks;
 mod migration;
 mod page;
@@ -47,18 +47,16 @@ pub(super) use apply::{
     AppliedRecord, Apply, Begin, Describe, JournalState, Origin, Placed, ProducerId,
     SEQS_PER_RECORD, read_state,
 };
-#[cfg(feature = "cluster")]
-pub(super) use backup::install;
 pub use backup::{BackupError, backup};
 pub use export::{ExportError, export};
 pub use import::{ImportError, import};
+#[cfg(feature = "cluster")]
+pub(super) use install::{InstallError, Replaced, install};
 #[cfg(feature = "cluster")]
 pub(super) use line::HexIdentity;
 use lock::Lock;
 #[cfg(feature = "cluster")]
 pub(super) use lock::canonical;
-#[cfg(feature = "cluster")]
-pub(super) use lost::{LostError, save_lost};
 pub use reader::Reader;
 pub use schema::SourceError;
 use search::Searcher;

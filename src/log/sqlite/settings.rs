@@ -58,6 +58,15 @@ pub(super) fn warn_if_other(of_log: &Settings, configured: &Settings) {
     }
 }
 
+/// Warns if the settings of a shared log change.
+#[cfg(feature = "cluster")]
+pub(super) fn warn_of_change(before: &Settings, after: &Settings) {
+    if before != after {
+        let (before, after) = (describe(before), describe(after));
+        warn!("the settings of the shared log are changed to: {after}; before: {before}");
+    }
+}
+
 /// Describes settings for a log line.
 pub(super) fn describe(settings: &Settings) -> String {
     let Settings { rules, keep_messages, keep_bytes, keep_for, edits, edit_window } = settings;

@@ -16,10 +16,10 @@ with_each_nats!(
     record_of_another_program_is_skipped,
 );
 
-const SMALL_STREAM: [&str; 2] = ["--nats-log-bytes", "1048576"];
+pub const SMALL_STREAM: [&str; 2] = ["--nats-log-bytes", "1048576"];
 
 /// Says more than a small stream keeps.
-async fn fill_small_stream(client: &mut JsonClient) {
+pub async fn fill_small_stream(client: &mut JsonClient) {
     let text = "x".repeat(4000);
     let say = json!({"type": "say", "room": "tea", "text": text});
     for _ in 0..40 {

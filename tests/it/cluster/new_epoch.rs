@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::bad_records::{SMALL_STREAM, fill_small_stream};
 use super::nats::Version;
 use super::{Cluster, export, join, say, trouble, with_each_nats};
 use crate::harness::{eventually, within};
@@ -34,6 +35,12 @@ impl Snapshot {
         copy_folder(&self.0, cluster.nats.store());
         cluster.nats.restart().await;
     }
+}
+
+async fn delete_stream(cluster: &mut Cluster) {
+    cluster.nats.kill().await;
+    std::fs::remove_dir_all(cluster.nats.store()).unwrap();
+    cluster.nats.restart().await;
 }
 
 pub fn copy_folder(from: &Path, to: &Path) {
@@ -110,9 +117,7 @@ async fn check_that_all_nodes_continue(version: Version, keeps_some: bool) {
     if keeps_some {
         snapshot.restore(&mut cluster).await;
     } else {
-        cluster.nats.kill().await;
-        std::fs::remove_dir_all(cluster.nats.store()).unwrap();
-        cluster.nats.restart().await;
+        delete_stream(&mut cluster).await;
     }
     let epoch = wait_for_fork(&a).await;
     assert_eq!(wait_for_fork(&b).await, epoch);
@@ -202,15 +207,24 @@ async fn node_with_other_messages_saves_them_and_copies_the_history(version: Ver
         stop(node).await;
     }
     assert_eq!(lost_texts(&cluster, "b"), ["kept 2", "only b 1", "only b 2"]);
+    let replaced = files(&cluster, "b.db.replaced-");
+    assert_eq!(texts(&export(&replaced[0]).await)[..3], ["kept 2", "edited", "only b 1"]);
     assert_eq!(export(&cluster.db("a")).await, export(&cluster.db("b")).await);
+}
+
+/// Returns the files of the nodes whose names begin like this. The shortest name is the first.
+fn files(cluster: &Cluster, prefix: &str) -> Vec<PathBuf> {
+    let all = std::fs::read_dir(cluster.folder.path()).unwrap().map(|entry| entry.unwrap());
+    let files = all.filter(|file| file.file_name().to_string_lossy().starts_with(prefix));
+    let mut files: Vec<_> = files.map(|file| file.path()).collect();
+    files.sort();
+    files
 }
 
 /// Returns the texts in the file that a node wrote before it copied a history.
 fn lost_texts(cluster: &Cluster, name: &str) -> Vec<String> {
-    let prefix = format!("{name}.db.lost-");
-    let files = std::fs::read_dir(cluster.folder.path()).unwrap().map(|entry| entry.unwrap());
-    let lost = files.filter(|file| file.file_name().to_string_lossy().starts_with(&prefix));
-    let lines = lost.map(|file| std::fs::read_to_string(file.path()).unwrap()).collect::<String>();
+    let lost = files(cluster, &format!("{name}.db.lost-"));
+    let lines = lost.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect::<String>();
     let lines: Vec<Value> = lines.lines().map(|it| serde_json::from_str(it).unwrap()).collect();
     texts(&lines).into_iter().map(str::to_owned).collect()
 }
@@ -230,10 +244,14 @@ async fn node_that_is_behind_copies_the_history() {
     stop(a).await;
     let a = cluster.node_with("a", &["--nats-new-epoch", &epoch]).await;
     wait_until_ready(&a).await;
-    let b = cluster.node("b").await;
+    say(&mut join(&a, "Ada", "tea").await, "tea", "on").await;
+    // The flag does not make this node's history that of all.
+    let b = cluster.node_with("b", &["--nats-new-epoch", &epoch]).await;
     wait_until_ready(&b).await;
-    let joined = resume(&b, &json!("x"), 0).await;
-    assert_eq!(texts(joined["messages"].as_array().unwrap()), ["kept", "last"]);
+    for node in [&a, &b] {
+        let joined = resume(node, &json!("x"), 0).await;
+        assert_eq!(texts(joined["messages"].as_array().unwrap()), ["kept", "last", "on"]);
+    }
     assert!(lost_texts(&cluster, "b").is_empty());
 }
 
@@ -241,16 +259,20 @@ async fn node_that_is_behind_copies_the_history() {
 #[actix_web::test]
 #[ignore = "needs nats-server"]
 async fn epoch_that_was_begun_twice_counts_once() {
-    let cluster = Cluster::start(Version::Current).await;
+    let mut cluster = Cluster::start(Version::Current).await;
     let (a, b) = (cluster.node("a").await, cluster.node("b").await);
-    say(&mut join(&a, "Ada", "tea").await, "tea", "kept").await;
     let mut client = join(&b, "Zoe", "tea").await;
-    let epoch = resume(&b, &json!("x"), 0).await["epoch"].as_str().unwrap().to_owned();
+    say(&mut join(&a, "Ada", "tea").await, "tea", "kept").await;
+    client.until("message").await;
+    delete_stream(&mut cluster).await;
+    let epoch = wait_for_fork(&a).await;
     stop(a).await;
     let saved = cluster.folder.path().join("saved.db");
     std::fs::copy(cluster.db("a"), &saved).unwrap();
     let flags = ["--nats-new-epoch", &epoch];
-    stop(cluster.node_with("a", &flags).await).await;
+    let a = cluster.node_with("a", &flags).await;
+    wait_until_ready(&a).await;
+    stop(a).await;
     close_code(&mut client).await;
     wait_until_ready(&b).await;
     let mut bob = join(&b, "Bob", "tea").await;
@@ -269,23 +291,86 @@ async fn epoch_that_was_begun_twice_counts_once() {
     assert_eq!(export(&cluster.db("b")).await, all);
 }
 
+/// Two operators choose two nodes with different histories. The first one counts.
 #[actix_web::test]
 #[ignore = "needs nats-server"]
-async fn settings_change_with_a_new_epoch() {
-    let cluster = Cluster::start(Version::Current).await;
+async fn second_node_that_begins_the_same_epoch_copies_the_history_of_the_first() {
+    let mut cluster = Cluster::start(Version::Current).await;
     let (a, b) = (cluster.node("a").await, cluster.node("b").await);
     let mut ada = join(&a, "Ada", "tea").await;
     say(&mut ada, "tea", "kept").await;
+    stop(b).await;
+    say(&mut ada, "tea", "last").await;
+    stop(a).await;
+    delete_stream(&mut cluster).await;
+    let refused = within("the node", cluster.command("a", &[]).output()).await.unwrap();
+    let reason = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let (_, epoch) = reason.trim().rsplit_once("--nats-new-epoch ").unwrap();
+    let flags = ["--nats-new-epoch", epoch];
+    let a = cluster.node_with("a", &flags).await;
+    say(&mut join(&a, "Ada", "tea").await, "tea", "on").await;
+    let b = cluster.node_with("b", &flags).await;
+    for node in [&a, &b] {
+        wait_until_ready(node).await;
+        let joined = resume(node, &json!("x"), 0).await;
+        assert_eq!(texts(joined["messages"].as_array().unwrap()), ["kept", "last", "on"]);
+    }
+}
+
+#[actix_web::test]
+#[ignore = "needs nats-server"]
+async fn messages_of_a_loss_that_nobody_noticed_are_saved_before_a_copy_replaces_them() {
+    let mut cluster = Cluster::start(Version::Current).await;
+    let a = cluster.node_with("a", &SMALL_STREAM).await;
+    let b = cluster.node_with("b", &SMALL_STREAM).await;
+    let (mut ada, mut bob) = (join(&a, "Ada", "tea").await, join(&b, "Bob", "tea").await);
+    say(&mut ada, "tea", "kept").await;
+    bob.until("message").await;
+    stop(a).await;
+    let snapshot = Snapshot::take(&mut cluster).await;
+    say(&mut bob, "tea", "only b").await;
+    stop(b).await;
+    snapshot.restore(&mut cluster).await;
+    let a = cluster.node_with("a", &SMALL_STREAM).await;
+    fill_small_stream(&mut join(&a, "Ada", "tea").await).await;
+    let b = cluster.node_with("b", &SMALL_STREAM).await;
+    wait_until_ready(&b).await;
+    assert_eq!(lost_texts(&cluster, "b"), ["only b"]);
+}
+
+#[actix_web::test]
+#[ignore = "needs nats-server"]
+async fn settings_change_with_a_new_epoch_while_another_node_goes_on() {
+    let cluster = Cluster::start(Version::Current).await;
+    let (a, b) = (cluster.node("a").await, cluster.node("b").await);
+    let mut bob = join(&b, "Bob", "tea").await;
+    say(&mut bob, "tea", "before").await;
     let epoch = resume(&b, &json!("x"), 0).await["epoch"].as_str().unwrap().to_owned();
     stop(a).await;
-    let mut client = JsonClient::connect(b.addr).await;
+    // The node that begins the epoch does not have it yet.
+    say(&mut bob, "tea", "between").await;
     let a = cluster.node_with("a", &["--nats-new-epoch", &epoch, "--no-edits"]).await;
-    // The other node continues with the new settings.
-    close_code(&mut client).await;
-    for node in [a, b] {
+    assert_eq!(close_code(&mut bob).await, Some(1012));
+    say(&mut join(&b, "Bob", "tea").await, "tea", "after").await;
+    for node in [&a, &b] {
+        wait_until_ready(node).await;
         let mut client = JsonClient::connect(node.addr).await;
         client.send(&[json!({"type": "hello", "nick": "Eve"})]).await;
         let welcome = client.until("welcome").await;
         assert_eq!(welcome["limits"]["edits"], false, "{welcome}");
+        drop(client);
+        eventually("the node to have all messages", async || {
+            resume(node, &json!("x"), 0).await["messages"].to_string().contains("after")
+        })
+        .await;
     }
+    // A new node reads the records of both epochs.
+    let c = cluster.node("c").await;
+    for node in [a, b, c] {
+        stop(node).await;
+    }
+    let all = export(&cluster.db("a")).await;
+    assert_eq!(texts(&all), ["before", "between", "after"]);
+    assert_eq!(export(&cluster.db("b")).await, all);
+    assert_eq!(export(&cluster.db("c")).await, all);
 }

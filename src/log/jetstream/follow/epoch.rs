@@ -1,123 +1,174 @@
-//! New epochs. After the stream has lost records, nodes may have different histories. An operator
-//! chooses the node whose history counts. It adds a record to the stream that names its history,
-//! and deletes the records before it. Nodes with the same history continue with it. Others copy it
-//! when they are restarted.
+//! New epochs. An operator lets a node begin one. If the node agrees with the stream, all others
+//! that do continue with it, and only settings change. If the stream has lost records, nodes may
+//! have different histories, and that of this node counts: it adds a record that names its history,
+//! and deletes the records before it. Others with the same history continue with it. The rest copy
+//! it when they are restarted.
 
 use super::*;
+use crate::log::jetstream::link::Beginning;
 use crate::log::jetstream::publish::Replaced;
+use crate::log::jetstream::record::History;
+
+/// A new epoch that a node should begin.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    parent: Epoch,
+    settings: Settings,
+}
 
 impl Following {
-    /// Makes the node begin a new epoch with its history and these settings, before it reads the
-    /// log.
-    pub(in crate::log::jetstream) fn replace_epoch(&mut self, settings: Settings) {
-        self.new_epoch = self.has_begun().then_some(settings);
+    /// Makes the node begin a new epoch with these settings, if its journal is in a log that has
+    /// the epoch `parent`.
+    pub(in crate::log::jetstream) fn replace_epoch(&mut self, parent: &str, settings: Settings) {
+        if self.epoch.as_str() != parent {
+            let epoch = self.epoch.as_str();
+            info!("no new epoch: the history has the epoch {epoch}, not {parent}");
+        } else if self.has_begun() {
+            self.wanted = Some(Wanted { parent: self.epoch.clone(), settings });
+        }
     }
 
-    /// Begins a new epoch, if the node should. It may have been begun by an earlier attempt.
-    pub(super) async fn begin_epoch(&mut self) -> Result<(), Stop> {
-        let Some(settings) = self.new_epoch.clone() else { return Ok(()) };
-        self.check_connection()?;
-        let JournalState { head, .. } =
-            self.journal.send(Describe).await.map_err(|_| Stop::JournalDied)?;
-        let new_epoch = NewEpoch {
-            epoch: self.next_epoch(),
-            base: base_after(head),
-            parent: self.epoch.clone(),
-            chain: self.chain(),
-            settings,
-        };
+    /// Returns the epoch that the node should begin, if it has not begun yet.
+    fn wanted(&self) -> Option<Wanted> {
+        self.wanted.clone().filter(|wanted| wanted.parent == self.epoch)
+    }
+
+    /// Returns whether the node should begin a new epoch.
+    pub(super) fn wants_epoch(&self) -> bool {
+        self.wanted().is_some()
+    }
+
+    /// Reads all that the log has, and begins a new epoch if the node should.
+    pub(super) async fn read_to_end(&mut self) -> Result<(), Stop> {
+        let read = self.read(true).await;
+        let Some(wanted) = self.wanted() else { return read };
+        match read {
+            Ok(()) => {
+                self.link.append(self.new_epoch(wanted, None)).await?;
+                self.read(true).await
+            }
+            Err(Stop::Refused(Refused::Forked { .. } | Refused::NoStream { .. })) => {
+                self.impose_history(wanted).await?;
+                self.read(true).await
+            }
+            Err(stop) => Err(stop),
+        }
+    }
+
+    fn new_epoch(&self, wanted: Wanted, history: Option<History>) -> Vec<u8> {
+        let Wanted { parent, settings } = wanted;
+        Record::NewEpoch(NewEpoch { epoch: Epoch::random(), parent, history, settings }).encode()
+    }
+
+    /// Makes the history of this node that of the log. An earlier attempt counts, if there was one.
+    async fn impose_history(&mut self, wanted: Wanted) -> Result<(), Stop> {
         if self.link.state().await?.is_none() {
             self.link.create_stream().await?;
         }
-        let end = self.link.append(Record::NewEpoch(new_epoch.clone()).encode()).await?;
-        let (placed, first) = self.find_epoch(&new_epoch.epoch, end).await?;
+        if self.find_epoch().await?.is_none() {
+            let head = self.describe().await?.head;
+            let history = History { chain: self.chain(), base: base_after(head) };
+            self.link.append(self.new_epoch(wanted, Some(history))).await?;
+        }
+        let Some((placed, new)) = self.find_epoch().await? else {
+            return Err("the record of the new epoch is gone".to_owned().into());
+        };
+        if !new.continues(&self.epoch, self.chain()) {
+            return Err(other_history(&new.epoch));
+        }
         // NATS 2.9 takes "before record 1" as "all".
         if placed.position > 1 {
             self.link.delete_before(placed.position).await?;
         }
-        self.adopt(placed, first).await?;
-        info!("the log continues with the history of this node, up to {head}");
-        self.new_epoch = None;
-        Ok(())
+        warn!("the log continues with the history of this node");
+        self.adopt(placed, new).await
     }
 
-    /// Returns the epoch that follows the history of the journal. It is the same at each attempt.
-    fn next_epoch(&self) -> Epoch {
-        let Chain { position, hash } = self.chain();
-        let next = Sha256::new()
-            .chain_update(self.epoch.as_str())
-            .chain_update(position.to_be_bytes())
-            .chain_update(hash.to_be_bytes())
-            .finalize();
-        Epoch::of(&next[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-    }
-
-    /// Finds the first record of an epoch, up to a position.
-    async fn find_epoch(&self, epoch: &Epoch, end: u64) -> Result<(Placed, NewEpoch), Stop> {
-        let first = self.link.state().await?.map_or(1, |state| state.first);
+    /// Finds the first record of the stream that begins an epoch after that of the journal.
+    async fn find_epoch(&self) -> Result<Option<(Placed, NewEpoch)>, Stop> {
+        let Some(StreamState { first, last, .. }) = self.link.state().await? else {
+            return Ok(None);
+        };
+        if first > last || last == 0 {
+            return Ok(None);
+        }
         let mut records = self.link.records(first).await?;
         loop {
             let Some(record) = next_record(&mut records).await? else {
-                return Err("the record of the new epoch was not delivered".to_owned().into());
+                return Err("the records were not delivered".to_owned().into());
             };
             let info = record.info().map_err(|error| error.to_string())?;
             let position = info.stream_sequence;
-            match Record::decode(&record.payload) {
-                Ok(Record::NewEpoch(found)) if found.epoch == *epoch => {
-                    let time = info.published.unix_timestamp_nanos();
-                    let time = i64::try_from(time).unwrap_or(i64::MAX);
-                    let hash = Sha256::digest(&record.payload).into();
-                    return Ok((Placed { position, time, hash }, found));
-                }
-                Ok(_) | Err(_) if position >= end => {
-                    return Err("the record of the new epoch is gone".to_owned().into());
-                }
-                Ok(_) | Err(_) => {}
+            if let Ok(Record::NewEpoch(new)) = Record::decode(&record.payload)
+                && new.parent == self.epoch
+            {
+                let time = info.published.unix_timestamp_nanos();
+                let time = i64::try_from(time).unwrap_or(i64::MAX);
+                let hash = Sha256::digest(&record.payload).into();
+                return Ok(Some((Placed { position, time, hash }, new)));
+            }
+            if position >= last {
+                return Ok(None);
             }
         }
     }
 
-    /// Continues with a new epoch if the stream begins with one, so that it is found even if the
-    /// stream and the journal differ.
+    /// Continues with a new epoch if the journal differs from the stream, and the stream begins
+    /// with an epoch that has the journal's history.
     pub(super) async fn adopt_first_epoch(&mut self, state: StreamState) -> Result<(), Stop> {
-        if !self.has_begun() {
+        let Some(Applied { position, time }) = self.applied else { return Ok(()) };
+        if (state.first..=state.last).contains(&position)
+            && self.link.record(position).await?.1 == time
+        {
             return Ok(());
         }
-        let (payload, time) = self.link.record(state.first).await?;
-        match Record::decode(&payload) {
-            Ok(Record::NewEpoch(new_epoch)) if new_epoch.epoch != self.epoch => {
-                let hash = Sha256::digest(&payload).into();
-                self.adopt(Placed { position: state.first, time, hash }, new_epoch).await
-            }
-            Ok(_) | Err(_) => Ok(()),
+        match self.link.beginning(state, &self.epoch, self.chain()).await? {
+            Beginning::Continues(placed, new) => self.adopt(placed, new).await,
+            Beginning::Other(epoch) => Err(other_history(&epoch)),
+            Beginning::Unknown => Ok(()),
         }
     }
 
-    /// Continues with a new epoch, if it begins with the history of the journal.
-    pub(super) async fn adopt(&mut self, placed: Placed, new: NewEpoch) -> Result<(), Stop> {
-        let JournalState { head, .. } =
-            self.journal.send(Describe).await.map_err(|_| Stop::JournalDied)?;
-        if !self.has_begun() {
-            let is_empty = head == Seq::default();
+    /// Continues with a new epoch that begins with the records before it.
+    pub(super) async fn continue_with(
+        &mut self,
+        placed: Placed,
+        new: NewEpoch,
+    ) -> Result<(), Stop> {
+        let own = self.describe().await?;
+        if own.place.is_none() {
+            let is_empty = own.head == Seq::default();
             let other = || self.other_log(new.epoch.as_str().into());
             return Err(Stop::Refused(if is_empty { Refused::NeedsParent } else { other() }));
         }
-        if !new.continues(&self.epoch, self.chain()) {
-            return Err(Stop::Refused(Refused::OtherHistory));
+        if new.history.is_some() && !new.continues(&self.epoch, self.chain()) {
+            return Err(other_history(&new.epoch));
         }
-        let NewEpoch { epoch, base, settings, .. } = new;
+        self.adopt(placed, new).await
+    }
+
+    /// Has the journal begin a new epoch.
+    async fn adopt(&mut self, placed: Placed, new: NewEpoch) -> Result<(), Stop> {
+        let NewEpoch { epoch, history, settings, .. } = new;
+        let own = self.describe().await?;
+        let Some(place) = own.place else { return Err(Stop::JournalDied) };
+        let base = history.map_or(place.base, |history| history.base);
         warn!("the log begins the epoch {}", epoch.as_str());
-        let replaced = Replaced {
-            epoch: epoch.clone(),
-            head,
-            settings: settings.clone(),
-            chain: Chain::new(placed.position, &placed.hash),
-        };
-        self.begin_journal(Begin { placed, base, epoch, settings }).await?;
+        let begin = Begin { placed, base, epoch: epoch.clone(), settings: settings.clone() };
+        self.begin_journal(begin).await?;
         self.applied = Some(Applied { position: placed.position, time: placed.time });
         if let Some(publisher) = &self.publisher {
-            publisher.do_send(replaced);
+            let (head, chain) = (own.head, self.chain());
+            publisher.do_send(Replaced { epoch, head, settings, chain });
         }
         Ok(())
     }
+
+    pub(super) async fn describe(&self) -> Result<JournalState, Stop> {
+        self.journal.send(Describe).await.map_err(|_| Stop::JournalDied)
+    }
+}
+
+fn other_history(epoch: &Epoch) -> Stop {
+    Stop::Refused(Refused::OtherHistory(epoch.as_str().into()))
 }
