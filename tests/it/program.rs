@@ -52,9 +52,11 @@ impl Program {
             .spawn()
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut read = Vec::new();
         let addr = loop {
             let line = within("the address", log.next_line()).await.unwrap();
-            let line = line.expect("the program logs its address");
+            let line = line.unwrap_or_else(|| panic!("no address in {read:#?}"));
+            read.push(line.clone());
             if let Some((_, port)) = line.split_once(&format!("open {scheme}://localhost:")) {
                 break SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()));
             }
