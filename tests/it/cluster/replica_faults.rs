@@ -11,6 +11,7 @@ use super::nats::{Nats, Version};
 use super::{export, join, node_command};
 use crate::harness::{eventually, within};
 use crate::json::JsonClient;
+use crate::metrics::assert_durability;
 use crate::program::Program;
 
 /// Three servers, and two nodes.
@@ -95,6 +96,7 @@ async fn leader_that_is_killed_loses_and_repeats_nothing() {
     let (mut ada, mut bob) =
         (join(&replicas.a, "Ada", "tea").await, join(&replicas.b, "Bob", "tea").await);
     say_patiently(&mut ada, "before").await;
+    assert_durability(replicas.a.addr, "stream", Some(3)).await;
     let leader = replicas.leader().await;
     let during = json!({"type": "say", "room": "tea", "text": "in flight", "id": "in flight"});
     ada.send(&[during]).await;
