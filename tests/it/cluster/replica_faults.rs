@@ -1,8 +1,6 @@
 //! NATS servers that replicate the stream, which are killed and stopped while clients talk. Only
 //! with a current NATS: before 2.10.23 a killed server may lose a stream (nats-server#6888).
 
-use std::net::{Ipv4Addr, TcpListener};
-
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -25,18 +23,7 @@ struct Replicas {
 impl Replicas {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let routes = [free(), free(), free()];
-        let routes = routes.map(|free| format!("nats://{}", free.local_addr().unwrap()));
-        let all_routes = routes.join(",");
-        let mut servers = Vec::new();
-        for (n, route) in routes.iter().enumerate() {
-            let name = format!("s{n}");
-            let flags = ["--name", &name, "--cluster", route, "--cluster_name", "chinwag"];
-            let flags = [&flags[..], &["--routes", &all_routes]].concat();
-            let folder = folder.path().join(&name);
-            servers.push(Nats::start_with(Version::Current, &folder, &flags).await);
-        }
+        let servers = Nats::start_cluster(Version::Current, folder.path()).await;
         let urls = servers.iter().map(Nats::url).collect::<Vec<_>>().join(",");
         let node = async |name: &str| {
             let db = folder.path().join(name).with_extension("db");
