@@ -123,6 +123,7 @@ impl Handler<FromLog> for Hub {
             return ctx.terminate();
         }
         self.take_from_log(from_log);
+        self.resume_joins();
         self.end_if_drained();
         self.let_sessions_run(ctx);
     }
@@ -143,6 +144,7 @@ impl Hub {
             }
         }
         self.deliver_rooms([(name.clone(), None)]);
+        self.resume_joins();
     }
 
     /// Flushes all rooms together, so that a client in many rooms receives few deliveries.
@@ -403,6 +405,7 @@ impl Hub {
         (self.log.epoch, self.log.head) = (epoch, head);
         self.rings.clear();
         self.reads.clear();
+        self.ahead.clear();
         self.counts.clear();
         self.searches.clear();
         self.log.waiting.clear();
