@@ -64,6 +64,13 @@
  */
 
 /**
+ * @typedef {object} Durability
+ * @property {"memory" | "file" | "disk" | "stream"} level
+ * @property {number} [replicas] the number of NATS servers that have a copy; only with `stream`,
+ *   and absent while it is not known
+ */
+
+/**
  * @typedef {"bad_json" | "unknown_type" | "hello_first" | "bad_room" | "bad_nick" | "nick_taken"
  *   | "too_long" | "empty" | "not_joined" | "not_found" | "rate_limited" | "busy" | "forbidden"
  *   | "internal" | "shutting_down"} ErrorCode
@@ -214,6 +221,7 @@
  * @property {string} nick
  * @property {string} author the public identity of this user
  * @property {Limits} limits
+ * @property {Durability} durability what a committed message survives
  * @property {Ref} [ref]
  */
 

@@ -3,6 +3,7 @@
 
 mod characters;
 mod client;
+mod durability;
 mod emoji;
 mod entry;
 mod identity;
@@ -20,6 +21,7 @@ mod unread;
 mod words;
 
 pub use client::ClientId;
+pub use durability::Durability;
 pub use emoji::{BadEmoji, Emoji};
 pub use entry::{
     Action, Audience, Change, ChangeKind, Draft, Entry, Reaction, ReactionCount, Right,

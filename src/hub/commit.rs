@@ -13,7 +13,7 @@ use super::history::History;
 use super::publish::{Flush, Pending, ROOM_PENDING_MESSAGES_MAX, Sender};
 use super::rooms::Room;
 use super::{Deliver, Hub};
-use crate::domain::{Audience, ClientId, Entry, Epoch, MessageId, RoomName, Seq};
+use crate::domain::{Audience, ClientId, Durability, Entry, Epoch, MessageId, RoomName, Seq};
 use crate::log::{Append, FromLog, LogBackend, LogError, Own, Refused, State, Verdict};
 use crate::metrics::Outcome;
 use crate::protocol::{DisconnectReason, ErrorCode, Event, Refusal, Reply};
@@ -29,6 +29,7 @@ pub(super) struct LogState {
     pub(super) head: Seq,
     /// The log's state at `head`.
     pub(super) state: State,
+    pub(super) durability: Durability,
     pub(super) backend: Box<dyn LogBackend>,
     in_flight: Option<InFlightAppend>,
     last_ticket: u64,
@@ -74,6 +75,7 @@ impl LogState {
             epoch,
             head,
             state,
+            durability: backend.durability(),
             backend,
             in_flight: None,
             last_ticket: 0,
@@ -121,6 +123,7 @@ impl Handler<FromLog> for Hub {
             return ctx.terminate();
         }
         self.take_from_log(from_log);
+        self.resume_joins();
         self.end_if_drained();
         self.let_sessions_run(ctx);
     }
@@ -141,6 +144,7 @@ impl Hub {
             }
         }
         self.deliver_rooms([(name.clone(), None)]);
+        self.resume_joins();
     }
 
     /// Flushes all rooms together, so that a client in many rooms receives few deliveries.
@@ -182,6 +186,7 @@ impl Hub {
             }
             FromLog::Rejected { ticket, error } => self.rejected(ticket, &error),
             FromLog::Stalled(stalled) => self.set_stalled(stalled),
+            FromLog::Durability(durability) => self.log.durability = durability,
             FromLog::NewEpoch { epoch, head } => self.begin_epoch(epoch, head),
             FromLog::Died => {}
         }
@@ -400,6 +405,7 @@ impl Hub {
         (self.log.epoch, self.log.head) = (epoch, head);
         self.rings.clear();
         self.reads.clear();
+        self.ahead.clear();
         self.counts.clear();
         self.searches.clear();
         self.log.waiting.clear();

@@ -45,7 +45,8 @@ impl Handler<Hello> for Hub {
         } else {
             self.change_identity(id, before, after, &nick);
         }
-        let welcome = Event::Welcome { nick, author: after.into(), limits: self.advertised() };
+        let (limits, durability) = (self.advertised(), self.log.durability);
+        let welcome = Event::Welcome { nick, author: after.into(), limits, durability };
         self.answer(id, welcome, reference);
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::rooms::AheadKey;
 use super::{ClientHandle, Hub};
 use crate::domain::RoomName;
 
@@ -21,7 +22,7 @@ const WAIT_PER_MEMBER: Duration = Duration::from_micros(50);
 /// The measured time to write to one member on one worker.
 const WRITE_PER_MEMBER: Duration = Duration::from_micros(10);
 
-/// The schedule of flushes and presence updates.
+/// The schedule of flushes, presence updates and joins that wait.
 pub(super) struct Pacing {
     /// The longest interval between two flushes of a room, unless writing to its members takes
     /// longer. The hub does not wait longer than this between two appends, either.
@@ -49,6 +50,8 @@ enum Due {
     Presence(RoomName),
     /// An append to the log.
     Append,
+    /// The answer to a join that waits for an entry.
+    Join(AheadKey),
 }
 
 impl Pacing {
@@ -77,6 +80,11 @@ impl Pacing {
     /// Schedules an append to the log.
     pub(super) fn schedule_append(&mut self, at: Instant) {
         self.due.push(Reverse((at, Due::Append)));
+    }
+
+    /// Schedules the answer to a join that waits for an entry.
+    pub(super) fn schedule_join(&mut self, at: Instant, key: AheadKey) {
+        self.due.push(Reverse((at, Due::Join(key))));
     }
 
     /// Returns how long the next flush of a room waits after a flush.
@@ -119,6 +127,7 @@ impl Hub {
                 Due::Flush(name) => flushes.push(name),
                 Due::Presence(name) => presence.push(name),
                 Due::Append => self.append_scheduled(),
+                Due::Join(key) => self.stop_waiting(key),
             }
         }
         if !presence.is_empty() {

@@ -9,7 +9,7 @@ use super::{
     Append, Follower, FromLog, LogBackend, Own, Page, Paged, Probe, ReadMarks, Search, State,
 };
 use crate::config::Config;
-use crate::domain::{Epoch, Seq, Settings, Timestamp};
+use crate::domain::{Durability, Epoch, Seq, Settings, Timestamp};
 
 /// The greatest size of all messages, as [`Settings::keep_bytes`] counts them. A message with a
 /// text of 64 bytes counts as 192 bytes, and takes about 500 bytes of memory. So the messages take
@@ -84,6 +84,10 @@ impl LogBackend for MemoryLog {
         let (head, floors) = (self.replica.head(), self.replica.take_floors());
         let own = Some(Own { ticket, placed });
         Some(FromLog::Committed { entries, head, floors, own })
+    }
+
+    fn durability(&self) -> Durability {
+        Durability::Memory
     }
 
     fn append_interval(&self) -> Duration {

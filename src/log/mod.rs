@@ -21,8 +21,8 @@ use actix::prelude::*;
 use thiserror::Error;
 
 use crate::domain::{
-    Change, ChatMessage, Draft, Entry, Epoch, Identity, Nick, Reaction, ReactionCount, RoomName,
-    SearchQuery, SearchResult, Seq, Settings, Topic, Unread,
+    Change, ChatMessage, Draft, Durability, Entry, Epoch, Identity, Nick, Reaction, ReactionCount,
+    RoomName, SearchQuery, SearchResult, Seq, Settings, Topic, Unread,
 };
 pub(crate) use memory::MemoryLog;
 pub use responder::{Follower, Responder};
@@ -37,6 +37,8 @@ pub struct Log {
     pub head: Seq,
     /// The state at `head`.
     pub state: State,
+    /// What its entries survive.
+    pub durability: Durability,
     /// Takes the follower. The hub sends it before everything else.
     pub follow: Recipient<Follow>,
     /// Appends drafts.
@@ -92,6 +94,9 @@ pub(crate) trait LogBackend {
 
     fn append(&mut self, append: Append) -> Option<FromLog>;
 
+    /// Returns what the log's entries survive. [`FromLog::Durability`] changes it.
+    fn durability(&self) -> Durability;
+
     /// Returns the shortest interval between two appends.
     fn append_interval(&self) -> Duration;
 
@@ -120,6 +125,10 @@ impl LogBackend for Log {
     fn append(&mut self, append: Append) -> Option<FromLog> {
         self.append.do_send(append);
         None
+    }
+
+    fn durability(&self) -> Durability {
+        self.durability
     }
 
     fn append_interval(&self) -> Duration {
@@ -191,6 +200,8 @@ pub enum FromLog {
     /// outcome of a commit. It answers the append in flight later. Meanwhile the hub rejects new
     /// drafts.
     Stalled(bool),
+    /// What the log's entries survive now.
+    Durability(Durability),
     /// The log begins a new epoch. The same sequence numbers may now stand for other entries.
     NewEpoch {
         /// The new epoch.

@@ -144,6 +144,13 @@ impl Metrics {
         let build: Family<Label, Gauge> = Family::default();
         build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
         registry.register("build_info", "Version of the server; always 1", build);
+        let durability: Family<Label, Gauge> = Family::default();
+        durability.get_or_create(&[("level", stats.durability.level())]).set(1);
+        registry.register("durability", "What committed messages survive; always 1", durability);
+        if let Some(replicas) = stats.durability.replicas() {
+            let help = "NATS servers that store the log";
+            registry.register("log_replicas", help, gauge(replicas));
+        }
         let disconnects = LabeledCounter::default();
         for &reason in DisconnectReason::ALL {
             let count = stats.disconnects.get(&reason).copied().unwrap_or_default();

@@ -16,6 +16,7 @@ use std::fmt;
 
 use strum::{IntoStaticStr, VariantArray};
 
+use crate::domain::Durability;
 use crate::protocol::DisconnectReason;
 #[cfg(feature = "metrics")]
 pub use counters::Metrics;
@@ -47,6 +48,8 @@ pub struct HubStats {
     pub fullest_queue_bytes: usize,
     /// Recent messages in memory, in bytes.
     pub ring_bytes: usize,
+    /// What committed messages survive.
+    pub durability: Durability,
     /// Connections that have ended, by reason.
     pub disconnects: HashMap<DisconnectReason, u64>,
 }

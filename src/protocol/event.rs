@@ -10,8 +10,8 @@ use strum::{IntoStaticStr, VariantArray};
 
 use super::Ref;
 use crate::domain::{
-    Author, Change, ChatMessage, Epoch, MessageId, Nick, ReactionCount, RoomName, SearchResult,
-    Seq, Topic, Unread,
+    Author, Change, ChatMessage, Durability, Epoch, MessageId, Nick, ReactionCount, RoomName,
+    SearchResult, Seq, Topic, Unread,
 };
 
 /// An event of the JSON protocol, except those that deliver an entry of the log.
@@ -26,6 +26,8 @@ pub enum Event {
         author: Author,
         /// The limits for what the client sends.
         limits: Limits,
+        /// What a committed message survives.
+        durability: Durability,
     },
     /// Answers `join`. The client is now a member.
     Joined {

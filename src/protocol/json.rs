@@ -10,9 +10,9 @@ use serde_json::Value;
 use super::event::Contents;
 use super::{Command, ErrorCode, Event, HistoryRange, Limits, Ref, Refusal, Reply, Request};
 use crate::domain::{
-    Author, BadNick, BadSearch, BadText, Change, ChangeKind, ChatMessage, Emoji, Entry, Epoch,
-    Identity, MessageId, MessageText, Nick, Position, Quote, ReactionCount, RoomName, SearchQuery,
-    SearchResult, SearchTerms, Seq, Timestamp, Topic,
+    Author, BadNick, BadSearch, BadText, Change, ChangeKind, ChatMessage, Durability, Emoji, Entry,
+    Epoch, Identity, MessageId, MessageText, Nick, Position, Quote, ReactionCount, RoomName,
+    SearchQuery, SearchResult, SearchTerms, Seq, Timestamp, Topic,
 };
 
 /// The WebSocket subprotocol by which clients select this protocol (RFC 6455 section 1.9).
@@ -504,6 +504,7 @@ enum EventObject<'a> {
         nick: &'a Nick,
         author: Author,
         limits: &'a Limits,
+        durability: Durability,
     },
     Joined {
         room: &'a RoomName,
@@ -583,8 +584,8 @@ enum EventObject<'a> {
 impl<'a> From<&'a Event> for EventObject<'a> {
     fn from(event: &'a Event) -> Self {
         match event {
-            Event::Welcome { nick, author, limits } => {
-                Self::Welcome { nick, author: *author, limits }
+            Event::Welcome { nick, author, limits, durability } => {
+                Self::Welcome { nick, author: *author, limits, durability: *durability }
             }
             Event::Joined {
                 room,

@@ -360,6 +360,7 @@ pub fn log_of(fake: &Addr<FakeLog>) -> chinwag::log::Log {
         epoch: chinwag::domain::Epoch::random(),
         head: Seq::default(),
         state: chinwag::log::State::default(),
+        durability: chinwag::domain::Durability::default(),
         follow: fake.clone().recipient(),
         append: fake.clone().recipient(),
         page: fake.clone().recipient(),

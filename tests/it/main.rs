@@ -9,6 +9,7 @@ mod program;
 // One module per topic. Tests that need more than Rust and a C compiler are ignored by default.
 mod abuse; // clients that follow the protocol and try to harm others
 mod acme; // certificates from an authority (ignored by default: needs pebble)
+mod ahead; // clients that come from a faster node of a cluster
 #[cfg(feature = "cluster")]
 mod cluster; // several nodes with one log (ignored by default: needs nats-server)
 mod command_line; // flags, exit codes and signals of the program

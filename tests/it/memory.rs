@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use chinwag::Hub;
-use chinwag::domain::Timestamp;
-use chinwag::domain::{ChatMessage, ClientId, Epoch, MessageText, Nick, Position, RoomName, Seq};
+use chinwag::domain::{
+    ChatMessage, ClientId, Durability, Epoch, MessageText, Nick, Position, RoomName, Seq, Timestamp,
+};
 use chinwag::hub::{CatchUp, Deliver, Join, Register};
 use chinwag::log::{Append, Follow, Follower, Log, LogError, Messages, Page, Probe, State};
 use chinwag::protocol::{Event, Reply};
@@ -226,6 +227,7 @@ async fn unread_answers_are_bounded_in_total_and_later_answers_get_shorter() {
         epoch: Epoch::of("full"),
         head: Seq::new(256),
         state: State::default(),
+        durability: Durability::default(),
         follow: full.clone().recipient(),
         append: full.clone().recipient(),
         page: full.clone().recipient(),

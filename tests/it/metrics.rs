@@ -2,7 +2,7 @@
 
 use actix::prelude::*;
 use actix_web::App;
-use chinwag::domain::{Epoch, Seq};
+use chinwag::domain::{Durability, Epoch, Seq};
 use chinwag::hub::Drain;
 use chinwag::log::{Append, Follow, Follower, Log, LogError, Page, Probe, State};
 use chinwag::{Chat, Config, Hub, Server};
@@ -80,6 +80,45 @@ async fn metrics_count_handshakes_messages_and_errors() {
     ben.leave().await;
     let left = "chinwag_disconnects_total{reason=\"left\"}";
     eventually("Ben's disconnect to be counted", async || metric(&server, left).await == 1.0).await;
+}
+
+/// Checks what a server tells about the durability of messages, in `welcome` and in `/metrics`.
+#[cfg(feature = "metrics")]
+pub async fn assert_durability(addr: std::net::SocketAddr, level: &str, replicas: Option<usize>) {
+    let mut expected = json!({"level": level});
+    let mut metrics = vec![format!("chinwag_durability{{level=\"{level}\"}} 1")];
+    if let Some(replicas) = replicas {
+        expected["replicas"] = replicas.into();
+        metrics.push(format!("chinwag_log_replicas {replicas}"));
+    }
+    let mut client = JsonClient::connect(addr).await;
+    client.send(&[json!({"type": "hello"})]).await;
+    assert_eq!(client.expect("welcome").await["durability"], expected);
+    let (_, text) = get(addr, "/metrics", "").await;
+    let is_about_it = |line: &&str| {
+        line.starts_with("chinwag_durability{") || line.starts_with("chinwag_log_replicas ")
+    };
+    let mut found: Vec<_> = text.lines().filter(is_about_it).collect();
+    found.sort_unstable();
+    assert_eq!(found, metrics);
+}
+
+#[cfg(feature = "metrics")]
+#[actix_web::test]
+async fn durability_of_messages_in_memory_is_shown() {
+    assert_durability(TestServer::start().await.addr(), "memory", None).await;
+}
+
+#[cfg(all(feature = "metrics", feature = "journal"))]
+#[actix_web::test]
+async fn durability_of_messages_in_a_file_depends_on_the_sync_setting() {
+    use chinwag::config::DbSync;
+    for (db_sync, level) in [(DbSync::Full, "disk"), (DbSync::Normal, "file")] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = crate::journal::config_with_journal(folder.path());
+        let server = TestServer::start_with(Config { db_sync, ..config }).await;
+        assert_durability(server.addr(), level, None).await;
+    }
 }
 
 /// Checks the output against the OpenMetrics format, which Prometheus reads.
@@ -238,6 +277,7 @@ async fn concurrent_readiness_requests_share_one_probe() {
         epoch: Epoch::random(),
         head: Seq::default(),
         state: State::default(),
+        durability: Durability::default(),
         follow: silent.clone().recipient(),
         append: silent.clone().recipient(),
         page: silent.clone().recipient(),

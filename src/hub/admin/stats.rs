@@ -28,6 +28,7 @@ impl Handler<GetStats> for Hub {
             send_queue_bytes,
             fullest_queue_bytes,
             ring_bytes: self.rings.bytes(),
+            durability: self.log.durability,
             disconnects: self.disconnects.clone(),
         })
     }

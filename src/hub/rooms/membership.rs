@@ -66,6 +66,8 @@ pub enum CatchUp {
     /// The latest messages, at most this many.
     Latest(usize),
     /// All messages after this position. If some are missing, the client receives the latest 50.
+    /// If another node of a cluster may have delivered the position before this hub, the answer
+    /// waits for it, but not for more than 2 seconds.
     After(Position),
 }
 
@@ -97,8 +99,8 @@ impl Handler<Join> for Hub {
     type Result = ();
 
     fn handle(&mut self, join: Join, _: &mut Self::Context) {
-        if let Some(join) = self.count_unread_before(join) {
-            self.join(Joining { join, counted: None });
+        if let Some(join) = self.wait_for_position(join) {
+            self.begin_join(join);
         }
     }
 }
@@ -121,6 +123,13 @@ impl Handler<Leave> for Hub {
 impl Hub {
     pub(in crate::hub) fn is_member(&self, client: ClientId, room: &RoomName) -> bool {
         self.clients.get(&client).is_some_and(|client| client.is_in(room))
+    }
+
+    /// Admits a client to a room, or lets it wait for the count of its unread messages.
+    pub(super) fn begin_join(&mut self, join: Join) {
+        if let Some(join) = self.count_unread_before(join) {
+            self.join(Joining { join, counted: None });
+        }
     }
 
     /// Admits a client to a room, or lets it wait for the room's ring.

@@ -1,11 +1,13 @@
 //! Rooms: their members, who joins and leaves, who is told, and what their members have read.
 
+mod ahead;
 mod membership;
 mod presence;
 mod read;
 mod room;
 mod unread;
 
+pub(super) use ahead::{Ahead, AheadKey};
 pub(super) use membership::RoomLimits;
 pub use membership::{CatchUp, Join, Leave};
 pub use presence::{Typing, Who};

@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::chain::{Chain, Comparison};
 use super::link::{Link, StreamState};
-use super::publish::{Attach, Attachment, End, Publisher, Replicated};
+use super::publish::{Attach, Attachment, End, Publisher, Replicas, Replicated};
 use super::record::{BadRecord, Genesis, NewEpoch, Parent, Produced, Record};
 use super::{UNREADABLE, next};
 use crate::domain::{Epoch, Seq, Settings};
@@ -181,6 +181,8 @@ pub(super) struct Following {
     /// The id of the publisher.
     id: ProducerId,
     comparison: Comparison,
+    /// The number of servers that store the stream, as far as it is known.
+    replicas: Cell<Option<usize>>,
     /// Whether the node reads the log and may take part in it.
     is_ready: Rc<Cell<bool>>,
     /// The last problem that was logged, until the log is read again.
@@ -214,6 +216,7 @@ impl Following {
             publisher,
             id,
             comparison,
+            replicas: Cell::default(),
             is_ready: Rc::default(),
             warned: None,
         })
@@ -232,6 +235,11 @@ impl Following {
     /// Returns whether the node reads the log and may take part in it, also later.
     pub(super) fn readiness(&self) -> Rc<Cell<bool>> {
         Rc::clone(&self.is_ready)
+    }
+
+    /// Returns the number of servers that store the stream, if it is known.
+    pub(super) fn replicas(&self) -> Option<usize> {
+        self.replicas.get()
     }
 
     /// Returns the journal as it is now.
@@ -381,7 +389,7 @@ impl Following {
     /// log yet.
     async fn prepare(&self) -> Result<StreamState, Stop> {
         self.check_connection()?;
-        match (self.link.state().await?, self.applied) {
+        match (self.stream_state().await?, self.applied) {
             (Some(state), Some(applied)) if state.last > 0 && state.first > state.last => {
                 Err(self.forked(applied.position, state.last))
             }
@@ -421,6 +429,16 @@ impl Following {
         Stop::Refused(Refused::NoStream { last, epoch: self.epoch.as_str().into() })
     }
 
+    /// Returns the state of the stream, and tells the publisher how many servers store it.
+    async fn stream_state(&self) -> Result<Option<StreamState>, Stop> {
+        let state = self.link.state().await?;
+        let replicas = state.map(|state| state.replicas);
+        if replicas.is_some() && self.replicas.replace(replicas) != replicas {
+            self.publisher.iter().for_each(|publisher| publisher.do_send(Replicas(replicas)));
+        }
+        Ok(state)
+    }
+
     /// Publishes the first record. If another node does the same, the first one in the log counts.
     async fn begin_log(&self) -> Result<StreamState, Stop> {
         let JournalState { epoch, head, settings, .. } = self.describe().await?;
@@ -440,7 +458,7 @@ impl Following {
 
     /// Checks, after some silence, that there are no records that were not delivered.
     async fn check_silence(&self, end: u64) -> Result<(), Stop> {
-        match self.link.state().await? {
+        match self.stream_state().await? {
             Some(state) if state.last > end => {
                 Err(format!("record {} was not delivered", end + 1).into())
             }

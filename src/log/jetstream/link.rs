@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, push};
 use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream::{self, DiscardPolicy, StorageType};
+use async_nats::jetstream::stream::{self, DiscardPolicy, Info, StorageType};
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, Subscriber};
 use bytes::Bytes;
@@ -52,6 +52,8 @@ pub(super) struct StreamState {
     pub(super) first: u64,
     /// The position of the last record. 0 if there was none.
     pub(super) last: u64,
+    /// The number of servers that store it.
+    pub(super) replicas: usize,
 }
 
 /// What the stream tells about a journal that differs from it.
@@ -196,8 +198,9 @@ impl Link {
     /// Returns the state of the stream, or `None` if it does not exist.
     pub(super) async fn state(&self) -> Result<Option<StreamState>, String> {
         Ok(self.stream().await?.map(|stream| {
-            let state = &stream.cached_info().state;
-            StreamState { first: state.first_sequence, last: state.last_sequence }
+            let Info { state, config, .. } = stream.cached_info();
+            let (first, last) = (state.first_sequence, state.last_sequence);
+            StreamState { first, last, replicas: config.num_replicas }
         }))
     }
 

@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 use super::sqlite::{Describe, InstallError, Journal, JournalError, JournalState, SourceError};
 use super::{Log, State};
 use crate::config::Config;
+use crate::domain::Durability;
 pub use copy::bring_up_to_date;
 use follow::Following;
 pub use follow::Refused;
@@ -119,12 +120,13 @@ impl SharedLog {
             link.warn_of_weak_settings().await;
             actix::spawn(copy::serve(link.clone(), path, following.readiness()));
             info!("the epoch of the log is {}", following.epoch().as_str());
+            let durability = Durability::Stream { replicas: following.replicas() };
             let publisher = Publisher::new(following, link, metrics, attachment).start();
-            drop(sender.send(Ok(publisher)));
+            drop(sender.send(Ok((publisher, durability))));
         };
         thread.spawn_fn(move || drop(actix::spawn(open())));
         let thread = Thread(thread);
-        let publisher = opened.await.map_err(|_| ClusterError::JournalDied)??;
+        let (publisher, durability) = opened.await.map_err(|_| ClusterError::JournalDied)??;
         let state = journal.writer().send(Describe).await;
         let JournalState { epoch, head, settings, .. } =
             state.map_err(|_| ClusterError::JournalDied)?;
@@ -132,6 +134,7 @@ impl SharedLog {
             epoch,
             head,
             state: State::new(settings),
+            durability,
             follow: publisher.clone().recipient(),
             append: publisher.clone().recipient(),
             probe: publisher.recipient(),

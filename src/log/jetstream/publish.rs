@@ -18,7 +18,9 @@ use super::chain::Chain;
 use super::follow::Following;
 use super::link::Link;
 use super::record::{Produced, Record};
-use crate::domain::{Action, Draft, Entry, Epoch, Seq, Settings, SettingsChange, Timestamp};
+use crate::domain::{
+    Action, Draft, Durability, Entry, Epoch, Seq, Settings, SettingsChange, Timestamp,
+};
 use crate::log::sqlite::{AppliedRecord, Origin, ProducerId, SEQS_PER_RECORD};
 use crate::log::{Append, Follow, Follower, FromLog, LogError, Own, Probe, Verdict};
 use crate::metrics::{LogEvent, Metrics};
@@ -127,6 +129,11 @@ pub(super) enum Attachment {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Attach(pub(super) Attachment);
+
+/// Tells how many servers store the stream.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Replicas(pub(super) Option<usize>);
 
 /// Ends the publisher, because the journal has stopped. The hub is told by its follower.
 #[derive(Debug, Message)]
@@ -406,6 +413,14 @@ impl Handler<Attach> for Publisher {
             record.next_copy = record.next_copy.min(Instant::now());
         }
         self.tick(ctx);
+    }
+}
+
+impl Handler<Replicas> for Publisher {
+    type Result = ();
+
+    fn handle(&mut self, Replicas(replicas): Replicas, _: &mut Self::Context) {
+        self.tell_hub(FromLog::Durability(Durability::Stream { replicas }));
     }
 }
 

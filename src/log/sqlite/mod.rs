@@ -39,7 +39,7 @@ use actix::prelude::*;
 use thiserror::Error;
 
 use crate::config::{Config, DbSync};
-use crate::domain::Settings;
+use crate::domain::{Durability, Settings};
 use crate::log::{Log, ReadMarks, State};
 use crate::metrics::Metrics;
 #[cfg(feature = "cluster")]
@@ -178,6 +178,10 @@ impl Journal {
             epoch,
             head,
             state,
+            durability: match sync {
+                DbSync::Full => Durability::Disk,
+                DbSync::Normal => Durability::File,
+            },
             follow: writer.clone().recipient(),
             append: writer.clone().recipient(),
             page: readers.recipient(),

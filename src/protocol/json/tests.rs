@@ -3,7 +3,7 @@
 use super::*;
 use serde_json::json;
 
-use crate::domain::{Settings, SettingsChange, Unread};
+use crate::domain::{Durability, Settings, SettingsChange, Unread};
 
 const MAX_BYTES: usize = 8;
 
@@ -297,7 +297,7 @@ fn settings_have_no_line() {
 }
 
 #[test]
-fn welcome_has_the_author_and_the_limits() {
+fn welcome_has_the_author_the_limits_and_the_durability() {
     let limits = Limits {
         message_bytes: 4096,
         frame_bytes: 28672,
@@ -309,11 +309,13 @@ fn welcome_has_the_author_and_the_limits() {
         unread: Some(1000),
     };
     let author = Author::from(ada());
-    let line = event(&Event::Welcome { nick: nick("Ada"), author, limits });
+    let durability = Durability::Disk;
+    let line = event(&Event::Welcome { nick: nick("Ada"), author, limits, durability });
     let expected = format!(
         "{{\"type\":\"welcome\",\"nick\":\"Ada\",\"author\":\"{author}\",\"limits\":\
          {{\"message_bytes\":4096,\"frame_bytes\":28672,\"history\":100,\"search\":50,\
-         \"edits\":true,\"edit_window_ms\":60000,\"unread\":1000}}}}"
+         \"edits\":true,\"edit_window_ms\":60000,\"unread\":1000}},\
+         \"durability\":{{\"level\":\"disk\"}}}}"
     );
     assert_eq!(line, expected);
 }

@@ -6,6 +6,7 @@ use super::nats::Version;
 use super::{Cluster, export, join, say, with_each_nats};
 use crate::harness::{eventually, raw_http, within};
 use crate::json::JsonClient;
+use crate::metrics::assert_durability;
 use crate::program::{PROGRAM, Program};
 
 with_each_nats!(
@@ -14,6 +15,7 @@ with_each_nats!(
     client_resumes_on_another_node,
     draft_that_is_repeated_on_another_node_is_a_duplicate,
     node_that_was_away_catches_up,
+    nodes_tell_how_many_servers_store_the_log,
     history_of_a_single_server_becomes_that_of_the_first_node,
     node_whose_records_are_gone_copies_the_history_of_another,
     node_with_other_history_is_refused,
@@ -149,6 +151,22 @@ async fn node_that_was_away_catches_up(version: Version) {
     assert_eq!(all.len(), 51);
     assert_eq!(export(&cluster.db("b")).await, all);
     assert_eq!(export(&cluster.db("c")).await, all);
+}
+
+async fn nodes_tell_how_many_servers_store_the_log(version: Version) {
+    let mut cluster = Cluster::start(version).await;
+    let a = cluster.node("a").await;
+    assert_durability(a.addr, "stream", Some(1)).await;
+    // Without NATS the number is not known.
+    stop([a]).await;
+    cluster.nats.kill().await;
+    let a = cluster.node("a").await;
+    assert_durability(a.addr, "stream", None).await;
+    cluster.nats.restart().await;
+    let metrics = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", a.addr);
+    let has_number = async || raw_http(a.addr, &metrics).await.contains("chinwag_log_replicas ");
+    eventually("the node to read the number", has_number).await;
+    assert_durability(a.addr, "stream", Some(1)).await;
 }
 
 async fn history_of_a_single_server_becomes_that_of_the_first_node(version: Version) {

@@ -3,6 +3,7 @@
 
 mod bad_records; // records that a node cannot apply, and records that are missing
 mod busy_room; // how often members of a busy room are written to
+mod conversation;
 mod disk_faults; // history files that cannot be written
 mod faults; // NATS is killed, and set back
 mod log; // nodes that start, stop and join
@@ -14,6 +15,7 @@ mod proxy;
 mod readme;
 mod replica_faults; // NATS servers that replicate the stream are killed and stopped
 mod talker;
+mod upgrade; // NATS servers and nodes that are replaced by newer ones
 
 use std::path::{Path, PathBuf};
 

@@ -56,6 +56,22 @@ impl Nats {
         Self::start_in(version, folder, &["--config", config.to_str().unwrap()]).await
     }
 
+    /// Starts three servers, `s0` to `s2`, that are one NATS cluster.
+    pub async fn start_cluster(version: Version, folder: &Path) -> Vec<Self> {
+        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let routes = [free(), free(), free()];
+        let routes = routes.map(|free| format!("nats://{}", free.local_addr().unwrap()));
+        let all_routes = routes.join(",");
+        let mut servers = Vec::new();
+        for (n, route) in routes.iter().enumerate() {
+            let name = format!("s{n}");
+            let flags = ["--name", &name, "--cluster", route, "--cluster_name", "chinwag"];
+            let flags = [&flags[..], &["--routes", &all_routes]].concat();
+            servers.push(Self::start_with(version, &folder.join(&name), &flags).await);
+        }
+        servers
+    }
+
     async fn start_in(version: Version, folder: &Path, flags: &[&str]) -> Self {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let (addr, store) = (free.local_addr().unwrap(), folder.join("nats"));
@@ -87,6 +103,23 @@ impl Nats {
     pub async fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             within("NATS to be killed", process.kill()).await.unwrap();
+        }
+    }
+
+    /// Stops it with SIGTERM, if it runs, and starts the current version with the same files.
+    pub async fn upgrade(&mut self) {
+        self.stop().await;
+        self.version = Version::Current;
+        self.restart().await;
+    }
+
+    /// Stops it with SIGTERM.
+    pub async fn stop(&mut self) {
+        if self.process.is_some() {
+            self.signal("-TERM");
+        }
+        if let Some(mut process) = self.process.take() {
+            within("NATS to end", process.wait()).await.unwrap();
         }
     }
 
@@ -128,6 +161,19 @@ impl Nats {
             answer
         });
         serde_json::from_slice(&answer.await).unwrap()
+    }
+
+    /// Returns the version that it tells to clients.
+    pub async fn number(&self) -> String {
+        let greeting = within("a greeting of NATS", async {
+            let mut line = String::new();
+            let tcp = TcpStream::connect(self.addr).await.unwrap();
+            BufReader::new(tcp).read_line(&mut line).await.unwrap();
+            line
+        });
+        let greeting = greeting.await;
+        let info: Value = serde_json::from_str(greeting.strip_prefix("INFO ").unwrap()).unwrap();
+        info["version"].as_str().unwrap().to_owned()
     }
 
     /// Returns the folder with its files.

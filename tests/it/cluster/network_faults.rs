@@ -17,6 +17,7 @@ with_each_nats!(
     message_in_flight_during_a_short_outage_is_committed_once,
     node_that_receives_nothing_from_nats_becomes_unready,
     idle_node_without_nats_becomes_unready,
+    client_that_is_ahead_of_a_node_resumes_there_without_a_gap,
 );
 
 /// A node `a` behind a proxy, and a node `b`.
@@ -167,4 +168,46 @@ async fn idle_node_without_nats_becomes_unready(version: Version) {
     }
     assert!(logged <= 2, "{logged}");
     assert_eq!(nodes.stop().await, ["before", "elsewhere", "after"]);
+}
+
+/// Resumes on a node that does not receive what the client has received on the other node.
+async fn client_that_is_ahead_of_a_node_resumes_there_without_a_gap(version: Version) {
+    let nodes = Nodes::start(version).await;
+    let mut bob = JsonClient::hello(nodes.b.addr, json!({"nick": "Bob"})).await;
+    bob.send(&[json!({"type": "join", "room": "tea"})]).await;
+    let epoch = bob.until("joined").await["epoch"].clone();
+    // The first node has applied this, and receives nothing after it.
+    let mut ada = join(&nodes.a, "Ada", "tea").await;
+    let before = say(&mut ada, "tea", "before").await;
+    while bob.until("message").await["text"] != "before" {}
+    nodes.proxy.hold_answers();
+    let known = say(&mut bob, "tea", "known").await;
+    let missed = say(&mut bob, "tea", "missed").await;
+    assert!(before < known && known < missed);
+
+    let mut hopper = JsonClient::hello(nodes.a.addr, json!({"nick": "Cyd"})).await;
+    let after = json!({"epoch": epoch, "seq": known});
+    hopper.send(&[json!({"type": "join", "room": "tea", "after": after})]).await;
+    // The node has received the join, and does not answer it.
+    let answer = tokio::time::timeout(Duration::from_millis(300), hopper.next()).await;
+    assert!(answer.is_err(), "{answer:?}");
+    nodes.proxy.heal();
+    let joined = hopper.expect("joined").await;
+    assert_eq!(joined["recovered"], true, "{joined}");
+    // What the node applied before it answered is in the answer, and what comes later follows.
+    let seq = if joined["messages"] == json!([]) {
+        hopper.until("message").await["seq"].clone()
+    } else {
+        joined["messages"][0]["seq"].clone()
+    };
+    assert_eq!(seq, missed, "{joined}");
+
+    // Nothing has this sequence number, so the answer comes after two seconds.
+    let began = Instant::now();
+    let after = json!({"epoch": epoch, "seq": (1_u64 << 53) - 1});
+    hopper.send(&[json!({"type": "join", "room": "tea", "after": after})]).await;
+    let joined = hopper.until("joined").await;
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!((&joined["recovered"], &joined["seq"]), (&json!(false), &json!(missed)));
+    assert_eq!(nodes.stop().await, ["before", "known", "missed"]);
 }

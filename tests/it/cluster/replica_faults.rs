@@ -1,8 +1,6 @@
 //! NATS servers that replicate the stream, which are killed and stopped while clients talk. Only
 //! with a current NATS: before 2.10.23 a killed server may lose a stream (nats-server#6888).
 
-use std::net::{Ipv4Addr, TcpListener};
-
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -11,6 +9,7 @@ use super::nats::{Nats, Version};
 use super::{export, join, node_command};
 use crate::harness::{eventually, within};
 use crate::json::JsonClient;
+use crate::metrics::assert_durability;
 use crate::program::Program;
 
 /// Three servers, and two nodes.
@@ -24,18 +23,7 @@ struct Replicas {
 impl Replicas {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let routes = [free(), free(), free()];
-        let routes = routes.map(|free| format!("nats://{}", free.local_addr().unwrap()));
-        let all_routes = routes.join(",");
-        let mut servers = Vec::new();
-        for (n, route) in routes.iter().enumerate() {
-            let name = format!("s{n}");
-            let flags = ["--name", &name, "--cluster", route, "--cluster_name", "chinwag"];
-            let flags = [&flags[..], &["--routes", &all_routes]].concat();
-            let folder = folder.path().join(&name);
-            servers.push(Nats::start_with(Version::Current, &folder, &flags).await);
-        }
+        let servers = Nats::start_cluster(Version::Current, folder.path()).await;
         let urls = servers.iter().map(Nats::url).collect::<Vec<_>>().join(",");
         let node = async |name: &str| {
             let db = folder.path().join(name).with_extension("db");
@@ -95,6 +83,7 @@ async fn leader_that_is_killed_loses_and_repeats_nothing() {
     let (mut ada, mut bob) =
         (join(&replicas.a, "Ada", "tea").await, join(&replicas.b, "Bob", "tea").await);
     say_patiently(&mut ada, "before").await;
+    assert_durability(replicas.a.addr, "stream", Some(3)).await;
     let leader = replicas.leader().await;
     let during = json!({"type": "say", "room": "tea", "text": "in flight", "id": "in flight"});
     ada.send(&[during]).await;

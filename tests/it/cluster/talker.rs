@@ -21,14 +21,24 @@ pub struct Shared {
     pub stop: Cell<bool>,
 }
 
+/// Which nodes a client uses.
+#[derive(Clone, Copy, Debug)]
+pub enum Place {
+    /// Only this one.
+    Only(usize),
+    /// This one first. Each time that a connection ends, or is refused, the next one.
+    From(usize),
+    /// Any. It moves every 200 ms or so.
+    Any,
+}
+
 /// A client that says numbered messages. It repeats each until it is committed, and resumes on each
 /// new connection.
 pub struct Talker {
     name: String,
     shared: Rc<Shared>,
     rng: fastrand::Rng,
-    /// The only node that it uses. `None` if it moves to another node every 200 ms or so.
-    node: Option<usize>,
+    place: Place,
     /// The number of its messages that were committed.
     pub committed: Rc<Cell<usize>>,
     received: Received,
@@ -45,15 +55,17 @@ pub struct Received {
     said: Vec<(u64, String)>,
     /// How often it has resumed without a gap.
     pub resumed: usize,
+    /// How the servers closed its connections. `None` if they did not send a close frame.
+    pub close_codes: Vec<Option<u16>>,
 }
 
 impl Talker {
-    pub fn new(name: &str, shared: &Rc<Shared>, node: Option<usize>, seed: u64) -> Self {
+    pub fn new(name: &str, shared: &Rc<Shared>, place: Place, seed: u64) -> Self {
         Self {
             name: name.into(),
             shared: Rc::clone(shared),
             rng: fastrand::Rng::with_seed(seed),
-            node,
+            place,
             committed: Rc::default(),
             received: Received::default(),
         }
@@ -64,7 +76,11 @@ impl Talker {
         while !self.shared.stop.get() {
             let node = {
                 let nodes = self.shared.nodes.borrow();
-                nodes[self.node.unwrap_or_else(|| self.rng.usize(..nodes.len()))]
+                match &mut self.place {
+                    Place::Only(node) => nodes[*node],
+                    Place::From(node) => nodes[std::mem::replace(node, (*node + 1) % nodes.len())],
+                    Place::Any => nodes[self.rng.usize(..nodes.len())],
+                }
             };
             match JsonClient::try_connect(node).await {
                 Ok(client) => self.talk_to(client).await,
@@ -76,9 +92,9 @@ impl Talker {
     }
 
     async fn talk_to(&mut self, mut client: JsonClient) {
-        let stay = match self.node {
-            Some(_) => Duration::from_secs(3600),
-            None => Duration::from_millis(self.rng.u64(150..250)),
+        let stay = match self.place {
+            Place::Only(_) | Place::From(_) => Duration::from_secs(3600),
+            Place::Any => Duration::from_millis(self.rng.u64(150..250)),
         };
         let until = Instant::now() + stay;
         let key = format!("the secret key of {}", self.name);
@@ -92,7 +108,11 @@ impl Talker {
                 return;
             }
             next.clear();
-            let Ok(Some(line)) = timeout_at(until, client.next()).await else { return };
+            let line = match timeout_at(until, client.next()).await {
+                Ok(Some(line)) => line,
+                Ok(None) => return self.received.close_codes.push(client.close_code),
+                Err(_) => return,
+            };
             match line["type"].as_str().unwrap() {
                 "welcome" => {}
                 "joined" => self.received.join(&line),
@@ -103,8 +123,8 @@ impl Talker {
                     self.committed.set(self.committed.get() + 1);
                     next = self.command();
                 }
-                "error" if line["code"] == "busy" => {
-                    // It is refused at once while the log is stalled.
+                "error" if line["code"] == "busy" || line["code"] == "shutting_down" => {
+                    // It is refused at once while the log is stalled or the node shuts down.
                     sleep(Duration::from_millis(50)).await;
                     next = self.command();
                 }
