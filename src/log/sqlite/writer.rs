@@ -167,6 +167,11 @@ impl Handler<Close> for Writer {
         if let Err(error) = self.close() {
             warn!("cannot close the journal cleanly: {error}");
         }
+        // The last connection removes the write-ahead log when it is closed. An operator may replace
+        // the file.
+        if let Ok(nothing) = Connection::open_in_memory() {
+            self.connection = nothing;
+        }
         // The caller may reopen the file as soon as it has the answer.
         self.lock = None;
         ctx.stop();
