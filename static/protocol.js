@@ -66,8 +66,8 @@
 /**
  * @typedef {object} Durability
  * @property {"memory" | "file" | "disk" | "stream"} level
- * @property {number} [replicas] the number of NATS servers that have a copy; only with `stream`,
- *   and absent while it is not known
+ * @property {number} [replicas] the number of NATS servers that are configured to store messages;
+ *   only with `stream`, and absent while it is not known
  */
 
 /**

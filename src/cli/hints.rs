@@ -34,9 +34,13 @@ pub(crate) fn with_hint(error: &ServerError) -> String {
         #[cfg(feature = "cluster")]
         ServerError::Cluster(ClusterError::Refused(
             Refused::Forked { epoch, .. } | Refused::NoStream { epoch, .. },
-        )) => return format!("{error}: --nats-new-epoch {epoch}"),
+        )) => return format!("{error} with --nats-new-epoch {epoch}"),
         #[cfg(feature = "cluster")]
         ServerError::Cluster(ClusterError::Refused(_)) => return error.to_string(),
+        #[cfg(feature = "cluster")]
+        ServerError::Cluster(
+            ClusterError::Source(_) | ClusterError::Install(_) | ClusterError::Journal(_),
+        ) => "check the file and its folder, or choose another file with --db",
         #[cfg(feature = "cluster")]
         ServerError::Cluster(_) => "check --nats and the other flags of the cluster",
         #[cfg(not(feature = "cluster"))]

@@ -210,8 +210,9 @@ struct ClusterArgs {
     #[arg(value_parser = number::<1_048_576, { usize::MAX }>)]
     nats_log_bytes: usize,
 
-    /// Begin a new epoch in place of this one, with the history of this node after the stream has
-    /// lost records, and with its settings. No effect if the history has another epoch.
+    /// The epoch to end. The node begins a new one with its retention and edit settings. If the
+    /// stream has lost records, all nodes then continue with the history of this node. No effect if
+    /// the history file has another epoch.
     #[arg(long, env = "CHINWAG_NATS_NEW_EPOCH", value_name = "EPOCH")]
     nats_new_epoch: Option<String>,
 

@@ -28,9 +28,9 @@ pub struct Cluster {
     /// The maximum size of the stream, in bytes, if the node creates it. NATS then deletes the
     /// oldest records, which the history files of the nodes have. Defaults to 4 GiB.
     pub log_bytes: u64,
-    /// Begins a new epoch in place of this one when the node starts, with the history of this node
-    /// after the stream has lost records, and with its settings. It has no effect if the history
-    /// file has another epoch. Defaults to none.
+    /// The epoch to end. When the node starts, it begins a new one with its retention and edit
+    /// settings. If the stream has lost records, all nodes then continue with the history of this
+    /// node. It has no effect if the history file has another epoch. Defaults to none.
     pub new_epoch: Option<String>,
     /// The name of the node in the connections that NATS lists. Defaults to none.
     pub node_name: Option<String>,

@@ -1,4 +1,4 @@
-//! What a client can rely on when its message is committed.
+//! What a message survives once it is committed.
 
 use serde::Serialize;
 use strum::IntoStaticStr;
@@ -20,7 +20,7 @@ pub enum Durability {
     /// It is in a stream that several nodes share. What it survives depends on the servers that
     /// store the stream.
     Stream {
-        /// The number of these servers. `None` if it is not known yet.
+        /// The number of servers that are configured to store it. `None` if it is not known yet.
         #[serde(skip_serializing_if = "Option::is_none")]
         replicas: Option<usize>,
     },
@@ -33,7 +33,8 @@ impl Durability {
         self.into()
     }
 
-    /// Returns the number of servers that store the stream, if there is a stream and it is known.
+    /// Returns the number of servers that store the stream. `None` if there is no stream, or if the
+    /// number is not known.
     #[must_use]
     pub fn replicas(self) -> Option<usize> {
         match self {

@@ -405,7 +405,7 @@ impl Hub {
         (self.log.epoch, self.log.head) = (epoch, head);
         self.rings.clear();
         self.reads.clear();
-        self.ahead.clear();
+        self.waiting_joins.clear();
         self.counts.clear();
         self.searches.clear();
         self.log.waiting.clear();

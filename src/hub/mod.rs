@@ -47,8 +47,8 @@ pub use publish::NotAMember;
 use publish::Sender;
 pub use registry::IsFree;
 use registry::{Client, User, map_for_one_room};
-use rooms::{Ahead, Counts, Room, RoomLimits};
 pub use rooms::{CatchUp, Join, Leave, Read, Typing, Who};
+use rooms::{Counts, Room, RoomLimits, WaitingJoins};
 pub use search::Search;
 use search::Searches;
 
@@ -61,7 +61,7 @@ pub struct Hub {
     opened_rooms: HashMap<SourceAddress, usize>,
     rings: Rings,
     reads: Reads,
-    ahead: Ahead,
+    waiting_joins: WaitingJoins,
     counts: Counts,
     searches: Searches,
     log: LogState,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::rooms::AheadKey;
+use super::rooms::WaitingJoinKey;
 use super::{ClientHandle, Hub};
 use crate::domain::RoomName;
 
@@ -51,7 +51,7 @@ enum Due {
     /// An append to the log.
     Append,
     /// The answer to a join that waits for an entry.
-    Join(AheadKey),
+    Join(WaitingJoinKey),
 }
 
 impl Pacing {
@@ -83,7 +83,7 @@ impl Pacing {
     }
 
     /// Schedules the answer to a join that waits for an entry.
-    pub(super) fn schedule_join(&mut self, at: Instant, key: AheadKey) {
+    pub(super) fn schedule_join(&mut self, at: Instant, key: WaitingJoinKey) {
         self.due.push(Reverse((at, Due::Join(key))));
     }
 

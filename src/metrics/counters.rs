@@ -148,7 +148,7 @@ impl Metrics {
         durability.get_or_create(&[("level", stats.durability.level())]).set(1);
         registry.register("durability", "What committed messages survive; always 1", durability);
         if let Some(replicas) = stats.durability.replicas() {
-            let help = "NATS servers that store the log";
+            let help = "NATS servers that are configured to store the log";
             registry.register("log_replicas", help, gauge(replicas));
         }
         let disconnects = LabeledCounter::default();

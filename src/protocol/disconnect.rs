@@ -83,7 +83,7 @@ impl DisconnectReason {
             Self::TooBig => "message too big",
             Self::Internal => "internal server error",
             Self::Panicked => "session failed",
-            Self::NewEpoch => "the history was restored; connect again",
+            Self::NewEpoch => "the log began a new epoch; connect again",
             Self::Busy => "server busy; try again later",
             Self::NoHello => "no hello in time",
             Self::SlowClient => "client too slow; send queue full",

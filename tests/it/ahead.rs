@@ -118,7 +118,7 @@ async fn client_that_is_ahead_of_the_node_resumes_as_soon_as_its_position_is_del
 }
 
 #[actix_web::test]
-async fn position_that_the_room_has_not_delivered_yet_is_waited_for() {
+async fn join_waits_for_a_position_that_the_room_has_not_delivered_yet() {
     const MEMBERS: usize = 2000;
     // Another delivery follows 100 ms after the first one.
     let setup = Setup::new(SHARED, Duration::from_secs(1)).await;
@@ -138,7 +138,7 @@ async fn position_that_the_room_has_not_delivered_yet_is_waited_for() {
 }
 
 #[actix_web::test]
-async fn position_that_is_never_delivered_is_answered_after_two_seconds() {
+async fn join_after_a_position_that_is_never_delivered_is_answered_after_two_seconds() {
     let setup = Setup::new(SHARED, Duration::ZERO).await;
     let began = Instant::now();
     let (_, client) = setup.resume(epoch(), Seq::new(u64::MAX)).await;

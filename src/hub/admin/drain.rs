@@ -14,7 +14,7 @@ use crate::hub::Hub;
 use crate::hub::commit::LogState;
 use crate::hub::history::{Reads, Rings};
 use crate::hub::pacing::{FlushTimer, Pacing};
-use crate::hub::rooms::{Ahead, Counts, RoomLimits};
+use crate::hub::rooms::{Counts, RoomLimits, WaitingJoins};
 use crate::hub::search::Searches;
 use crate::log::{Follower, Log, MemoryLog, Probe};
 use crate::protocol::DisconnectReason;
@@ -114,7 +114,7 @@ impl Hub {
             opened_rooms: HashMap::new(),
             rings: Rings::new(config, log.state.settings.keep_for),
             reads: Reads::default(),
-            ahead: Ahead::default(),
+            waiting_joins: WaitingJoins::default(),
             counts: Counts::default(),
             searches: Searches::default(),
             log,

@@ -1,6 +1,6 @@
 //! Joins of clients that are ahead of this node. A client that comes from a faster node resumes
-//! after an entry that this node has not delivered yet. Its join waits for the entry, but not for
-//! long: nobody knows whether it will come.
+//! after an entry that this node has not delivered yet. Its join waits for the entry, but only for
+//! a limited time, because the entry may not exist.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,20 +15,20 @@ use crate::hub::Hub;
 /// The longest time that a join waits.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// The joins that wait for an entry. One whose client has left remains until the entry or the time
-/// has come, and is then ignored. A session has one join that is not answered, so the limits on
-/// connections also limit these.
+/// The joins that wait for an entry. The join of a client that has left remains until the entry is
+/// delivered or the time is over, and is then ignored. A session waits for the answer to a join
+/// before it sends another one, so the limits on connections also limit the joins.
 #[derive(Default)]
-pub(in crate::hub) struct Ahead {
-    waiting: BTreeMap<AheadKey, Join>,
+pub(in crate::hub) struct WaitingJoins {
+    joins: BTreeMap<WaitingJoinKey, Join>,
     last: u64,
 }
 
 /// The entry that a join waits for, and a number that no other join has.
-pub(in crate::hub) type AheadKey = (Seq, u64);
+pub(in crate::hub) type WaitingJoinKey = (Seq, u64);
 
-/// Goes on with a join that does not wait any more. Many may end their wait at the same time, so
-/// each is a message of its own, between those of others.
+/// Continues with a join that does not wait any more. Many joins may stop waiting at the same time.
+/// Each is a message of its own, so that the hub handles other messages in between.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 struct EndWait(Join);
@@ -41,10 +41,10 @@ impl Handler<EndWait> for Hub {
     }
 }
 
-impl Ahead {
+impl WaitingJoins {
     /// Discards all joins that wait.
     pub(in crate::hub) fn clear(&mut self) {
-        self.waiting.clear();
+        self.joins.clear();
     }
 }
 
@@ -59,18 +59,19 @@ impl Hub {
         if !is_shared || !is_ahead {
             return Some(join);
         }
-        self.ahead.last += 1;
-        let key = (after.seq, self.ahead.last);
+        self.waiting_joins.last += 1;
+        let key = (after.seq, self.waiting_joins.last);
         self.pacing.schedule_join(Instant::now() + WAIT_MAX, key);
-        self.ahead.waiting.insert(key, join);
+        self.waiting_joins.joins.insert(key, join);
         None
     }
 
-    /// Goes on with the joins whose entries have been delivered. This looks only at joins that the
-    /// log has reached, so joins that wait for nothing cost nothing.
+    /// Continues with the joins whose entries have been delivered. Looks only at joins whose entry
+    /// is not after the end of the log, so joins that wait for an entry that does not exist take no
+    /// time.
     pub(in crate::hub) fn resume_joins(&mut self) {
         let mut undelivered = Vec::new();
-        while let Some(first) = self.ahead.waiting.first_entry()
+        while let Some(first) = self.waiting_joins.joins.first_entry()
             && first.key().0 <= self.log.head
         {
             let (key, join) = first.remove_entry();
@@ -80,13 +81,13 @@ impl Hub {
                 undelivered.push((key, join));
             }
         }
-        self.ahead.waiting.extend(undelivered);
+        self.waiting_joins.joins.extend(undelivered);
     }
 
-    /// Goes on with a join that has waited long enough, if it still waits. The client does not
-    /// resume.
-    pub(in crate::hub) fn stop_waiting(&mut self, key: AheadKey) {
-        if let Some(join) = self.ahead.waiting.remove(&key) {
+    /// Continues with a join that has waited long enough, if it still waits. The client then
+    /// receives the latest messages.
+    pub(in crate::hub) fn stop_waiting(&mut self, key: WaitingJoinKey) {
+        if let Some(join) = self.waiting_joins.joins.remove(&key) {
             self.end_wait(join);
         }
     }

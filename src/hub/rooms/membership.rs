@@ -66,8 +66,8 @@ pub enum CatchUp {
     /// The latest messages, at most this many.
     Latest(usize),
     /// All messages after this position. If some are missing, the client receives the latest 50.
-    /// If another node of a cluster may have delivered the position before this hub, the answer
-    /// waits for it, but not for more than 2 seconds.
+    /// If another node of a cluster may have delivered the entry at this position before this hub,
+    /// the answer waits for the entry, but at most 2 seconds.
     After(Position),
 }
 

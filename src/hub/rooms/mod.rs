@@ -7,7 +7,7 @@ mod read;
 mod room;
 mod unread;
 
-pub(super) use ahead::{Ahead, AheadKey};
+pub(super) use ahead::{WaitingJoinKey, WaitingJoins};
 pub(super) use membership::RoomLimits;
 pub use membership::{CatchUp, Join, Leave};
 pub use presence::{Typing, Who};

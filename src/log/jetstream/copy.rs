@@ -111,8 +111,9 @@ pub async fn bring_up_to_date(config: &Config) -> Result<(), ClusterError> {
             Ok(copy) => {
                 if let Some(Replaced { messages, lost, file }) = sqlite::install(copy, path)? {
                     warn!(
-                        "{messages} messages are not in the copy; they are in {}, and the replaced \
-                         history file is {}",
+                        "the copy lacks {messages} messages of the replaced history file, or an \
+                         edit or deletion of them; they are saved in {}, and the replaced file is \
+                         kept as {}",
                         lost.display(),
                         file.display()
                     );
@@ -154,8 +155,9 @@ async fn wait_for_stream(link: &Link, is_node: bool) -> Option<StreamState> {
     }
 }
 
-/// Returns whether a history file lacks records that the stream does not have, or is not the one
-/// with which the log has begun a new epoch. A file with other history is refused later.
+/// Returns whether a history file needs records that the stream does not have any more, or differs
+/// from the history with which the log has begun a new epoch. Also returns false for the file of a
+/// single server, which is refused later if it is not the beginning of the log.
 async fn needs_copy(link: &Link, own: Option<&JournalState>, stream: StreamState) -> bool {
     if own.is_some_and(|own| own.head > Seq::default() && own.place.is_none()) {
         return false;

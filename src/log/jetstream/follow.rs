@@ -28,7 +28,7 @@ use crate::log::sqlite::{
     AppliedRecord, Apply, Begin, Describe, JournalState, Origin, Placed, ProducerId, Writer,
 };
 use crate::metrics::{LogEvent, Metrics};
-use epoch::Wanted;
+use epoch::EpochRequest;
 
 /// After this silence it is checked whether there are records that were not delivered. The server
 /// shows every second that it is alive.
@@ -82,10 +82,11 @@ pub enum Refused {
         /// The last record that the journal has applied.
         last: u64,
     },
-    /// The log began with the history of a server, which the stream does not contain.
+    /// The log began with the history of a node, which the stream does not contain.
     #[error(
-        "the log began with the history of one server, and no other node sent a copy of its \
-         history file; start one, or start this node with a copy made by `chinwag backup`"
+        "the log began with the history of one node, which the stream does not contain, and no \
+         other node sent a copy of its history file; start another node, or start this node with \
+         a copy made by `chinwag backup`"
     )]
     NeedsParent,
     /// The stream does not exist any more, or the address or the account is wrong.
@@ -172,8 +173,8 @@ pub(super) struct Following {
     applied: Option<Applied>,
     /// The epoch of the journal.
     epoch: Epoch,
-    /// The new epoch that this node begins at its start.
-    wanted: Option<Wanted>,
+    /// The new epoch that this node should begin at its start.
+    epoch_request: Option<EpochRequest>,
     /// The size of messages that NATS must accept.
     payload_needed: usize,
     metrics: Metrics,
@@ -210,7 +211,7 @@ impl Following {
             journal_name,
             applied,
             epoch,
-            wanted: None,
+            epoch_request: None,
             payload_needed,
             metrics,
             publisher,
@@ -259,7 +260,7 @@ impl Following {
         let began = Instant::now();
         let mut has_warned = false;
         loop {
-            let may_wait = self.wants_epoch() || !self.has_begun();
+            let may_wait = self.must_begin_epoch() || !self.has_begun();
             match self.read_to_end().await {
                 Ok(()) => return Ok(true),
                 Err(Stop::Refused(refused)) => return Err(refused),
@@ -499,7 +500,8 @@ impl Following {
                 self.compare(producer, chain);
                 (Some(Origin { producer, n, made }), Some(drafts))
             }
-            // It is of a former epoch, and may refer to other messages. All nodes skip it.
+            // Its drafts are of a former epoch, so their sequence numbers may be those of other
+            // messages. All nodes skip it.
             Ok(Record::Append(Produced { producer, n, made, .. })) => {
                 (Some(Origin { producer, n, made }), None)
             }

@@ -52,17 +52,17 @@ pub(super) struct StreamState {
     pub(super) first: u64,
     /// The position of the last record. 0 if there was none.
     pub(super) last: u64,
-    /// The number of servers that store it.
+    /// The number of servers that are configured to store it.
     pub(super) replicas: usize,
 }
 
-/// What the stream tells about a journal that differs from it.
+/// What the first and the last record of the stream tell about a journal that differs from it.
 pub(super) enum Beginning {
     /// The log has begun a new epoch with the journal's history.
     Continues(Placed, NewEpoch),
     /// The log has begun this epoch with another history.
     Other(Epoch),
-    /// Nothing.
+    /// Nothing: neither record is of another epoch.
     Unknown,
 }
 
@@ -156,7 +156,8 @@ impl Link {
         Ok((record.payload, time))
     }
 
-    /// Returns what the stream tells about a journal that differs from it.
+    /// Returns what the first and the last record of the stream tell about a journal that differs
+    /// from it.
     pub(super) async fn beginning(
         &self,
         state: StreamState,
@@ -172,8 +173,8 @@ impl Link {
             let placed = Placed { position: state.first, time, hash };
             return Ok(Beginning::Continues(placed, new.clone()));
         }
-        // The first record of an epoch may be deleted, and the last one may be a late one of a
-        // former epoch.
+        // Neither record alone is enough: the record that began the epoch may be deleted, and the
+        // node that published the last record may not have known the new epoch yet.
         let (payload, _) = self.record(state.last).await?;
         let records = [first, Record::decode(&payload)].into_iter().flatten();
         let other = records.map(|record| record.epoch()).find(|other| other != epoch);

@@ -130,7 +130,7 @@ pub(super) enum Attachment {
 #[rtype(result = "()")]
 pub(super) struct Attach(pub(super) Attachment);
 
-/// Tells how many servers store the stream.
+/// Tells how many servers are configured to store the stream.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Replicas(pub(super) Option<usize>);
@@ -157,7 +157,7 @@ pub(super) struct Replicated {
 /// A new epoch that the journal has begun.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct Replaced {
+pub(super) struct EpochBegun {
     pub(super) epoch: Epoch,
     pub(super) head: Seq,
     pub(super) settings: Settings,
@@ -311,8 +311,8 @@ impl Publisher {
         let Some(OpenAppend { ticket, placed, .. }) = self.append.take() else { return };
         if is_skipped {
             error!(
-                "messages are refused: the log has begun a new epoch, or the clock of this machine \
-                 or of NATS is wrong by hours"
+                "messages are rejected: the log has begun a new epoch, or the clock of this \
+                 machine or of NATS is wrong by hours; check the clocks if there is no new epoch"
             );
         }
         if placed.is_empty() {
@@ -384,11 +384,11 @@ impl Handler<Replicated> for Publisher {
     }
 }
 
-impl Handler<Replaced> for Publisher {
+impl Handler<EpochBegun> for Publisher {
     type Result = ();
 
-    fn handle(&mut self, replaced: Replaced, _: &mut Self::Context) {
-        let Replaced { epoch, head, settings, chain } = replaced;
+    fn handle(&mut self, begun: EpochBegun, _: &mut Self::Context) {
+        let EpochBegun { epoch, head, settings, chain } = begun;
         (self.epoch, self.chain, self.backlog) = (epoch.clone(), chain, None);
         self.tell_hub(FromLog::NewEpoch { epoch, head });
         let change = SettingsChange { seq: head, at: Timestamp::now(), settings };

@@ -19,7 +19,7 @@ const VERSION: u32 = 1;
 pub(super) enum Record {
     /// The first record of a log.
     Genesis(Genesis),
-    /// The start of a new epoch with the history of one node.
+    /// The start of a new epoch.
     NewEpoch(NewEpoch),
     /// The drafts of one append of a hub. A record without drafts only shows that records pass
     /// through the log, or that an earlier record of its producer will not.
@@ -46,8 +46,8 @@ pub(super) struct Parent {
     pub(super) head: Seq,
 }
 
-/// The start of a new epoch. It counts only if the log has the parent epoch before it, so of two
-/// that nodes begin at the same time, the first counts.
+/// The start of a new epoch. It counts only if the log has the parent epoch before it. So if two
+/// nodes begin an epoch at the same time, the first counts.
 #[derive(Clone, Debug)]
 pub(super) struct NewEpoch {
     pub(super) epoch: Epoch,
@@ -290,8 +290,8 @@ fn decode_chain(position: u64, hash: &str) -> Result<Chain, BadRecord> {
 }
 
 impl NewEpoch {
-    /// Returns whether it begins with the history of a journal that does not have the records
-    /// before it.
+    /// Returns whether the epoch begins with the history of the journal that has this epoch and
+    /// chain. Such a journal does not need the records before this one.
     pub(super) fn continues(&self, epoch: &Epoch, chain: Chain) -> bool {
         self.parent == *epoch && self.history.is_some_and(|history| history.chain == chain)
     }

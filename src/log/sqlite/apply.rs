@@ -103,8 +103,9 @@ impl AppliedRecord {
     }
 }
 
-/// Makes a journal that is in no shared log the beginning of one, or lets it join one whose first
-/// record this is. Or lets a journal of a shared log continue with a new epoch.
+/// Begins an epoch of a shared log. A journal that is in no shared log becomes the beginning of
+/// one, or joins one whose first record this is. A journal of a shared log continues with a new
+/// epoch.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), LogError>")]
 pub(in crate::log) struct Begin {
@@ -234,7 +235,7 @@ impl Writer {
         let place = Place { position: placed.position, time: placed.time, base, chain };
         let transaction = self.connection.transaction()?;
         place.store(&transaction)?;
-        // In a new epoch, positions may begin at 1 again.
+        // The stream may have been created again, and then positions begin at 1.
         transaction.execute("UPDATE producers SET position = 0", [])?;
         schema::set_meta(&transaction, "epoch", epoch.as_str())?;
         StoredSettings { seq: Seq::default(), settings: settings.clone() }.store(&transaction)?;

@@ -1,5 +1,5 @@
-//! Replaces a journal by a copy of that of another node. Messages that only the replaced journal has
-//! are saved.
+//! Replaces a journal by a copy of another node's journal. Messages that only the replaced journal
+//! has are saved.
 
 use std::fs::{File, remove_file, rename};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -29,7 +29,7 @@ pub enum InstallError {
     Write(PathBuf, io::Error),
 }
 
-/// What is left of a replaced journal that had messages which the copy lacks.
+/// What is kept of a replaced journal that has messages which the copy lacks.
 #[derive(Debug)]
 pub(in crate::log) struct Replaced {
     /// The number of these messages.
@@ -41,7 +41,7 @@ pub(in crate::log) struct Replaced {
 }
 
 /// Replaces a journal, which no server uses now, by a copy of another one. If the copy lacks
-/// messages of the replaced journal, that is kept under another name.
+/// messages of the replaced journal, the replaced journal is kept under another name.
 pub(in crate::log) fn install(
     copy: NamedTempFile,
     path: &Path,
@@ -87,15 +87,15 @@ fn move_if_exists(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes the messages of a journal that another one lacks, or that were edited or deleted only in
-/// the first one, to a new file, in the format of an export. Returns their number. Makes no file if
-/// there are none.
+/// Writes messages of the journal `path` to the new file `lost`, in the format of an export: those
+/// that the journal `other` lacks, and those that were edited or deleted only in `path`. Returns
+/// their number. Makes no file if there are none.
 fn save_lost(path: &Path, other: &Path, lost: &Path) -> Result<u64, InstallError> {
     let Source { connection, path, .. } = schema::open_source(path)?;
     let failed = |error| InstallError::Source(SourceError::from_sqlite(&path, error));
     connection.execute("ATTACH ?1 AS other", [other.to_string_lossy()]).map_err(failed)?;
-    // The other journal has pruned what is below its floors. But if it has begun another epoch, it
-    // never had what comes after everything that both have.
+    // Messages up to the floor of a room are not lost, because the other journal has pruned them.
+    // But if its epoch is another one, it never had the messages after the last one that both have.
     let common = "SELECT coalesce(max(own.seq), 0)
          FROM main.rooms room
          JOIN other.rooms other_room ON other_room.name = room.name
@@ -111,7 +111,8 @@ fn save_lost(path: &Path, other: &Path, lost: &Path) -> Result<u64, InstallError
     } else {
         connection.query_row(common, [], |row| row.get(0)).map_err(failed)?
     };
-    // Deleted messages are removed after some time.
+    // A deleted message that the other journal lacks is not lost: deleted messages are removed
+    // after some time.
     let select = connection.prepare(
         "SELECT own.seq, own.at, own.nick, own.text, own.attributed, own.id, own.author,
                 own.reply_to, own.edited_at, own.deleted, room.name
@@ -138,7 +139,7 @@ fn save_lost(path: &Path, other: &Path, lost: &Path) -> Result<u64, InstallError
         return Ok(0);
     }
     let write_error = |error| InstallError::Write(lost.to_owned(), error);
-    // It is deleted after an error.
+    // The temporary file is deleted after an error.
     let file = NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")));
     let mut file = BufWriter::new(file.map_err(write_error)?);
     let mut count = 0;

@@ -167,8 +167,8 @@ impl Handler<Close> for Writer {
         if let Err(error) = self.close() {
             warn!("cannot close the journal cleanly: {error}");
         }
-        // The last connection removes the write-ahead log when it is closed. An operator may replace
-        // the file.
+        // Closes the connection. The last one removes the write-ahead log, which SQLite would apply
+        // to a file that an operator puts in place of this one.
         if let Ok(nothing) = Connection::open_in_memory() {
             self.connection = nothing;
         }

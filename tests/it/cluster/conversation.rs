@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use super::log::stop;
-use super::talker::{Place, Received, Shared, Talker};
+use super::talker::{NodeChoice, Received, Shared, Talker};
 use super::{Cluster, export, join, node_command, say};
 use crate::harness::{eventually, within};
 use crate::program::Program;
@@ -62,8 +62,8 @@ impl Conversation {
         self.folder.join(NAMES[node]).with_extension("db")
     }
 
-    pub fn add(&mut self, name: &str, place: Place, seed: u64) {
-        let talker = Talker::new(name, &self.shared, place, seed);
+    pub fn add(&mut self, name: &str, choice: NodeChoice, seed: u64) {
+        let talker = Talker::new(name, &self.shared, choice, seed);
         self.talkers.push((Rc::clone(&talker.committed), rt::spawn(talker.talk())));
     }
 

@@ -9,7 +9,7 @@ mod faults; // NATS is killed, and set back
 mod log; // nodes that start, stop and join
 mod nats;
 mod network_faults; // the connection between a node and NATS
-mod new_epoch; // the stream lost records, and a node's history counts
+mod new_epoch; // all nodes continue with the history of one of them
 mod node_faults; // nodes are killed and stopped
 mod proxy;
 mod readme;

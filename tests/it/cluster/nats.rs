@@ -163,8 +163,8 @@ impl Nats {
         serde_json::from_slice(&answer.await).unwrap()
     }
 
-    /// Returns the version that it tells to clients.
-    pub async fn number(&self) -> String {
+    /// Returns the version that it reports to clients.
+    pub async fn reported_version(&self) -> String {
         let greeting = within("a greeting of NATS", async {
             let mut line = String::new();
             let tcp = TcpStream::connect(self.addr).await.unwrap();

@@ -1,4 +1,5 @@
-//! A stream that lost records: a node's history becomes that of all nodes, in a new epoch.
+//! New epochs: all nodes continue with the history of one of them after the stream lost records, or
+//! with other settings.
 
 use std::path::{Path, PathBuf};
 
@@ -56,7 +57,7 @@ pub fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// Waits until a node asks for a new epoch. Returns the epoch that it names.
+/// Waits until a node tells the operator to begin a new epoch. Returns the epoch to end.
 async fn wait_for_fork(node: &Program) -> String {
     let mut epoch = None;
     eventually("the node to notice the loss", async || {
@@ -245,7 +246,7 @@ async fn node_that_is_behind_copies_the_history() {
     let a = cluster.node_with("a", &["--nats-new-epoch", &epoch]).await;
     wait_until_ready(&a).await;
     say(&mut join(&a, "Ada", "tea").await, "tea", "on").await;
-    // The flag does not make this node's history that of all.
+    // The epoch is ended already, so the flag has no effect.
     let b = cluster.node_with("b", &["--nats-new-epoch", &epoch]).await;
     wait_until_ready(&b).await;
     for node in [&a, &b] {
@@ -255,7 +256,8 @@ async fn node_that_is_behind_copies_the_history() {
     assert!(lost_texts(&cluster, "b").is_empty());
 }
 
-/// The node that begins it is killed before it has noted that, and begins it again.
+/// The node that begins the epoch gets its earlier history file back, as if it had been killed
+/// before it stored the new epoch, and begins the epoch again.
 #[actix_web::test]
 #[ignore = "needs nats-server"]
 async fn epoch_that_was_begun_twice_counts_once() {
@@ -341,14 +343,14 @@ async fn messages_of_a_loss_that_nobody_noticed_are_saved_before_a_copy_replaces
 
 #[actix_web::test]
 #[ignore = "needs nats-server"]
-async fn settings_change_with_a_new_epoch_while_another_node_goes_on() {
+async fn settings_change_with_a_new_epoch_while_another_node_runs() {
     let cluster = Cluster::start(Version::Current).await;
     let (a, b) = (cluster.node("a").await, cluster.node("b").await);
     let mut bob = join(&b, "Bob", "tea").await;
     say(&mut bob, "tea", "before").await;
     let epoch = resume(&b, &json!("x"), 0).await["epoch"].as_str().unwrap().to_owned();
     stop(a).await;
-    // The node that begins the epoch does not have it yet.
+    // The node that begins the epoch does not have this message yet.
     say(&mut bob, "tea", "between").await;
     let a = cluster.node_with("a", &["--nats-new-epoch", &epoch, "--no-edits"]).await;
     assert_eq!(close_code(&mut bob).await, Some(1012));

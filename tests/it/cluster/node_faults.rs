@@ -5,7 +5,7 @@ use serde_json::json;
 use super::conversation::{Conversation, messages};
 use super::log::stop;
 use super::nats::Version;
-use super::talker::Place;
+use super::talker::NodeChoice;
 use super::{Cluster, export, join, say, with_each_nats};
 use crate::json::JsonClient;
 
@@ -64,7 +64,7 @@ async fn nodes_that_are_killed_lose_and_repeat_nothing(version: Version) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut talk = Conversation::of(&cluster, 2).await;
     for n in 0..6 {
-        talk.add(&format!("t{n}"), Place::Only(n % 2), rng.u64(..));
+        talk.add(&format!("t{n}"), NodeChoice::Only(n % 2), rng.u64(..));
     }
     for _ in 0..3 {
         talk.progress().await;
@@ -82,10 +82,10 @@ async fn clients_that_move_between_nodes_see_one_order(version: Version) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut talk = Conversation::of(&cluster, 3).await;
     for n in 0..3 {
-        talk.add(&format!("t{n}"), Place::Only(n), rng.u64(..));
+        talk.add(&format!("t{n}"), NodeChoice::Only(n), rng.u64(..));
     }
     for n in 0..4 {
-        talk.add(&format!("m{n}"), Place::Any, rng.u64(..));
+        talk.add(&format!("m{n}"), NodeChoice::Any, rng.u64(..));
     }
     talk.progress().await;
     talk.kill(rng.usize(..3)).await;

@@ -23,12 +23,12 @@ pub struct Shared {
 
 /// Which nodes a client uses.
 #[derive(Clone, Copy, Debug)]
-pub enum Place {
-    /// Only this one.
+pub enum NodeChoice {
+    /// Only this node.
     Only(usize),
-    /// This one first. Each time that a connection ends, or is refused, the next one.
+    /// This node first, and the next node each time that a connection ends or is refused.
     From(usize),
-    /// Any. It moves every 200 ms or so.
+    /// Any node. The client moves to another one every 200 ms or so.
     Any,
 }
 
@@ -38,7 +38,7 @@ pub struct Talker {
     name: String,
     shared: Rc<Shared>,
     rng: fastrand::Rng,
-    place: Place,
+    choice: NodeChoice,
     /// The number of its messages that were committed.
     pub committed: Rc<Cell<usize>>,
     received: Received,
@@ -60,12 +60,12 @@ pub struct Received {
 }
 
 impl Talker {
-    pub fn new(name: &str, shared: &Rc<Shared>, place: Place, seed: u64) -> Self {
+    pub fn new(name: &str, shared: &Rc<Shared>, choice: NodeChoice, seed: u64) -> Self {
         Self {
             name: name.into(),
             shared: Rc::clone(shared),
             rng: fastrand::Rng::with_seed(seed),
-            place,
+            choice,
             committed: Rc::default(),
             received: Received::default(),
         }
@@ -76,10 +76,12 @@ impl Talker {
         while !self.shared.stop.get() {
             let node = {
                 let nodes = self.shared.nodes.borrow();
-                match &mut self.place {
-                    Place::Only(node) => nodes[*node],
-                    Place::From(node) => nodes[std::mem::replace(node, (*node + 1) % nodes.len())],
-                    Place::Any => nodes[self.rng.usize(..nodes.len())],
+                match &mut self.choice {
+                    NodeChoice::Only(node) => nodes[*node],
+                    NodeChoice::From(node) => {
+                        nodes[std::mem::replace(node, (*node + 1) % nodes.len())]
+                    }
+                    NodeChoice::Any => nodes[self.rng.usize(..nodes.len())],
                 }
             };
             match JsonClient::try_connect(node).await {
@@ -92,9 +94,9 @@ impl Talker {
     }
 
     async fn talk_to(&mut self, mut client: JsonClient) {
-        let stay = match self.place {
-            Place::Only(_) | Place::From(_) => Duration::from_secs(3600),
-            Place::Any => Duration::from_millis(self.rng.u64(150..250)),
+        let stay = match self.choice {
+            NodeChoice::Only(_) | NodeChoice::From(_) => Duration::from_secs(3600),
+            NodeChoice::Any => Duration::from_millis(self.rng.u64(150..250)),
         };
         let until = Instant::now() + stay;
         let key = format!("the secret key of {}", self.name);

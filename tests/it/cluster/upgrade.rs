@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::conversation::Conversation;
 use super::nats::{Nats, Version};
-use super::talker::Place;
+use super::talker::NodeChoice;
 use super::{Cluster, with_each_nats};
 use crate::harness::eventually;
 use crate::json::JsonClient;
@@ -28,16 +28,16 @@ async fn nats_server_that_is_upgraded_loses_nothing_and_clients_stay_connected()
     let mut cluster = Cluster::start(Version::Debian).await;
     let mut talk = Conversation::of(&cluster, 2).await;
     for n in 0..4 {
-        talk.add(&format!("t{n}"), Place::Only(n % 2), 0);
+        talk.add(&format!("t{n}"), NodeChoice::Only(n % 2), 0);
     }
     talk.progress().await;
-    let old = cluster.nats.number().await;
+    let old = cluster.nats.reported_version().await;
     cluster.nats.stop().await;
     for node in &talk.nodes {
         assert_readable(node).await;
     }
     cluster.nats.upgrade().await;
-    assert_ne!(cluster.nats.number().await, old);
+    assert_ne!(cluster.nats.reported_version().await, old);
     talk.progress().await;
     for received in talk.stop().await {
         assert_eq!((received.resumed, received.close_codes), (0, vec![]));
@@ -53,13 +53,13 @@ async fn replicas_that_are_upgraded_one_by_one_lose_nothing_and_clients_stay_con
     let flags = ["--nats-replicas", "3"];
     let mut talk = Conversation::start(&urls, folder.path(), 2, &flags).await;
     for n in 0..4 {
-        talk.add(&format!("t{n}"), Place::Only(n % 2), 0);
+        talk.add(&format!("t{n}"), NodeChoice::Only(n % 2), 0);
     }
     for server in &mut servers {
         talk.progress().await;
-        let old = server.number().await;
+        let old = server.reported_version().await;
         server.upgrade().await;
-        assert_ne!(server.number().await, old);
+        assert_ne!(server.reported_version().await, old);
         // As the documentation says: the next server is stopped when this one has all records.
         eventually("all servers to have the stream", async || is_whole(server).await).await;
     }
@@ -86,10 +86,10 @@ async fn nodes_that_are_restarted_one_by_one_lose_and_repeat_nothing(version: Ve
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut talk = Conversation::of(&cluster, 2).await;
     for n in 0..4 {
-        talk.add(&format!("t{n}"), Place::From(n % 2), rng.u64(..));
+        talk.add(&format!("t{n}"), NodeChoice::From(n % 2), rng.u64(..));
     }
     for n in 0..2 {
-        talk.add(&format!("m{n}"), Place::Any, rng.u64(..));
+        talk.add(&format!("m{n}"), NodeChoice::Any, rng.u64(..));
     }
     for node in 0..2 {
         talk.progress().await;

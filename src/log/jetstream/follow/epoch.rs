@@ -1,17 +1,18 @@
-//! New epochs. An operator lets a node begin one. If the node agrees with the stream, all others
-//! that do continue with it, and only settings change. If the stream has lost records, nodes may
-//! have different histories, and that of this node counts: it adds a record that names its history,
-//! and deletes the records before it. Others with the same history continue with it. The rest copy
-//! it when they are restarted.
+//! New epochs. An operator makes a node begin one. If the node has the same history as the stream,
+//! it adds a record that changes only the settings, and the other nodes apply it. If the stream has
+//! lost records, nodes may have different histories, and the history of this node counts: it adds a
+//! record with the hash of its history, and deletes the records before it. Nodes with the same
+//! history continue after that record. The other nodes copy the history when they are restarted.
 
 use super::*;
 use crate::log::jetstream::link::Beginning;
-use crate::log::jetstream::publish::Replaced;
+use crate::log::jetstream::publish::EpochBegun;
 use crate::log::jetstream::record::History;
 
-/// A new epoch that a node should begin.
+/// A request of the operator to begin a new epoch.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
+pub(super) struct EpochRequest {
+    /// The epoch to end.
     parent: Epoch,
     settings: Settings,
 }
@@ -22,53 +23,54 @@ impl Following {
     pub(in crate::log::jetstream) fn replace_epoch(&mut self, parent: &str, settings: Settings) {
         if self.epoch.as_str() != parent {
             let epoch = self.epoch.as_str();
-            info!("no new epoch: the history has the epoch {epoch}, not {parent}");
+            info!("not beginning a new epoch: the history file has epoch {epoch}, not {parent}");
         } else if self.has_begun() {
-            self.wanted = Some(Wanted { parent: self.epoch.clone(), settings });
+            self.epoch_request = Some(EpochRequest { parent: self.epoch.clone(), settings });
         }
     }
 
-    /// Returns the epoch that the node should begin, if it has not begun yet.
-    fn wanted(&self) -> Option<Wanted> {
-        self.wanted.clone().filter(|wanted| wanted.parent == self.epoch)
+    /// Returns the request to begin a new epoch, unless it is done.
+    fn open_request(&self) -> Option<EpochRequest> {
+        self.epoch_request.clone().filter(|request| request.parent == self.epoch)
     }
 
-    /// Returns whether the node should begin a new epoch.
-    pub(super) fn wants_epoch(&self) -> bool {
-        self.wanted().is_some()
+    /// Returns whether the node still has to begin a new epoch.
+    pub(super) fn must_begin_epoch(&self) -> bool {
+        self.open_request().is_some()
     }
 
     /// Reads all that the log has, and begins a new epoch if the node should.
     pub(super) async fn read_to_end(&mut self) -> Result<(), Stop> {
         let read = self.read(true).await;
-        let Some(wanted) = self.wanted() else { return read };
+        let Some(request) = self.open_request() else { return read };
         match read {
             Ok(()) => {
-                self.link.append(self.new_epoch(wanted, None)).await?;
+                self.link.append(self.new_epoch(request, None)).await?;
                 self.read(true).await
             }
             Err(Stop::Refused(Refused::Forked { .. } | Refused::NoStream { .. })) => {
-                self.impose_history(wanted).await?;
+                self.impose_history(request).await?;
                 self.read(true).await
             }
             Err(stop) => Err(stop),
         }
     }
 
-    fn new_epoch(&self, wanted: Wanted, history: Option<History>) -> Vec<u8> {
-        let Wanted { parent, settings } = wanted;
+    fn new_epoch(&self, request: EpochRequest, history: Option<History>) -> Vec<u8> {
+        let EpochRequest { parent, settings } = request;
         Record::NewEpoch(NewEpoch { epoch: Epoch::random(), parent, history, settings }).encode()
     }
 
-    /// Makes the history of this node that of the log. An earlier attempt counts, if there was one.
-    async fn impose_history(&mut self, wanted: Wanted) -> Result<(), Stop> {
+    /// Makes the log begin an epoch with the history of this node. If the stream has a record of an
+    /// earlier attempt, that record counts.
+    async fn impose_history(&mut self, request: EpochRequest) -> Result<(), Stop> {
         if self.link.state().await?.is_none() {
             self.link.create_stream().await?;
         }
         if self.find_epoch().await?.is_none() {
             let head = self.describe().await?.head;
             let history = History { chain: self.chain(), base: base_after(head) };
-            self.link.append(self.new_epoch(wanted, Some(history))).await?;
+            self.link.append(self.new_epoch(request, Some(history))).await?;
         }
         let Some((placed, new)) = self.find_epoch().await? else {
             return Err("the record of the new epoch is gone".to_owned().into());
@@ -76,7 +78,7 @@ impl Following {
         if !new.continues(&self.epoch, self.chain()) {
             return Err(other_history(&new.epoch));
         }
-        // NATS 2.9 takes "before record 1" as "all".
+        // If NATS 2.9 is told to delete all records before record 1, it deletes all records.
         if placed.position > 1 {
             self.link.delete_before(placed.position).await?;
         }
@@ -84,7 +86,7 @@ impl Following {
         self.adopt(placed, new).await
     }
 
-    /// Finds the first record of the stream that begins an epoch after that of the journal.
+    /// Finds the first record of the stream that begins an epoch in place of the journal's epoch.
     async fn find_epoch(&self) -> Result<Option<(Placed, NewEpoch)>, Stop> {
         let Some(StreamState { first, last, .. }) = self.link.state().await? else {
             return Ok(None);
@@ -113,8 +115,8 @@ impl Following {
         }
     }
 
-    /// Continues with a new epoch if the journal differs from the stream, and the stream begins
-    /// with an epoch that has the journal's history.
+    /// If the journal differs from the stream, and the stream begins with a record of a new epoch
+    /// with the journal's history, continues after that record.
     pub(super) async fn adopt_first_epoch(&mut self, state: StreamState) -> Result<(), Stop> {
         let Some(Applied { position, time }) = self.applied else { return Ok(()) };
         if (state.first..=state.last).contains(&position)
@@ -129,7 +131,7 @@ impl Following {
         }
     }
 
-    /// Continues with a new epoch that begins with the records before it.
+    /// Applies a record that begins a new epoch, after the records before it.
     pub(super) async fn continue_with(
         &mut self,
         placed: Placed,
@@ -159,7 +161,7 @@ impl Following {
         self.applied = Some(Applied { position: placed.position, time: placed.time });
         if let Some(publisher) = &self.publisher {
             let (head, chain) = (own.head, self.chain());
-            publisher.do_send(Replaced { epoch, head, settings, chain });
+            publisher.do_send(EpochBegun { epoch, head, settings, chain });
         }
         Ok(())
     }
