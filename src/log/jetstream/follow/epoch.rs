@@ -26,6 +26,8 @@ impl Following {
             info!("not beginning a new epoch: the history file has epoch {epoch}, not {parent}");
         } else if self.has_begun() {
             self.epoch_request = Some(EpochRequest { parent: self.epoch.clone(), settings });
+        } else {
+            info!("not beginning a new epoch: the history file is not part of a log yet");
         }
     }
 
