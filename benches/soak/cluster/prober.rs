@@ -32,6 +32,7 @@ struct Node {
     addr: SocketAddr,
     /// Since when it runs without being stopped or killed.
     up_since: Option<Instant>,
+    last_answer: Instant,
 }
 
 struct Totals {
@@ -45,7 +46,9 @@ impl Probes {
     /// Starts the prober, once the room has messages.
     pub(crate) fn start(addrs: &[SocketAddr]) -> Arc<Self> {
         let now = Instant::now();
-        let node = |addr: &SocketAddr| Mutex::new(Node { addr: *addr, up_since: Some(now) });
+        let node = |addr: &SocketAddr| {
+            Mutex::new(Node { addr: *addr, up_since: Some(now), last_answer: now })
+        };
         let longest = (Duration::ZERO, 0, now);
         let totals = Totals { is_over: false, answers: 0, longest };
         let nodes = addrs.iter().map(node).collect();
@@ -67,6 +70,9 @@ impl Probes {
     }
 
     pub(crate) fn stop(&self) {
+        for node in 0..self.nodes.len() {
+            self.note_silence(node);
+        }
         self.totals.lock().unwrap().is_over = true;
     }
 
@@ -113,7 +119,7 @@ impl Probes {
 
     /// Asks a node until the test is over.
     async fn probe(&self, node: usize) {
-        let mut last_answer = Instant::now();
+        self.nodes[node].lock().unwrap().last_answer = Instant::now();
         while !self.totals.lock().unwrap().is_over {
             let Ok(Some(mut stream)) = timeout(CONNECT_TIMEOUT, self.connect(node)).await else {
                 // A node that is down refuses connections at once.
@@ -128,20 +134,22 @@ impl Probes {
                 {
                     break;
                 }
-                self.note_answer(node, &mut last_answer);
+                self.totals.lock().unwrap().answers += 1;
+                self.note_silence(node);
                 sleep_until(next).await;
             }
         }
     }
 
-    fn note_answer(&self, node: usize, last_answer: &mut Instant) {
+    /// Notes how long a node has not answered until now.
+    fn note_silence(&self, node: usize) {
         let now = Instant::now();
-        let before = std::mem::replace(last_answer, now);
-        let mut totals = self.totals.lock().unwrap();
-        totals.answers += 1;
+        let mut known = self.nodes[node].lock().unwrap();
+        let before = std::mem::replace(&mut known.last_answer, now);
         // An answer that a node sent before it was stopped may be read later.
-        let Some(up_since) = self.nodes[node].lock().unwrap().up_since else { return };
+        let Some(up_since) = known.up_since else { return };
         let silence = now.saturating_duration_since(before.max(up_since));
+        let mut totals = self.totals.lock().unwrap();
         if silence > totals.longest.0 {
             totals.longest = (silence, node, now);
         }
