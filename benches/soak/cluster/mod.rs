@@ -137,7 +137,8 @@ fn repeat_command(minutes: f64, clients: u32, options: &Options) -> String {
     let Options { nodes, replicas, faults, seed } = options;
     let faults = if *faults { " --faults" } else { "" };
     format!(
-        "scripts/soak {minutes} {clients} --nodes {nodes} --replicas {replicas}{faults} --seed {seed}"
+        "scripts/soak {minutes} {clients} --nodes {nodes} --replicas {replicas}{faults} \
+         --seed {seed}"
     )
 }
 
