@@ -101,7 +101,7 @@ impl GoodClient {
 
     async fn pause(&self) {
         // It repeats what was not answered at once on another node.
-        if self.soak.is_cluster() && !self.outbox.is_empty() {
+        if self.soak.pace.in_cluster && !self.outbox.is_empty() {
             return;
         }
         sleep(self.soak.pace.absence_max.mul_f64(fastrand::f64())).await;
@@ -127,7 +127,7 @@ impl GoodClient {
             let tcp = connect(addr, self.number).await?;
             tokio_tungstenite::client_async(request, tcp).await
         };
-        let upgraded = if self.soak.is_cluster() {
+        let upgraded = if self.soak.pace.in_cluster {
             // The node may be stopped.
             let timed_out = |_| Err(Error::Io(ErrorKind::TimedOut.into()));
             timeout(CONNECT_TIMEOUT, upgrade).await.unwrap_or_else(timed_out)
@@ -363,7 +363,7 @@ impl GoodClient {
             }
             // A command to a room that the client could not join under its old name.
             "not_joined" => Some(Duration::from_secs(1)),
-            "busy" if self.soak.is_cluster() => {
+            "busy" if self.soak.pace.in_cluster => {
                 self.soak.count(|counts| counts.busy += 1);
                 Some(Duration::from_millis(fastrand::u64(200..1000)))
             }
@@ -410,7 +410,7 @@ impl GoodClient {
         for change in &line.changes {
             room.apply(change);
         }
-        let is_behind = is_behind && self.soak.is_cluster() && !line.recovered;
+        let is_behind = is_behind && self.soak.pace.in_cluster && !line.recovered;
         if is_behind {
             self.soak.count(|counts| counts.behind += 1);
             room.earlier.extend(room.received.take());
@@ -465,7 +465,7 @@ impl GoodClient {
             }
             Some(_) | None => {
                 let missed = room.missed.take().unwrap_or_default();
-                if self.soak.is_cluster() && missed.len() < MISSED_MIN {
+                if self.soak.pace.in_cluster && missed.len() < MISSED_MIN {
                     let few = missed.len();
                     self.soak.fault(format!(
                         "{} in {name}: only {few} missed, but not recovered",

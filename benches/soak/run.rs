@@ -51,6 +51,8 @@ pub(crate) struct Pace {
     pub(crate) absence_max: Duration,
     /// A client that receives nothing for this time disconnects.
     pub(crate) silence_max: Duration,
+    /// Whether the servers are nodes with a shared log, which may be stopped or reject commands.
+    pub(crate) in_cluster: bool,
 }
 
 const PACE: Pace = Pace {
@@ -59,6 +61,7 @@ const PACE: Pace = Pace {
     absence_max: Duration::from_secs(10),
     // Longer than the test.
     silence_max: Duration::from_secs(1_000_000),
+    in_cluster: false,
 };
 
 /// The state that all clients share.
@@ -181,11 +184,6 @@ impl Soak {
             attacks: RefCell::default(),
             faults: RefCell::default(),
         }
-    }
-
-    /// Returns whether the clients move between several nodes.
-    pub(crate) fn is_cluster(&self) -> bool {
-        self.addrs.len() > 1
     }
 
     /// Returns the address of a random server.

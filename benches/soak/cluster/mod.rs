@@ -37,6 +37,7 @@ const PACE: Pace = Pace {
     connected_time: Duration::from_secs(5),
     absence_max: Duration::from_secs(2),
     silence_max: Duration::from_secs(3),
+    in_cluster: true,
 };
 
 /// The number of clients for each room.
