@@ -2,6 +2,8 @@
 //! and checks that it receives every message.
 
 use std::collections::{HashMap, VecDeque};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::history::ReceivedRange;
 use super::protocol::{Line, Stream, Unanswered, send};
 use super::room::Room;
-use super::run::Soak;
+use super::run::{Pace, Soak};
 use super::server::connect;
 
 /// The start of every text of a good client, except farewells and topics.
@@ -25,14 +27,16 @@ pub(crate) const PREFIX: &str = "good ";
 /// The start of the text and of the id of the last message of each room.
 pub(crate) const FAREWELL: &str = "farewell ";
 
-const COMMAND_INTERVAL: Duration = Duration::from_secs(4);
-const CONNECTED_TIME: Duration = Duration::from_secs(120);
-const ABSENCE_MAX: Duration = Duration::from_secs(10);
+/// How long a client waits until it is connected.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// One in this many absences is long. Then the client has missed more messages than the room has in
 /// memory, and reads them page by page.
 const LONG_ABSENCE_ONE_IN: u32 = 20;
 const LONG_ABSENCE_SECONDS: Range<u64> = 60..120;
+
+/// A client that has missed fewer messages can resume on every node.
+const MISSED_MIN: usize = 500;
 
 pub(crate) struct GoodClient {
     pub(crate) number: u32,
@@ -43,6 +47,10 @@ pub(crate) struct GoodClient {
     pub(crate) sent: u32,
     /// How many edits, deletions, reactions and topics it has sent.
     changes: u32,
+    /// The room, id and sequence number of each of its messages that was acknowledged.
+    pub(crate) said: Vec<(String, String, u64)>,
+    /// The server of the last connection.
+    last_addr: Option<SocketAddr>,
     soak: Rc<Soak>,
 }
 
@@ -69,6 +77,8 @@ impl GoodClient {
             outbox: VecDeque::new(),
             sent: 0,
             changes: 0,
+            said: Vec::new(),
+            last_addr: None,
             soak,
         }
     }
@@ -90,7 +100,11 @@ impl GoodClient {
     }
 
     async fn pause(&self) {
-        sleep(ABSENCE_MAX.mul_f64(fastrand::f64())).await;
+        // It repeats what was not answered at once on another node.
+        if self.soak.pace.in_cluster && !self.outbox.is_empty() {
+            return;
+        }
+        sleep(self.soak.pace.absence_max.mul_f64(fastrand::f64())).await;
         if fastrand::u32(0..LONG_ABSENCE_ONE_IN) == 0 {
             let back = Instant::now() + Duration::from_secs(fastrand::u64(LONG_ABSENCE_SECONDS));
             // At the end of the test, every client reconnects and reads the rest.
@@ -105,15 +119,27 @@ impl GoodClient {
     }
 
     async fn connect_once(&mut self) -> Result<End, Error> {
-        let tcp = connect(self.soak.addr, self.number).await?;
-        let mut request = format!("ws://{}/ws", self.soak.addr).into_client_request()?;
+        let addr = self.soak.other_addr(self.last_addr);
+        let is_hop = self.last_addr.replace(addr).is_some_and(|last| last != addr);
+        let mut request = format!("ws://{addr}/ws").into_client_request()?;
         request.headers_mut().insert("Sec-WebSocket-Protocol", "chinwag.v1".parse().unwrap());
-        let upgraded = tokio_tungstenite::client_async(request, tcp).await;
+        let upgrade = async {
+            let tcp = connect(addr, self.number).await?;
+            tokio_tungstenite::client_async(request, tcp).await
+        };
+        let upgraded = if self.soak.pace.in_cluster {
+            // The node may be stopped.
+            let timed_out = |_| Err(Error::Io(ErrorKind::TimedOut.into()));
+            timeout(CONNECT_TIMEOUT, upgrade).await.unwrap_or_else(timed_out)
+        } else {
+            upgrade.await
+        };
         if let Err(Error::Http(response)) = &upgraded {
             self.soak.fault(format!("{}: handshake refused with {}", self.nick, response.status()));
         }
         let (mut stream, _) = upgraded?;
         self.soak.count(|counts| counts.connections += 1);
+        self.soak.count(|counts| counts.hops += u64::from(is_hop));
         self.soak.count(|counts| counts.connected += 1);
         let end = self.talk(&mut stream).await;
         self.soak.count(|counts| counts.connected -= 1);
@@ -136,15 +162,18 @@ impl GoodClient {
         for unanswered in &mut self.outbox {
             unanswered.sent_at = None;
         }
-        lines.extend(self.unanswered());
+        lines.extend(self.repeat_unanswered());
         send(stream, &lines).await?;
-        let mut leave = Box::pin(sleep(random_around(CONNECTED_TIME)));
-        let mut next = Box::pin(sleep(random_around(COMMAND_INTERVAL)));
+        let Pace { command_interval, connected_time, silence_max, .. } = self.soak.pace;
+        let mut leave = Box::pin(sleep(random_around(connected_time)));
+        let mut next = Box::pin(sleep(random_around(command_interval)));
+        let mut silence = Box::pin(sleep(silence_max));
         let mut again: Option<Pin<Box<Sleep>>> = None;
         loop {
             tokio::select! {
                 message = stream.next() => match message {
                     Some(Ok(Message::Text(text))) => {
+                        silence.as_mut().reset(tokio::time::Instant::now() + silence_max);
                         let mut replies = Vec::new();
                         for line in text.split('\n') {
                             again = self.receive(line, &mut replies).map(|wait| {
@@ -169,7 +198,7 @@ impl GoodClient {
                     }
                 },
                 () = &mut next => {
-                    next = Box::pin(sleep(random_around(COMMAND_INTERVAL)));
+                    next = Box::pin(sleep(random_around(command_interval)));
                     let all_joined = self.rooms.values().all(|room| room.joined);
                     if !self.soak.is_over() && all_joined {
                         let command = self.next_command();
@@ -178,15 +207,16 @@ impl GoodClient {
                 }
                 () = async { again.as_mut().unwrap().await }, if again.is_some() => {
                     again = None;
-                    let lines: Vec<_> = self.unanswered().collect();
+                    let lines: Vec<_> = self.repeat_unanswered().collect();
                     send(stream, &lines).await?;
                 }
                 () = &mut leave => {
                     if !self.soak.is_over() {
                         return Ok(End::Left);
                     }
-                    leave = Box::pin(sleep(CONNECTED_TIME));
+                    leave = Box::pin(sleep(connected_time));
                 }
+                () = &mut silence => return Ok(End::Left),
             }
         }
     }
@@ -212,8 +242,10 @@ impl GoodClient {
         line
     }
 
-    /// Returns the unanswered commands, in the order in which they were first sent.
-    fn unanswered(&self) -> impl Iterator<Item = Value> {
+    /// Returns the unanswered commands, in the order in which they were first sent, to send them
+    /// again.
+    fn repeat_unanswered(&self) -> impl Iterator<Item = Value> {
+        self.soak.count(|counts| counts.repeated += self.outbox.len() as u64);
         self.outbox.iter().map(|unanswered| unanswered.command.clone())
     }
 
@@ -244,8 +276,9 @@ impl GoodClient {
         command["ref"] = id.as_str().into();
         command["id"] = id.into();
         self.soak.count(|counts| counts.unanswered += 1);
-        let sent_at = Some(Instant::now());
-        self.outbox.push_back(Unanswered { command: command.clone(), sent_at });
+        let first_sent = Instant::now();
+        let sent_at = Some(first_sent);
+        self.outbox.push_back(Unanswered { command: command.clone(), first_sent, sent_at });
         command
     }
 
@@ -297,8 +330,14 @@ impl GoodClient {
 
     fn process_said(&mut self, line: &Line<'_>) {
         self.soak.count(|counts| counts.duplicates += u64::from(line.duplicate));
-        let Some(Unanswered { command, sent_at }) = self.take(&line.id) else { return };
+        let Some(unanswered) = self.take(&line.id) else { return };
+        let Unanswered { command, first_sent, sent_at } = unanswered;
         self.room_of(&command).acknowledge(&command, line.seq);
+        if command["type"] == "say" {
+            let name = command["room"].as_str().unwrap().to_owned();
+            self.said.push((name, line.id.to_string(), line.seq));
+        }
+        self.soak.count(|counts| counts.waited(&command, first_sent.elapsed()));
         self.soak.count(|counts| counts.acknowledged(&command));
         if let Some(sent_at) = sent_at {
             self.soak.count(|counts| counts.answered(sent_at.elapsed()));
@@ -324,6 +363,10 @@ impl GoodClient {
             }
             // A command to a room that the client could not join under its old name.
             "not_joined" => Some(Duration::from_secs(1)),
+            "busy" if self.soak.pace.in_cluster => {
+                self.soak.count(|counts| counts.busy += 1);
+                Some(Duration::from_millis(fastrand::u64(200..1000)))
+            }
             // The command is sent again after the reconnect.
             "shutting_down" => None,
             code => {
@@ -356,7 +399,7 @@ impl GoodClient {
             self.soak.fault(format!("{}: new epoch after a graceful shutdown", self.nick));
         }
         room.epoch = line.epoch.to_string();
-        room.position = line.seq;
+        let is_behind = line.seq < std::mem::replace(&mut room.position, line.seq);
         room.topic = line.topic.to_string();
         if !line.recovered {
             room.messages.clear();
@@ -366,6 +409,11 @@ impl GoodClient {
         }
         for change in &line.changes {
             room.apply(change);
+        }
+        let is_behind = is_behind && self.soak.pace.in_cluster && !line.recovered;
+        if is_behind {
+            self.soak.count(|counts| counts.behind += 1);
+            room.earlier.extend(room.received.take());
         }
         let Some(received) = &room.received else {
             room.received = Some(ReceivedRange::after(line.seq));
@@ -416,7 +464,15 @@ impl GoodClient {
                 replies.push(request);
             }
             Some(_) | None => {
-                for (seq, id) in room.missed.take().into_iter().flatten() {
+                let missed = room.missed.take().unwrap_or_default();
+                if self.soak.pace.in_cluster && missed.len() < MISSED_MIN {
+                    let few = missed.len();
+                    self.soak.fault(format!(
+                        "{} in {name}: only {few} missed, but not recovered",
+                        self.nick
+                    ));
+                }
+                for (seq, id) in missed {
                     self.add_message(name, seq, &id);
                 }
             }

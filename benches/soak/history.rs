@@ -125,6 +125,13 @@ impl StoredHistory {
         self.rooms.values().map(|room| room.messages.len()).max().unwrap_or(0)
     }
 
+    /// Returns whether a room has a message with this sequence number and id.
+    pub(crate) fn has(&self, name: &str, seq: u64, id: &str) -> bool {
+        let all = self.rooms.get(name).map_or(&[][..], |room| &room.messages);
+        let found = all.binary_search_by_key(&seq, |message| message.seq);
+        found.is_ok_and(|n| all[n].id == id)
+    }
+
     /// Checks that a client has received exactly the stored messages of a range, and returns how
     /// many.
     pub(crate) fn check_range(&self, name: &str, range: &ReceivedRange) -> Result<u64, String> {

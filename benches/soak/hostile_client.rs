@@ -132,13 +132,13 @@ impl HostileClient {
     }
 
     async fn upgrade(&self, query: &str, json: bool) -> std::io::Result<TcpStream> {
-        let mut tcp = connect(self.soak.addr, self.number).await?;
+        let mut tcp = connect(self.soak.addr(), self.number).await?;
         let protocol = if json { "Sec-WebSocket-Protocol: chinwag.v1\r\n" } else { "" };
         let request = format!(
             "GET /ws?{query} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\n\
              Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n{protocol}\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-            self.soak.addr
+            self.soak.addr()
         );
         tcp.write_all(request.as_bytes()).await?;
         let mut head = Vec::new();
@@ -189,7 +189,7 @@ impl HostileClient {
     async fn slow_handshake(self) -> std::io::Result<()> {
         let mut all = Vec::new();
         for _ in 0..50 {
-            all.push(connect(self.soak.addr, self.number).await?);
+            all.push(connect(self.soak.addr(), self.number).await?);
         }
         for letter in b"GET /ws HTTP/1.1\r\nHost: x\r\n" {
             for tcp in &mut all {

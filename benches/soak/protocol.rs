@@ -56,6 +56,8 @@ pub(crate) struct Line<'a> {
 pub(crate) struct Unanswered {
     /// It has an `id` and the same `ref`.
     pub(crate) command: Value,
+    /// When it was first sent.
+    pub(crate) first_sent: Instant,
     /// When it was sent. `None` if it must be sent again: then its latency is not measured.
     pub(crate) sent_at: Option<Instant>,
 }

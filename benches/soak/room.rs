@@ -29,8 +29,11 @@ pub(crate) struct Room {
     pub(crate) epoch: String,
     /// Where the client resumes: the sequence number of the last event.
     pub(crate) position: u64,
-    /// The messages received without a gap since it first joined.
+    /// The messages received without a gap since it first joined, or since it last joined a node
+    /// that had applied less of the log than the client had received.
     pub(crate) received: Option<ReceivedRange>,
+    /// The ranges before this one.
+    pub(crate) earlier: Vec<ReceivedRange>,
     /// The sequence numbers and ids of messages that wait while the client reads missed messages
     /// page by page, newest page first, until a page reaches the range received before. New
     /// messages are appended.

@@ -42,9 +42,32 @@ const FAULTS_SHOWN: usize = 20;
 /// The close code for a server that shuts down.
 const SHUTTING_DOWN: u16 = 1001;
 
+/// How often good clients act, and how long they stay.
+pub(crate) struct Pace {
+    /// The mean time between two commands of a client.
+    pub(crate) command_interval: Duration,
+    /// The mean time that a client stays connected.
+    pub(crate) connected_time: Duration,
+    pub(crate) absence_max: Duration,
+    /// A client that receives nothing for this time disconnects.
+    pub(crate) silence_max: Duration,
+    /// Whether the servers are nodes with a shared log, which may be stopped or reject commands.
+    pub(crate) in_cluster: bool,
+}
+
+const PACE: Pace = Pace {
+    command_interval: Duration::from_secs(4),
+    connected_time: Duration::from_secs(120),
+    absence_max: Duration::from_secs(10),
+    // Longer than the test.
+    silence_max: Duration::from_secs(1_000_000),
+    in_cluster: false,
+};
+
 /// The state that all clients share.
 pub(crate) struct Soak {
-    pub(crate) addr: SocketAddr,
+    addrs: Vec<SocketAddr>,
+    pub(crate) pace: Pace,
     /// The number of good clients.
     pub(crate) good: u32,
     pub(crate) rooms: u32,
@@ -74,10 +97,37 @@ pub(crate) struct Counts {
     pub(crate) duplicates: u64,
     pub(crate) rate_limited: u64,
     pub(crate) renamed: u64,
+    /// Connections to another node than the one before.
+    pub(crate) hops: u64,
+    /// Resumes on a node that had applied less of the log than the client had received.
+    pub(crate) behind: u64,
+    /// Commands that were sent again.
+    pub(crate) repeated: u64,
+    /// Rejections because the log cannot take commands.
+    pub(crate) busy: u64,
+    /// The longest time from first sending a message to its acknowledgement, and its id.
+    pub(crate) longest_wait: (Duration, String),
     latency_us: Histogram<u64>,
 }
 
 impl Counts {
+    /// Notes the time from first sending a command to its acknowledgement.
+    pub(crate) fn waited(&mut self, command: &Value, wait: Duration) {
+        if command["type"] == "say" && wait > self.longest_wait.0 {
+            self.longest_wait = (wait, command["id"].as_str().unwrap().to_owned());
+        }
+    }
+
+    /// Returns the number of acknowledged commands.
+    pub(crate) fn acknowledged_count(&self) -> u64 {
+        self.acknowledged.values().sum()
+    }
+
+    /// Returns a quantile of the times to the answers to commands that were sent once.
+    pub(crate) fn latency_ms(&self, quantile: f64) -> f64 {
+        self.latency_us.value_at_quantile(quantile) as f64 / 1e3
+    }
+
     pub(crate) fn acknowledged(&mut self, command: &Value) {
         let kind = if command["reply_to"].is_null() { &command["type"] } else { &"reply".into() };
         *self.acknowledged.entry(kind.as_str().unwrap().to_owned()).or_default() += 1;
@@ -89,7 +139,8 @@ impl Counts {
         self.latency_us.saturating_record(latency.as_micros() as u64);
     }
 
-    fn acknowledged_kinds(&self) -> String {
+    /// Returns the numbers of acknowledged commands by kind, as words.
+    pub(crate) fn acknowledged_kinds(&self) -> String {
         let kinds = self.acknowledged.iter().map(|(kind, count)| format!("{count} {kind}"));
         kinds.collect::<Vec<_>>().join(", ")
     }
@@ -100,7 +151,7 @@ impl Counts {
 }
 
 impl Soak {
-    fn new(addr: SocketAddr, good: u32, rooms: u32) -> Self {
+    pub(crate) fn new(addrs: Vec<SocketAddr>, pace: Pace, good: u32, rooms: u32) -> Self {
         let latency_us = Histogram::new_with_bounds(1, 60_000_000, 3).unwrap();
         let counts = Counts {
             closed: BTreeMap::new(),
@@ -116,10 +167,16 @@ impl Soak {
             duplicates: 0,
             rate_limited: 0,
             renamed: 0,
+            hops: 0,
+            behind: 0,
+            repeated: 0,
+            busy: 0,
+            longest_wait: (Duration::ZERO, String::new()),
             latency_us,
         };
         Self {
-            addr,
+            addrs,
+            pace,
             good,
             rooms,
             over: Cell::new(false),
@@ -127,6 +184,22 @@ impl Soak {
             attacks: RefCell::default(),
             faults: RefCell::default(),
         }
+    }
+
+    /// Returns the address of a random server.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        *fastrand::choice(&self.addrs).unwrap()
+    }
+
+    /// Returns the address of another server than this one, if there are several.
+    pub(crate) fn other_addr(&self, last: Option<SocketAddr>) -> SocketAddr {
+        let others = self.addrs.iter().filter(|addr| Some(**addr) != last);
+        fastrand::choice(others.collect::<Vec<_>>()).copied().unwrap_or_else(|| self.addr())
+    }
+
+    /// Returns the number of faults so far.
+    pub(crate) fn fault_count(&self) -> usize {
+        self.faults.borrow().len()
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -163,7 +236,6 @@ impl Soak {
     /// Prints a line with the counts so far.
     fn print_row(&self, minute: f64, server: &Server) {
         let counts = self.counts.borrow();
-        let latency = |quantile| counts.latency_us.value_at_quantile(quantile) as f64 / 1e3;
         println!(
             "{minute:>6.1} {:>9} {:>9} {:>11} {:>7} {:>7} {:>6} {:>7} {:>8.1} {:>8.1} {:>7.1} \
              {:>6} {:>6.1}",
@@ -174,8 +246,8 @@ impl Soak {
             counts.resumed,
             counts.paged,
             self.attacks.borrow().values().sum::<u64>(),
-            latency(0.5),
-            latency(0.99),
+            counts.latency_ms(0.5),
+            counts.latency_ms(0.99),
             server.memory() as f64 / 1e6,
             server.descriptors(),
             server.cpu().as_secs_f64(),
@@ -198,7 +270,7 @@ pub(crate) async fn run(minutes: f64, clients: u32) -> ExitCode {
     let hostile = clients / HOSTILE_ONE_IN;
     let good = clients - hostile;
     let rooms = clients.div_ceil(CLIENTS_PER_ROOM);
-    let soak = Rc::new(Soak::new(server.addr, good, rooms));
+    let soak = Rc::new(Soak::new(vec![server.addr], PACE, good, rooms));
     println!("{minutes} minutes, {good} good clients, {hostile} hostile\n\n{HEADING}");
     let good: Vec<_> =
         (0..good).map(|n| spawn_local(GoodClient::new(n, Rc::clone(&soak)).run())).collect();
@@ -214,7 +286,7 @@ pub(crate) async fn run(minutes: f64, clients: u32) -> ExitCode {
     check_log(&soak, &server.log());
     check_closed(&soak);
     print_counts(&soak, &metrics);
-    let faults = soak.faults.borrow().len();
+    let faults = soak.fault_count();
     println!(
         "\n{}; acknowledged: {}",
         if faults == 0 { "no fault".into() } else { format!("{faults} faults") },
@@ -252,7 +324,7 @@ async fn run_server(minutes: f64, server: &mut Server, soak: &Soak) -> Vec<Memor
 
 /// Stops the hostile clients and waits until the good clients have finished: all their commands are
 /// answered, and they have received the farewell, the last entry of each room.
-async fn settle(
+pub(crate) async fn settle(
     soak: &Rc<Soak>,
     good: Vec<JoinHandle<GoodClient>>,
     hostile: Vec<JoinHandle<()>>,
@@ -283,7 +355,7 @@ async fn settle(
 }
 
 /// Compares what good clients have sent and received with the journal.
-fn check_messages(soak: &Soak, good: &[GoodClient], stored: &StoredHistory) {
+pub(crate) fn check_messages(soak: &Soak, good: &[GoodClient], stored: &StoredHistory) {
     let mut ids = stored.good_ids();
     let (mut sent, mut received, mut states) = (0, 0, 0);
     for client in good {
@@ -296,7 +368,18 @@ fn check_messages(soak: &Soak, good: &[GoodClient], stored: &StoredHistory) {
                 }
             }
         }
+        for (room, id, seq) in &client.said {
+            if !stored.has(room, *seq, id) {
+                soak.fault(format!("{id} was acknowledged as {seq} in {room}"));
+            }
+        }
         for (room, state) in &client.rooms {
+            for range in &state.earlier {
+                match stored.check_range(room, range) {
+                    Ok(count) => received += count,
+                    Err(error) => soak.fault(format!("{} in {room}: {error}", client.number)),
+                }
+            }
             let Some(range) = &state.received else {
                 soak.fault(format!("{} was never in {room}", client.number));
                 continue;
@@ -371,7 +454,7 @@ fn check_log(soak: &Soak, log: &str) {
 }
 
 /// Checks that the server has closed connections of good clients only for restarts.
-fn check_closed(soak: &Soak) {
+pub(crate) fn check_closed(soak: &Soak) {
     println!("\nconnections of good clients that the server closed, by close code:");
     let closed = std::mem::take(&mut soak.counts.borrow_mut().closed);
     for (code, count) in closed {

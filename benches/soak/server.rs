@@ -1,8 +1,8 @@
-//! The server under test, which can be restarted with the same file and port.
+//! A server under test, which can be restarted with the same file and port.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,14 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::nats::free_port;
+
 const START_STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     folder: TempDir,
+    flags: Vec<String>,
     child: Option<Child>,
     /// The CPU time of the processes before this one.
     earlier_cpu: Duration,
@@ -22,34 +25,64 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let addr = free.local_addr().unwrap();
-        drop(free);
-        // Not in /tmp, which may be in memory.
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let mut server = Self { addr, folder, child: None, earlier_cpu: Duration::ZERO };
+        let mut server = Self::new(&[]);
         server.up().await;
         server
     }
 
+    /// Returns a server that is not running yet.
+    pub(crate) fn new(flags: &[&str]) -> Self {
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let addr = (Ipv4Addr::LOCALHOST, free_port()).into();
+        // Not in /tmp, which may be in memory.
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        Self { addr, folder, flags, child: None, earlier_cpu: Duration::ZERO }
+    }
+
     pub(crate) async fn up(&mut self) {
+        let up = self.try_up(START_STOP_TIMEOUT).await;
+        up.unwrap_or_else(|error| panic!("{error}:\n{}", self.log()));
+    }
+
+    /// Starts it, and waits until it listens.
+    pub(crate) async fn try_up(&mut self, timeout: Duration) -> Result<(), String> {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_chinwag"));
-        command.args(["--listen", &self.addr.to_string(), "--db"]).arg(self.db()).stderr(log);
-        self.child = Some(command.spawn().unwrap());
-        let deadline = Instant::now() + START_STOP_TIMEOUT;
+        command.args(["--listen", &self.addr.to_string(), "--db"]).arg(self.db());
+        let child = self.child.insert(command.args(&self.flags).stderr(log).spawn().unwrap());
+        let deadline = Instant::now() + timeout;
         while TcpStream::connect(self.addr).await.is_err() {
-            assert!(Instant::now() < deadline, "the server does not start:\n{}", self.log());
+            if let Some(status) = child.try_wait().unwrap() {
+                return Err(format!("the server exited with {status} when it started"));
+            }
+            if Instant::now() >= deadline {
+                return Err(format!("the server does not listen within {timeout:?}"));
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        Ok(())
+    }
+
+    /// Kills it with SIGKILL. Fails if it has exited already.
+    pub(crate) fn kill(&mut self) -> Result<(), String> {
+        let mut child = self.child.take().unwrap();
+        let exited = child.try_wait().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        exited.map_or(Ok(()), |status| Err(format!("the server exited with {status}")))
+    }
+
+    /// Sends a signal, for example `-STOP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
     /// Stops it with SIGTERM, and waits until it has exited.
     pub(crate) async fn down(&mut self) {
         self.earlier_cpu = self.cpu();
+        self.signal("-TERM");
         let mut child = self.child.take().unwrap();
-        let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-        assert!(killed.unwrap().success());
         let deadline = Instant::now() + START_STOP_TIMEOUT;
         let status = loop {
             if let Some(status) = child.try_wait().unwrap() {
@@ -97,21 +130,33 @@ impl Server {
 
     /// Returns its metrics: name with labels, and value.
     pub(crate) async fn metrics(&self) -> Vec<(String, f64)> {
+        let answer = self.get("/metrics").await;
+        let lines = answer.lines().filter_map(|line| line.rsplit_once(' '));
+        lines.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
+    }
+
+    /// Returns the response to a GET request.
+    pub(crate) async fn get(&self, path: &str) -> String {
         let mut tcp = TcpStream::connect(self.addr).await.unwrap();
         let host = self.addr;
-        let request = format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         tcp.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         tcp.read_to_string(&mut answer).await.unwrap();
-        let lines = answer.lines().filter_map(|line| line.rsplit_once(' '));
-        lines.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
+        answer
+    }
+
+    /// Does not delete the files at the end. Returns their folder.
+    pub(crate) fn keep_files(&mut self) -> &Path {
+        self.folder.disable_cleanup(true);
+        self.folder.path()
     }
 
     fn proc(&self, file: &str) -> PathBuf {
         format!("/proc/{}/{file}", self.child.as_ref().unwrap().id()).into()
     }
 
-    fn db(&self) -> PathBuf {
+    pub(crate) fn db(&self) -> PathBuf {
         self.folder.path().join("chinwag.db")
     }
 

@@ -1,23 +1,15 @@
-//! Measures how long a message takes from a client of one node to a client of another:
-//! `cargo bench --features cluster --bench cluster`. Needs target/nats/current/nats-server, which
-//! `scripts/test` fetches.
+//! How long a message takes from a client of one node to a client of another.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
-
-#[path = "support/process.rs"]
-mod process;
-
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use process::Process;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use crate::nats::Nats;
+use crate::process::Process;
 
 /// The messages of one run.
 const MESSAGES: usize = 500;
@@ -26,72 +18,6 @@ const MESSAGES: usize = 500;
 const PAUSE: Duration = Duration::from_millis(20);
 
 type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
-
-/// NATS servers that are killed when this value is dropped.
-struct Nats {
-    servers: Vec<Child>,
-    ports: Vec<u16>,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
-
-impl Nats {
-    /// Starts `count` servers. With `always`, they sync each record to disk.
-    fn start(folder: &Path, count: usize, always: bool) -> Self {
-        let ports: Vec<_> = (0..count).map(|_| free_port()).collect();
-        let routes: Vec<_> = (0..count).map(|_| free_port()).collect();
-        let all_routes: Vec<_> =
-            routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
-        let start = |n: usize| {
-            let sync = if always { "always" } else { "2m" };
-            let store = folder.join(format!("nats{n}"));
-            let mut conf = format!(
-                "listen: 127.0.0.1:{}\nserver_name: n{n}\n\
-                 jetstream {{\n store_dir: {store:?}\n sync_interval: {sync}\n}}\n",
-                ports[n]
-            );
-            if count > 1 {
-                conf += &format!(
-                    "cluster {{\n name: bench\n listen: 127.0.0.1:{}\n routes: [{}]\n}}\n",
-                    routes[n],
-                    all_routes.join(",")
-                );
-            }
-            let file = folder.join(format!("nats{n}.conf"));
-            std::fs::write(&file, conf).unwrap();
-            let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nats/current");
-            Command::new(program.join("nats-server"))
-                .arg("-c")
-                .arg(file)
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("scripts/test fetches nats-server")
-        };
-        let servers = (0..count).map(start).collect();
-        for port in &ports {
-            while TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).is_err() {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        }
-        Self { servers, ports }
-    }
-
-    fn url(&self) -> String {
-        let urls = self.ports.iter().map(|port| format!("nats://127.0.0.1:{port}"));
-        urls.collect::<Vec<_>>().join(",")
-    }
-}
-
-impl Drop for Nats {
-    fn drop(&mut self) {
-        for server in &mut self.servers {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
-    }
-}
 
 async fn connect(server: &Process) -> (SplitSink<Socket, Message>, SplitStream<Socket>) {
     let mut request = format!("ws://{}/ws", server.addr).into_client_request().unwrap();
@@ -170,7 +96,8 @@ async fn single() {
     server.stop();
 }
 
-fn main() {
+/// Measures all combinations.
+pub(crate) fn run() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         single().await;
