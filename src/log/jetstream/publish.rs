@@ -27,7 +27,7 @@ use crate::metrics::{LogEvent, Metrics};
 
 /// The pause before a record is published again. It doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const PAUSE_MAX: Duration = Duration::from_secs(4);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The time after which a record that is not committed is given up.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
