@@ -84,8 +84,13 @@ impl Conversation {
 
     /// Stops a node with SIGTERM.
     pub async fn stop_node(&mut self, node: usize) {
-        self.nodes[node].signal("-TERM");
-        assert_eq!(self.nodes[node].exit_code().await, Some(0));
+        let node = &mut self.nodes[node];
+        node.signal("-TERM");
+        assert_eq!(node.exit_code().await, Some(0));
+        // The output of a test that fails has the log.
+        while let Some(line) = node.log.next_line().await.unwrap() {
+            println!("{line}");
+        }
     }
 
     /// Starts a node that has ended.
