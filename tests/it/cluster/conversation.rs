@@ -89,7 +89,7 @@ impl Conversation {
         assert_eq!(node.exit_code().await, Some(0));
         // The output of a test that fails has the log.
         while let Some(line) = node.log.next_line().await.unwrap() {
-            println!("{line}");
+            eprintln!("{line}");
         }
     }
 
