@@ -87,7 +87,8 @@ impl Answer {
 }
 
 /// Replaces the history file of a node by a copy of that of another node, if the stream does not
-/// have all records that the file lacks. Call it before the file is opened. If no other node can
+/// have all records that the file lacks, or if the log has begun a new epoch with another history.
+/// Messages that the copy lacks are saved. Call it before the file is opened. If no other node can
 /// send a copy, the file stays as it is.
 ///
 /// # Errors

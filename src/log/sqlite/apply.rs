@@ -81,7 +81,7 @@ pub(in crate::log) struct Origin {
 #[rtype(result = "Result<(Option<AppliedRecord>, [u8; 32]), LogError>")]
 pub(in crate::log) struct Apply {
     pub(in crate::log) placed: Placed,
-    /// `None` for a record without a meaning, which is skipped.
+    /// `None` for a record that all nodes skip, for example one of a former epoch.
     pub(in crate::log) origin: Option<Origin>,
     pub(in crate::log) drafts: Vec<Draft>,
 }
