@@ -12,6 +12,7 @@ mod network_faults; // the connection between a node and NATS
 mod new_epoch; // all nodes continue with the history of one of them
 mod node_faults; // nodes are killed and stopped
 mod proxy;
+mod purge;
 mod readme;
 mod replica_faults; // NATS servers that replicate the stream are killed and stopped
 mod talker;
