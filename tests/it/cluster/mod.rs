@@ -2,6 +2,7 @@
 //! runs with the server of Debian 12 and with a current one.
 
 mod bad_records; // records that a node cannot apply, and records that are missing
+mod balancers; // the shipped nginx and Caddy configurations for several nodes
 mod busy_room; // how often members of a busy room are written to
 mod conversation;
 mod disk_faults; // history files that cannot be written
