@@ -4,6 +4,7 @@
 mod bad_records; // records that a node cannot apply, and records that are missing
 mod balancers; // the shipped nginx and Caddy configurations for several nodes
 mod busy_room; // how often members of a busy room are written to
+mod compose; // the shipped configuration of three NATS servers
 mod conversation;
 mod disk_faults; // history files that cannot be written
 mod faults; // NATS is killed, and set back

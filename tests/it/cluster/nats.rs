@@ -89,6 +89,7 @@ impl Nats {
         let process = Command::new(self.version.program())
             .args(["--addr", "127.0.0.1", "--port", &self.addr.port().to_string()])
             .args(&self.flags)
+            .env("NATS_NAME", self.folder.file_name().unwrap())
             .current_dir(&self.folder)
             .stderr(Stdio::null())
             .kill_on_drop(true)
