@@ -82,8 +82,8 @@ pub struct ReverseProxy {
 }
 
 impl ReverseProxy {
-    /// Starts it with a shipped configuration that has the addresses of the servers, and waits until
-    /// it listens.
+    /// Starts it with a shipped configuration that has the addresses of the servers. Waits until it
+    /// listens.
     pub async fn start(kind: Kind, shipped: &str) -> Self {
         Self::start_with(kind, shipped, &[]).await
     }

@@ -1,9 +1,9 @@
 //! Two nodes behind nginx and behind Caddy, with the shipped configurations for several nodes. The
 //! clients connect from different loopback addresses.
 
-use super::Cluster;
 use super::nats::Version;
 use super::proxy::Proxy;
+use super::{Cluster, trouble};
 use crate::harness::{Client, eventually, within};
 use crate::metrics::metric_at;
 use crate::program::Program;
@@ -38,13 +38,14 @@ behind_each_proxy!(
     clients_of_a_killed_node_come_back_on_another,
     clients_of_a_stopped_node_come_back_on_another,
     clients_of_a_full_node_are_sent_to_another,
+    without_nats_connected_clients_can_read,
 );
 
 /// Two nodes behind a reverse proxy.
 struct Balanced {
     nodes: [Program; 2],
     proxy: ReverseProxy,
-    _cluster: Cluster,
+    cluster: Cluster,
 }
 
 /// Starts a reverse proxy in front of the nodes. Its configuration is the shipped one, in which the
@@ -76,7 +77,7 @@ impl Balanced {
         let flags = [&BEHIND_A_PROXY, flags].concat();
         let nodes = [cluster.node_with("a", &flags).await, cluster.node_with("b", &flags).await];
         let proxy = in_front_of(kind, &nodes, ("", "")).await;
-        Self { nodes, proxy, _cluster: cluster }
+        Self { nodes, proxy, cluster }
     }
 
     /// Connects from 127.0.0.`host`. Returns the client, or the status of the response.
@@ -243,6 +244,40 @@ async fn clients_of_a_full_node_are_sent_to_another(kind: Kind) {
     }
 }
 
+async fn without_nats_connected_clients_can_read(kind: Kind) {
+    let mut balanced = Balanced::start(kind, &[]).await;
+    let [(host, mut ada), (other, mut ben)] = balanced.connect_to_both().await;
+    ada.say("before").await;
+    for client in [&mut ada, &mut ben] {
+        receive(client, &format!("from-{host}: before")).await;
+    }
+    balanced.cluster.nats.kill().await;
+    match kind {
+        Kind::Caddy => {
+            // No node is ready, so new clients are refused.
+            let mut refused = async || balanced.connect(host, "new").await.err() == Some(503);
+            eventually("a refusal", &mut refused).await;
+        }
+        Kind::Nginx => {
+            for node in &balanced.nodes {
+                eventually("no node to be ready", async || trouble(node).await.is_some()).await;
+            }
+            let path = "/ws?nick=new&history=1";
+            let from = format!("127.0.0.{host}");
+            let new = balanced.proxy.connect_from(&from, path, "chat.example").await;
+            receive(&mut new.unwrap(), &format!("from-{host}: before")).await;
+        }
+    }
+    balanced.cluster.nats.restart().await;
+    eventually("a new client", async || balanced.connect(host, "again").await.is_ok()).await;
+    eventually("all nodes to be ready", async || {
+        trouble(&balanced.nodes[0]).await.is_none() && trouble(&balanced.nodes[1]).await.is_none()
+    })
+    .await;
+    ben.say("after").await;
+    receive(&mut ada, &format!("from-{other}: after")).await;
+}
+
 #[actix_web::test]
 #[ignore = "needs nats-server and Caddy"]
 async fn caddy_sends_no_new_clients_to_a_node_that_is_not_ready() {
@@ -253,7 +288,7 @@ async fn caddy_sends_no_new_clients_to_a_node_that_is_not_ready() {
     let a = Program::spawn(a, cluster.folder.path(), "http").await;
     let nodes = [a, cluster.node_with("b", &BEHIND_A_PROXY).await];
     let proxy = in_front_of(Kind::Caddy, &nodes, ("", "")).await;
-    let balanced = Balanced { nodes, proxy, _cluster: cluster };
+    let balanced = Balanced { nodes, proxy, cluster };
     let [(host, mut ada), (other, mut ben)] = balanced.connect_to_both().await;
 
     // They stay connected, so that only new clients change the counts.
