@@ -16,7 +16,7 @@ use crate::json::JsonClient;
 use crate::program::PROGRAM;
 
 /// Sends a GET request, and returns the status and the body of the response.
-async fn get(addr: std::net::SocketAddr, path: &str, headers: &str) -> (u16, String) {
+pub async fn get(addr: std::net::SocketAddr, path: &str, headers: &str) -> (u16, String) {
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
     let answer = raw_http(addr, &request).await;

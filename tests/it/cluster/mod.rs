@@ -7,6 +7,7 @@ mod busy_room; // how often members of a busy room are written to
 mod compose; // the shipped configuration of three NATS servers
 mod conversation;
 mod disk_faults; // history files that cannot be written
+mod documents; // what docs/CLUSTER.md and the alerts of docs/OPERATIONS.md name
 mod faults; // NATS is killed, and set back
 mod log; // nodes that start, stop and join
 mod nats;
