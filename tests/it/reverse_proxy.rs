@@ -94,14 +94,16 @@ impl ReverseProxy {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         drop(listener);
-        let process = kind
-            .command(folder.path(), &kind.configuration(shipped, addr))
-            .envs(variables.iter().copied())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let is_up = async || TcpStream::connect(addr).await.is_ok();
+        let mut command = kind.command(folder.path(), &kind.configuration(shipped, addr));
+        command.envs(variables.iter().copied()).stderr(Stdio::null()).kill_on_drop(true);
+        let mut process = command.spawn().unwrap();
+        let is_up = async || {
+            // A connection of another test may use its port for a moment. Then it ends.
+            if process.try_wait().unwrap().is_some() {
+                process = command.spawn().unwrap();
+            }
+            TcpStream::connect(addr).await.is_ok()
+        };
         eventually(format!("{kind:?} to listen"), is_up).await;
         Self { addr, _process: process, _folder: folder }
     }
