@@ -31,7 +31,7 @@ pub use identity::{Author, BadKey, Identity};
 pub(crate) use mention::mentions;
 pub(crate) use message::CountedBytes;
 pub use message::{BadMessageId, ChatMessage, MessageId, Quote};
-pub use nick::{BadNick, Nick};
+pub use nick::{BadNick, Nick, NodeMark};
 pub use room_name::{BadRoomName, RoomName};
 pub use search::{BadSearch, SearchQuery, SearchResult, SearchTerms};
 pub use sequence::{Epoch, Position, Seq};

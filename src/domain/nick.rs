@@ -90,15 +90,20 @@ impl Nick {
     /// letters or digits. A million consecutive clients have different names.
     #[must_use]
     pub fn anonymous(client: ClientId) -> Self {
-        const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         // Multiplication by an odd number permutes the 20-bit numbers: names do not repeat, and
         // consecutive clients have names that look different.
         let scrambled = client.0.wrapping_mul(0x9_E375) & 0xF_FFFF;
-        let suffix: String = [15, 10, 5, 0]
-            .map(|shift| char::from(ALPHABET[(scrambled >> shift & 31) as usize]))
-            .iter()
-            .collect();
+        let suffix: String =
+            [15, 10, 5, 0].map(|shift| letter(scrambled >> shift)).iter().collect();
         Self::from_trusted(format!("{}{suffix}", Self::ANONYMOUS_PREFIX))
+    }
+
+    /// Returns the generated name of a client of a node: two more letters or digits are the mark of
+    /// the node. So nodes with different marks generate different names.
+    #[must_use]
+    pub fn anonymous_on(mark: NodeMark, client: ClientId) -> Self {
+        let [first, second] = mark.letters();
+        Self::from_trusted(format!("{}{first}{second}", Self::anonymous(client)))
     }
 
     /// Returns this name with a number after it, if that is a valid name.
@@ -212,6 +217,37 @@ impl fmt::Display for Nick {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// The mark of a node in the generated names of its clients: two letters or digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NodeMark(u16);
+
+impl NodeMark {
+    /// The number of marks.
+    pub const COUNT: u16 = 32 * 32;
+
+    /// Returns the mark with this number, modulo [`NodeMark::COUNT`].
+    #[must_use]
+    pub fn new(number: u64) -> Self {
+        Self((number % u64::from(Self::COUNT)) as u16)
+    }
+
+    /// Returns the number.
+    #[must_use]
+    pub fn get(self) -> u16 {
+        self.0
+    }
+
+    fn letters(self) -> [char; 2] {
+        [letter(u64::from(self.0 >> 5)), letter(u64::from(self.0))]
+    }
+}
+
+/// Returns the letter or digit for the lowest 5 bits of a number.
+fn letter(number: u64) -> char {
+    const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    char::from(ALPHABET[(number & 31) as usize])
 }
 
 fn is_forbidden(c: char) -> bool {

@@ -45,13 +45,18 @@ impl Handler<Hello> for Hub {
         } else {
             self.change_identity(id, before, after, &nick);
         }
-        let (limits, durability) = (self.advertised(), self.log.durability);
-        let welcome = Event::Welcome { nick, author: after.into(), limits, durability };
+        let welcome = self.welcome(after, nick);
         self.answer(id, welcome, reference);
     }
 }
 
 impl Hub {
+    /// Returns the `welcome` of a user with this name.
+    pub(super) fn welcome(&self, identity: Identity, nick: Nick) -> Event {
+        let (limits, durability) = (self.advertised(), self.log.durability);
+        Event::Welcome { nick, author: identity.into(), limits, durability }
+    }
+
     /// Returns the limits that `welcome` has.
     fn advertised(&self) -> Limits {
         let Settings { edits, edit_window, .. } = self.log.state.settings;
@@ -72,12 +77,12 @@ impl Hub {
     ) -> bool {
         // The former identity keeps its name if it has other clients.
         let is_own = |owner| owner == after || owner == before && self.has_one_client(before);
-        let known = rooms.iter().filter_map(|name| self.rooms.get(name));
-        known.flat_map(|room| room.owners_of(nick)).any(|owner| !is_own(owner))
+        let known = rooms.iter().filter_map(|name| self.rosters.get(name));
+        known.flat_map(|roster| roster.owners_of(nick)).any(|owner| !is_own(owner))
     }
 
     fn has_one_client(&self, identity: Identity) -> bool {
-        self.users.get(&identity).is_some_and(|user| user.clients.len() == 1)
+        self.users.get(&identity).is_some_and(|user| user.clients.len() == 1 && user.nodes == 0)
     }
 
     fn change_identity(&mut self, id: ClientId, before: Identity, after: Identity, nick: &Nick) {

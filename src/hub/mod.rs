@@ -12,6 +12,7 @@ mod delivery;
 mod extend;
 mod hello;
 mod history;
+mod nodes;
 mod pacing;
 mod publish;
 mod registry;
@@ -42,13 +43,14 @@ pub use delivery::Deliver;
 pub use hello::Hello;
 pub use history::History;
 use history::{Reads, Rings};
+use nodes::OtherNodes;
 use pacing::Pacing;
 pub use publish::NotAMember;
 use publish::Sender;
 pub use registry::IsFree;
 use registry::{Client, User, map_for_one_room};
 pub use rooms::{CatchUp, Join, Leave, Read, Typing, Who};
-use rooms::{Counts, Room, RoomLimits, WaitingJoins};
+use rooms::{Counts, Room, RoomLimits, Roster, WaitingJoins};
 pub use search::Search;
 use search::Searches;
 
@@ -57,6 +59,8 @@ pub struct Hub {
     clients: HashMap<ClientId, Client>,
     users: HashMap<Identity, User>,
     rooms: HashMap<RoomName, Room>,
+    rosters: HashMap<RoomName, Roster>,
+    nodes: OtherNodes,
     /// The number of open rooms that clients at each address have opened.
     opened_rooms: HashMap<SourceAddress, usize>,
     rings: Rings,
@@ -130,6 +134,7 @@ impl Handler<Register> for Hub {
         // A client that uses its id twice replaces its first registration.
         self.remove(id, DisconnectReason::Dropped);
         let (identity, rooms, handle) = (Identity::of_client(id), map_for_one_room(), Rc::new(to));
+        let nick = self.nodes.mark_anonymous(id, nick);
         self.attach(identity, nick, id);
         self.clients.insert(id, Client { identity, events, rooms, handle });
     }

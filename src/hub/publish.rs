@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::history::History;
 use super::{Deliver, Hub};
-use crate::domain::{Action, ClientId, Draft, MessageId, Right, RoomName};
+use crate::domain::{Action, ClientId, Draft, MessageId, Nick, Right, RoomName};
 use crate::log::LogError;
 use crate::protocol::{ErrorCode, Event, Ref, Refusal, Reply};
 
@@ -81,12 +81,22 @@ impl Hub {
             return self.reject_busy(sender);
         }
         let name = draft.room.clone();
-        let room = self.rooms.entry(name.clone()).or_default();
         if let Action::Message { text, attributed, .. } = &mut draft.action {
-            *attributed = !draft.nick.is_anonymous() || room.could_be_from_a_member(text.as_str());
+            let is_named = !draft.nick.is_anonymous();
+            *attributed = is_named || self.could_be_from_a_member(text.as_str(), &name);
         }
+        let room = self.rooms.entry(name.clone()).or_default();
         self.pacing.pending_bytes += room.push(Pending { draft, sender, accepted: Instant::now() });
         self.flush_when_due(&name);
+    }
+
+    /// Returns whether a line with this text and without its author's name could be read as a
+    /// message of a member of the room.
+    fn could_be_from_a_member(&self, text: &str, room: &RoomName) -> bool {
+        let roster = self.rosters.get(room);
+        Nick::forms_claimed_by(text).iter().any(|forms| {
+            Nick::is_reserved(forms) || roster.is_some_and(|roster| roster.has_name(forms))
+        })
     }
 
     /// Tells the sender that its draft cannot be stored now.

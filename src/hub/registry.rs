@@ -1,6 +1,6 @@
 //! The registry of clients and users. A user is an identity with a name and any number of clients.
 //! A user counts once in a room, even with several clients in it. No other user in the room has
-//! the same name or one that looks alike.
+//! the same name or one that looks alike. In a cluster, the users are those of all nodes.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,6 +12,7 @@ use litemap::LiteMap;
 use super::{ClientHandle, Hub};
 use crate::domain::{ClientId, Identity, Nick, RoomName, Seq};
 use crate::limits::SourceAddress;
+use crate::log::nodes::Claim;
 
 /// A map by rooms. It is a sorted vector, since most clients are in one room.
 pub(super) type RoomMap<V> = LiteMap<RoomName, V>;
@@ -41,20 +42,34 @@ impl Client {
     }
 }
 
-/// An identity with at least one client.
+/// An identity with at least one client, here or on another node.
 pub(super) struct User {
     pub(super) nick: Nick,
+    /// The claim to the name. It decides if two nodes disagree.
+    pub(super) claim: Claim,
     pub(super) clients: Vec<ClientId>,
+    /// The number of other nodes on which the user is in a room.
+    pub(super) nodes: u32,
     /// The rooms in which the user has clients.
     pub(super) rooms: RoomMap<UserRoom>,
 }
 
 /// A room of a user.
+#[derive(Default)]
 pub(super) struct UserRoom {
     /// The number of the user's clients in the room.
-    pub(super) clients: usize,
+    pub(super) clients: u32,
+    /// The number of other nodes on which the user has clients in the room.
+    pub(super) nodes: u32,
     /// The latest read mark that the hub has sent to the log or received from it, or 0.
     pub(super) read_mark: Seq,
+}
+
+impl UserRoom {
+    /// Returns whether the user has no client in the room, here or on another node.
+    pub(super) fn is_empty(&self) -> bool {
+        self.clients == 0 && self.nodes == 0
+    }
 }
 
 /// Asks whether this name is free in the room for a user who is not connected yet.
@@ -71,7 +86,7 @@ impl Handler<IsFree> for Hub {
     type Result = bool;
 
     fn handle(&mut self, IsFree { room, nick }: IsFree, _: &mut Self::Context) -> bool {
-        self.rooms.get(&room).is_none_or(|room| room.owners_of(&nick).next().is_none())
+        self.rosters.get(&room).is_none_or(|roster| roster.owners_of(&nick).next().is_none())
     }
 }
 
@@ -97,7 +112,13 @@ impl Hub {
 
     /// Adds a client to its user. If the identity has no user yet, adds one with this name.
     pub(super) fn attach(&mut self, identity: Identity, nick: Nick, id: ClientId) {
-        let user = || User { nick, clients: Vec::with_capacity(1), rooms: map_for_one_room() };
+        let user = || User {
+            nick,
+            claim: self.nodes.next_claim(),
+            clients: Vec::with_capacity(1),
+            nodes: 0,
+            rooms: map_for_one_room(),
+        };
         self.users.entry(identity).or_insert_with(user).clients.push(id);
     }
 
@@ -105,23 +126,39 @@ impl Hub {
     pub(super) fn detach(&mut self, identity: Identity, id: ClientId) {
         if let Some(user) = self.users.get_mut(&identity) {
             user.clients.retain(|client| *client != id);
-            if user.clients.is_empty() {
-                self.users.remove(&identity);
-            }
+            self.remove_user_if_absent(identity);
+        }
+    }
+
+    /// Removes a user who has no client, here or on another node.
+    pub(super) fn remove_user_if_absent(&mut self, identity: Identity) {
+        if self.users.get(&identity).is_some_and(|user| user.clients.is_empty() && user.nodes == 0)
+        {
+            self.users.remove(&identity);
         }
     }
 
     /// Changes the name of a user. The name must be free.
     pub(super) fn rename(&mut self, identity: Identity, nick: &Nick) {
+        if self.users.get(&identity).is_some_and(|user| user.nick.as_str() != nick.as_str()) {
+            let claim = self.nodes.next_claim();
+            self.set_name(identity, nick, claim);
+            self.tell_name(identity);
+        }
+    }
+
+    /// Sets the name of a user in all rooms.
+    pub(super) fn set_name(&mut self, identity: Identity, nick: &Nick, claim: Claim) {
         let Some(user) = self.users.get_mut(&identity) else { return };
-        if user.nick.as_str() == nick.as_str() {
+        user.claim = claim;
+        let before = std::mem::replace(&mut user.nick, nick.clone());
+        if before.as_str() == nick.as_str() {
             return;
         }
-        let before = std::mem::replace(&mut user.nick, nick.clone());
         let rooms: Vec<_> = user.rooms.keys().cloned().collect();
         for name in &rooms {
-            if let Some(room) = self.rooms.get_mut(name) {
-                room.rename(identity, &before, nick);
+            if let Some(roster) = self.rosters.get_mut(name) {
+                roster.rename(identity, &before, nick);
             }
             self.schedule_presence(name);
         }
@@ -138,8 +175,8 @@ impl Hub {
         let tries = (1000 / rooms.clone().count().max(1)).clamp(1, 8) as u32;
         (2..2 + tries).find_map(|number| {
             let other = nick.numbered(number)?;
-            let mut known = rooms.clone().filter_map(|name| self.rooms.get(name));
-            let is_free = known.all(|room| room.owners_of(&other).next().is_none());
+            let mut known = rooms.clone().filter_map(|name| self.rosters.get(name));
+            let is_free = known.all(|roster| roster.owners_of(&other).next().is_none());
             is_free.then_some(other)
         })
     }

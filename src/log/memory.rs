@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
+use super::nodes::Nodes;
 use super::replica::{Bounds, Replica};
 use super::{
     Append, Follower, FromLog, LogBackend, Own, Page, Paged, Probe, ReadMarks, Search, State,
@@ -108,6 +109,10 @@ impl LogBackend for MemoryLog {
     }
 
     fn probe(&self) -> Option<Recipient<Probe>> {
+        None
+    }
+
+    fn nodes(&self) -> Option<&Nodes> {
         None
     }
 

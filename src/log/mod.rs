@@ -8,6 +8,7 @@
 #[cfg(feature = "cluster")]
 pub mod jetstream;
 mod memory;
+pub mod nodes;
 mod replica;
 mod responder;
 pub mod rules;
@@ -25,6 +26,7 @@ use crate::domain::{
     RoomName, SearchQuery, SearchResult, Seq, Settings, Topic, Unread,
 };
 pub(crate) use memory::MemoryLog;
+use nodes::Nodes;
 pub use responder::{Follower, Responder};
 pub use rules::Refused;
 
@@ -51,6 +53,8 @@ pub struct Log {
     pub probe: Recipient<Probe>,
     /// Keeps read marks. `None` if the log keeps none.
     pub read_marks: Option<ReadMarks>,
+    /// The nodes that share the log. `None` if only one server uses it.
+    pub nodes: Option<Nodes>,
 }
 
 /// The recipients of a log that keeps read marks.
@@ -110,6 +114,9 @@ pub(crate) trait LogBackend {
 
     /// Returns the recipients for read marks, if the log keeps them.
     fn read_marks(&self) -> Option<&ReadMarks>;
+
+    /// Returns the nodes that share the log, if there are any.
+    fn nodes(&self) -> Option<&Nodes>;
 }
 
 /// The shortest interval between two appends to a log that keeps its messages. A commit of one
@@ -150,6 +157,10 @@ impl LogBackend for Log {
 
     fn read_marks(&self) -> Option<&ReadMarks> {
         self.read_marks.as_ref()
+    }
+
+    fn nodes(&self) -> Option<&Nodes> {
+        self.nodes.as_ref()
     }
 }
 

@@ -119,6 +119,11 @@ impl Metrics {
     }
 
     #[cfg(feature = "cluster")]
+    pub(crate) fn set_nodes(&self, nodes: usize) {
+        self.0.shared_log.set_nodes(nodes);
+    }
+
+    #[cfg(feature = "cluster")]
     pub(crate) fn observe_log_round_trip(&self, took: Duration) {
         self.0.shared_log.observe_round_trip(took);
     }

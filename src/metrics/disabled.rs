@@ -22,6 +22,8 @@ impl Metrics {
     #[cfg(feature = "cluster")]
     pub(crate) fn set_log_connected(&self, _: bool) {}
     #[cfg(feature = "cluster")]
+    pub(crate) fn set_nodes(&self, _: usize) {}
+    #[cfg(feature = "cluster")]
     pub(crate) fn observe_log_round_trip(&self, _: Duration) {}
     #[cfg(feature = "cluster")]
     pub(crate) fn count_log(&self, _: super::LogEvent) {}

@@ -16,6 +16,7 @@ pub(super) struct SharedLog {
     position: Gauge,
     lag: Gauge,
     connected: Gauge,
+    nodes: Gauge,
     round_trip: Histogram,
     republished: Counter,
     skipped: Counter,
@@ -31,6 +32,7 @@ impl SharedLog {
             position: Gauge::default(),
             lag: Gauge::default(),
             connected: Gauge::default(),
+            nodes: Gauge::default(),
             round_trip,
             republished: Counter::default(),
             skipped: Counter::default(),
@@ -49,6 +51,10 @@ impl SharedLog {
     pub(super) fn set_connected(&self, is_connected: bool) {
         self.is_used.store(true, Ordering::Relaxed);
         self.connected.set(i64::from(is_connected));
+    }
+
+    pub(super) fn set_nodes(&self, nodes: usize) {
+        self.nodes.set(i64::try_from(nodes).unwrap_or(i64::MAX));
     }
 
     pub(super) fn observe_round_trip(&self, took: Duration) {
@@ -74,6 +80,7 @@ impl SharedLog {
             ("log_position", "Last record that the history file has", &self.position),
             ("log_lag", "Later records that NATS has not delivered yet", &self.lag),
             ("log_connected", "Whether the node reads the log: 1 or 0", &self.connected),
+            ("nodes", "Nodes that run, as far as this one knows, itself included", &self.nodes),
         ];
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());
@@ -85,7 +92,11 @@ impl SharedLog {
             ("log_skipped", "Records that were repetitions or too late", &self.skipped),
             ("log_resets", "Times that reading the log began again", &self.resets),
             ("log_forks", "Times that the log had lost records", &self.forks),
-            ("log_divergences", "Records of nodes with another history", &self.divergences),
+            (
+                "log_divergences",
+                "Records and beats of nodes with another history",
+                &self.divergences,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());

@@ -403,7 +403,9 @@ impl Server {
             hub_thread.stop();
         }
         #[cfg(feature = "cluster")]
-        drop(self.shared_log.map(ManuallyDrop::into_inner));
+        if let Some(shared_log) = self.shared_log {
+            ManuallyDrop::into_inner(shared_log).close().await;
+        }
         #[cfg(feature = "journal")]
         if let Some(journal) = self.journal
             && let closed = ManuallyDrop::into_inner(journal).close()

@@ -367,6 +367,7 @@ pub fn log_of(fake: &Addr<FakeLog>) -> chinwag::log::Log {
         search: Some(fake.clone().recipient()),
         probe: fake.clone().recipient(),
         read_marks: None,
+        nodes: None,
     }
 }
 

@@ -234,6 +234,7 @@ async fn unread_answers_are_bounded_in_total_and_later_answers_get_shorter() {
         search: None,
         probe: full.recipient(),
         read_marks: None,
+        nodes: None,
     };
     let hub = Hub::start_with_log(&Arbiter::new(), &config(), log);
     let (replies, mut answers) = mpsc::unbounded_channel();

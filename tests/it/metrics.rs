@@ -284,6 +284,7 @@ async fn concurrent_readiness_requests_share_one_probe() {
         search: None,
         probe: silent.clone().recipient(),
         read_marks: None,
+        nodes: None,
     };
     let hub = Hub::start_with_log(&Arbiter::new(), &Config::default(), log);
     let chat = Chat::new(hub, Config::default());

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::hub::Hub;
 use crate::hub::commit::LogState;
 use crate::hub::history::{Reads, Rings};
+use crate::hub::nodes::OtherNodes;
 use crate::hub::pacing::{FlushTimer, Pacing};
 use crate::hub::rooms::{Counts, RoomLimits, WaitingJoins};
 use crate::hub::search::Searches;
@@ -24,6 +25,7 @@ impl Actor for Hub {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.log.backend.follow(Follower::new(ctx.address().recipient()));
+        self.nodes.follow(ctx.address().recipient());
         ctx.spawn(FlushTimer::new());
     }
 }
@@ -111,6 +113,8 @@ impl Hub {
             clients: HashMap::new(),
             users: HashMap::new(),
             rooms: HashMap::new(),
+            rosters: HashMap::new(),
+            nodes: OtherNodes::of(log.backend.nodes()),
             opened_rooms: HashMap::new(),
             rings: Rings::new(config, log.state.settings.keep_for),
             reads: Reads::default(),

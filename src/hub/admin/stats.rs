@@ -21,7 +21,7 @@ impl Handler<GetStats> for Hub {
         }
         MessageResult(HubStats {
             clients: self.clients.len(),
-            users: self.users.len(),
+            users: self.users.values().filter(|user| !user.clients.is_empty()).count(),
             rooms: self.rooms.len(),
             waiting_rooms: self.log.waiting.len(),
             pending_bytes: self.pacing.pending_bytes,

@@ -10,7 +10,8 @@ use crate::config::Config;
 use crate::domain::{ClientId, Identity, Nick, Position, RoomName, Seq, Unread};
 use crate::hub::Hub;
 use crate::hub::history::{Excerpt, Missed, Purpose, RING_TEXT_BYTES_MAX, Read, Ring};
-use crate::hub::registry::{UserRoom, subtract_opened_room};
+use crate::hub::registry::subtract_opened_room;
+use crate::log::nodes::UserChange;
 use crate::log::{LogError, Messages, Range, Reader};
 use crate::metrics::Limit;
 use crate::protocol::{ErrorCode, Event, Limits, Ref, Refusal, json};
@@ -223,13 +224,15 @@ impl Hub {
     fn admit(&mut self, Joining { join, counted }: Joining) {
         let Join { client: id, room: name, catch_up, reference } = join;
         let (Some(client), Some(nick)) = (self.clients.get(&id), self.nick(id)) else { return };
-        let room = self.rooms.get(&name).into_iter();
-        if room.flat_map(|room| room.owners_of(nick)).any(|owner| owner != client.identity) {
+        let roster = self.rosters.get(&name);
+        let remote = roster.map_or(0, |roster| roster.remote);
+        let is_other = |owner| owner != client.identity;
+        if roster.is_some_and(|roster| roster.owners_of(nick).any(is_other)) {
             let (nick, rooms) = (nick.clone(), client.rooms.clone());
             return self.reject_name(id, &nick, rooms.keys().chain([&name]), reference);
         }
         let members = self.rooms.get(&name).map_or(0, |room| room.members.len());
-        if is_full(members, self.limits.members) && !client.is_in(&name) {
+        if is_full(members + remote, self.limits.members) && !client.is_in(&name) {
             self.metrics.count_limit(Limit::MaxMembersPerRoom);
             let refusal = Refusal::new(ErrorCode::Busy, "the room is full");
             return self.answer(id, Event::Error(refusal), reference);
@@ -297,12 +300,16 @@ impl Hub {
         client.handle.set_rooms(client.rooms.len());
         let room = self.rooms.entry(name.clone()).or_default();
         room.members.insert(id, Rc::clone(&client.handle));
-        if let Some(known) = user.rooms.get_mut(name) {
-            known.clients += 1;
-        } else {
-            let first = UserRoom { clients: 1, read_mark: Seq::default() };
-            user.rooms.insert(name.clone(), first);
-            room.add_user(client.identity, &user.nick);
+        let (who, nick, claim) = (client.identity, &user.nick, user.claim);
+        let known = user.rooms.entry(name.clone()).or_default();
+        let is_new = known.is_empty();
+        known.clients += 1;
+        if known.clients == 1 {
+            let (room, nick) = (name.clone(), nick.clone());
+            self.nodes.tell_change(|| UserChange::Entered { who, room, nick, claim });
+        }
+        if is_new {
+            self.rosters.entry(name.clone()).or_default().add_user(who, nick);
             self.schedule_presence(name);
         }
     }
@@ -329,10 +336,26 @@ impl Hub {
         if let Some(known) = user.rooms.get_mut(name) {
             known.clients -= 1;
             if known.clients == 0 {
-                user.rooms.remove(name);
-                room.remove_user(identity, &user.nick);
-                self.schedule_presence(name);
+                self.nodes.tell_change(|| UserChange::Left { who: identity, room: name.clone() });
+                self.leave_roster_if_absent(identity, name);
             }
+        }
+    }
+
+    /// Removes a user from a roster if none of the user's clients is in the room, here or on
+    /// another node.
+    pub(in crate::hub) fn leave_roster_if_absent(&mut self, identity: Identity, name: &RoomName) {
+        let Some(user) = self.users.get_mut(&identity) else { return };
+        if user.rooms.get(name).is_none_or(|room| !room.is_empty()) {
+            return;
+        }
+        user.rooms.remove(name);
+        let Some(roster) = self.rosters.get_mut(name) else { return };
+        roster.remove_user(identity, &user.nick);
+        if roster.is_empty() {
+            self.rosters.remove(name);
+        } else {
+            self.schedule_presence(name);
         }
     }
 

@@ -5,6 +5,7 @@ mod membership;
 mod presence;
 mod read;
 mod room;
+mod roster;
 mod unread;
 
 pub(super) use ahead::{WaitingJoinKey, WaitingJoins};
@@ -13,4 +14,5 @@ pub use membership::{CatchUp, Join, Leave};
 pub use presence::{Typing, Who};
 pub use read::Read;
 pub(super) use room::Room;
+pub(super) use roster::Roster;
 pub(super) use unread::Counts;

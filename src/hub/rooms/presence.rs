@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::domain::{ClientId, Identity, Nick, RoomName};
 use crate::hub::registry::{Client, User};
 use crate::hub::{Deliver, Hub, Notice};
+use crate::log::nodes::TellNodes;
 use crate::protocol::{Event, Ref};
 
 /// A room with more users than this is large. This is also the greatest number of names in one
@@ -138,23 +139,28 @@ impl Handler<Typing> for Hub {
 
     fn handle(&mut self, Typing { client, room: name }: Typing, _: &mut Self::Context) {
         let Some(who) = self.clients.get(&client).map(|client| client.identity) else { return };
-        let is_small = self.rooms.get(&name).is_some_and(|room| room.users.len() <= LARGE);
-        if let Some(nick) = self.nick(client).filter(|_| is_small && self.is_member(client, &name))
-        {
-            let notice =
-                Notice::new(vec![Event::Typing { room: name.clone(), nick: nick.clone() }]);
-            let mut notices = HashMap::new();
-            self.add_notice(&name, notice, Some(who), &mut notices);
-            self.deliver_notices(notices);
+        if self.is_member(client, &name) && self.send_typing(who, &name) {
+            self.nodes.tell(TellNodes::Typing { room: name, who });
         }
     }
 }
 
 impl Hub {
+    /// Tells the other members of a room that a user is typing. Returns false if the room is large.
+    pub(in crate::hub) fn send_typing(&mut self, who: Identity, name: &RoomName) -> bool {
+        let is_small = self.rosters.get(name).is_some_and(|roster| roster.users.len() <= LARGE);
+        let Some(user) = self.users.get(&who).filter(|_| is_small) else { return false };
+        let event = Event::Typing { room: name.clone(), nick: user.nick.clone() };
+        let mut notices = HashMap::new();
+        self.add_notice(name, Notice::new(vec![event]), Some(who), &mut notices);
+        self.deliver_notices(notices);
+        true
+    }
+
     /// Schedules the presence update of a room, if there are changes.
     pub(in crate::hub) fn schedule_presence(&mut self, name: &RoomName) {
-        let Some(room) = self.rooms.get_mut(name) else { return };
-        let presence = &mut room.presence;
+        let Some(roster) = self.rosters.get_mut(name) else { return };
+        let presence = &mut roster.presence;
         if !presence.changes.is_empty() && !std::mem::replace(&mut presence.scheduled, true) {
             let now = Instant::now();
             let due = presence.next.unwrap_or(now).max(now);
@@ -181,13 +187,14 @@ impl Hub {
         name: &RoomName,
         now: Instant,
     ) -> Option<(Notice, Option<Identity>)> {
-        let room = self.rooms.get_mut(name)?;
-        room.presence.scheduled = false;
-        let is_large = room.users.len() > LARGE;
-        let wait = if is_large { LARGE_INTERVAL } else { self.pacing.wait(room.members.len()) };
-        room.presence.next = Some(now + wait);
-        let Changes { joined, left, renamed } = room.presence.take(&self.users);
-        let member_count = room.users.len();
+        let roster = self.rosters.get_mut(name)?;
+        roster.presence.scheduled = false;
+        let members = self.rooms.get(name).map_or(0, |room| room.members.len());
+        let is_large = roster.users.len() > LARGE;
+        let wait = if is_large { LARGE_INTERVAL } else { self.pacing.wait(members) };
+        roster.presence.next = Some(now + wait);
+        let Changes { joined, left, renamed } = roster.presence.take(&self.users);
+        let member_count = roster.users.len();
         // A user whose own arrival is the only change does not need to be told.
         let except = match &joined[..] {
             [(who, _)] if left.is_empty() && renamed.is_empty() => Some(*who),
@@ -229,10 +236,10 @@ impl Hub {
 
     /// Returns the names of the users in a room, sorted, at most 100, and the number of users.
     pub(super) fn member_names(&self, room: &RoomName) -> (Vec<Nick>, usize) {
-        let Some(room) = self.rooms.get(room) else { return (Vec::new(), 0) };
-        let users = room.users.iter().filter_map(|who| self.users.get(who));
+        let Some(roster) = self.rosters.get(room) else { return (Vec::new(), 0) };
+        let users = roster.users.iter().filter_map(|who| self.users.get(who));
         let mut names: Vec<_> = users.take(LARGE).map(|user| user.nick.clone()).collect();
         names.sort_by(|a, b| a.key().cmp(b.key()));
-        (names, room.users.len())
+        (names, roster.users.len())
     }
 }

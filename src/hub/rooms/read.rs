@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::domain::{ClientId, Identity, RoomName, Seq};
 use crate::hub::{Deliver, Hub, Notice};
 use crate::log::MarkRead;
+use crate::log::nodes::UserChange;
 use crate::protocol::{ErrorCode, Event, Ref, Refusal, Reply};
 
 /// Sets the read mark of a client's user for a room. If the mark moves forward, the user's other
@@ -59,15 +60,35 @@ impl Hub {
         if let Some(room) = room.filter(|room| room.read_mark < seq) {
             room.read_mark = seq;
             marks.mark.do_send(MarkRead { identity, room: name.clone(), seq });
-            self.tell_other_clients(id, identity, name, seq);
+            self.tell_other_clients(Some(id), identity, name, seq);
+            let room = name.clone();
+            self.nodes.tell_change(|| UserChange::Read { who: identity, room, seq });
         }
         Ok(())
     }
 
-    /// Sends a read mark to the other clients of a user in a room.
-    fn tell_other_clients(&mut self, id: ClientId, who: Identity, name: &RoomName, seq: Seq) {
+    /// Raises the read mark of a user of another node.
+    pub(in crate::hub) fn mark_read_on_node(&mut self, who: Identity, name: &RoomName, seq: Seq) {
+        let user_room = self.users.get_mut(&who).and_then(|user| user.rooms.get_mut(name));
+        let Some(room) = user_room.filter(|room| room.read_mark < seq) else { return };
+        room.read_mark = seq;
+        if let Some(marks) = self.log.backend.read_marks() {
+            marks.mark.do_send(MarkRead { identity: who, room: name.clone(), seq });
+        }
+        self.tell_other_clients(None, who, name, seq);
+    }
+
+    /// Sends a read mark to the clients of a user in a room, except the one that set it.
+    fn tell_other_clients(
+        &mut self,
+        except: Option<ClientId>,
+        who: Identity,
+        name: &RoomName,
+        seq: Seq,
+    ) {
         let user = self.users.get(&who).into_iter();
-        let others = user.flat_map(|user| &user.clients).copied().filter(|other| *other != id);
+        let clients = user.flat_map(|user| &user.clients).copied();
+        let others = clients.filter(|other| Some(*other) != except);
         let wants = |other: &ClientId| {
             self.clients.get(other).is_some_and(|client| client.events && client.is_in(name))
         };

@@ -1,14 +1,14 @@
-//! A room: its members, their names, and the messages that wait for its flush.
+//! A room: its members, and the messages that wait for its flush. Who its users are is in the
+//! [`roster`](super::roster).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::membership::Joining;
-use super::presence::PresenceDelta;
-use crate::domain::{ClientId, Entry, Identity, Nick};
+use crate::domain::{ClientId, Entry};
 use crate::hub::ClientHandle;
 use crate::hub::history::History;
 use crate::hub::publish::{Flush, Pending};
@@ -19,11 +19,6 @@ pub(in crate::hub) struct Room {
     /// The address of the client that opened it. None if the server or another crate did.
     pub(super) opener: Option<SourceAddress>,
     pub(in crate::hub) members: HashMap<ClientId, Rc<ClientHandle>>,
-    /// The users of the members.
-    pub(super) users: HashSet<Identity>,
-    /// The owner of each chosen name, keyed by both comparison forms ([`Nick::forms`]).
-    names: HashMap<String, Identity>,
-    pub(super) presence: PresenceDelta,
     /// Clients that join as soon as the ring is filled.
     pub(in crate::hub) joining: Vec<Joining>,
     /// Entries that were delivered after the read for the ring began.
@@ -48,9 +43,6 @@ impl Default for Room {
         Self {
             opener: None,
             members: HashMap::new(),
-            users: HashSet::new(),
-            names: HashMap::new(),
-            presence: PresenceDelta::default(),
             joining: Vec::new(),
             delivered_since: Vec::new(),
             undelivered: Vec::new(),
@@ -70,27 +62,6 @@ impl Room {
         Self { opener, ..Self::default() }
     }
 
-    /// Adds a user whose first client has joined.
-    pub(super) fn add_user(&mut self, who: Identity, nick: &Nick) {
-        self.users.insert(who);
-        self.take_name(who, nick);
-        self.presence.joined(who, nick);
-    }
-
-    /// Removes a user whose last client has left.
-    pub(super) fn remove_user(&mut self, who: Identity, nick: &Nick) {
-        self.users.remove(&who);
-        self.release_name(who, nick);
-        self.presence.left(who, nick);
-    }
-
-    /// Changes the name of a user.
-    pub(in crate::hub) fn rename(&mut self, who: Identity, before: &Nick, after: &Nick) {
-        self.release_name(who, before);
-        self.take_name(who, after);
-        self.presence.renamed(who, before);
-    }
-
     /// Returns another address that has a client in the room, unless `opener` still has one.
     pub(super) fn successor(&self, opener: SourceAddress) -> Option<SourceAddress> {
         let mut successor = None;
@@ -101,43 +72,6 @@ impl Room {
             successor = Some(address);
         }
         successor
-    }
-
-    /// Returns the users who have this name or one that looks alike. The two forms of a name may
-    /// belong to two users. Names that the server gave have no owner.
-    pub(in crate::hub) fn owners_of<'a>(
-        &'a self,
-        nick: &'a Nick,
-    ) -> impl Iterator<Item = Identity> + use<'a> {
-        let forms = Self::chosen(nick).into_iter().flatten();
-        forms.filter_map(|form| self.names.get(form)).copied()
-    }
-
-    fn take_name(&mut self, who: Identity, nick: &Nick) {
-        for form in Self::chosen(nick).into_iter().flatten() {
-            self.names.entry(form.to_owned()).or_insert(who);
-        }
-    }
-
-    fn release_name(&mut self, who: Identity, nick: &Nick) {
-        for form in Self::chosen(nick).into_iter().flatten() {
-            if self.names.get(form) == Some(&who) {
-                self.names.remove(form);
-            }
-        }
-    }
-
-    /// Returns the forms of a name, unless the server gave it.
-    fn chosen(nick: &Nick) -> Option<[&str; 2]> {
-        (!nick.is_anonymous()).then(|| nick.forms())
-    }
-
-    /// Returns whether a line with this text and without its author's name could be read as a
-    /// message of a member.
-    pub(in crate::hub) fn could_be_from_a_member(&self, text: &str) -> bool {
-        Nick::forms_claimed_by(text).iter().any(|forms| {
-            Nick::is_reserved(forms) || forms.iter().any(|form| self.names.contains_key(form))
-        })
     }
 
     /// Adds a pending message. Returns the length of its text in bytes.

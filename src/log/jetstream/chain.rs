@@ -1,12 +1,17 @@
-//! Comparison of the nodes' journals. Each record has the position and the chain of its producer's
-//! journal, which is a hash of everything that the journal has applied. If the chains of two nodes
-//! differ at one position, one of the journals is wrong, because of a fault of its disk, of NATS or
-//! of chinwag.
+//! Comparison of the nodes' journals. Each record and each beat has the position and the chain of
+//! its node's journal, which is a hash of everything that the journal has applied. If the chains of
+//! two nodes differ at one position, one of the journals is wrong, because of a fault of its disk,
+//! of NATS or of chinwag.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::log::sqlite::ProducerId;
+use log::error;
+
+use crate::log::nodes::NodeId;
+use crate::metrics::{LogEvent, Metrics};
 
 /// The number of recent positions whose chains are remembered.
 const RECENT_MAX: usize = 4096;
@@ -31,24 +36,24 @@ impl Chain {
 
 /// What a node knows about the journals of others.
 #[derive(Debug, Default)]
-pub(super) struct Comparison {
+struct Comparison {
     /// Its own chains, oldest first.
     recent: VecDeque<Chain>,
-    /// Whether the last record of each other producer agreed, and when it was read.
-    others: HashMap<ProducerId, (bool, Instant)>,
+    /// Whether the last chain of each other node agreed, and when it was read.
+    others: HashMap<NodeId, (bool, Instant)>,
     lacks_majority: bool,
 }
 
 impl Comparison {
     /// Returns the comparison of a node that begins with this chain.
-    pub(super) fn from(chain: Chain) -> Self {
+    fn from(chain: Chain) -> Self {
         let mut comparison = Self::default();
         comparison.push(chain);
         comparison
     }
 
     /// Adds the node's own chain at the next position.
-    pub(super) fn push(&mut self, chain: Chain) {
+    fn push(&mut self, chain: Chain) {
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
@@ -56,17 +61,17 @@ impl Comparison {
     }
 
     /// Returns the node's last chain.
-    pub(super) fn last(&self) -> Chain {
+    fn last(&self) -> Chain {
         self.recent.back().copied().unwrap_or_default()
     }
 
-    /// Returns whether the last record of a producer differed.
-    pub(super) fn differs(&self, producer: ProducerId) -> bool {
-        self.others.get(&producer).is_some_and(|(agrees, _)| !agrees)
+    /// Returns whether the last chain of a node differed.
+    fn differs(&self, node: NodeId) -> bool {
+        self.others.get(&node).is_some_and(|(agrees, _)| !agrees)
     }
 
-    /// Compares the chain in a record of another producer. Returns false if it differs.
-    pub(super) fn compare(&mut self, producer: ProducerId, chain: Chain, now: Instant) -> bool {
+    /// Compares the chain of another node. Returns false if it differs.
+    fn compare(&mut self, node: NodeId, chain: Chain, now: Instant) -> bool {
         let own = self.recent.binary_search_by_key(&chain.position, |own| own.position);
         let Ok(own) = own.map(|index| self.recent[index]) else { return true };
         let agrees = own == chain;
@@ -75,7 +80,7 @@ impl Comparison {
         self.others.retain(|_, (agrees, at)| {
             lacks_majority && !*agrees || now.duration_since(*at) < COUNTED_FOR
         });
-        self.others.insert(producer, (agrees, now));
+        self.others.insert(node, (agrees, now));
         let agreeing = self.others.values().filter(|(agrees, _)| *agrees).count();
         let differs_most = self.others.len() - agreeing > agreeing;
         self.lacks_majority = differs_most && (lacks_majority || !agrees);
@@ -84,8 +89,51 @@ impl Comparison {
 
     /// Returns whether at least as many nodes differ from this one as agree with it, itself
     /// included. Then it must not serve clients.
-    pub(super) fn lacks_majority(&self) -> bool {
+    fn lacks_majority(&self) -> bool {
         self.lacks_majority
+    }
+}
+
+/// The comparison, which the records and the beats of other nodes change. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Votes(Rc<RefCell<Comparison>>);
+
+impl Votes {
+    /// Returns the votes on a journal that has this chain.
+    pub(super) fn from(chain: Chain) -> Self {
+        Self(Rc::new(RefCell::new(Comparison::from(chain))))
+    }
+
+    /// Forgets everything. The journal now has this chain.
+    pub(super) fn restart(&self, chain: Chain) {
+        self.0.replace(Comparison::from(chain));
+    }
+
+    /// Adds the node's own chain at the next position.
+    pub(super) fn push(&self, chain: Chain) {
+        self.0.borrow_mut().push(chain);
+    }
+
+    /// Returns the node's last chain.
+    pub(super) fn last(&self) -> Chain {
+        self.0.borrow().last()
+    }
+
+    /// Takes the chain of another node.
+    pub(super) fn take(&self, node: NodeId, chain: Chain, metrics: &Metrics) {
+        let mut comparison = self.0.borrow_mut();
+        let was_different = comparison.differs(node);
+        if chain != Chain::default() && !comparison.compare(node, chain, Instant::now()) {
+            if !was_different {
+                error!("the history files of two nodes differ at record {}", chain.position);
+            }
+            metrics.count_log(LogEvent::Divergence);
+        }
+    }
+
+    /// See [`Comparison::lacks_majority`].
+    pub(super) fn lacks_majority(&self) -> bool {
+        self.0.borrow().lacks_majority()
     }
 }
 
@@ -102,25 +150,25 @@ mod tests {
         let now = Instant::now();
         let mut comparison = Comparison::default();
         (1..=10).for_each(|position| comparison.push(chain(position, 1)));
-        assert!(comparison.compare([1; 16], chain(5, 1), now));
+        assert!(comparison.compare(NodeId(1), chain(5, 1), now));
         assert!(!comparison.lacks_majority());
         // One agrees, and one differs.
-        assert!(!comparison.compare([2; 16], chain(6, 2), now));
+        assert!(!comparison.compare(NodeId(2), chain(6, 2), now));
         assert!(!comparison.lacks_majority());
-        assert!(!comparison.compare([3; 16], chain(6, 2), now));
+        assert!(!comparison.compare(NodeId(3), chain(6, 2), now));
         assert!(comparison.lacks_majority());
         // A node that is started with a copy is another producer.
-        assert!(comparison.compare([4; 16], chain(7, 1), now));
+        assert!(comparison.compare(NodeId(4), chain(7, 1), now));
         assert!(!comparison.lacks_majority());
         // Of two nodes that differ, neither has a majority, however long that takes.
         let mut of_two = Comparison::default();
         (1..=10).for_each(|position| of_two.push(chain(position, 1)));
-        assert!(!of_two.compare([1; 16], chain(5, 2), now));
+        assert!(!of_two.compare(NodeId(1), chain(5, 2), now));
         assert!(of_two.lacks_majority());
         let later = now + 10 * COUNTED_FOR;
-        assert!(!of_two.compare([1; 16], chain(6, 2), later));
+        assert!(!of_two.compare(NodeId(1), chain(6, 2), later));
         assert!(of_two.lacks_majority());
-        assert!(of_two.compare([2; 16], chain(6, 1), later));
+        assert!(of_two.compare(NodeId(2), chain(6, 1), later));
         assert!(!of_two.lacks_majority());
     }
 
@@ -129,9 +177,9 @@ mod tests {
         let now = Instant::now();
         let mut comparison = Comparison::default();
         (1..=10).for_each(|position| comparison.push(chain(position, 1)));
-        assert!(comparison.compare([1; 16], chain(5, 1), now));
-        assert!(!comparison.compare([2; 16], chain(5, 2), now + Duration::from_secs(30)));
-        assert!(comparison.compare([3; 16], chain(6, 1), now + Duration::from_secs(70)));
+        assert!(comparison.compare(NodeId(1), chain(5, 1), now));
+        assert!(!comparison.compare(NodeId(2), chain(5, 2), now + Duration::from_secs(30)));
+        assert!(comparison.compare(NodeId(3), chain(6, 1), now + Duration::from_secs(70)));
         assert!(!comparison.lacks_majority());
     }
 
@@ -139,11 +187,11 @@ mod tests {
     fn position_that_is_not_remembered_is_not_compared() {
         let now = Instant::now();
         let mut comparison = Comparison::default();
-        assert!(comparison.compare([1; 16], chain(5, 2), now));
+        assert!(comparison.compare(NodeId(1), chain(5, 2), now));
         (1..=5000).for_each(|position| comparison.push(chain(position, 1)));
         assert_eq!(comparison.recent.len(), RECENT_MAX);
-        assert!(comparison.compare([1; 16], chain(5000 - RECENT_MAX as u64, 2), now));
-        assert!(!comparison.compare([1; 16], chain(5001 - RECENT_MAX as u64, 2), now));
+        assert!(comparison.compare(NodeId(1), chain(5000 - RECENT_MAX as u64, 2), now));
+        assert!(!comparison.compare(NodeId(1), chain(5001 - RECENT_MAX as u64, 2), now));
         assert!(comparison.lacks_majority());
     }
 }

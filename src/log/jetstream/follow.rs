@@ -17,13 +17,14 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
 
-use super::chain::{Chain, Comparison};
+use super::chain::{Chain, Votes};
 use super::link::{Link, StreamState};
 use super::publish::{Attach, Attachment, End, Publisher, Replicas, Replicated};
 use super::record::{BadRecord, Genesis, NewEpoch, Parent, Produced, Record};
 use super::{UNREADABLE, next};
 use crate::domain::{Epoch, Seq, Settings};
 use crate::log::LogError;
+use crate::log::nodes::NodeId;
 use crate::log::sqlite::{
     AppliedRecord, Apply, Begin, Describe, JournalState, Origin, Placed, ProducerId, Writer,
 };
@@ -181,7 +182,9 @@ pub(super) struct Following {
     publisher: Option<Addr<Publisher>>,
     /// The id of the publisher.
     id: ProducerId,
-    comparison: Comparison,
+    votes: Votes,
+    /// Whether the publisher knows that no majority agrees with this node.
+    has_told_votes: Cell<bool>,
     /// The number of servers that store the stream, as far as it is known.
     replicas: Cell<Option<usize>>,
     /// Whether the node reads the log and may take part in it.
@@ -200,7 +203,7 @@ impl Following {
     ) -> Result<Self, MailboxError> {
         let JournalState { place, epoch, .. } = journal.send(Describe).await?;
         let chain = place.as_ref().map(|place| Chain::new(place.position, &place.chain));
-        let comparison = Comparison::from(chain.unwrap_or_default());
+        let votes = Votes::from(chain.unwrap_or_default());
         let applied = place.map(|place| Applied { position: place.position, time: place.time });
         let halves = [crate::domain::random().to_be_bytes(), crate::domain::random().to_be_bytes()];
         let id = halves.concat().try_into().expect("twice 8 bytes are 16");
@@ -216,7 +219,8 @@ impl Following {
             metrics,
             publisher,
             id,
-            comparison,
+            votes,
+            has_told_votes: Cell::default(),
             replicas: Cell::default(),
             is_ready: Rc::default(),
             warned: None,
@@ -245,7 +249,12 @@ impl Following {
 
     /// Returns the journal as it is now.
     pub(super) fn chain(&self) -> Chain {
-        self.comparison.last()
+        self.votes.last()
+    }
+
+    /// Returns the votes of the other nodes on the journal, also later.
+    pub(super) fn votes(&self) -> Votes {
+        self.votes.clone()
     }
 
     /// Returns whether the journal is part of the log.
@@ -323,7 +332,9 @@ impl Following {
 
     /// Tells the publisher whether the node reads the log and may take part in it.
     fn tell(&self, mut attachment: Attachment) {
-        if self.comparison.lacks_majority() && !matches!(attachment, Attachment::Refused(_)) {
+        let is_outvoted = self.votes.lacks_majority();
+        self.has_told_votes.set(is_outvoted);
+        if is_outvoted && !matches!(attachment, Attachment::Refused(_)) {
             attachment = Attachment::Refused(DIVERGED.into());
         }
         let is_ready = matches!(attachment, Attachment::Attached);
@@ -358,8 +369,12 @@ impl Following {
             if until_end && overlap.is_none() && end >= state.last {
                 return Ok(());
             }
-            let Some(record) = next_record(&mut records).await? else {
+            let record = next_record(&mut records).await?;
+            let Some(record) = record else {
                 self.check_silence(end).await?;
+                if overlap.is_none() {
+                    self.tell_votes();
+                }
                 continue;
             };
             let info = record.info().map_err(|error| error.to_string())?;
@@ -378,6 +393,7 @@ impl Following {
             }
             let hash = Sha256::digest(&record.payload).into();
             self.apply(Placed { position, time, hash }, &record.payload, pending).await?;
+            self.tell_votes();
             self.applied = Some(Applied { position, time });
             self.metrics.observe_log_position(position, pending);
             if position == 1 {
@@ -522,7 +538,7 @@ impl Following {
         });
         let (applied, chain) = applied.await?;
         let chain = Chain::new(placed.position, &chain);
-        self.comparison.push(chain);
+        self.votes.push(chain);
         if applied.is_none() {
             self.metrics.count_log(LogEvent::Skipped);
         }
@@ -536,19 +552,14 @@ impl Following {
     /// agrees with is not ready any more.
     fn compare(&mut self, producer: ProducerId, other: Chain) {
         // Old records may be of nodes that were replaced.
-        if self.publisher.is_none() || producer == self.id || other == Chain::default() {
-            return;
+        if self.publisher.is_some() && producer != self.id {
+            self.votes.take(node_of(producer), other, &self.metrics);
         }
-        let lacked_majority = self.comparison.lacks_majority();
-        let was_different = self.comparison.differs(producer);
-        if !self.comparison.compare(producer, other, Instant::now()) {
-            let Chain { position, .. } = other;
-            if !was_different {
-                error!("the history files of two nodes differ at record {position}");
-            }
-            self.metrics.count_log(LogEvent::Divergence);
-        }
-        if self.comparison.lacks_majority() != lacked_majority {
+    }
+
+    /// Tells the publisher when the votes of the other nodes have changed. Beats change them, too.
+    fn tell_votes(&self) {
+        if self.publisher.is_some() && self.votes.lacks_majority() != self.has_told_votes.get() {
             self.tell(Attachment::Attached);
         }
     }
@@ -607,9 +618,16 @@ impl Following {
         begun.map_err(|error| Stop::Retry(error.to_string()))?;
         self.epoch = epoch;
         let chain = self.describe().await?.place.map(|place| place.chain).unwrap_or_default();
-        self.comparison = Comparison::from(Chain::new(placed.position, &chain));
+        self.votes.restart(Chain::new(placed.position, &chain));
         Ok(())
     }
+}
+
+/// Returns the id under which the other nodes know the node with this producer id.
+pub(super) fn node_of(producer: ProducerId) -> NodeId {
+    let mut id = [0; 8];
+    id.copy_from_slice(&producer[..8]);
+    NodeId(u64::from_be_bytes(id))
 }
 
 /// Returns the base of the sequence numbers of a log that begins with this history.

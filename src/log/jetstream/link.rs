@@ -117,6 +117,22 @@ impl Link {
         format!("{}.copy", self.config.stream.as_str())
     }
 
+    /// Returns the name of the node.
+    pub(super) fn node_name(&self) -> Option<&str> {
+        self.config.node_name.as_deref()
+    }
+
+    /// Returns the subject of the packets of a node, whose id is given in hexadecimal.
+    pub(super) fn packet_subject(&self, node: &str) -> String {
+        format!("{}.p.{node}", self.config.stream.as_str())
+    }
+
+    /// Returns the packets of all nodes.
+    pub(super) async fn packets(&self) -> Result<Subscriber, String> {
+        let packets = self.client.subscribe(self.packet_subject("*")).await;
+        packets.map_err(|error| error.to_string())
+    }
+
     /// Returns the requests for copies that this node must answer.
     pub(super) async fn copy_requests(&self) -> Result<Subscriber, String> {
         let requests = self.client.queue_subscribe(self.copy_subject(), "copy".into()).await;

@@ -10,6 +10,7 @@
 mod chain;
 mod copy;
 mod follow;
+mod gossip;
 mod link;
 mod publish;
 mod record;
@@ -30,8 +31,9 @@ use super::{Log, State};
 use crate::config::Config;
 use crate::domain::Durability;
 pub use copy::bring_up_to_date;
-use follow::Following;
 pub use follow::Refused;
+use follow::{Following, node_of};
+use gossip::{Gossip, SayBye};
 use link::Link;
 use publish::{Attachment, Publisher};
 
@@ -75,6 +77,7 @@ pub enum ClusterError {
 #[derive(Debug)]
 pub struct SharedLog {
     log: Log,
+    bye: Recipient<SayBye>,
     _thread: Thread,
 }
 
@@ -121,12 +124,15 @@ impl SharedLog {
             actix::spawn(copy::serve(link.clone(), path, following.readiness()));
             info!("the epoch of the log is {}", following.epoch().as_str());
             let durability = Durability::Stream { replicas: following.replicas() };
+            let (node, votes) = (node_of(following.id()), following.votes());
+            let gossip = Gossip::new(link.clone(), node, votes, metrics.clone()).launch();
             let publisher = Publisher::new(following, link, metrics, attachment).start();
-            drop(sender.send(Ok((publisher, durability))));
+            drop(sender.send(Ok((publisher, durability, gossip))));
         };
         thread.spawn_fn(move || drop(actix::spawn(open())));
         let thread = Thread(thread);
-        let (publisher, durability) = opened.await.map_err(|_| ClusterError::JournalDied)??;
+        let (publisher, durability, (nodes, bye)) =
+            opened.await.map_err(|_| ClusterError::JournalDied)??;
         let state = journal.writer().send(Describe).await;
         let JournalState { epoch, head, settings, .. } =
             state.map_err(|_| ClusterError::JournalDied)?;
@@ -138,9 +144,16 @@ impl SharedLog {
             follow: publisher.clone().recipient(),
             append: publisher.clone().recipient(),
             probe: publisher.recipient(),
+            nodes: Some(nodes),
             ..journal.log()
         };
-        Ok(Self { log, _thread: thread })
+        Ok(Self { log, bye, _thread: thread })
+    }
+
+    /// Tells the other nodes that this one stops, and ends.
+    pub async fn close(self) {
+        // The thread may have ended before.
+        let _ = self.bye.send(SayBye).await;
     }
 
     /// Returns the log to start a hub with.

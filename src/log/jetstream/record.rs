@@ -12,7 +12,7 @@ use crate::domain::{
 use crate::log::sqlite::{HexIdentity, ProducerId};
 
 /// The version of records that this version of chinwag writes. It reads no other.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// A record.
 #[derive(Clone, Debug)]

@@ -188,6 +188,7 @@ impl Journal {
             search: Some(searcher.recipient()),
             probe: writer.clone().recipient(),
             read_marks: Some(read_marks),
+            nodes: None,
         };
         Ok(Self { path, log, writer, thread, _lock: lock })
     }

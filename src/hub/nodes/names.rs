@@ -1,0 +1,92 @@
+//! Names in a cluster. A name is checked against the users of all nodes when a user takes it. Two
+//! users may still take one name, on two nodes at the same time or while these are disconnected.
+//! Then the smaller claim keeps the name, and the node of the other user renames that user.
+
+use super::*;
+use crate::hub::Deliver;
+use crate::protocol::Reply;
+
+impl Hub {
+    /// Tells the other nodes the name of a user.
+    pub(in crate::hub) fn tell_name(&self, who: Identity) {
+        if let Some(user) = self.users.get(&who) {
+            let (nick, claim) = (user.nick.clone(), user.claim);
+            self.nodes.tell_change(|| UserChange::Named { who, nick, claim });
+        }
+    }
+
+    /// Gives a user the name that another node knows, if its claim is greater.
+    pub(super) fn take_claim(&mut self, who: Identity, nick: &Nick, claim: Claim) {
+        self.nodes.clock = self.nodes.clock.max(claim.clock);
+        let Some(user) = self.users.get(&who).filter(|user| user.claim < claim) else { return };
+        let (is_here, before) = (!user.clients.is_empty(), user.nick.clone());
+        let rooms: Vec<_> = user.rooms.keys().cloned().collect();
+        self.set_name(who, nick, claim);
+        if is_here {
+            self.tell_name(who);
+            if before.as_str() != nick.as_str() {
+                self.welcome_again(who);
+            }
+        }
+        self.resolve_conflicts(who, &rooms);
+    }
+
+    /// Resolves the conflicts of a user's name with others in these rooms: renames the users of
+    /// this node who have the greater claim.
+    pub(super) fn resolve_conflicts(&mut self, who: Identity, rooms: &[RoomName]) {
+        for room in rooms {
+            let Some(user) = self.users.get(&who) else { return };
+            let Some(roster) = self.rosters.get(room) else { continue };
+            let others = roster.owners_of(&user.nick).filter(|owner| *owner != who);
+            let others = others.filter_map(|other| Some((self.users.get(&other)?.claim, other)));
+            let mut others: Vec<_> = others.collect();
+            others.sort_unstable();
+            others.dedup();
+            for (claim, other) in others {
+                let own = self.users.get(&who).map(|user| user.claim);
+                if own > Some(claim) {
+                    return self.give_free_name(who);
+                }
+                self.give_free_name(other);
+            }
+        }
+    }
+
+    /// Renames a user of this node, whose name belongs to another user. The node of a user of
+    /// another node does so itself.
+    fn give_free_name(&mut self, who: Identity) {
+        let Some(user) = self.users.get(&who) else { return };
+        let Some(&client) = user.clients.first() else { return };
+        let free = self.free_name(&user.nick, user.rooms.keys());
+        // A generated name needs no search.
+        let free =
+            free.unwrap_or_else(|| self.nodes.mark_anonymous(client, Nick::anonymous(client)));
+        self.rename(who, &free);
+        self.welcome_again(who);
+    }
+
+    /// Gives this node another mark, and its users without a chosen name other names.
+    pub(super) fn change_mark(&mut self, mark: NodeMark) {
+        if let Some(nodes) = &mut self.nodes.nodes {
+            nodes.mark = mark;
+        }
+        let users = self.users.iter().filter(|(_, user)| user.nick.is_anonymous());
+        let users = users.filter_map(|(who, user)| Some((*who, *user.clients.first()?)));
+        for (who, client) in users.collect::<Vec<_>>() {
+            self.rename(who, &Nick::anonymous_on(mark, client));
+            self.welcome_again(who);
+        }
+    }
+
+    /// Tells the clients of a user the user's new name.
+    fn welcome_again(&mut self, who: Identity) {
+        let Some(user) = self.users.get(&who) else { return };
+        let event = self.welcome(who, user.nick.clone());
+        for client in user.clients.clone() {
+            if self.clients.get(&client).is_some_and(|client| client.events) {
+                let reply = Reply { event: event.clone(), reference: None };
+                self.send_to(client, Deliver::Direct(vec![reply]));
+            }
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Gossip: each node tells the others who is in which room, over NATS without JetStream. A packet
+//! may be lost. Packets with changes are numbered, and a node that misses one asks for the whole
+//! state. A node that has not been heard of for some time counts as gone, and its users with it.
+
+mod packet;
+mod peer;
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use async_nats::Message as NatsMessage;
+use bytes::Bytes;
+use log::{debug, info, warn};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::chain::Votes;
+use super::link::Link;
+use super::record::VERSION;
+use crate::domain::{Identity, NodeMark, RoomName, Seq, random};
+use crate::log::nodes::{FollowNodes, FromNodes, NodeId, NodeUser, Nodes, TellNodes, UserChange};
+use crate::metrics::Metrics;
+use packet::{Beat, HexNode, Packet, UserLine};
+use peer::Peer;
+
+/// How long changes are gathered.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How often a node shows that it is alive.
+const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A node that has not been heard of for this time counts as gone.
+const GONE_AFTER: Duration = Duration::from_secs(5);
+
+/// The shortest interval between two states of a node.
+const STATE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The size of a part of a state, in bytes. NATS accepts larger messages: see
+/// [`payload_needed`](super::payload_needed).
+const PART_BYTES: usize = 256 * 1024;
+
+/// The packets that may wait for the connection. Any further ones are lost.
+const QUEUE: usize = 1024;
+
+/// How long a node that stops waits until NATS has its last packet.
+const BYE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The pause before another attempt to receive packets.
+const RETRY_PAUSE: Duration = Duration::from_millis(300);
+
+/// The actor that sends and receives packets. It begins when the hub follows it.
+pub(super) struct Gossip {
+    link: Link,
+    id: NodeId,
+    mark: NodeMark,
+    votes: Votes,
+    metrics: Metrics,
+    hub: Option<Recipient<FromNodes>>,
+    /// The users of this node.
+    users: HashMap<Identity, NodeUser>,
+    /// The number of the last packet with changes.
+    n: u64,
+    changes: Vec<UserChange>,
+    peers: HashMap<NodeId, Peer>,
+    queue: mpsc::Sender<Bytes>,
+    /// The receiver of `queue`, until the actor begins.
+    queued: Option<mpsc::Receiver<Bytes>>,
+    next_beat: Instant,
+    last_tick: Instant,
+    is_asked: bool,
+    next_state: Instant,
+    /// Whether the node stops. It sends nothing more.
+    has_left: bool,
+}
+
+/// Tells the other nodes that this one stops.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct SayBye;
+
+impl Gossip {
+    pub(super) fn new(link: Link, id: NodeId, votes: Votes, metrics: Metrics) -> Self {
+        let (queue, queued) = mpsc::channel(QUEUE);
+        let now = Instant::now();
+        Self {
+            link,
+            id,
+            mark: NodeMark::new(id.0),
+            votes,
+            metrics,
+            hub: None,
+            users: HashMap::new(),
+            n: 0,
+            changes: Vec::new(),
+            peers: HashMap::new(),
+            queue,
+            queued: Some(queued),
+            next_beat: now,
+            last_tick: now,
+            is_asked: false,
+            next_state: now,
+            has_left: false,
+        }
+    }
+
+    /// Starts the actor. Returns what a hub needs, and the recipient that ends it.
+    pub(super) fn launch(self) -> (Nodes, Recipient<SayBye>) {
+        let (id, mark) = (self.id, self.mark);
+        let gossip = self.start();
+        let (follow, tell) = (gossip.clone().recipient(), gossip.clone().recipient());
+        (Nodes { id, mark, follow, tell }, gossip.recipient())
+    }
+
+    /// Returns the subject of this node's packets.
+    fn subject(&self) -> String {
+        self.link.packet_subject(&String::from(HexNode(self.id)))
+    }
+
+    fn tell_hub(&self, from_nodes: FromNodes) {
+        if let Some(hub) = &self.hub {
+            hub.do_send(from_nodes);
+        }
+    }
+
+    fn send(&self, packet: &Packet) {
+        if !self.has_left && self.queue.try_send(packet.encode().into()).is_err() {
+            debug!("a packet for the other nodes is lost");
+        }
+    }
+
+    /// Receives packets, until the subscription ends.
+    fn subscribe(&self, ctx: &mut Context<Self>) {
+        let link = self.link.clone();
+        let subscribe = async move {
+            loop {
+                match link.packets().await {
+                    Ok(packets) => return packets,
+                    Err(error) => warn!("cannot hear the other nodes: {error}; trying again"),
+                }
+                sleep(RETRY_PAUSE).await;
+            }
+        };
+        let begin = |packets, gossip: &mut Self, ctx: &mut Context<Self>| {
+            ctx.add_stream(packets);
+            gossip.send(&Packet::Ask { node: None });
+        };
+        ctx.spawn(subscribe.into_actor(self).map(begin));
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        // After a time in which this process did not run, others were not heard because of that.
+        let late = now.duration_since(self.last_tick).saturating_sub(BEAT_INTERVAL);
+        self.last_tick = now;
+        for peer in self.peers.values_mut() {
+            peer.heard += late;
+        }
+        self.send_changes();
+        if now >= self.next_beat {
+            self.next_beat = now + BEAT_INTERVAL;
+            self.send_beat();
+        }
+        if self.is_asked && now >= self.next_state {
+            (self.is_asked, self.next_state) = (false, now + STATE_INTERVAL);
+            self.send_state();
+        }
+        let is_gone = |peer: &Peer| now.saturating_duration_since(peer.heard) >= GONE_AFTER;
+        let gone = self.peers.iter().filter(|(_, peer)| is_gone(peer)).map(|(&node, _)| node);
+        for node in gone.collect::<Vec<_>>() {
+            self.remove(node, "has not been heard of for 5 s");
+        }
+    }
+
+    fn send_changes(&mut self) {
+        if !self.changes.is_empty() {
+            self.n += 1;
+            let changes = self.changes.drain(..).map(|change| (&change).into()).collect();
+            self.send(&Packet::Changes { n: self.n, changes });
+        }
+    }
+
+    fn send_beat(&self) {
+        let chain = self.votes.last();
+        self.send(&Packet::Beat(Beat {
+            n: self.n,
+            mark: self.mark.get(),
+            after: chain.position,
+            chain: format!("{:016x}", chain.hash),
+            version: env!("CARGO_PKG_VERSION").into(),
+            records: VERSION,
+            name: self.link.node_name().map(str::to_owned),
+        }));
+    }
+
+    /// Sends all users of this node, in parts.
+    fn send_state(&self) {
+        let mut parts = vec![Vec::new()];
+        let mut bytes = 0;
+        for user in self.users.values().map(UserLine::new) {
+            bytes += user.bytes();
+            if bytes > PART_BYTES {
+                bytes = user.bytes();
+                parts.push(Vec::new());
+            }
+            parts.last_mut().expect("there is a first part").push(user);
+        }
+        let count = parts.len();
+        for (part, users) in parts.into_iter().enumerate() {
+            self.send(&Packet::State { n: self.n, part, parts: count, users });
+        }
+    }
+
+    /// Takes a packet of another node.
+    fn take(&mut self, node: NodeId, packet: Packet) {
+        let now = Instant::now();
+        if matches!(packet, Packet::Bye {}) {
+            return self.remove(node, "has stopped");
+        }
+        let peers = self.peers.len();
+        let peer = self.peers.entry(node).or_insert_with(|| Peer::new(now));
+        peer.heard = now;
+        match packet {
+            Packet::Beat(beat) => {
+                peer.take_beat(beat.n);
+                let mark = NodeMark::new(beat.mark.into());
+                if peer.mark.replace(mark).is_none() {
+                    let name = beat.name.as_deref().unwrap_or("without a name");
+                    info!("the node {} ({name}) runs", String::from(HexNode(node)));
+                }
+                if let Some(chain) = beat.chain() {
+                    self.votes.take(node, chain, &self.metrics);
+                }
+                self.avoid_mark_of(node);
+            }
+            Packet::Changes { n, changes } => {
+                if let Some(changes) = peer.take_changes(n, changes) {
+                    let changes = changes.iter().filter_map(packet::ChangeLine::read).collect();
+                    self.tell_hub(FromNodes::Changed { node, changes });
+                }
+            }
+            Packet::State { n, part, parts, users } => {
+                if let Some(users) = peer.take_state(n, part, parts, users) {
+                    let users = users.iter().filter_map(UserLine::read).collect();
+                    self.tell_hub(FromNodes::State { node, users });
+                }
+            }
+            Packet::Typing { room, who } => {
+                if let Ok(room) = RoomName::parse(&room) {
+                    self.tell_hub(FromNodes::Typing { room, who: who.0 });
+                }
+            }
+            Packet::Ask { node } => self.is_asked |= node.is_none_or(|node| node.0 == self.id),
+            Packet::Bye {} => {}
+        }
+        if self.peers.get_mut(&node).is_some_and(|peer| peer.must_ask(now)) {
+            self.send(&Packet::Ask { node: Some(HexNode(node)) });
+        }
+        if self.peers.len() != peers {
+            self.metrics.set_nodes(self.peers.len() + 1);
+        }
+    }
+
+    fn remove(&mut self, node: NodeId, reason: &str) {
+        if self.peers.remove(&node).is_some() {
+            info!("the node {} {reason}; removing its users", String::from(HexNode(node)));
+            self.metrics.set_nodes(self.peers.len() + 1);
+            self.tell_hub(FromNodes::Gone(node));
+        }
+    }
+
+    /// Takes another mark if a node has the same one. Of two nodes, the one with the greater id
+    /// does so.
+    fn avoid_mark_of(&mut self, node: NodeId) {
+        let mark = self.peers.get(&node).and_then(|peer| peer.mark);
+        if mark != Some(self.mark) || node > self.id {
+            return;
+        }
+        let is_used = |mark| self.peers.values().any(|peer| peer.mark == Some(mark));
+        let first = random();
+        let marks = (0..u64::from(NodeMark::COUNT)).map(|i| NodeMark::new(first.wrapping_add(i)));
+        self.mark = marks.into_iter().find(|mark| !is_used(*mark)).unwrap_or(self.mark);
+        self.tell_hub(FromNodes::Mark(self.mark));
+        self.send_beat();
+    }
+
+    /// Applies a change to the users of this node.
+    fn apply(&mut self, change: &UserChange) {
+        match change {
+            UserChange::Entered { who, room, nick, claim } => {
+                let user = self.users.entry(*who).or_insert_with(|| NodeUser {
+                    who: *who,
+                    nick: nick.clone(),
+                    claim: *claim,
+                    rooms: Vec::new(),
+                });
+                user.rooms.push((room.clone(), Seq::default()));
+            }
+            UserChange::Left { who, room } => {
+                if let Some(user) = self.users.get_mut(who) {
+                    user.rooms.retain(|(known, _)| known != room);
+                    if user.rooms.is_empty() {
+                        self.users.remove(who);
+                    }
+                }
+            }
+            UserChange::Named { who, nick, claim } => {
+                if let Some(user) = self.users.get_mut(who) {
+                    (user.nick, user.claim) = (nick.clone(), *claim);
+                }
+            }
+            UserChange::Read { who, room, seq } => {
+                let user = self.users.get_mut(who).into_iter();
+                for (known, mark) in user.flat_map(|user| &mut user.rooms) {
+                    if known == room {
+                        *mark = *seq;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Actor for Gossip {
+    type Context = Context<Self>;
+}
+
+impl Handler<FollowNodes> for Gossip {
+    type Result = ();
+
+    fn handle(&mut self, FollowNodes(hub): FollowNodes, ctx: &mut Self::Context) {
+        self.hub = Some(hub);
+        self.metrics.set_nodes(1);
+        let Some(mut queued) = self.queued.take() else { return };
+        let (link, subject) = (self.link.clone(), self.subject());
+        actix::spawn(async move {
+            while let Some(packet) = queued.recv().await {
+                // What is sent while NATS is away would come late and all at once.
+                if link.is_connected()
+                    && let Err(error) = link.client.publish(subject.clone(), packet).await
+                {
+                    debug!("a packet for the other nodes is lost: {error}");
+                }
+            }
+        });
+        self.subscribe(ctx);
+        ctx.run_interval(TICK, |gossip, _| gossip.tick());
+    }
+}
+
+impl Handler<TellNodes> for Gossip {
+    type Result = ();
+
+    fn handle(&mut self, tell: TellNodes, _: &mut Self::Context) {
+        match tell {
+            TellNodes::Changed(change) => {
+                self.apply(&change);
+                self.changes.push(change);
+            }
+            TellNodes::Typing { room, who } if !self.peers.is_empty() => {
+                let (room, who) = (room.as_str().into(), crate::log::sqlite::HexIdentity(who));
+                self.send(&Packet::Typing { room, who });
+            }
+            TellNodes::Typing { .. } => {}
+        }
+    }
+}
+
+impl Handler<SayBye> for Gossip {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: SayBye, _: &mut Self::Context) -> Self::Result {
+        self.has_left = true;
+        let (link, subject) = (self.link.clone(), self.subject());
+        Box::pin(async move {
+            let bye = async {
+                link.client.publish(subject, Packet::Bye {}.encode().into()).await.ok()?;
+                link.client.flush().await.ok()
+            };
+            if link.is_connected() && timeout(BYE_TIMEOUT, bye).await.is_err() {
+                debug!("the other nodes may not know yet that this one stops");
+            }
+        })
+    }
+}
+
+impl StreamHandler<NatsMessage> for Gossip {
+    fn handle(&mut self, message: NatsMessage, _: &mut Self::Context) {
+        let node = message.subject.rsplit('.').next().map(str::to_owned);
+        let node = node.and_then(|node| HexNode::try_from(node).ok());
+        let Some(HexNode(node)) = node.filter(|node| node.0 != self.id) else { return };
+        if let Some(packet) = Packet::decode(&message.payload) {
+            self.take(node, packet);
+        }
+    }
+
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        self.subscribe(ctx);
+    }
+}
