@@ -135,6 +135,12 @@ impl Votes {
     pub(super) fn lacks_majority(&self) -> bool {
         self.0.borrow().lacks_majority()
     }
+
+    /// Returns whether another node has the same history, and no majority another one.
+    pub(super) fn are_favorable(&self) -> bool {
+        let comparison = self.0.borrow();
+        !comparison.lacks_majority && comparison.others.values().any(|(agrees, _)| *agrees)
+    }
 }
 
 #[cfg(test)]

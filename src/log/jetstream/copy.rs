@@ -86,8 +86,17 @@ impl Answer {
     }
 }
 
+/// Returns the path of the file that marks a history file which differs from those of most nodes.
+/// At its next start, the node replaces the history file by a copy.
+pub(super) fn outvoted_mark(path: &Path) -> PathBuf {
+    let mut mark = path.as_os_str().to_owned();
+    mark.push(".differs");
+    mark.into()
+}
+
 /// Replaces the history file of a node by a copy of that of another node, if the stream does not
-/// have all records that the file lacks, or if the log has begun a new epoch with another history.
+/// have all records that the file lacks, if the log has begun a new epoch with another history, or
+/// if the file is marked because it differs from those of most nodes.
 /// Messages that the copy lacks are saved. Call it before the file is opened. If no other node can
 /// send a copy, the file stays as it is.
 ///
@@ -102,7 +111,8 @@ pub async fn bring_up_to_date(config: &Config) -> Result<(), ClusterError> {
     let link = Link::connect(cluster).await?;
     let is_node = own.as_ref().is_some_and(|own| own.place.is_some());
     let Some(stream) = wait_for_stream(&link, is_node).await else { return Ok(()) };
-    if !needs_copy(&link, own.as_ref(), stream).await {
+    let mark = outvoted_mark(path);
+    if !mark.exists() && !needs_copy(&link, own.as_ref(), stream).await {
         return Ok(());
     }
     info!("copying the history file of another node");
@@ -119,6 +129,7 @@ pub async fn bring_up_to_date(config: &Config) -> Result<(), ClusterError> {
                         file.display()
                     );
                 }
+                let _ = remove_file(mark);
                 info!("the history file was copied in {:.1} s", began.elapsed().as_secs_f64());
                 return Ok(());
             }

@@ -6,6 +6,8 @@
 mod epoch;
 
 use std::cell::Cell;
+use std::fs;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,7 @@ use thiserror::Error;
 use tokio::time::{sleep, timeout};
 
 use super::chain::{Chain, Votes};
+use super::copy::outvoted_mark;
 use super::link::{Link, StreamState};
 use super::publish::{Attach, Attachment, End, Publisher, Replicas, Replicated};
 use super::record::{BadRecord, Genesis, NewEpoch, Parent, Produced, Record};
@@ -52,8 +55,9 @@ const APPLY_PAUSE: Duration = Duration::from_secs(1);
 const BASE_STEP: u64 = 1_000_000;
 
 /// Why a node that differs from others is not ready.
-const DIVERGED: &str = "the history file differs from those of the other nodes; stop this node, \
-                        and start it with a copy of another one's file";
+const DIVERGED: &str = "the history file differs from those of most nodes; restart this node, and \
+                        it copies the file of another one (if only two nodes run, stop both, and \
+                        start the one with the right history first)";
 
 /// Why a node cannot take part in the log.
 #[derive(Clone, Debug, Error)]
@@ -169,8 +173,8 @@ struct Applied {
 pub(super) struct Following {
     link: Link,
     journal: Addr<Writer>,
-    /// The path of the journal, for messages.
-    journal_name: String,
+    /// The path of the journal.
+    path: PathBuf,
     applied: Option<Applied>,
     /// The epoch of the journal.
     epoch: Epoch,
@@ -185,6 +189,8 @@ pub(super) struct Following {
     votes: Votes,
     /// Whether the publisher knows that no majority agrees with this node.
     has_told_votes: Cell<bool>,
+    /// Whether the journal has the mark that it differs from those of most nodes.
+    has_mark: Cell<bool>,
     /// The number of servers that store the stream, as far as it is known.
     replicas: Cell<Option<usize>>,
     /// Whether the node reads the log and may take part in it.
@@ -197,7 +203,7 @@ impl Following {
     pub(super) async fn new(
         link: Link,
         journal: Addr<Writer>,
-        journal_name: String,
+        path: PathBuf,
         payload_needed: usize,
         metrics: Metrics,
     ) -> Result<Self, MailboxError> {
@@ -208,10 +214,11 @@ impl Following {
         let halves = [crate::domain::random().to_be_bytes(), crate::domain::random().to_be_bytes()];
         let id = halves.concat().try_into().expect("twice 8 bytes are 16");
         let publisher = None;
+        let has_mark = outvoted_mark(&path).exists();
         Ok(Self {
             link,
             journal,
-            journal_name,
+            path,
             applied,
             epoch,
             epoch_request: None,
@@ -221,6 +228,7 @@ impl Following {
             id,
             votes,
             has_told_votes: Cell::default(),
+            has_mark: Cell::new(has_mark),
             replicas: Cell::default(),
             is_ready: Rc::default(),
             warned: None,
@@ -434,7 +442,7 @@ impl Following {
     }
 
     fn other_log(&self, other: String) -> Refused {
-        let (journal, own) = (self.journal_name.clone(), self.epoch.as_str().into());
+        let (journal, own) = (self.path.display().to_string(), self.epoch.as_str().into());
         Refused::OtherLog { journal, own, other }
     }
 
@@ -561,6 +569,15 @@ impl Following {
     fn tell_votes(&self) {
         if self.publisher.is_some() && self.votes.lacks_majority() != self.has_told_votes.get() {
             self.tell(Attachment::Attached);
+        }
+        if self.votes.lacks_majority() && !self.has_mark.replace(true) {
+            let mark = outvoted_mark(&self.path);
+            if let Err(error) = fs::write(&mark, format!("{DIVERGED}\n")) {
+                error!("cannot write {}: {error}", mark.display());
+            }
+        } else if self.has_mark.get() && self.votes.are_favorable() {
+            self.has_mark.set(false);
+            let _ = fs::remove_file(outvoted_mark(&self.path));
         }
     }
 

@@ -96,7 +96,6 @@ impl SharedLog {
         let thread = Arbiter::new();
         let (sender, opened) = oneshot::channel();
         let writer = journal.writer().clone();
-        let name = journal.path().display().to_string();
         let metrics = config.metrics.clone();
         let payload_needed = payload_needed(config);
         let (path, settings) = (journal.path().to_owned(), config.settings());
@@ -107,7 +106,8 @@ impl SharedLog {
                 Err(error) => return drop(sender.send(Err(error))),
             };
             let following =
-                Following::new(link.clone(), writer, name, payload_needed, metrics.clone()).await;
+                Following::new(link.clone(), writer, path.clone(), payload_needed, metrics.clone())
+                    .await;
             let Ok(mut following) = following else { return };
             if let Some(parent) = &cluster.new_epoch {
                 following.replace_epoch(parent, settings);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::nats::Version;
-use super::{Cluster, export, join, say, with_each_nats};
+use super::{Cluster, export, join, say, trouble, with_each_nats};
 use crate::harness::{eventually, raw_http, within};
 use crate::json::JsonClient;
 use crate::metrics::assert_durability;
@@ -20,6 +20,7 @@ with_each_nats!(
     node_whose_records_are_gone_copies_the_history_of_another,
     node_with_other_history_is_refused,
     node_whose_history_differs_is_not_ready,
+    two_nodes_that_differ_are_out_of_service_until_an_operator_chooses_one,
     journal_of_a_node_without_nats_begins_a_new_epoch,
 );
 
@@ -303,11 +304,42 @@ async fn node_whose_history_differs_is_not_ready(version: Version) {
     cyd.send(&[json!({"type": "say", "room": "tea", "text": "wrong", "ref": 1})]).await;
     assert_eq!(cyd.until("error").await["code"], "busy");
     stop([c]).await;
-    cluster.backup("a", "c").await;
+    // It copies the history of another node.
     let c = cluster.node("c").await;
     let mut cyd = join(&c, "Cyd", "tea").await;
     say(&mut cyd, "tea", "right").await;
     assert!(is_ready(&c).await);
+    stop([a, b, c]).await;
+    assert!(export(&cluster.db("c")).await == export(&cluster.db("a")).await);
+}
+
+/// Nobody writes, so only the beats show the difference.
+async fn two_nodes_that_differ_are_out_of_service_until_an_operator_chooses_one(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let [a, b] = [cluster.node("a").await, cluster.node("b").await];
+    let mut ada = join(&a, "Ada", "tea").await;
+    say(&mut ada, "tea", "before").await;
+    drop(join(&b, "Bob", "tea").await);
+    stop([b]).await;
+    let db = rusqlite::Connection::open(cluster.db("b")).unwrap();
+    db.execute_batch("UPDATE shared_log SET chain = zeroblob(32)").unwrap();
+    drop(db);
+    let b = cluster.node("b").await;
+    eventually("both to notice it", async || !is_ready(&a).await && !is_ready(&b).await).await;
+    let reason = trouble(&a).await.unwrap();
+    assert!(reason.contains("start the one with the right history first"), "{reason}");
+    drop(join(&b, "Bob", "tea").await);
+    stop([a, b]).await;
+    let a = cluster.node("a").await;
+    eventually("the chosen node to be ready", async || is_ready(&a).await).await;
+    let b = cluster.node("b").await;
+    let mut bob = join(&b, "Bob", "tea").await;
+    say(&mut bob, "tea", "after").await;
+    assert!(is_ready(&a).await && is_ready(&b).await);
+    let marks = ["a.db.differs", "b.db.differs"].map(|mark| cluster.folder.path().join(mark));
+    eventually("no mark to remain", async || marks.iter().all(|mark| !mark.exists())).await;
+    stop([a, b]).await;
+    assert!(export(&cluster.db("a")).await == export(&cluster.db("b")).await);
 }
 
 /// Returns whether the status of `/readyz` is 200.
