@@ -22,6 +22,7 @@ with_each_nats!(
     users_of_a_killed_node_leave_after_some_seconds,
     user_of_a_killed_node_who_is_on_another_node_stays,
     users_of_a_stopped_node_leave_and_return,
+    node_that_was_stopped_forgets_a_killed_node_as_usual,
     users_of_a_node_that_shuts_down_leave_at_once,
     node_that_starts_knows_the_users_of_the_others,
     members_who_were_missed_are_fetched,
@@ -326,8 +327,11 @@ async fn users_of_a_killed_node_leave_after_some_seconds(version: Version) {
     until_joined(&mut on_b, "Tex").await;
     c.kill().await;
     let killed = Instant::now();
+    // A node that is silent for a moment stays.
     for client in [&mut on_a, &mut on_b] {
-        assert_eq!(members(client, "tea").await.1, 4, "a node that is silent for a moment stays");
+        assert_eq!(members(client, "tea").await.1, 4);
+    }
+    for client in [&mut on_a, &mut on_b] {
         until_left(client, WATCHERS[2]).await;
         assert!(FORGETTING.contains(&killed.elapsed()), "{:?}", killed.elapsed());
         eventually("all of its users to leave", async || members(client, "tea").await.1 == 2).await;
@@ -376,6 +380,26 @@ async fn users_of_a_stopped_node_leave_and_return(version: Version) {
     until_joined(&mut watchers[0], WATCHERS[1]).await;
     let [on_a, on_b, _] = watchers;
     all_know(&mut [on_a, on_b, ada], "tea", &["Ada", WATCHERS[0], WATCHERS[1]]).await;
+}
+
+/// After it continues, a node first considers all others to be alive, because it heard nobody.
+async fn node_that_was_stopped_forgets_a_killed_node_as_usual(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let [a, b, c] = cluster.three_nodes().await;
+    let mut watchers = watchers([&a, &b, &c]).await;
+    b.signal("-STOP");
+    until_left(&mut watchers[0], WATCHERS[1]).await;
+    // Meanwhile it stays stopped for longer than it remembers others.
+    let text = Client::connect(c.addr, "room=tea&nick=Tex").await;
+    until_joined(&mut watchers[0], "Tex").await;
+    b.signal("-CONT");
+    c.kill().await;
+    let killed = Instant::now();
+    until_left(&mut watchers[1], WATCHERS[2]).await;
+    assert!(killed.elapsed() < FORGETTING.end, "{:?}", killed.elapsed());
+    let [on_a, on_b, _] = watchers;
+    all_know(&mut [on_a, on_b], "tea", &WATCHERS[..2]).await;
+    drop(text);
 }
 
 async fn users_of_a_node_that_shuts_down_leave_at_once(version: Version) {
