@@ -70,8 +70,11 @@ struct State {
     last_addr: Option<SocketAddr>,
     /// The name that it asks for.
     nick: String,
-    /// Its name as the server told it, while it is connected.
+    /// Its name as the server told it, while it is connected. Another client of the user may have
+    /// changed it since.
     told: Option<String>,
+    /// Its name as the server answered, while all clients stay where they are.
+    answered: Option<String>,
     /// The number of members of each room that it has joined.
     counts: BTreeMap<String, u64>,
 }
@@ -187,6 +190,12 @@ impl Crowd {
         );
     }
 
+    /// Returns whether a client's user has no other client.
+    fn is_only_client(&self, member: &Member) -> bool {
+        let of_user = self.members.iter().filter(|other| other.identity() == member.identity());
+        of_user.count() == 1
+    }
+
     fn has_joined(&self) -> bool {
         self.members.iter().all(|member| member.has_joined())
     }
@@ -215,7 +224,18 @@ impl Crowd {
             let mut users: BTreeMap<String, String> = BTreeMap::new();
             users.extend((0..observers.len()).map(|n| (observer_name(n), observer_name(n))));
             for member in self.members.iter().filter(|member| member.rooms.contains(room)) {
-                let Some(nick) = member.state.borrow().told.clone() else { continue };
+                let (told, answered) = {
+                    let state = member.state.borrow();
+                    (state.told.clone(), state.answered.clone())
+                };
+                let Some(nick) = answered else {
+                    problems.push(format!("client {} does not know its name", member.number));
+                    continue;
+                };
+                if told.as_ref() != Some(&nick) && self.is_only_client(member) {
+                    let number = member.number;
+                    problems.push(format!("client {number} was told {told:?}, and is {nick}"));
+                }
                 let other = users.entry(member.identity()).or_insert_with(|| nick.clone());
                 if *other != nick {
                     let identity = member.identity();
@@ -378,7 +398,8 @@ impl Member {
             self.connect_once(&crowd).await;
             {
                 let mut state = self.state.borrow_mut();
-                (state.told, state.counts) = (None, BTreeMap::new());
+                (state.told, state.answered) = (None, None);
+                state.counts.clear();
             }
             let pause = if crowd.holds.get() { 50..200 } else { 50..2000 };
             sleep(Duration::from_millis(fastrand::u64(pause))).await;
@@ -445,14 +466,17 @@ impl Member {
 
     /// Returns the commands of a second. The last one has an answer, if the node answers.
     fn next_commands(&self, holds: bool) -> Vec<Value> {
-        let state = self.state.borrow();
+        let mut state = self.state.borrow_mut();
         if state.told.is_none() {
             return Vec::new();
         }
         let missing = self.rooms.iter().filter(|room| !state.counts.contains_key(*room));
         let mut lines: Vec<_> = missing.map(|room| join(room)).collect();
         let room = fastrand::choice(&self.rooms).unwrap();
-        if !holds {
+        if holds {
+            lines.push(json!({"type": "hello", "ref": "name"}));
+        } else {
+            state.answered = None;
             let wanted = |nick: &str| json!({"type": "nick", "nick": nick, "ref": "nick"});
             match (fastrand::u32(..100), self.kind) {
                 (0..35, Kind::Rival) => lines.push(wanted(&state.nick)),
@@ -473,6 +497,9 @@ impl Member {
         let room = || line["room"].as_str().unwrap_or_default().to_owned();
         let count = line["member_count"].as_u64().unwrap_or_default();
         match line["type"].as_str().unwrap_or_default() {
+            "welcome" if line["ref"] == "name" => {
+                state.answered = line["nick"].as_str().map(str::to_owned);
+            }
             "welcome" => {
                 let is_first = state.told.is_none();
                 state.told = line["nick"].as_str().map(str::to_owned);
