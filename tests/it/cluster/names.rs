@@ -27,6 +27,8 @@ with_each_nats!(
     older_claim_of_a_long_partition_keeps_the_name,
     renamed_user_gets_a_name_that_is_free_in_all_of_its_rooms,
     user_with_two_names_after_a_partition_has_one,
+    user_with_another_name_on_a_node_without_rooms_has_one_name,
+    new_name_from_a_node_without_rooms_that_is_lost_is_told_again,
 );
 
 /// How long after the end of a partition the names are unique: 2 seconds, and the rest is for a
@@ -473,4 +475,38 @@ async fn user_with_two_names_after_a_partition_has_one(version: Version) {
     let names = agreement(&mut watchers, 4).await;
     assert_eq!(nicks[0], "Amy", "the newer name counts");
     assert!(names.contains(&nicks[0]), "{names:?} {nicks:?}");
+}
+
+/// A node tells the others only of users in rooms.
+async fn user_with_another_name_on_a_node_without_rooms_has_one_name(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let [a, b, c] = cluster.three_nodes().await;
+    let mut watchers = watchers([&a, &b, &c]).await;
+    // The claim on this node is the younger one, and no other node has heard of these users.
+    let mut others = Vec::new();
+    for n in 0..5 {
+        others.push(user(&b, &format!("Other {n}"), &format!("other {n}")).await);
+    }
+    let mut on_b = user(&b, "Zed", "Ada").await;
+    let mut on_a = claim(&a, "Ada", "Ada", "tea").await;
+    let names = agreement(&mut watchers, 4).await;
+    assert_eq!(told(&mut on_a).await.nick, told(&mut on_b).await.nick, "{names:?}");
+}
+
+async fn new_name_from_a_node_without_rooms_that_is_lost_is_told_again(version: Version) {
+    let nodes = ProxiedNodes::start(version).await;
+    let mut watchers = nodes.watchers().await;
+    let mut on_b = claim(&nodes.b, "Ada", "Ada", "tea").await;
+    until_joined(&mut watchers[0], "Ada").await;
+    let mut on_a = user(&nodes.a, "Ada", "Ada").await;
+    nodes.a_proxy.drop_sent_presence();
+    on_a.send(&[json!({"type": "nick", "nick": "Zed"})]).await;
+    on_a.until("welcome").await;
+    let before = nodes.a_proxy.dropped();
+    // One of them has the name, since a node sends one other message a second.
+    let is_lost = async || nodes.a_proxy.dropped() >= before + 2;
+    eventually("the name to be lost", is_lost).await;
+    nodes.a_proxy.drop_nothing();
+    let names = agreement(&mut watchers, 4).await;
+    assert_eq!(told(&mut on_a).await.nick, told(&mut on_b).await.nick, "{names:?}");
 }
