@@ -29,6 +29,7 @@ with_each_nats!(
     user_with_two_names_after_a_partition_has_one,
     user_with_another_name_on_a_node_without_rooms_has_one_name,
     new_name_from_a_node_without_rooms_that_is_lost_is_told_again,
+    chosen_name_counts_more_than_a_generated_one,
 );
 
 /// How long after the end of a partition the names are unique: 2 seconds, and the rest is for a
@@ -54,6 +55,14 @@ async fn claim(node: &Program, nick: &str, key: &str, room: &str) -> JsonClient 
 async fn age(node: &Program) {
     for n in 0..5 {
         drop(claim(node, &format!("Passer-by {n}"), &format!("passer-by {n}"), "other").await);
+    }
+}
+
+/// Connects users to a node, without rooms. So a claim there after them is younger than one that
+/// another node takes later.
+async fn age_in_secret(node: &Program) {
+    for n in 0..5 {
+        drop(user(node, &format!("Passer-by {n}"), &format!("passer-by {n}")).await);
     }
 }
 
@@ -482,11 +491,7 @@ async fn user_with_another_name_on_a_node_without_rooms_has_one_name(version: Ve
     let cluster = Cluster::start(version).await;
     let [a, b, c] = cluster.three_nodes().await;
     let mut watchers = watchers([&a, &b, &c]).await;
-    // The claim on this node is the younger one, and no other node has heard of these users.
-    let mut others = Vec::new();
-    for n in 0..5 {
-        others.push(user(&b, &format!("Other {n}"), &format!("other {n}")).await);
-    }
+    age_in_secret(&b).await;
     let mut on_b = user(&b, "Zed", "Ada").await;
     let mut on_a = claim(&a, "Ada", "Ada", "tea").await;
     let names = agreement(&mut watchers, 4).await;
@@ -509,4 +514,23 @@ async fn new_name_from_a_node_without_rooms_that_is_lost_is_told_again(version: 
     nodes.a_proxy.drop_nothing();
     let names = agreement(&mut watchers, 4).await;
     assert_eq!(told(&mut on_a).await.nick, told(&mut on_b).await.nick, "{names:?}");
+}
+
+/// A node that has not heard of a user gives the user's client a name, if the client has none.
+async fn chosen_name_counts_more_than_a_generated_one(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let [a, b, c] = cluster.three_nodes().await;
+    let mut watchers = watchers([&a, &b, &c]).await;
+    age_in_secret(&b).await;
+    let mut on_a = user(&a, "Ada", "Ada").await;
+    let key = "the secret key of user Ada";
+    let mut on_b = JsonClient::connect(b.addr).await;
+    on_b.send(&[json!({"type": "hello", "key": key})]).await;
+    on_b.expect("welcome").await;
+    for client in [&mut on_a, &mut on_b] {
+        send_join(client, "tea").await;
+        client.until("joined").await;
+    }
+    let names = agreement(&mut watchers, 4).await;
+    assert_eq!([told(&mut on_a).await.nick, told(&mut on_b).await.nick], ["Ada"; 2], "{names:?}");
 }
