@@ -13,6 +13,8 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use clap_complete::Shell;
 
 use cli::check_config::{self, unknown_variables};
+#[cfg(feature = "cluster")]
+use cli::cluster;
 #[cfg(feature = "journal")]
 use cli::commands;
 use cli::hints;
@@ -64,6 +66,11 @@ enum Command {
     #[cfg(feature = "journal")]
     #[command(flatten)]
     Journal(commands::Command),
+
+    /// Commands for a cluster.
+    #[cfg(feature = "cluster")]
+    #[command(subcommand)]
+    Cluster(cluster::Command),
 }
 
 const CHECK_CONFIG: &str = "check-config";
@@ -121,6 +128,14 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(1, &error.to_string()),
         },
+        #[cfg(feature = "cluster")]
+        Some(Command::Cluster(command)) => {
+            match actix_web::rt::System::new().block_on(command.run()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(cluster::CommandError::Config(error)) => fail(USAGE, &hints::with_flag(&error)),
+                Err(error) => fail(1, &error.to_string()),
+            }
+        }
     }
 }
 

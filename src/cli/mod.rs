@@ -2,6 +2,8 @@
 //! format of the program's log output.
 
 pub(crate) mod check_config;
+#[cfg(feature = "cluster")]
+pub(crate) mod cluster;
 #[cfg(feature = "journal")]
 pub(crate) mod commands;
 pub(crate) mod hints;

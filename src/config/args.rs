@@ -170,9 +170,9 @@ struct History {
     resume_buffer: usize,
 }
 
-/// The log that the nodes of a cluster share.
+/// The connection to NATS, and the stream in which the nodes of a cluster share their log.
 #[derive(Clone, Debug, clap::Args)]
-struct ClusterArgs {
+pub struct NatsArgs {
     /// URL of a NATS server with JetStream. All nodes that use the same stream are one chat.
     /// Requires --db.
     #[arg(long, env = "CHINWAG_NATS", value_name = "URL", value_delimiter = ',')]
@@ -198,6 +198,13 @@ struct ClusterArgs {
     /// Name of the stream.
     #[arg(long, env = "CHINWAG_NATS_STREAM", value_name = "NAME", default_value = "chinwag")]
     nats_stream: StreamName,
+}
+
+/// The log that the nodes of a cluster share.
+#[derive(Clone, Debug, clap::Args)]
+struct ClusterArgs {
+    #[command(flatten)]
+    connection: NatsArgs,
 
     /// Number of NATS servers that store the stream. Used when the stream is created.
     #[arg(long, env = "CHINWAG_NATS_REPLICAS", value_name = "N", default_value = "1")]
@@ -440,16 +447,18 @@ impl Args {
     }
 }
 
-impl ClusterArgs {
+impl NatsArgs {
     /// Returns the settings of a cluster, if a NATS server is given.
-    fn into_cluster(self) -> Result<Option<Cluster>, ConfigError> {
+    ///
+    /// # Errors
+    /// If another setting of the connection is given without a server.
+    pub fn into_cluster(self) -> Result<Option<Cluster>, ConfigError> {
         if self.nats.is_empty() {
             let set = [
                 ("nats_creds", self.nats_creds.is_some()),
                 ("nats_ca", self.nats_ca.is_some()),
                 ("nats_cert", self.nats_cert.is_some()),
                 ("nats_key", self.nats_key.is_some()),
-                ("nats_new_epoch", self.nats_new_epoch.is_some()),
             ];
             let orphan = set.into_iter().find_map(|(name, is_set)| is_set.then_some(name));
             return orphan.map_or(Ok(None), |name| Err(ConfigError::NoNats(name)));
@@ -460,11 +469,24 @@ impl ClusterArgs {
             cert: self.nats_cert,
             key: self.nats_key,
             stream: self.nats_stream,
+            ..Cluster::new(self.nats)
+        }))
+    }
+}
+
+impl ClusterArgs {
+    /// Returns the settings of a cluster, if a NATS server is given.
+    fn into_cluster(self) -> Result<Option<Cluster>, ConfigError> {
+        let Some(connection) = self.connection.into_cluster()? else {
+            let is_set = self.nats_new_epoch.is_some();
+            return if is_set { Err(ConfigError::NoNats("nats_new_epoch")) } else { Ok(None) };
+        };
+        Ok(Some(Cluster {
             replicas: self.nats_replicas,
             log_bytes: self.nats_log_bytes as u64,
             new_epoch: self.nats_new_epoch,
             node_name: self.node_name,
-            ..Cluster::new(self.nats)
+            ..connection
         }))
     }
 }

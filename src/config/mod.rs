@@ -19,7 +19,7 @@ use thiserror::Error;
 use crate::domain::Settings;
 use crate::metrics::Metrics;
 pub use acme::{Acme, AcmeValueError, DirectoryUrl, DomainName, EmailAddress};
-pub use args::Args;
+pub use args::{Args, NatsArgs};
 pub use cluster::{Cluster, ClusterValueError, NatsUrl, StreamName};
 pub use network::Network;
 pub(crate) use origin::default_port;

@@ -226,7 +226,7 @@ impl Gossip {
                 let mark = NodeMark::new(beat.mark.into());
                 if peer.mark.replace(mark).is_none() {
                     let name = beat.name.as_deref().unwrap_or("without a name");
-                    info!("the node {} ({name}) runs", String::from(HexNode(node)));
+                    info!("the node {} ({name}, chinwag {}) runs", id(node), beat.version);
                 }
                 if let Some(chain) = beat.chain() {
                     self.votes.take(node, chain, &self.metrics);
@@ -263,7 +263,7 @@ impl Gossip {
 
     fn remove(&mut self, node: NodeId, reason: &str) {
         if self.peers.remove(&node).is_some() {
-            info!("the node {} {reason}; removing its users", String::from(HexNode(node)));
+            info!("the node {} {reason}; removing its users", id(node));
             self.metrics.set_nodes(self.peers.len() + 1);
             self.tell_hub(FromNodes::Gone(node));
         }
@@ -384,12 +384,52 @@ impl Handler<SayBye> for Gossip {
     }
 }
 
+/// Returns an id as it is logged.
+fn id(node: NodeId) -> String {
+    HexNode(node).into()
+}
+
+/// What a packet tells about a node.
+pub(super) enum SignOfLife {
+    /// The node runs.
+    Runs {
+        node: NodeId,
+        /// Its name, or its id if it has none.
+        name: String,
+        /// The last record that its history file has.
+        position: u64,
+    },
+    /// The node stops.
+    Stopped(NodeId),
+}
+
+/// Returns what a message on the subject of the packets tells about its node.
+pub(super) fn sign_of_life(message: &NatsMessage) -> Option<SignOfLife> {
+    let id = sender(message)?;
+    match Packet::decode(&message.payload)? {
+        Packet::Beat(Beat { name, after, .. }) => Some(SignOfLife::Runs {
+            node: id.0,
+            name: name.unwrap_or_else(|| id.into()),
+            position: after,
+        }),
+        Packet::Bye {} => Some(SignOfLife::Stopped(id.0)),
+        Packet::Changes { .. }
+        | Packet::State { .. }
+        | Packet::Typing { .. }
+        | Packet::Ask { .. } => None,
+    }
+}
+
+/// Returns the node that has sent a packet. It is the last part of the subject.
+fn sender(message: &NatsMessage) -> Option<HexNode> {
+    let id = message.subject.rsplit('.').next()?;
+    HexNode::try_from(id.to_owned()).ok()
+}
+
 impl StreamHandler<NatsMessage> for Gossip {
     fn handle(&mut self, message: NatsMessage, _: &mut Self::Context) {
-        let node = message.subject.rsplit('.').next().map(str::to_owned);
-        let node = node.and_then(|node| HexNode::try_from(node).ok());
-        let Some(HexNode(node)) = node.filter(|node| node.0 != self.id) else { return };
-        if let Some(packet) = Packet::decode(&message.payload) {
+        let node = sender(&message).filter(|node| node.0 != self.id);
+        if let Some((HexNode(node), packet)) = node.zip(Packet::decode(&message.payload)) {
             self.take(node, packet);
         }
     }

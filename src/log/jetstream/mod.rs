@@ -5,6 +5,7 @@
 //!
 //! `publish` publishes the appends of the node's hub. `follow` reads the records, those of the node
 //! among them, and has the journal apply them. `copy` sends journals to nodes that lack records.
+//! `gossip` tells the nodes of each other's users, beside the log. `purge` deletes old records.
 //! Pages, searches and read marks come from the journal as on a single server.
 
 mod chain;
@@ -13,6 +14,7 @@ mod follow;
 mod gossip;
 mod link;
 mod publish;
+mod purge;
 mod record;
 
 use std::future::poll_fn;
@@ -36,6 +38,7 @@ use follow::{Following, node_of};
 use gossip::{Gossip, SayBye};
 use link::Link;
 use publish::{Attachment, Publisher};
+pub use purge::{PurgeError, Purged, purge};
 
 /// How long a node whose journal is part of the log waits for NATS at its start. After that it
 /// starts with the history that it has.

@@ -2,9 +2,12 @@
 //! runs with the server of Debian 12 and with a current one.
 
 mod bad_records; // records that a node cannot apply, and records that are missing
+mod balancers; // the shipped nginx and Caddy configurations for several nodes
 mod busy_room; // how often members of a busy room are written to
+mod compose; // the shipped configuration of three NATS servers
 mod conversation;
 mod disk_faults; // history files that cannot be written
+mod documents; // what docs/CLUSTER.md and the alerts of docs/OPERATIONS.md name
 mod faults; // NATS is killed, and set back
 mod log; // nodes that start, stop and join
 mod names; // names that are claimed on several nodes
@@ -14,6 +17,7 @@ mod new_epoch; // all nodes continue with the history of one of them
 mod node_faults; // nodes are killed and stopped
 mod presence; // who is in a room, on all nodes
 mod proxy;
+mod purge;
 mod readme;
 mod replica_faults; // NATS servers that replicate the stream are killed and stopped
 mod talker;
