@@ -33,6 +33,7 @@ with_each_nats!(
     without_nats_clients_join_and_see_the_members_of_their_node,
     members_of_all_nodes_count_against_the_limit_of_a_room,
     read_mark_reaches_the_clients_and_counts_of_other_nodes,
+    read_mark_reaches_a_node_that_was_away,
     metric_counts_the_live_nodes,
     nodes_whose_histories_differ_notice_it_in_a_quiet_chat,
 );
@@ -620,6 +621,24 @@ async fn read_mark_reaches_the_clients_and_counts_of_other_nodes(version: Versio
         };
         eventually("the read mark", is_counted).await;
     }
+}
+
+async fn read_mark_reaches_a_node_that_was_away(version: Version) {
+    let cluster = Cluster::start(version).await;
+    let (a, b) = (cluster.node("a").await, cluster.node("b").await);
+    let (mut ada, mut bob) = (join(&a, "Ada", "tea").await, join(&a, "Bob", "tea").await);
+    let first = say(&mut bob, "tea", "one").await;
+    while ada.until("message").await["text"] != "one" {}
+    b.kill().await;
+    let read = |seq: u64| json!({"type": "read", "room": "tea", "seq": seq});
+    ada.send(&[read(first)]).await;
+    say(&mut bob, "tea", "two").await;
+    let b = cluster.node("b").await;
+    let is_counted = async || {
+        let joined = ada_joins(&b).await;
+        joined["read"] == first && joined["unread"] == 1
+    };
+    eventually("the read mark", is_counted).await;
 }
 
 /// Returns the value of a metric.
