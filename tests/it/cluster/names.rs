@@ -29,6 +29,7 @@ with_each_nats!(
     user_with_two_names_after_a_partition_has_one,
     user_with_another_name_on_a_node_without_rooms_has_one_name,
     new_name_from_a_node_without_rooms_that_is_lost_is_told_again,
+    lost_change_of_a_name_by_a_client_that_has_left_is_undone_or_told_again,
     chosen_name_counts_more_than_a_generated_one,
 );
 
@@ -533,4 +534,26 @@ async fn chosen_name_counts_more_than_a_generated_one(version: Version) {
     }
     let names = agreement(&mut watchers, 4).await;
     assert_eq!([told(&mut on_a).await.nick, told(&mut on_b).await.nick], ["Ada"; 2], "{names:?}");
+}
+
+/// The node from which the other nodes did not hear the new name has no client of the user then.
+async fn lost_change_of_a_name_by_a_client_that_has_left_is_undone_or_told_again(version: Version) {
+    let nodes = ProxiedNodes::start(version).await;
+    let mut watchers = nodes.watchers().await;
+    let mut on_b = claim(&nodes.b, "Ada", "Ada", "tea").await;
+    until_joined(&mut watchers[0], "Ada").await;
+    let mut on_a = claim(&nodes.a, "Ada", "Ada", "tea").await;
+    nodes.a_proxy.drop_sent_presence();
+    on_a.send(&[json!({"type": "nick", "nick": "Zed"}), json!({"type": "leave", "room": "tea"})])
+        .await;
+    on_a.until("left").await;
+    drop(on_a);
+    let before = nodes.a_proxy.dropped();
+    // One of them has the name, since a node sends one other message a second.
+    let is_lost = async || nodes.a_proxy.dropped() >= before + 2;
+    eventually("the name to be lost", is_lost).await;
+    nodes.a_proxy.drop_nothing();
+    let names = agreement(&mut watchers, 4).await;
+    let nick = told(&mut on_b).await.nick;
+    assert!(names.contains(&nick), "{nick} {names:?}");
 }
