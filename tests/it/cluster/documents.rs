@@ -19,13 +19,13 @@ async fn documented_permissions_are_enough(version: Version) {
     let folder = tempfile::tempdir().unwrap();
     let document = read("docs/CLUSTER.md");
     let (_, permissions) = document.split_once("\n```conf\n").unwrap();
-    let permissions = permissions.split("```").next().unwrap().replace("$NATS_PASSWORD", "secret");
+    let permissions =
+        permissions.split("```").next().unwrap().replace("$NATS_PASSWORD", "\"p@ss/word\"");
     let config = folder.path().join("nats.conf");
-    // Clients without a password have these permissions, too.
-    let rest = "jetstream { store_dir: nats }\nno_auth_user: chinwag\n";
-    std::fs::write(&config, format!("{rest}{permissions}")).unwrap();
+    let jetstream = "jetstream { store_dir: nats }\n";
+    std::fs::write(&config, format!("{jetstream}{permissions}")).unwrap();
     let nats = Nats::start_with_config(version, folder.path(), &config).await;
-    let url = nats.url();
+    let url = format!("nats://chinwag:p%40ss%2Fword@{}", nats.addr());
 
     // The second node has to copy the history file of the first one.
     let mut single = Program::start(PROGRAM, folder.path(), &["--db", "a.db"]).await;
