@@ -527,7 +527,7 @@ async fn both_sides_of_a_partition_forget_and_learn_each_other(version: Version)
     let nodes = ProxiedNodes::start(version).await;
     let mut watchers = nodes.watchers().await;
     nodes.a_proxy.hold_both();
-    until_left(&mut watchers[0], WATCHERS[1]).await;
+    eventually("both to leave", async || members(&mut watchers[0], "tea").await.1 == 1).await;
     until_left(&mut watchers[1], WATCHERS[0]).await;
     let (ada, bob) = (join(&nodes.a, "Ada", "tea").await, join(&nodes.b, "Bob", "tea").await);
     until_joined(&mut watchers[2], "Bob").await;
@@ -546,7 +546,8 @@ async fn without_nats_clients_join_and_see_the_members_of_their_node(version: Ve
     say(&mut watchers[1], "tea", "before").await;
     while watchers[0].until("message").await["text"] != "before" {}
     cluster.nats.kill().await;
-    until_left(&mut watchers[0], WATCHERS[1]).await;
+    // The other nodes are forgotten one after the other.
+    eventually("both to leave", async || members(&mut watchers[0], "tea").await.1 == 1).await;
     let mut ada = JsonClient::hello(a.addr, json!({"nick": "Ada"})).await;
     ada.send(&[json!({"type": "join", "room": "tea"})]).await;
     let joined = ada.until("joined").await;
