@@ -100,6 +100,8 @@ impl Hub {
         self.attach(after, nick.clone(), id);
         for name in rooms.keys() {
             self.add_member(id, name);
+            // The client knows its own name.
+            self.show_names(name);
         }
     }
 

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use actix::prelude::*;
 
-use super::Room;
 use super::unread::CountedTo;
+use super::{Room, Roster};
 use crate::config::Config;
 use crate::domain::{ClientId, Identity, Nick, Position, RoomName, Seq, Unread};
 use crate::hub::Hub;
@@ -352,10 +352,16 @@ impl Hub {
         user.rooms.remove(name);
         let Some(roster) = self.rosters.get_mut(name) else { return };
         roster.remove_user(identity, &user.nick);
-        if roster.is_empty() {
+        self.schedule_presence(name);
+        self.remove_roster_if_unused(name);
+    }
+
+    /// Removes a roster without users. While the room is open it stays, since a client that changes
+    /// its identity leaves the room and returns, and must be told both names.
+    fn remove_roster_if_unused(&mut self, name: &RoomName) {
+        let is_open = self.rooms.contains_key(name);
+        if !is_open && self.rosters.get(name).is_some_and(Roster::is_empty) {
             self.rosters.remove(name);
-        } else {
-            self.schedule_presence(name);
         }
     }
 
@@ -378,6 +384,7 @@ impl Hub {
             if let Some(address) = opener {
                 subtract_opened_room(&mut self.opened_rooms, address);
             }
+            self.remove_roster_if_unused(name);
             self.rings.remove_if_empty(name);
         }
     }
