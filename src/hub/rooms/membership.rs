@@ -148,7 +148,9 @@ impl Hub {
         self.open_room(client, &name);
         let room = self.rooms.entry(name.clone()).or_default();
         if has_ring && room.joining.is_empty() {
-            return self.admit(joining);
+            self.admit(joining);
+            // A user of another node may have the name.
+            return self.close_room_if_idle(&name);
         }
         room.joining.push(joining);
         if room.joining.len() == 1 {
