@@ -202,7 +202,9 @@ impl Hub {
     /// Tells the other members of a room that a user is typing. Returns false if the room is large.
     pub(in crate::hub) fn send_typing(&mut self, who: Identity, name: &RoomName) -> bool {
         let is_small = self.rosters.get(name).is_some_and(|roster| roster.users.len() <= LARGE);
-        let Some(user) = self.users.get(&who).filter(|_| is_small) else { return false };
+        // A user of another node may have left the room already.
+        let user = self.users.get(&who).filter(|user| user.rooms.contains_key(name));
+        let Some(user) = user.filter(|_| is_small) else { return false };
         let event = Event::Typing { room: name.clone(), nick: user.nick.clone() };
         let mut notices = HashMap::new();
         self.add_notice(name, Notice::new(vec![event]), Some(who), &mut notices);
