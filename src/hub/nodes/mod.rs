@@ -52,6 +52,13 @@ impl OtherNodes {
         }
     }
 
+    /// Returns a generated name that no user has.
+    pub(super) fn generate_name(&self) -> Nick {
+        // The name of a client may have become that of an identity with other clients.
+        let unused = ClientId::next();
+        self.mark_anonymous(unused, Nick::anonymous(unused))
+    }
+
     /// Tells the other nodes something.
     pub(super) fn tell(&self, tell: TellNodes) {
         if let Some(nodes) = &self.nodes {

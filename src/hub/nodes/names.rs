@@ -56,20 +56,22 @@ impl Hub {
     /// another node does so itself.
     fn give_free_name(&mut self, who: Identity) {
         let Some(user) = self.users.get(&who) else { return };
-        let Some(&client) = user.clients.first() else { return };
+        if user.clients.is_empty() {
+            return;
+        }
         let free = self.free_name(&user.nick, user.rooms.keys());
         // A generated name needs no search.
-        let free =
-            free.unwrap_or_else(|| self.nodes.mark_anonymous(client, Nick::anonymous(client)));
+        let free = free.unwrap_or_else(|| self.nodes.generate_name());
         self.rename(who, &free);
         self.welcome_again(who);
     }
 
     /// Gives this node another mark, and its users without a chosen name other names.
     pub(super) fn change_mark(&mut self, mark: NodeMark) {
-        if let Some(nodes) = &mut self.nodes.nodes {
-            nodes.mark = mark;
-        }
+        let Some(nodes) = self.nodes.nodes.as_mut().filter(|nodes| nodes.mark != mark) else {
+            return;
+        };
+        nodes.mark = mark;
         let users = self.users.iter().filter(|(_, user)| user.nick.is_anonymous());
         let users = users.filter_map(|(who, user)| Some((*who, *user.clients.first()?)));
         for (who, client) in users.collect::<Vec<_>>() {
