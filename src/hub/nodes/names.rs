@@ -15,10 +15,14 @@ impl Hub {
         }
     }
 
-    /// Gives a user the name that another node knows, if its claim is greater.
+    /// Gives a user the name that another node knows, if its claim is greater. If it is smaller,
+    /// tells that node the greater one.
     pub(super) fn take_claim(&mut self, who: Identity, nick: &Nick, claim: Claim) {
         self.nodes.clock = self.nodes.clock.max(claim.clock);
-        let Some(user) = self.users.get(&who).filter(|user| user.claim < claim) else { return };
+        let Some(user) = self.users.get(&who).filter(|user| user.claim != claim) else { return };
+        if user.claim > claim {
+            return self.tell_name(who);
+        }
         let (is_here, before) = (!user.clients.is_empty(), user.nick.clone());
         let rooms: Vec<_> = user.rooms.keys().cloned().collect();
         self.set_name(who, nick, claim);
