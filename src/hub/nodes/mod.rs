@@ -39,7 +39,8 @@ impl OtherNodes {
 
     /// Returns a claim that is greater than all known ones.
     pub(super) fn next_claim(&mut self) -> Claim {
-        self.clock += 1;
+        // A broken node may tell the greatest possible number.
+        self.clock = self.clock.saturating_add(1);
         Claim { clock: self.clock, node: self.nodes.as_ref().map_or(NodeId(0), |nodes| nodes.id) }
     }
 
