@@ -111,10 +111,18 @@ impl Hub {
     /// Replaces the users of a node. What stays the same is not told to anybody.
     fn replace_users(&mut self, node: NodeId, users: Vec<NodeUser>) {
         let mut absent = self.nodes.users.get(&node).cloned().unwrap_or_default();
-        for NodeUser { who, nick, claim, rooms } in users {
-            if let Some(absent) = absent.get_mut(&who) {
+        for NodeUser { who, rooms, .. } in &users {
+            if let Some(absent) = absent.get_mut(who) {
                 absent.retain(|room| rooms.iter().all(|(present, _)| present != room));
             }
+        }
+        // They leave first, since others may have taken their names.
+        for (who, rooms) in absent {
+            for room in rooms {
+                self.leave_on_node(node, who, &room);
+            }
+        }
+        for NodeUser { who, nick, claim, rooms } in users {
             for (room, seq) in rooms {
                 self.enter_on_node(node, who, &nick, claim, room.clone());
                 if seq > Seq::default() {
@@ -122,11 +130,6 @@ impl Hub {
                 }
             }
             self.take_claim(who, &nick, claim);
-        }
-        for (who, rooms) in absent {
-            for room in rooms {
-                self.leave_on_node(node, who, &room);
-            }
         }
     }
 
