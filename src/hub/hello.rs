@@ -32,8 +32,7 @@ impl Handler<Hello> for Hub {
         let Some(client) = self.clients.get(&id) else { return };
         let before = client.identity;
         let after = identity.unwrap_or(before);
-        let known = self.users.get(&after).or_else(|| self.users.get(&before));
-        let Some(nick) = nick.or_else(|| known.map(|user| user.nick.clone())) else { return };
+        let Some(nick) = nick.or_else(|| self.present_name(after, before)) else { return };
         let joined = self.users.get(&after).into_iter().flat_map(|user| user.rooms.keys());
         let rooms: HashSet<RoomName> = client.rooms.keys().chain(joined).cloned().collect();
         client.handle.set_renamed_rooms(rooms.len());
@@ -65,6 +64,19 @@ impl Hub {
         let unread = self.log.backend.read_marks().map(|_| Unread::COUNT_MAX);
         let edit_window_ms = edit_window.map(millis);
         Limits { search, unread, edits, edit_window_ms, ..self.limits.advertised }
+    }
+
+    /// Returns the name of an identity, or of the former one if it is not known yet. A generated
+    /// name stays with the former identity if that has other clients.
+    fn present_name(&self, after: Identity, before: Identity) -> Option<Nick> {
+        if let Some(user) = self.users.get(&after) {
+            return Some(user.nick.clone());
+        }
+        let nick = &self.users.get(&before)?.nick;
+        if nick.is_anonymous() && !self.has_one_client(before) {
+            return Some(self.nodes.generate_name());
+        }
+        Some(nick.clone())
     }
 
     /// Returns whether another user has the name in one of these rooms.
@@ -100,6 +112,8 @@ impl Hub {
         self.attach(after, nick.clone(), id);
         for name in rooms.keys() {
             self.add_member(id, name);
+            // The client knows its own name.
+            self.show_names(name);
         }
     }
 

@@ -39,7 +39,8 @@ impl OtherNodes {
 
     /// Returns a claim that is greater than all known ones.
     pub(super) fn next_claim(&mut self) -> Claim {
-        self.clock += 1;
+        // A broken node may tell the greatest possible number.
+        self.clock = self.clock.saturating_add(1);
         Claim { clock: self.clock, node: self.nodes.as_ref().map_or(NodeId(0), |nodes| nodes.id) }
     }
 
@@ -50,6 +51,13 @@ impl OtherNodes {
             Some(mark) => Nick::anonymous_on(mark, client),
             None => nick,
         }
+    }
+
+    /// Returns a generated name that no user has.
+    pub(super) fn generate_name(&self) -> Nick {
+        // The name of a client may have become that of an identity with other clients.
+        let unused = ClientId::next();
+        self.mark_anonymous(unused, Nick::anonymous(unused))
     }
 
     /// Tells the other nodes something.
@@ -103,10 +111,18 @@ impl Hub {
     /// Replaces the users of a node. What stays the same is not told to anybody.
     fn replace_users(&mut self, node: NodeId, users: Vec<NodeUser>) {
         let mut absent = self.nodes.users.get(&node).cloned().unwrap_or_default();
-        for NodeUser { who, nick, claim, rooms } in users {
-            if let Some(absent) = absent.get_mut(&who) {
+        for NodeUser { who, rooms, .. } in &users {
+            if let Some(absent) = absent.get_mut(who) {
                 absent.retain(|room| rooms.iter().all(|(present, _)| present != room));
             }
+        }
+        // They leave first, since others may have taken their names.
+        for (who, rooms) in absent {
+            for room in rooms {
+                self.leave_on_node(node, who, &room);
+            }
+        }
+        for NodeUser { who, nick, claim, rooms } in users {
             for (room, seq) in rooms {
                 self.enter_on_node(node, who, &nick, claim, room.clone());
                 if seq > Seq::default() {
@@ -114,11 +130,6 @@ impl Hub {
                 }
             }
             self.take_claim(who, &nick, claim);
-        }
-        for (who, rooms) in absent {
-            for room in rooms {
-                self.leave_on_node(node, who, &room);
-            }
         }
     }
 

@@ -15,10 +15,14 @@ impl Hub {
         }
     }
 
-    /// Gives a user the name that another node knows, if its claim is greater.
+    /// Gives a user the name that another node knows, if its claim is greater. If it is smaller,
+    /// tells that node the greater one.
     pub(super) fn take_claim(&mut self, who: Identity, nick: &Nick, claim: Claim) {
         self.nodes.clock = self.nodes.clock.max(claim.clock);
-        let Some(user) = self.users.get(&who).filter(|user| user.claim < claim) else { return };
+        let Some(user) = self.users.get(&who).filter(|user| user.claim != claim) else { return };
+        if user.claim > claim {
+            return self.tell_name(who);
+        }
         let (is_here, before) = (!user.clients.is_empty(), user.nick.clone());
         let rooms: Vec<_> = user.rooms.keys().cloned().collect();
         self.set_name(who, nick, claim);
@@ -56,20 +60,22 @@ impl Hub {
     /// another node does so itself.
     fn give_free_name(&mut self, who: Identity) {
         let Some(user) = self.users.get(&who) else { return };
-        let Some(&client) = user.clients.first() else { return };
+        if user.clients.is_empty() {
+            return;
+        }
         let free = self.free_name(&user.nick, user.rooms.keys());
         // A generated name needs no search.
-        let free =
-            free.unwrap_or_else(|| self.nodes.mark_anonymous(client, Nick::anonymous(client)));
+        let free = free.unwrap_or_else(|| self.nodes.generate_name());
         self.rename(who, &free);
         self.welcome_again(who);
     }
 
     /// Gives this node another mark, and its users without a chosen name other names.
     pub(super) fn change_mark(&mut self, mark: NodeMark) {
-        if let Some(nodes) = &mut self.nodes.nodes {
-            nodes.mark = mark;
-        }
+        let Some(nodes) = self.nodes.nodes.as_mut().filter(|nodes| nodes.mark != mark) else {
+            return;
+        };
+        nodes.mark = mark;
         let users = self.users.iter().filter(|(_, user)| user.nick.is_anonymous());
         let users = users.filter_map(|(who, user)| Some((*who, *user.clients.first()?)));
         for (who, client) in users.collect::<Vec<_>>() {

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use actix::prelude::*;
 
-use super::Room;
 use super::unread::CountedTo;
+use super::{Room, Roster};
 use crate::config::Config;
 use crate::domain::{ClientId, Identity, Nick, Position, RoomName, Seq, Unread};
 use crate::hub::Hub;
@@ -148,7 +148,9 @@ impl Hub {
         self.open_room(client, &name);
         let room = self.rooms.entry(name.clone()).or_default();
         if has_ring && room.joining.is_empty() {
-            return self.admit(joining);
+            self.admit(joining);
+            // A user of another node may have the name.
+            return self.close_room_if_idle(&name);
         }
         room.joining.push(joining);
         if room.joining.len() == 1 {
@@ -352,10 +354,16 @@ impl Hub {
         user.rooms.remove(name);
         let Some(roster) = self.rosters.get_mut(name) else { return };
         roster.remove_user(identity, &user.nick);
-        if roster.is_empty() {
+        self.schedule_presence(name);
+        self.remove_roster_if_unused(name);
+    }
+
+    /// Removes a roster without users. While the room is open it stays, since a client that changes
+    /// its identity leaves the room and returns, and must be told both names.
+    fn remove_roster_if_unused(&mut self, name: &RoomName) {
+        let is_open = self.rooms.contains_key(name);
+        if !is_open && self.rosters.get(name).is_some_and(Roster::is_empty) {
             self.rosters.remove(name);
-        } else {
-            self.schedule_presence(name);
         }
     }
 
@@ -378,6 +386,7 @@ impl Hub {
             if let Some(address) = opener {
                 subtract_opened_room(&mut self.opened_rooms, address);
             }
+            self.remove_roster_if_unused(name);
             self.rings.remove_if_empty(name);
         }
     }

@@ -1,13 +1,14 @@
 //! Presence: who joins, leaves, changes their name or types. Only clients that registered for
 //! events are told. Small rooms are told soon, large rooms once a second. Presence is not kept.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::time::Instant;
 
+use super::Roster;
 use crate::domain::{ClientId, Identity, Nick, RoomName};
 use crate::hub::registry::{Client, User};
 use crate::hub::{Deliver, Hub, Notice};
@@ -25,6 +26,10 @@ const LARGE_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct PresenceDelta {
     changes: HashMap<Identity, Change>,
+    /// Whether a client has received the names while there were changes.
+    was_shown: bool,
+    /// Names that such a client may have received, and whose users have left or been renamed.
+    withdrawn: Vec<Nick>,
     scheduled: bool,
     /// The earliest time of the next update.
     next: Option<Instant>,
@@ -51,6 +56,7 @@ impl PresenceDelta {
     }
 
     pub(super) fn left(&mut self, who: Identity, nick: &Nick) {
+        self.withdraw(nick);
         match self.changes.remove(&who) {
             Some(Change::Joined) => {}
             Some(Change::Renamed(before) | Change::Left(before)) => {
@@ -63,39 +69,86 @@ impl PresenceDelta {
     }
 
     pub(super) fn renamed(&mut self, who: Identity, before: &Nick) {
+        self.withdraw(before);
         self.changes.entry(who).or_insert_with(|| Change::Renamed(before.clone()));
     }
 
-    #[allow(clippy::mutable_key_type, reason = "a nick's hash does not depend on its cached forms")]
-    fn take(&mut self, users: &HashMap<Identity, User>) -> Changes {
-        let mut changes = Changes::default();
-        for (who, change) in self.changes.drain() {
-            let nick = users.get(&who).map(|user| user.nick.clone());
-            match (change, nick) {
-                (Change::Joined, Some(nick)) => changes.joined.push((who, nick)),
-                (Change::Renamed(before), Some(nick)) if before.as_str() != nick.as_str() => {
-                    changes.renamed.push((before, nick));
-                }
-                (Change::Left(nick), _) => changes.left.push(nick),
-                (Change::Joined | Change::Renamed(_), _) => {}
-            }
+    /// Notes that a client has received the names.
+    fn show(&mut self) {
+        self.was_shown |= !self.changes.is_empty();
+    }
+
+    /// Notes that a user does not have this name any more.
+    fn withdraw(&mut self, nick: &Nick) {
+        if self.was_shown {
+            self.withdrawn.push(nick.clone());
         }
-        // A user who left and another who joined under the same name cancel out.
-        let left: HashSet<Nick> = changes.left.iter().cloned().collect();
-        let joined: HashSet<Nick> = changes.joined.iter().map(|(_, nick)| nick.clone()).collect();
-        changes.joined.retain(|(_, nick)| !left.contains(nick));
-        changes.left.retain(|nick| !joined.contains(nick));
-        changes
+    }
+
+    fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.withdrawn.is_empty()
     }
 }
 
 /// The content of one update.
 #[derive(Default)]
 struct Changes {
-    joined: Vec<(Identity, Nick)>,
+    joined: Vec<Nick>,
     left: Vec<Nick>,
     /// The old and the new names.
     renamed: Vec<(Nick, Nick)>,
+    /// A user whose own arrival is the only change, and who does not need to be told.
+    except: Option<Identity>,
+}
+
+impl Changes {
+    /// Takes the changes since the last update. They are those of the set of names: two users may
+    /// have one name for a short time, or one after the other.
+    fn take(roster: &mut Roster, users: &HashMap<Identity, User>) -> Self {
+        let changes = std::mem::take(&mut roster.presence.changes);
+        let withdrawn = std::mem::take(&mut roster.presence.withdrawn);
+        roster.presence.was_shown = false;
+        let is_kept = |nick: &Nick| {
+            let mut owners = roster.owners_of(nick).filter(|owner| !changes.contains_key(owner));
+            let has_it = |user: &User| user.nick.as_str() == nick.as_str();
+            owners.any(|owner| users.get(&owner).is_some_and(has_it))
+        };
+        let (mut before, mut after) = (HashMap::new(), HashMap::new());
+        for (who, change) in &changes {
+            let now = users.get(who).map(|user| &user.nick);
+            let (old, new) = match change {
+                Change::Joined => (None, now),
+                Change::Left(old) => (Some(old), None),
+                Change::Renamed(old) => (Some(old), now),
+            };
+            before.extend(old.map(|nick| (nick.as_str(), nick)));
+            after.extend(new.map(|nick| (nick.as_str(), nick)));
+        }
+        let mut joined = after.clone();
+        joined.retain(|name, nick| !before.contains_key(name) && !is_kept(nick));
+        let mut left = before;
+        left.extend(withdrawn.iter().map(|nick| (nick.as_str(), nick)));
+        left.retain(|name, nick| !after.contains_key(name) && !is_kept(nick));
+        let mut renamed = Vec::new();
+        for (who, change) in &changes {
+            if let Change::Renamed(old) = change
+                && let Some(new) = users.get(who).map(|user| &user.nick)
+                && left.contains_key(old.as_str())
+                && joined.remove(new.as_str()).is_some()
+            {
+                left.remove(old.as_str());
+                renamed.push((old.clone(), new.clone()));
+            }
+        }
+        let mut arrivals = changes.iter().filter(|(_, change)| matches!(change, Change::Joined));
+        let only = arrivals.next().filter(|_| changes.len() == 1 && withdrawn.is_empty());
+        Self {
+            joined: joined.into_values().cloned().collect(),
+            left: left.into_values().cloned().collect(),
+            renamed,
+            except: only.map(|(who, _)| *who),
+        }
+    }
 }
 
 /// Asks for the members of a room of which the client is a member. The answer is
@@ -149,7 +202,9 @@ impl Hub {
     /// Tells the other members of a room that a user is typing. Returns false if the room is large.
     pub(in crate::hub) fn send_typing(&mut self, who: Identity, name: &RoomName) -> bool {
         let is_small = self.rosters.get(name).is_some_and(|roster| roster.users.len() <= LARGE);
-        let Some(user) = self.users.get(&who).filter(|_| is_small) else { return false };
+        // A user of another node may have left the room already.
+        let user = self.users.get(&who).filter(|user| user.rooms.contains_key(name));
+        let Some(user) = user.filter(|_| is_small) else { return false };
         let event = Event::Typing { room: name.clone(), nick: user.nick.clone() };
         let mut notices = HashMap::new();
         self.add_notice(name, Notice::new(vec![event]), Some(who), &mut notices);
@@ -161,7 +216,7 @@ impl Hub {
     pub(in crate::hub) fn schedule_presence(&mut self, name: &RoomName) {
         let Some(roster) = self.rosters.get_mut(name) else { return };
         let presence = &mut roster.presence;
-        if !presence.changes.is_empty() && !std::mem::replace(&mut presence.scheduled, true) {
+        if !presence.is_empty() && !std::mem::replace(&mut presence.scheduled, true) {
             let now = Instant::now();
             let due = presence.next.unwrap_or(now).max(now);
             self.pacing.schedule_presence(due, name);
@@ -193,16 +248,11 @@ impl Hub {
         let is_large = roster.users.len() > LARGE;
         let wait = if is_large { LARGE_INTERVAL } else { self.pacing.wait(members) };
         roster.presence.next = Some(now + wait);
-        let Changes { joined, left, renamed } = roster.presence.take(&self.users);
+        let Changes { joined, left, renamed, except } = Changes::take(roster, &self.users);
         let member_count = roster.users.len();
-        // A user whose own arrival is the only change does not need to be told.
-        let except = match &joined[..] {
-            [(who, _)] if left.is_empty() && renamed.is_empty() => Some(*who),
-            _ => None,
-        };
         let mut events = Vec::new();
         if !(joined.is_empty() && left.is_empty()) {
-            let joined = joined.into_iter().map(|(_, nick)| nick).take(LARGE).collect();
+            let joined = joined.into_iter().take(LARGE).collect();
             let left = left.into_iter().take(LARGE).collect();
             events.push(Event::Presence { room: name.clone(), joined, left, member_count });
         }
@@ -234,8 +284,16 @@ impl Hub {
         }
     }
 
+    /// Notes that a client receives the names in a room, or one of them, before the next update.
+    pub(in crate::hub) fn show_names(&mut self, room: &RoomName) {
+        if let Some(roster) = self.rosters.get_mut(room) {
+            roster.presence.show();
+        }
+    }
+
     /// Returns the names of the users in a room, sorted, at most 100, and the number of users.
-    pub(super) fn member_names(&self, room: &RoomName) -> (Vec<Nick>, usize) {
+    pub(super) fn member_names(&mut self, room: &RoomName) -> (Vec<Nick>, usize) {
+        self.show_names(room);
         let Some(roster) = self.rosters.get(room) else { return (Vec::new(), 0) };
         let users = roster.users.iter().filter_map(|who| self.users.get(who));
         let mut names: Vec<_> = users.take(LARGE).map(|user| user.nick.clone()).collect();

@@ -197,7 +197,7 @@ impl Gossip {
     fn send_state(&self) {
         let mut parts = vec![Vec::new()];
         let mut bytes = 0;
-        for user in self.users.values().map(UserLine::new) {
+        for user in self.users.values().flat_map(UserLine::of) {
             bytes += user.bytes();
             if bytes > PART_BYTES {
                 bytes = user.bytes();

@@ -73,6 +73,9 @@ impl TryFrom<String> for HexNode {
     }
 }
 
+/// The greatest number of a claim. It is never reached, unless a node is broken.
+const CLOCK_MAX: u64 = 1 << 53;
+
 /// A name and the claim to it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct NameLine {
@@ -99,7 +102,7 @@ impl NameLine {
         } else {
             Nick::parse(&self.nick).ok()
         };
-        nick.map(|nick| (nick, claim))
+        nick.filter(|_| self.clock <= CLOCK_MAX).map(|nick| (nick, claim))
     }
 }
 
@@ -156,7 +159,10 @@ impl ChangeLine {
     }
 }
 
-/// A user of a node.
+/// The greatest number of rooms in a line, so that each line fits into a packet.
+const LINE_ROOMS: usize = 100;
+
+/// A user of a node, with some of its rooms.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct UserLine {
     who: HexIdentity,
@@ -166,10 +172,14 @@ pub(super) struct UserLine {
 }
 
 impl UserLine {
-    pub(super) fn new(user: &NodeUser) -> Self {
+    /// Returns the lines of a user.
+    pub(super) fn of(user: &NodeUser) -> impl Iterator<Item = Self> {
         let NodeUser { who, nick, claim, rooms } = user;
-        let rooms = rooms.iter().map(|(room, seq)| (room.as_str().into(), *seq)).collect();
-        Self { who: HexIdentity(*who), name: NameLine::new(nick, *claim), rooms }
+        rooms.chunks(LINE_ROOMS).map(|rooms| Self {
+            who: HexIdentity(*who),
+            name: NameLine::new(nick, *claim),
+            rooms: rooms.iter().map(|(room, seq)| (room.as_str().into(), *seq)).collect(),
+        })
     }
 
     /// Returns the user, unless the name is invalid.
@@ -196,5 +206,33 @@ impl Packet {
     /// Reads a packet. Returns `None` if it is not one that this version knows.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Identity;
+
+    #[test]
+    fn user_in_many_rooms_is_told_in_lines_that_fit_into_packets() {
+        let room = |n: u32| RoomName::parse(&format!("{n:04}{}", "\u{20000}".repeat(60))).ok();
+        let rooms: Vec<_> = (0..5000).filter_map(|n| Some((room(n)?, Seq::new(7)))).collect();
+        let (who, nick) = (Identity::of_key("the key of a user").ok(), Nick::parse("Ada").ok());
+        let (who, nick) = who.zip(nick).expect("both are valid");
+        let user = NodeUser { who, nick, claim: Claim::default(), rooms };
+        let lines: Vec<_> = UserLine::of(&user).collect();
+        let bytes = |line: &UserLine| serde_json::to_vec(line).map_or(0, |json| json.len());
+        assert!(lines.iter().all(|line| bytes(line) <= line.bytes() && line.bytes() < 64 * 1024));
+        let read = lines.iter().filter_map(UserLine::read).flat_map(|user| user.rooms);
+        assert_eq!(read.collect::<Vec<_>>(), user.rooms);
+        assert_eq!(user.rooms.len(), 5000);
+    }
+
+    #[test]
+    fn claim_with_an_impossible_clock_is_ignored() {
+        let line = |clock| NameLine { nick: "Ada".into(), clock, node: HexNode(NodeId(1)) };
+        assert!(line(CLOCK_MAX).read().is_some());
+        assert!(line(CLOCK_MAX + 1).read().is_none());
     }
 }

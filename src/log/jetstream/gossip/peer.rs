@@ -8,6 +8,9 @@ use crate::domain::NodeMark;
 /// The pause before a node is asked again for its users.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+/// The greatest number of parts of a state. A node cannot send more at a time.
+const PARTS_MAX: usize = super::QUEUE;
+
 /// Another node.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -69,7 +72,7 @@ impl Peer {
         parts: usize,
         users: Vec<UserLine>,
     ) -> Option<Vec<UserLine>> {
-        if self.is_current && n <= self.n {
+        if self.is_current && n <= self.n || parts > PARTS_MAX {
             self.parts = None;
             return None;
         }
@@ -152,5 +155,15 @@ mod tests {
         assert!(peer.take_state(8, 2, 3, Vec::new()).is_some());
         assert!(peer.take_state(8, 0, 1, Vec::new()).is_none(), "it is known already");
         assert!(peer.take_changes(9, Vec::new()).is_some());
+    }
+
+    #[test]
+    fn parts_of_a_state_without_an_end_are_not_kept() {
+        let mut peer = peer();
+        peer.take_beat(7);
+        assert!(peer.take_state(7, 0, PARTS_MAX + 1, Vec::new()).is_none());
+        assert!(peer.parts.is_none());
+        assert!(peer.take_state(7, 0, PARTS_MAX, Vec::new()).is_none());
+        assert!(peer.parts.is_some());
     }
 }
