@@ -37,7 +37,6 @@ mod many_clients; // hundreds of clients at once
 mod memory; // how much memory hostile clients cost the server
 mod metrics; // metrics, health checks and the JSON log
 mod nginx; // the shipped nginx and Caddy configurations (ignored by default: needs nginx or Caddy)
-mod nginx; // the shipped nginx configuration (ignored by default: needs nginx)
 mod nodes_model; // the users of several nodes after random faults of the network between them
 mod one_worker; // a server with one worker, whose thread also runs the hub
 mod pacing; // when rooms are flushed
