@@ -133,7 +133,6 @@ fn main() -> ExitCode {
             match actix_web::rt::System::new().block_on(command.run()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(cluster::CommandError::Config(error)) => fail(USAGE, &hints::with_flag(&error)),
-                Err(error @ cluster::CommandError::NoNats) => fail(USAGE, &error.to_string()),
                 Err(error) => fail(1, &error.to_string()),
             }
         }

@@ -1,6 +1,6 @@
 //! Measures several nodes that share a log: `cargo bench --features cluster --bench cluster`. Needs
 //! target/nats/current/nats-server, which `scripts/test` fetches. Linux only. Arguments after `--`
-//! are the names of the measurements to run: `latency` and `town`.
+//! are the names of the measurements to run: `latency`, `presence` and `town`.
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 #[cfg(target_os = "linux")]
@@ -12,6 +12,8 @@ mod load;
 #[cfg(target_os = "linux")]
 #[path = "../support/nats.rs"]
 mod nats;
+#[cfg(target_os = "linux")]
+mod presence;
 #[cfg(target_os = "linux")]
 #[path = "../support/process.rs"]
 mod process;
@@ -29,6 +31,9 @@ fn main() {
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
     if wanted("latency") {
         latency::run();
+    }
+    if wanted("presence") {
+        presence::run();
     }
     if wanted("town") {
         town_hall::run();

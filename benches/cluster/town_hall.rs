@@ -18,7 +18,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const TIME: Duration = Duration::from_secs(5);
 
 /// The core of the servers and the core of the clients.
-const CORES: [usize; 2] = [0, 1];
+pub(crate) const CORES: [usize; 2] = [0, 1];
 
 /// The figures of a run, in the order of [`COLUMNS`].
 type Figures = [f64; COLUMNS.len()];
@@ -104,7 +104,7 @@ fn measure(servers: &[Process], nats_cpu: impl Fn() -> Duration) -> Figures {
 }
 
 /// Pins this thread, and all processes that it starts from now on, to a core.
-fn pin(core: usize) {
+pub(crate) fn pin(core: usize) {
     let mut cores = CpuSet::new();
     cores.set(core);
     // A machine with one core has no other one.

@@ -61,7 +61,7 @@ enum End {
 }
 
 /// Returns a random, exponentially distributed time with this mean, and at most five times as long.
-fn random_around(mean: Duration) -> Duration {
+pub(crate) fn random_around(mean: Duration) -> Duration {
     mean.mul_f64(-(1.0 - fastrand::f64()).ln()).min(5 * mean)
 }
 

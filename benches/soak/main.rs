@@ -21,11 +21,16 @@
 //! with 120 clients, which move to another node every few seconds. More options:
 //!
 //! * `--replicas 1|3`: the number of NATS servers; 1 by default;
-//! * `--faults`: kills and stops nodes and NATS servers all the time;
+//! * `--faults`: kills and stops nodes and NATS servers all the time, lets leaders step down, cuts
+//!   connections between nodes and NATS in one or both directions, and moves the clock of a node;
 //! * `--seed S`: repeats the schedule of a run.
 //!
-//! Then the test also fails if the history files of the nodes differ, if a node is not ready at the
-//! end, or if a node exits by itself. It needs `target/nats/current/nats-server`, which
+//! Half as many more clients join and leave rooms on all nodes, and claim each other's names. Every
+//! few minutes and at the end the faults pause. Then the test also fails if a node is not ready; if
+//! the nodes do not agree who is in which room; if a name is twice in a room; or if a client was
+//! told another name than the nodes know. Besides, it fails if the users of a node that was killed,
+//! stopped or cut off stay on another one for more than 6 seconds, if the history files of the nodes
+//! differ, or if a node exits by itself. It needs `target/nats/current/nats-server`, which
 //! `scripts/test` fetches.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 

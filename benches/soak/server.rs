@@ -18,7 +18,10 @@ pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     folder: TempDir,
     flags: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     child: Option<Child>,
+    /// The id of the last process that was killed.
+    pub(crate) killed: Option<u32>,
     /// The CPU time of the processes before this one.
     earlier_cpu: Duration,
 }
@@ -36,7 +39,18 @@ impl Server {
         let addr = (Ipv4Addr::LOCALHOST, free_port()).into();
         // Not in /tmp, which may be in memory.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        Self { addr, folder, flags, child: None, earlier_cpu: Duration::ZERO }
+        let (environment, earlier_cpu) = (Vec::new(), Duration::ZERO);
+        Self { addr, folder, flags, environment, child: None, killed: None, earlier_cpu }
+    }
+
+    /// Adds a variable to the environment in which it starts.
+    pub(crate) fn set_variable(&mut self, name: &'static str, value: String) {
+        self.environment.push((name, value));
+    }
+
+    /// Returns the folder of its files.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) async fn up(&mut self) {
@@ -49,7 +63,8 @@ impl Server {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_chinwag"));
         command.args(["--listen", &self.addr.to_string(), "--db"]).arg(self.db());
-        let child = self.child.insert(command.args(&self.flags).stderr(log).spawn().unwrap());
+        command.args(&self.flags).envs(self.environment.iter().cloned());
+        let child = self.child.insert(command.stderr(log).spawn().unwrap());
         let deadline = Instant::now() + timeout;
         while TcpStream::connect(self.addr).await.is_err() {
             if let Some(status) = child.try_wait().unwrap() {
@@ -69,6 +84,7 @@ impl Server {
         let exited = child.try_wait().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+        self.killed = Some(child.id());
         exited.map_or(Ok(()), |status| Err(format!("the server exited with {status}")))
     }
 

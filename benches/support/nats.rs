@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each benchmark uses a part")]
 
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -44,8 +44,10 @@ impl Nats {
                  jetstream {{\n store_dir: {store:?}\n sync_interval: {sync}\n}}\n"
             );
             if count > 1 {
+                // Clients use only the addresses that they were given, which may be of proxies.
                 text += &format!(
-                    "cluster {{\n name: bench\n listen: 127.0.0.1:{}\n routes: [{}]\n}}\n",
+                    "cluster {{\n name: bench\n no_advertise: true\n listen: 127.0.0.1:{}\n \
+                     routes: [{}]\n}}\n",
                     routes[n],
                     all_routes.join(",")
                 );
@@ -69,9 +71,15 @@ impl Nats {
         self.servers.len()
     }
 
+    /// Returns the addresses of all servers.
+    pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
+        let addr = |server: &Server| (Ipv4Addr::LOCALHOST, server.port).into();
+        self.servers.iter().map(addr).collect()
+    }
+
     /// Returns the addresses of all servers, as `--nats` takes them.
     pub(crate) fn url(&self) -> String {
-        let urls = self.servers.iter().map(|server| format!("nats://127.0.0.1:{}", server.port));
+        let urls = self.addrs().into_iter().map(|addr| format!("nats://{addr}"));
         urls.collect::<Vec<_>>().join(",")
     }
 

@@ -7,6 +7,8 @@ use chinwag::log::jetstream::{self, PurgeError, Purged};
 use clap::Subcommand;
 use thiserror::Error;
 
+const SERVER: &str = "URL of a NATS server with JetStream";
+
 /// A subcommand of a cluster.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
@@ -14,6 +16,7 @@ pub(crate) enum Command {
     ///
     /// Until then, the stream also has the texts that users have deleted. A node that does not run
     /// now copies the history file of another node when it starts.
+    #[command(mut_arg("nats", |arg| arg.required(true).help(SERVER).long_help(None)))]
     Purge {
         #[command(flatten)]
         nats: NatsArgs,
@@ -23,8 +26,6 @@ pub(crate) enum Command {
 /// Why a command failed.
 #[derive(Debug, Error)]
 pub(crate) enum CommandError {
-    #[error("--nats must be the URL of a NATS server")]
-    NoNats,
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -34,7 +35,7 @@ pub(crate) enum CommandError {
 impl Command {
     pub(crate) async fn run(self) -> Result<(), CommandError> {
         let Self::Purge { nats } = self;
-        let cluster = nats.into_cluster()?.ok_or(CommandError::NoNats)?;
+        let cluster = nats.into_cluster()?.expect("a server is a required argument");
         let Purged { records, first, nodes, .. } = jetstream::purge(&cluster).await?;
         let mut out = io::stdout().lock();
         // The command has done its work, even if nobody reads this.

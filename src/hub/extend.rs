@@ -21,13 +21,13 @@ impl Hub {
         self.publish(Draft { room, author: None, nick, id: None, right, action }, None);
     }
 
-    /// Returns the rooms that have members, with the number of members, in no order.
+    /// Returns the rooms that have members on this node, with their number, in no order.
     pub fn rooms(&self) -> impl Iterator<Item = (&RoomName, usize)> {
         let rooms = self.rooms.iter().map(|(name, room)| (name, room.members.len()));
         rooms.filter(|(_, members)| *members > 0)
     }
 
-    /// Returns the members of a room, in no order.
+    /// Returns the members of a room on this node, in no order.
     pub fn members(&self, room: &RoomName) -> impl Iterator<Item = (ClientId, &Nick)> {
         let members = self.rooms.get(room).into_iter().flat_map(|room| room.members.keys());
         members.filter_map(|id| self.nick(*id).map(|nick| (*id, nick)))

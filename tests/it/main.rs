@@ -5,6 +5,7 @@
 mod browser;
 mod harness;
 mod program;
+mod reverse_proxy;
 
 // One module per topic. Tests that need more than Rust and a C compiler are ignored by default.
 mod abuse; // clients that follow the protocol and try to harm others
@@ -35,7 +36,7 @@ mod log_contract; // the hub delivers the entries that the log hands out
 mod many_clients; // hundreds of clients at once
 mod memory; // how much memory hostile clients cost the server
 mod metrics; // metrics, health checks and the JSON log
-mod nginx; // the shipped nginx configuration (ignored by default: needs nginx)
+mod nginx; // the shipped nginx and Caddy configurations (ignored by default: needs nginx or Caddy)
 mod nodes_model; // the users of several nodes after random faults of the network between them
 mod one_worker; // a server with one worker, whose thread also runs the hub
 mod pacing; // when rooms are flushed

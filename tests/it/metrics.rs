@@ -16,7 +16,7 @@ use crate::json::JsonClient;
 use crate::program::PROGRAM;
 
 /// Sends a GET request, and returns the status and the body of the response.
-async fn get(addr: std::net::SocketAddr, path: &str, headers: &str) -> (u16, String) {
+pub async fn get(addr: std::net::SocketAddr, path: &str, headers: &str) -> (u16, String) {
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
     let answer = raw_http(addr, &request).await;
@@ -27,7 +27,13 @@ async fn get(addr: std::net::SocketAddr, path: &str, headers: &str) -> (u16, Str
 /// Returns the value of a metric, which is named with its labels.
 #[cfg(feature = "metrics")]
 pub async fn metric(server: &TestServer, name: &str) -> f64 {
-    let (status, text) = get(server.addr(), "/metrics", "").await;
+    metric_at(server.addr(), name).await
+}
+
+/// Returns the value of a metric of the server at this address.
+#[cfg(feature = "metrics")]
+pub async fn metric_at(addr: std::net::SocketAddr, name: &str) -> f64 {
+    let (status, text) = get(addr, "/metrics", "").await;
     assert_eq!(status, 200, "{text}");
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()

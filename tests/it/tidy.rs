@@ -191,21 +191,34 @@ fn documentation_has_every_flag_of_the_program_with_its_default() {
     }
 }
 
+/// Returns the anchors that GitHub gives the headings of a document.
+fn anchors(document: &str) -> BTreeSet<String> {
+    let headings = document.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let text = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        text.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+    };
+    headings.map(anchor).collect()
+}
+
 #[test]
 fn links_and_images_in_documents_resolve() {
     let mut checked = 0;
     for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/OPERATIONS.md"]
         .into_iter()
         .chain(["docs/PERFORMANCE.md", "docs/PROTOCOL.md", "docs/CONFIGURATION.md"])
-        .chain(["docs/ROBUSTNESS.md"])
+        .chain(["docs/ROBUSTNESS.md", "docs/CLUSTER.md"])
     {
         let text = read(document);
         let folder = Path::new(document).parent().unwrap();
         let links = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
         let images = text.split("src=\"").skip(1).map(|rest| rest.split('"').next().unwrap());
-        let targets = links.chain(images).map(|target| target.split('#').next().unwrap());
-        for target in targets.filter(|target| !target.is_empty() && !target.contains("://")) {
-            assert!(root().join(folder).join(target).exists(), "{document} links to {target}");
+        for target in links.chain(images).filter(|target| !target.contains("://")) {
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { Path::new(document) } else { &folder.join(file) };
+            assert!(root().join(file).exists(), "{document} links to {target}");
+            let has_anchor = || anchors(&read(file)).contains(anchor);
+            assert!(anchor.is_empty() || has_anchor(), "{document} links to {target}");
             checked += 1;
         }
     }

@@ -1,9 +1,13 @@
-//! The soak test of a cluster: good clients move between several nodes, which share a log in NATS
-//! JetStream, while nodes and NATS servers are killed and stopped.
+//! The soak test of a cluster: good clients and a crowd move between several nodes, which share a
+//! log in NATS JetStream, while nodes and NATS servers are killed and stopped and their connections
+//! are cut.
 
 mod check;
+mod clock;
+mod crowd;
 mod faults;
 mod prober;
+mod proxy;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -20,7 +24,11 @@ use crate::history::StoredHistory;
 use crate::nats::Nats;
 use crate::run::{Pace, Soak, check_closed, check_messages, settle};
 use crate::server::Server;
+use clock::Clock;
+use crowd::Crowd;
+use faults::Faults;
 use prober::Probes;
+use proxy::Proxies;
 
 /// What the command line says about the cluster.
 #[derive(Clone, Debug)]
@@ -46,6 +54,9 @@ const CLIENTS_PER_ROOM: u32 = 40;
 /// How long a node may take until it listens. It waits for NATS for about 10 seconds.
 const START_TIMEOUT: Duration = Duration::from_secs(40);
 
+/// The time with faults between two comparisons of what nodes know of members.
+const ROUND: Duration = Duration::from_secs(150);
+
 /// What the tasks of the test share besides [`Soak`].
 struct Shared {
     soak: Rc<Soak>,
@@ -66,12 +77,18 @@ pub(crate) async fn run(minutes: f64, clients: u32, options: &Options) -> ExitCo
     // Not in /tmp, which may be in memory.
     let mut folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     // A stream on one server is safe only with `always`.
-    let mut nats = Nats::start(folder.path(), options.replicas, options.replicas == 1);
-    let nodes = start_nodes(&nats, options).await;
+    let nats = Nats::start(folder.path(), options.replicas, options.replicas == 1);
+    let proxies = Proxies::start(options.nodes, &nats.addrs());
+    let mut nodes = new_nodes(&proxies, options);
+    let clock = options.faults.then(|| Clock::of(&mut nodes[0]));
+    for node in &mut nodes {
+        let up = node.try_up(START_TIMEOUT).await;
+        up.unwrap_or_else(|error| panic!("{error}:\n{}", node.log()));
+    }
     let rooms = clients.div_ceil(CLIENTS_PER_ROOM);
     let addrs: Vec<_> = nodes.iter().map(|node| node.addr).collect();
     let probes = Probes::start(&addrs);
-    let soak = Rc::new(Soak::new(addrs, PACE, clients, rooms));
+    let soak = Rc::new(Soak::new(addrs.clone(), PACE, clients, rooms));
     let began = Instant::now();
     let shared = Rc::new(Shared {
         soak: Rc::clone(&soak),
@@ -84,19 +101,22 @@ pub(crate) async fn run(minutes: f64, clients: u32, options: &Options) -> ExitCo
     let good: Vec<_> =
         (0..clients).map(|n| spawn_local(GoodClient::new(n, Rc::clone(&soak)).run())).collect();
     let rows = spawn_local(print_rows(Rc::clone(&shared)));
-    let mut nodes = if options.faults {
-        let (seed, shared) = (options.seed, &shared);
-        let of_nodes = spawn_local(faults::of_nodes(nodes, seed, Rc::clone(shared)));
-        let of_nats = spawn_local(faults::of_nats(nats, seed, Rc::clone(shared)));
-        let nodes = of_nodes.await.unwrap();
-        nats = of_nats.await.unwrap();
-        nodes
-    } else {
-        sleep(shared.end - began).await;
-        nodes
-    };
+    let crowd = Crowd::start(&soak);
+    let mut faults = Faults::new(nodes, nats, proxies, clock, options.seed);
+    while Instant::now() < shared.end {
+        let until = shared.end.min(Instant::now() + ROUND);
+        if options.faults {
+            faults.round(until, &shared).await;
+        } else {
+            sleep(until - Instant::now()).await;
+        }
+        check::all_ready(&soak, &faults.nodes).await;
+        crowd.check(shared.minute(), &addrs).await;
+    }
+    let Faults { mut nodes, nats, proxies, clock, .. } = faults;
+    clock.inspect(|clock| clock.set(0));
     rows.abort();
-    check::all_ready(&soak, &nodes).await;
+    crowd.stop().await;
     let good = settle(&soak, good, Vec::new()).await;
     shared.print_row();
     let memory: Vec<_> =
@@ -107,7 +127,7 @@ pub(crate) async fn run(minutes: f64, clients: u32, options: &Options) -> ExitCo
     for node in &mut nodes {
         node.down().await;
     }
-    drop(nats);
+    drop((nats, proxies));
     let exports: Vec<_> = nodes.iter().map(Server::export).collect();
     for (n, export) in exports.iter().enumerate().skip(1) {
         if *export != exports[0] {
@@ -118,6 +138,7 @@ pub(crate) async fn run(minutes: f64, clients: u32, options: &Options) -> ExitCo
     check::logs(&soak, &nodes);
     check_closed(&soak);
     shared.print_results();
+    crowd.print_results();
     println!("memory of the nodes at the end: {} MB", memory.join(", "));
     let faults = soak.fault_count();
     if faults == 0 {
@@ -143,20 +164,16 @@ fn repeat_command(minutes: f64, clients: u32, options: &Options) -> String {
     )
 }
 
-async fn start_nodes(nats: &Nats, options: &Options) -> Vec<Server> {
-    let (url, replicas) = (nats.url(), options.replicas.to_string());
-    let mut nodes = Vec::new();
-    for n in 0..options.nodes {
+/// Returns nodes that do not run yet.
+fn new_nodes(proxies: &Proxies, options: &Options) -> Vec<Server> {
+    let replicas = options.replicas.to_string();
+    let node = |n: usize| {
         let name = format!("n{n}");
         // NATS reserves the space of the stream.
         let log = ["--nats-log-bytes", "1073741824", "--nats-replicas", &replicas];
-        let flags = [&["--nats", &url, "--node-name", &name], &log[..]].concat();
-        let mut node = Server::new(&flags);
-        let up = node.try_up(START_TIMEOUT).await;
-        up.unwrap_or_else(|error| panic!("{error}:\n{}", node.log()));
-        nodes.push(node);
-    }
-    nodes
+        Server::new(&[&["--nats", proxies.url(n), "--node-name", &name], &log[..]].concat())
+    };
+    (0..options.nodes).map(node).collect()
 }
 
 async fn print_rows(shared: Rc<Shared>) {
@@ -171,6 +188,11 @@ async fn print_rows(shared: Rc<Shared>) {
 }
 
 impl Shared {
+    /// Returns the minutes since the test began.
+    fn minute(&self) -> f64 {
+        self.began.elapsed().as_secs_f64() / 60.0
+    }
+
     fn count(&self, kind: &'static str) {
         *self.injected.borrow_mut().entry(kind).or_default() += 1;
     }
@@ -180,7 +202,7 @@ impl Shared {
             println!(
                 "{:>6.1} {:>9} {:>8} {:>10} {:>7} {:>7} {:>6} {:>6} {:>8} {:>6} {:>8.1} {:>8.1} \
                  {:>9.1} {:>10.2} {:>6}",
-                self.began.elapsed().as_secs_f64() / 60.0,
+                self.minute(),
                 counts.connected,
                 counts.acknowledged_count(),
                 counts.deliveries,
@@ -221,6 +243,12 @@ impl Shared {
              {longest:.2?} (node {node}, minute {minute:.2})",
             self.probes.answers()
         );
+        let (removals, (stay, node, other), ghosts) = self.probes.stays();
+        println!(
+            "nodes removed the users of another node that was away {removals} times; the last \
+             ones {stay:.2?} after its last sign of life (those of node {other} on node {node})"
+        );
+        ghosts.into_iter().for_each(|ghost| self.soak.fault(ghost));
         println!("longest start of a node: {:.1?}", self.longest_start.borrow());
         println!("faults injected:");
         for (kind, count) in self.injected.borrow().iter() {

@@ -6,7 +6,7 @@ use actix::prelude::*;
 use crate::domain::RoomName;
 use crate::hub::Hub;
 
-/// Asks for the rooms that have members, sorted by name.
+/// Asks for the rooms that have members on this node, sorted by name.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Vec<RoomInfo>")]
 pub struct ListRooms;
@@ -16,7 +16,7 @@ pub struct ListRooms;
 pub struct RoomInfo {
     /// The name.
     pub name: RoomName,
-    /// The number of clients in the room.
+    /// The number of clients in the room, on this node.
     pub member_count: usize,
 }
 

@@ -4,6 +4,7 @@
 //! it, every record must have the next position.
 
 mod epoch;
+mod refused;
 
 use std::cell::Cell;
 use std::fs;
@@ -16,7 +17,6 @@ use async_nats::jetstream::Message as NatsMessage;
 use async_nats::jetstream::consumer::push::Messages;
 use log::{error, info, warn};
 use sha2::{Digest, Sha256};
-use thiserror::Error;
 use tokio::time::{sleep, timeout};
 
 use super::chain::{Chain, Votes};
@@ -33,6 +33,7 @@ use crate::log::sqlite::{
 };
 use crate::metrics::{LogEvent, Metrics};
 use epoch::EpochRequest;
+pub use refused::Refused;
 
 /// After this silence it is checked whether there are records that were not delivered. The server
 /// shows every second that it is alive.
@@ -58,93 +59,6 @@ const BASE_STEP: u64 = 1_000_000;
 const DIVERGED: &str = "the history file differs from those of most nodes; restart this node, and \
                         it copies the file of another one (if only two nodes run, stop both, and \
                         start the one with the right history first)";
-
-/// Why a node cannot take part in the log.
-#[derive(Clone, Debug, Error)]
-pub enum Refused {
-    /// The journal has history of its own.
-    #[error(
-        "the history file {journal} is not a copy of this log (it has the epoch {own}, the log has \
-         {other}); start with another file, or with another stream"
-    )]
-    OtherLog {
-        /// The journal.
-        journal: String,
-        /// The epoch of the journal.
-        own: String,
-        /// The epoch of the log.
-        other: String,
-    },
-    /// The stream does not have all records that the journal needs.
-    #[error(
-        "the stream begins with record {first}, the history file ends with record {last}, and no \
-         other node sent a copy of its history file; start one, or start this node with a copy \
-         made by `chinwag backup`"
-    )]
-    TooOld {
-        /// The first record of the stream.
-        first: u64,
-        /// The last record that the journal has applied.
-        last: u64,
-    },
-    /// The log began with the history of a node, which the stream does not contain.
-    #[error(
-        "the log began with the history of one node, which the stream does not contain, and no \
-         other node sent a copy of its history file; start another node, or start this node with \
-         a copy made by `chinwag backup`"
-    )]
-    NeedsParent,
-    /// The stream does not exist any more, or the address or the account is wrong.
-    #[error(
-        "the stream does not exist, but the history file has its records up to {last}; check the \
-         address, the account and the name of the stream, or begin a new epoch in place of {epoch}"
-    )]
-    NoStream {
-        /// The last record that the journal has applied.
-        last: u64,
-        /// The epoch of the journal.
-        epoch: String,
-    },
-    /// The stream has lost records.
-    #[error(
-        "the stream has lost records, or is another one: the history file has record {last}, and \
-         the stream has another record at this position or ends at {end}; begin a new epoch in \
-         place of {epoch}"
-    )]
-    Forked {
-        /// The epoch of the journal.
-        epoch: String,
-        /// The last record that the journal has applied.
-        last: u64,
-        /// The last record of the stream.
-        end: u64,
-    },
-    /// The log has begun a new epoch with another history.
-    #[error(
-        "the log began the epoch {0} with the history of another node; restart this node while \
-         that node runs, so that it copies the history"
-    )]
-    OtherHistory(String),
-    /// A record cannot be applied.
-    #[error("record {position} cannot be applied: {reason}; upgrade this node")]
-    UnknownRecord {
-        /// The record.
-        position: u64,
-        /// Why.
-        reason: String,
-    },
-    /// Messages of the configured size do not fit.
-    #[error(
-        "NATS accepts messages of {max_payload} bytes, but {needed} are needed for messages of the \
-         configured size; increase max_payload of NATS"
-    )]
-    PayloadTooSmall {
-        /// What NATS accepts.
-        max_payload: usize,
-        /// What is needed.
-        needed: usize,
-    },
-}
 
 /// Why reading ends.
 enum Stop {

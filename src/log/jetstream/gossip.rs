@@ -226,7 +226,7 @@ impl Gossip {
                 let mark = NodeMark::new(beat.mark.into());
                 if peer.mark.replace(mark).is_none() {
                     let name = beat.name.as_deref().unwrap_or("without a name");
-                    info!("the node {} ({name}) runs", String::from(HexNode(node)));
+                    info!("the node {} ({name}, chinwag {}) runs", id(node), beat.version);
                 }
                 if let Some(chain) = beat.chain() {
                     self.votes.take(node, chain, &self.metrics);
@@ -263,7 +263,7 @@ impl Gossip {
 
     fn remove(&mut self, node: NodeId, reason: &str) {
         if self.peers.remove(&node).is_some() {
-            info!("the node {} {reason}; removing its users", String::from(HexNode(node)));
+            info!("the node {} {reason}; removing its users", id(node));
             self.metrics.set_nodes(self.peers.len() + 1);
             self.tell_hub(FromNodes::Gone(node));
         }
@@ -382,6 +382,11 @@ impl Handler<SayBye> for Gossip {
             }
         })
     }
+}
+
+/// Returns an id as it is logged.
+fn id(node: NodeId) -> String {
+    HexNode(node).into()
 }
 
 /// What a packet tells about a node.

@@ -12,6 +12,7 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, Subscriber};
 use bytes::Bytes;
 use log::{debug, info, warn};
+use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
@@ -97,6 +98,15 @@ impl Link {
         let servers = config.servers.iter().map(|server| server.as_str().parse::<ServerAddr>());
         let servers = servers.collect::<Result<Vec<_>, _>>();
         let servers = servers.map_err(|error| ClusterError::Connect(error.to_string()))?;
+        // async-nats does not use the user, the password or the token in a URL.
+        let user = servers.iter().find_map(|server| Some((server.username()?, server.password())));
+        options = match user {
+            Some((user, Some(password))) => {
+                options.user_and_password(decode(user), decode(password))
+            }
+            Some((token, None)) => options.token(decode(token)),
+            None => options,
+        };
         let client = options.connect(servers).await;
         let client = client.map_err(|error| ClusterError::Connect(error.to_string()))?;
         let context = jetstream::new(client.clone());
@@ -269,6 +279,11 @@ impl Link {
         let consumer = stream.create_consumer(config).await.map_err(|error| error.to_string())?;
         consumer.messages().await.map_err(|error| error.to_string())
     }
+}
+
+/// Decodes a part of a URL, in which a character may be `%` and two hexadecimal digits.
+fn decode(part: &str) -> String {
+    percent_decode_str(part).decode_utf8_lossy().into_owned()
 }
 
 /// Logs an event of the connection. While NATS is unreachable, every attempt to connect is an

@@ -86,7 +86,8 @@ async fn running_node_that_missed_deleted_records_becomes_unready(version: Versi
 
 /// Clients can join and read, but not say anything.
 async fn assert_refuses_only_messages(node: &Program) {
-    let mut client = JsonClient::hello(node.addr, json!({"nick": "Cyd"})).await;
+    let mut client =
+        JsonClient::hello(node.addr, json!({"nick": "Cyd", "key": "the secret key of Cyd"})).await;
     let commands = [
         json!({"type": "join", "room": "tea"}),
         json!({"type": "history", "room": "tea"}),

@@ -50,13 +50,15 @@ async fn without_nats_clients_read_and_senders_are_told(version: Version) {
         answer.await.is_ok_and(|line| line.unwrap()["code"] == "busy")
     })
     .await;
-    let mut bob = JsonClient::hello(a.addr, json!({"nick": "Bob"})).await;
+    let mut bob =
+        JsonClient::hello(a.addr, json!({"nick": "Bob", "key": "the secret key of Bob"})).await;
     bob.send(&[json!({"type": "join", "room": "tea"})]).await;
     assert_eq!(bob.until("joined").await["messages"][0]["text"], "before");
     // A node whose history file is part of the log starts, too.
     a.kill().await;
     let a = cluster.node("a").await;
-    let mut bob = JsonClient::hello(a.addr, json!({"nick": "Bob"})).await;
+    let mut bob =
+        JsonClient::hello(a.addr, json!({"nick": "Bob", "key": "the secret key of Bob"})).await;
     bob.send(&[json!({"type": "join", "room": "tea"})]).await;
     assert_eq!(bob.until("joined").await["messages"][0]["text"], "before");
     cluster.nats.restart().await;

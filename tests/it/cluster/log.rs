@@ -104,7 +104,8 @@ async fn resume(node: &Program, nick: &str, epoch: &Value, seq: u64) -> Value {
 async fn client_resumes_on_another_node(version: Version) {
     let cluster = Cluster::start(version).await;
     let (a, b) = (cluster.node("a").await, cluster.node("b").await);
-    let mut ada = JsonClient::hello(a.addr, json!({"nick": "Ada"})).await;
+    let key = "the secret key of Ada";
+    let mut ada = JsonClient::hello(a.addr, json!({"nick": "Ada", "key": key})).await;
     ada.send(&[json!({"type": "join", "room": "tea"})]).await;
     let epoch = ada.until("joined").await["epoch"].clone();
     let mut bob = join(&b, "Bob", "tea").await;

@@ -2,15 +2,20 @@
 //! runs with the server of Debian 12 and with a current one.
 
 mod bad_records; // records that a node cannot apply, and records that are missing
+mod balancers; // the shipped nginx and Caddy configurations for several nodes
 mod busy_room; // how often members of a busy room are written to
+mod compose; // the shipped configuration of three NATS servers
 mod conversation;
 mod disk_faults; // history files that cannot be written
+mod documents; // what docs/CLUSTER.md and the alerts of docs/OPERATIONS.md name
 mod faults; // NATS is killed, and set back
 mod log; // nodes that start, stop and join
+mod names; // names that are claimed on several nodes
 mod nats;
 mod network_faults; // the connection between a node and NATS
 mod new_epoch; // all nodes continue with the history of one of them
 mod node_faults; // nodes are killed and stopped
+mod presence; // who is in a room, on all nodes
 mod proxy;
 mod purge;
 mod readme;
@@ -78,6 +83,11 @@ impl Cluster {
 
     async fn node_with(&self, name: &str, flags: &[&str]) -> Program {
         Program::spawn(self.command(name, flags), self.folder.path(), "http").await
+    }
+
+    /// Starts the nodes `a`, `b` and `c`.
+    async fn three_nodes(&self) -> [Program; 3] {
+        [self.node("a").await, self.node("b").await, self.node("c").await]
     }
 
     /// Starts a node that connects to NATS at another address.

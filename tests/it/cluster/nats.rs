@@ -86,17 +86,28 @@ impl Nats {
 
     /// Starts it again after it was killed.
     pub async fn restart(&mut self) {
-        let process = Command::new(self.version.program())
+        let mut process = self.spawn();
+        let is_up = async || {
+            // A connection of another test may use its port for a moment. Then it ends.
+            if process.try_wait().unwrap().is_some() {
+                process = self.spawn();
+            }
+            TcpStream::connect(self.addr).await.is_ok()
+        };
+        eventually("NATS to listen", is_up).await;
+        self.process = Some(process);
+    }
+
+    fn spawn(&self) -> Child {
+        Command::new(self.version.program())
             .args(["--addr", "127.0.0.1", "--port", &self.addr.port().to_string()])
             .args(&self.flags)
+            .env("NATS_NAME", self.folder.file_name().unwrap())
             .current_dir(&self.folder)
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .expect("scripts/test has unpacked nats-server");
-        self.process = Some(process);
-        let is_up = async || TcpStream::connect(self.addr).await.is_ok();
-        eventually("NATS to listen", is_up).await;
+            .expect("scripts/test has unpacked nats-server")
     }
 
     /// Kills it with SIGKILL.

@@ -52,7 +52,8 @@ async fn send(client: &mut JsonClient, text: &str) {
 
 /// Connects a client that has no key. It can join, and read what the node has.
 async fn join_to_read(node: &Program) -> JsonClient {
-    let mut client = JsonClient::hello(node.addr, json!({"nick": "Cyd"})).await;
+    let mut client =
+        JsonClient::hello(node.addr, json!({"nick": "Cyd", "key": "the secret key of Cyd"})).await;
     client.send(&[json!({"type": "join", "room": "tea"})]).await;
     assert_eq!(client.until("joined").await["messages"][0]["text"], "before");
     client
@@ -173,7 +174,9 @@ async fn idle_node_without_nats_becomes_unready(version: Version) {
 /// Resumes on a node that does not receive what the client has received on the other node.
 async fn client_that_is_ahead_of_a_node_resumes_there_without_a_gap(version: Version) {
     let nodes = Nodes::start(version).await;
-    let mut bob = JsonClient::hello(nodes.b.addr, json!({"nick": "Bob"})).await;
+    let mut bob =
+        JsonClient::hello(nodes.b.addr, json!({"nick": "Bob", "key": "the secret key of Bob"}))
+            .await;
     bob.send(&[json!({"type": "join", "room": "tea"})]).await;
     let epoch = bob.until("joined").await["epoch"].clone();
     // The first node has applied this, and receives nothing after it.
@@ -185,7 +188,9 @@ async fn client_that_is_ahead_of_a_node_resumes_there_without_a_gap(version: Ver
     let missed = say(&mut bob, "tea", "missed").await;
     assert!(before < known && known < missed);
 
-    let mut hopper = JsonClient::hello(nodes.a.addr, json!({"nick": "Cyd"})).await;
+    let mut hopper =
+        JsonClient::hello(nodes.a.addr, json!({"nick": "Cyd", "key": "the secret key of Cyd"}))
+            .await;
     let after = json!({"epoch": epoch, "seq": known});
     hopper.send(&[json!({"type": "join", "room": "tea", "after": after})]).await;
     // The node has received the join, and does not answer it.

@@ -86,7 +86,8 @@ async fn close_code(client: &mut JsonClient) -> Option<u16> {
 
 /// Joins a room after a position. Returns the answer.
 async fn resume(node: &Program, epoch: &Value, seq: u64) -> Value {
-    let mut client = JsonClient::hello(node.addr, json!({"nick": "Eve"})).await;
+    let mut client =
+        JsonClient::hello(node.addr, json!({"nick": "Eve", "key": "the secret key of Eve"})).await;
     let after = json!({"epoch": epoch, "seq": seq});
     client.send(&[json!({"type": "join", "room": "tea", "after": after})]).await;
     client.until("joined").await

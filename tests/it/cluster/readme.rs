@@ -76,7 +76,9 @@ async fn commands_of_the_readme_turn_one_server_into_three_nodes() {
         assert_eq!(message["seq"], second);
     }
     for node in &nodes {
-        let mut client = JsonClient::hello(node.addr, json!({"nick": "Cyd"})).await;
+        let mut client =
+            JsonClient::hello(node.addr, json!({"nick": "Cyd", "key": "the secret key of Cyd"}))
+                .await;
         client.send(&[json!({"type": "join", "room": "tea"})]).await;
         let joined = client.until("joined").await;
         let messages = joined["messages"].as_array().unwrap();

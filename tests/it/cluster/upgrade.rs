@@ -17,7 +17,8 @@ with_each_nats!(nodes_that_are_restarted_one_by_one_lose_and_repeat_nothing);
 
 /// Checks that clients of a node can join a room and read it.
 async fn assert_readable(node: &Program) {
-    let mut reader = JsonClient::hello(node.addr, json!({"nick": "Rea"})).await;
+    let mut reader =
+        JsonClient::hello(node.addr, json!({"nick": "Rea", "key": "the secret key of Rea"})).await;
     reader.send(&[json!({"type": "join", "room": "tea"})]).await;
     assert_ne!(reader.expect("joined").await["messages"], json!([]));
 }
