@@ -133,11 +133,13 @@ impl Changes {
         for (who, change) in &changes {
             if let Change::Renamed(old) = change
                 && let Some(new) = users.get(who).map(|user| &user.nick)
-                && left.contains_key(old.as_str())
                 && joined.remove(new.as_str()).is_some()
             {
-                left.remove(old.as_str());
                 renamed.push((old.clone(), new.clone()));
+                if left.remove(old.as_str()).is_none() {
+                    // Another user has the old name.
+                    joined.insert(old.as_str(), old);
+                }
             }
         }
         let mut arrivals = changes.iter().filter(|(_, change)| matches!(change, Change::Joined));
@@ -250,14 +252,15 @@ impl Hub {
         roster.presence.next = Some(now + wait);
         let Changes { joined, left, renamed, except } = Changes::take(roster, &self.users);
         let member_count = roster.users.len();
-        let mut events = Vec::new();
+        let renamed = renamed.into_iter().take(LARGE);
+        let renamed = renamed.map(|(from, to)| Event::Renamed { room: name.clone(), from, to });
+        // Renames come first, since other users may have taken the old names.
+        let mut events: Vec<_> = renamed.collect();
         if !(joined.is_empty() && left.is_empty()) {
             let joined = joined.into_iter().take(LARGE).collect();
             let left = left.into_iter().take(LARGE).collect();
             events.push(Event::Presence { room: name.clone(), joined, left, member_count });
         }
-        let renamed = renamed.into_iter().take(LARGE);
-        events.extend(renamed.map(|(from, to)| Event::Renamed { room: name.clone(), from, to }));
         (!events.is_empty()).then(|| (Notice::new(events), except))
     }
 
