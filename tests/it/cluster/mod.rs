@@ -34,9 +34,10 @@ use crate::json::JsonClient;
 use crate::program::{PROGRAM, Program};
 use nats::{Nats, Version};
 
-/// Runs a test with each version of NATS.
+/// Runs a test with each version of NATS. Tests after `only with the current one:` use nothing in
+/// which the versions differ.
 macro_rules! with_each_nats {
-    ($($test:ident),+ $(,)?) => {
+    ($($test:ident),+ $(,)? $(; only with the current one: $($current:ident),+ $(,)?)?) => {
         mod debian {
             $(#[actix_web::test]
             #[ignore = "needs nats-server"]
@@ -50,6 +51,11 @@ macro_rules! with_each_nats {
             async fn $test() {
                 super::$test(crate::cluster::nats::Version::Current).await;
             })+
+            $($(#[actix_web::test]
+            #[ignore = "needs nats-server"]
+            async fn $current() {
+                super::$current(crate::cluster::nats::Version::Current).await;
+            })+)?
         }
     };
 }

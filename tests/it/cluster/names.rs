@@ -14,16 +14,17 @@ use crate::json::JsonClient;
 use crate::program::Program;
 
 with_each_nats!(
+    of_crossing_claims_one_keeps_the_name,
+    older_claim_of_a_partition_keeps_the_name;
+    only with the current one:
     name_of_a_member_on_another_node_is_refused_with_a_free_suggestion,
     name_of_a_member_on_another_node_is_refused_at_the_handshake_of_a_text_client,
     name_is_free_when_its_node_is_gone,
     anonymous_names_of_nodes_differ,
-    of_crossing_claims_one_keeps_the_name,
     of_crossing_claims_of_three_nodes_one_keeps_the_name,
     of_crossing_changes_of_name_one_keeps_the_name,
     of_crossing_claims_of_names_that_look_alike_one_is_kept,
     text_client_whose_claim_crosses_an_older_one_is_renamed,
-    older_claim_of_a_partition_keeps_the_name,
     older_claim_of_a_long_partition_keeps_the_name,
     renamed_user_gets_a_name_that_is_free_in_all_of_its_rooms,
     user_with_two_names_after_a_partition_has_one,

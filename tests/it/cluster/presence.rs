@@ -15,27 +15,28 @@ use crate::program::Program;
 
 with_each_nats!(
     members_of_all_nodes_are_in_joined_members_and_presence,
+    users_of_a_killed_node_leave_after_some_seconds,
+    members_who_were_missed_are_fetched,
+    both_sides_of_a_partition_forget_and_learn_each_other,
+    nodes_whose_histories_differ_notice_it_in_a_quiet_chat;
+    only with the current one:
     user_on_two_nodes_is_one_member_with_one_name,
     typing_reaches_the_members_on_other_nodes,
     typing_in_a_large_room_is_not_forwarded,
     large_room_has_an_exact_count_on_all_nodes,
-    users_of_a_killed_node_leave_after_some_seconds,
     user_of_a_killed_node_who_is_on_another_node_stays,
     users_of_a_stopped_node_leave_and_return,
     node_that_was_stopped_forgets_a_killed_node_as_usual,
     users_of_a_node_that_shuts_down_leave_at_once,
     node_that_starts_knows_the_users_of_the_others,
-    members_who_were_missed_are_fetched,
     connections_that_are_reset_lose_no_change,
     node_whose_presence_is_not_received_leaves_and_returns,
     node_that_receives_no_presence_forgets_the_others_and_learns_them_again,
-    both_sides_of_a_partition_forget_and_learn_each_other,
     without_nats_clients_join_and_see_the_members_of_their_node,
     members_of_all_nodes_count_against_the_limit_of_a_room,
     read_mark_reaches_the_clients_and_counts_of_other_nodes,
     read_mark_reaches_a_node_that_was_away,
     metric_counts_the_live_nodes,
-    nodes_whose_histories_differ_notice_it_in_a_quiet_chat,
 );
 
 /// The nodes remember a silent node for 5 seconds, and the last sign of life of a node is at most a
