@@ -12,7 +12,7 @@ use litemap::LiteMap;
 use super::{ClientHandle, Hub};
 use crate::domain::{ClientId, Identity, Nick, RoomName, Seq};
 use crate::limits::SourceAddress;
-use crate::log::nodes::Claim;
+use crate::log::nodes::{Claim, TellNodes};
 
 /// A map by rooms. It is a sorted vector, since most clients are in one room.
 pub(super) type RoomMap<V> = LiteMap<RoomName, V>;
@@ -135,6 +135,7 @@ impl Hub {
         if self.users.get(&identity).is_some_and(|user| user.clients.is_empty() && user.nodes == 0)
         {
             self.users.remove(&identity);
+            self.nodes.tell(TellNodes::Forget(identity));
         }
     }
 
@@ -174,10 +175,17 @@ impl Hub {
         // The more rooms, the fewer attempts.
         let tries = (1000 / rooms.clone().count().max(1)).clamp(1, 8) as u32;
         (2..2 + tries).find_map(|number| {
-            let other = nick.numbered(number)?;
-            let mut known = rooms.clone().filter_map(|name| self.rosters.get(name));
-            let is_free = known.all(|roster| roster.owners_of(&other).next().is_none());
-            is_free.then_some(other)
+            nick.numbered(number).filter(|other| self.is_free_in(other, rooms.clone()))
         })
+    }
+
+    /// Returns whether no user in these rooms has the name.
+    pub(super) fn is_free_in<'a>(
+        &self,
+        nick: &Nick,
+        rooms: impl Iterator<Item = &'a RoomName>,
+    ) -> bool {
+        let mut known = rooms.filter_map(|name| self.rosters.get(name));
+        known.all(|roster| roster.owners_of(nick).next().is_none())
     }
 }

@@ -3,6 +3,8 @@
 //! changes often and need not be kept. It may be lost. Then a node receives the whole state of
 //! another one.
 
+use std::collections::HashMap;
+
 use actix::prelude::*;
 
 use crate::domain::{Identity, Nick, NodeMark, RoomName, Seq};
@@ -12,7 +14,8 @@ use crate::domain::{Identity, Nick, NodeMark, RoomName, Seq};
 pub struct NodeId(pub u64);
 
 /// A user's claim to a name. Of two users with the same name, the one with the smaller claim keeps
-/// it. Of two names of the same user, the one with the greater claim counts.
+/// it. Of two names of the same user, a chosen one counts more than a generated one, and of two
+/// others, the one with the greater claim counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
     /// A number that is greater than those of all claims that the node knew before.
@@ -43,8 +46,11 @@ pub struct FollowNodes(pub Recipient<FromNodes>);
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub enum TellNodes {
-    /// The users of this node have changed.
+    /// The users of this node have changed, or the name of a user whom it knows.
     Changed(UserChange),
+    /// A user who is in no room of this node is in no room of another node either, and has no
+    /// client. It is not sent to the other nodes.
+    Forget(Identity),
     /// A user is typing. It may be lost.
     Typing {
         /// The room.
@@ -137,4 +143,68 @@ pub enum FromNodes {
     },
     /// Another node has the mark of this one. This is the new one.
     Mark(NodeMark),
+}
+
+/// The users that one node tells the others about: those in its rooms, and those whose name it may
+/// know better than the node on which they are.
+#[derive(Debug)]
+pub struct LocalUsers {
+    node: NodeId,
+    users: HashMap<Identity, NodeUser>,
+}
+
+impl LocalUsers {
+    /// Returns the users of a node that has no users yet.
+    #[must_use]
+    pub fn of(node: NodeId) -> Self {
+        Self { node, users: HashMap::new() }
+    }
+
+    /// Returns the state for nodes that have missed changes.
+    pub fn state(&self) -> impl Iterator<Item = &NodeUser> {
+        let is_told = |user: &&NodeUser| !user.rooms.is_empty() || user.claim.node == self.node;
+        self.users.values().filter(is_told)
+    }
+
+    /// Returns whether there are no users.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
+    /// Applies a change.
+    pub fn apply(&mut self, change: &UserChange) {
+        match change {
+            UserChange::Entered { who, room, nick, claim } => {
+                self.named(*who, nick, *claim).rooms.push((room.clone(), Seq::default()));
+            }
+            UserChange::Left { who, room } => {
+                if let Some(user) = self.users.get_mut(who) {
+                    user.rooms.retain(|(known, _)| known != room);
+                }
+            }
+            UserChange::Named { who, nick, claim } => {
+                self.named(*who, nick, *claim);
+            }
+            UserChange::Read { who, room, seq } => {
+                let rooms = self.users.get_mut(who).into_iter().flat_map(|user| &mut user.rooms);
+                rooms.filter(|(known, _)| known == room).for_each(|(_, mark)| *mark = *seq);
+            }
+        }
+    }
+
+    /// Returns a user, who now has this name.
+    fn named(&mut self, who: Identity, nick: &Nick, claim: Claim) -> &mut NodeUser {
+        let nick = nick.clone();
+        let user = self.users.entry(who);
+        let user =
+            user.or_insert_with(|| NodeUser { who, nick: nick.clone(), claim, rooms: vec![] });
+        (user.nick, user.claim) = (nick, claim);
+        user
+    }
+
+    /// Removes a user whom the hub does not know any more: see [`TellNodes::Forget`].
+    pub fn forget(&mut self, who: Identity) {
+        self.users.remove(&who);
+    }
 }

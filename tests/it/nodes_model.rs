@@ -15,7 +15,7 @@ use chinwag::hub::{
 };
 use chinwag::log::Log;
 use chinwag::log::nodes::{
-    Claim, FollowNodes, FromNodes, NodeId, NodeUser, Nodes, TellNodes, UserChange,
+    Claim, FollowNodes, FromNodes, LocalUsers, NodeId, Nodes, TellNodes, UserChange,
 };
 use chinwag::protocol::{DisconnectReason, Event};
 use chinwag::{Config, Hub};
@@ -91,7 +91,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Default)]
 struct Teller {
     hub: Option<Recipient<FromNodes>>,
-    told: Vec<UserChange>,
+    told: Vec<TellNodes>,
 }
 
 impl Actor for Teller {
@@ -110,22 +110,19 @@ impl Handler<TellNodes> for Teller {
     type Result = ();
 
     fn handle(&mut self, tell: TellNodes, _: &mut Self::Context) {
-        match tell {
-            TellNodes::Changed(change) => self.told.push(change),
-            TellNodes::Typing { .. } => {}
-        }
+        self.told.push(tell);
     }
 }
 
 /// Returns the changes since the last call.
 #[derive(Message)]
-#[rtype(result = "Vec<UserChange>")]
+#[rtype(result = "Vec<TellNodes>")]
 struct TakeTold;
 
 impl Handler<TakeTold> for Teller {
-    type Result = Vec<UserChange>;
+    type Result = Vec<TellNodes>;
 
-    fn handle(&mut self, _: TakeTold, _: &mut Self::Context) -> Vec<UserChange> {
+    fn handle(&mut self, _: TakeTold, _: &mut Self::Context) -> Vec<TellNodes> {
         std::mem::take(&mut self.told)
     }
 }
@@ -263,7 +260,7 @@ struct TestNode {
     log: Addr<FakeLog>,
     teller: Addr<Teller>,
     /// The users of the node, as it would tell them in a state.
-    users: HashMap<Identity, NodeUser>,
+    users: LocalUsers,
 }
 
 /// The packets from one node to another.
@@ -304,7 +301,7 @@ impl TestNode {
         let config = Config { batch_window: Duration::ZERO, ..Config::default() };
         let fake = Log { nodes, head: Seq::new(100), ..log_with_read_marks_of(&log) };
         let hub = Hub::start_with_log(thread, &config, fake);
-        let node = Self { id, hub, log, teller, users: HashMap::new() };
+        let node = Self { id, hub, log, teller, users: LocalUsers::of(id) };
         node.reach().await;
         node
     }
@@ -316,39 +313,7 @@ impl TestNode {
 
     /// Returns what the other nodes would be told if they asked for everything.
     fn state(&self) -> FromNodes {
-        FromNodes::State { node: self.id, users: self.users.values().cloned().collect() }
-    }
-
-    /// Applies a change to the users, as the actor that sends the packets does.
-    fn apply(&mut self, change: &UserChange) {
-        match change {
-            UserChange::Entered { who, room, nick, claim } => {
-                let user = self.users.entry(*who).or_insert_with(|| NodeUser {
-                    who: *who,
-                    nick: nick.clone(),
-                    claim: *claim,
-                    rooms: Vec::new(),
-                });
-                user.rooms.push((room.clone(), Seq::default()));
-            }
-            UserChange::Left { who, room } => {
-                if let Some(user) = self.users.get_mut(who) {
-                    user.rooms.retain(|(known, _)| known != room);
-                    if user.rooms.is_empty() {
-                        self.users.remove(who);
-                    }
-                }
-            }
-            UserChange::Named { who, nick, claim } => {
-                if let Some(user) = self.users.get_mut(who) {
-                    (user.nick, user.claim) = (nick.clone(), *claim);
-                }
-            }
-            UserChange::Read { who, room, seq } => {
-                let rooms = self.users.get_mut(who).into_iter().flat_map(|user| &mut user.rooms);
-                rooms.filter(|(known, _)| known == room).for_each(|(_, mark)| *mark = *seq);
-            }
-        }
+        FromNodes::State { node: self.id, users: self.users.state().cloned().collect() }
     }
 }
 
@@ -373,11 +338,20 @@ impl Run {
     async fn collect(&mut self, from: usize) -> bool {
         let node = &mut self.nodes[from];
         node.reach().await;
-        let changes = within("the teller", node.teller.send(TakeTold)).await.unwrap();
+        let mut changes = Vec::new();
+        for told in within("the teller", node.teller.send(TakeTold)).await.unwrap() {
+            match told {
+                TellNodes::Changed(change) => {
+                    node.users.apply(&change);
+                    changes.push(change);
+                }
+                TellNodes::Forget(who) => node.users.forget(who),
+                TellNodes::Typing { .. } => {}
+            }
+        }
         if changes.is_empty() {
             return false;
         }
-        changes.iter().for_each(|change| node.apply(change));
         let packet = FromNodes::Changed { node: node.id, changes };
         for (_, way) in self.ways[from].iter_mut().enumerate().filter(|(to, _)| *to != from) {
             if way.is_cut || way.is_behind {

@@ -3,8 +3,17 @@
 //! Then the smaller claim keeps the name, and the node of the other user renames that user.
 
 use super::*;
+use crate::domain::random;
 use crate::hub::Deliver;
 use crate::protocol::Reply;
+
+/// How many numbers are tried for a free name.
+const TRIES: u32 = 16;
+
+/// Returns a number with three or four digits.
+fn random_number() -> u32 {
+    100 + (random() % 9900) as u32
+}
 
 impl Hub {
     /// Tells the other nodes the name of a user.
@@ -15,12 +24,13 @@ impl Hub {
         }
     }
 
-    /// Gives a user the name that another node knows, if its claim is greater. If it is smaller,
-    /// tells that node the greater one.
+    /// Gives a user the name that another node knows, if it counts more. If it counts less, tells
+    /// that node the other one.
     pub(super) fn take_claim(&mut self, who: Identity, nick: &Nick, claim: Claim) {
         self.nodes.clock = self.nodes.clock.max(claim.clock);
         let Some(user) = self.users.get(&who).filter(|user| user.claim != claim) else { return };
-        if user.claim > claim {
+        // A node generates a name for a client without one, if it does not know the user yet.
+        if (!user.nick.is_anonymous(), user.claim) > (!nick.is_anonymous(), claim) {
             return self.tell_name(who);
         }
         let (is_here, before) = (!user.clients.is_empty(), user.nick.clone());
@@ -63,11 +73,17 @@ impl Hub {
         if user.clients.is_empty() {
             return;
         }
-        let free = self.free_name(&user.nick, user.rooms.keys());
-        // A generated name needs no search.
-        let free = free.unwrap_or_else(|| self.nodes.generate_name());
-        self.rename(who, &free);
-        self.welcome_again(who);
+        let (nick, rooms) = (&user.nick, user.rooms.keys());
+        let free = self.free_name(nick, rooms.clone());
+        // Many users may have had the name. A generated name would count less than this one.
+        let free = free.or_else(|| {
+            let mut others = (0..TRIES).filter_map(|_| nick.numbered(random_number()));
+            others.find(|other| self.is_free_in(other, rooms.clone()))
+        });
+        if let Some(free) = free {
+            self.rename(who, &free);
+            self.welcome_again(who);
+        }
     }
 
     /// Gives this node another mark, and its users without a chosen name other names.

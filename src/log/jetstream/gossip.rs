@@ -12,14 +12,14 @@ use actix::prelude::*;
 use async_nats::Message as NatsMessage;
 use bytes::Bytes;
 use log::{debug, info, warn};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::chain::Votes;
 use super::link::Link;
 use super::record::VERSION;
-use crate::domain::{Identity, NodeMark, RoomName, Seq, random};
-use crate::log::nodes::{FollowNodes, FromNodes, NodeId, NodeUser, Nodes, TellNodes, UserChange};
+use crate::domain::{NodeMark, RoomName, random};
+use crate::log::nodes::{FollowNodes, FromNodes, LocalUsers, NodeId, Nodes, TellNodes, UserChange};
 use crate::metrics::Metrics;
 use packet::{Beat, HexNode, Packet, UserLine};
 use peer::Peer;
@@ -40,6 +40,9 @@ const STATE_INTERVAL: Duration = Duration::from_millis(250);
 /// [`payload_needed`](super::payload_needed).
 const PART_BYTES: usize = 256 * 1024;
 
+/// The maximum number of changes in a packet.
+const CHANGES_MAX: usize = 500;
+
 /// The packets that may wait for the connection. Any further ones are lost.
 const QUEUE: usize = 1024;
 
@@ -57,21 +60,21 @@ pub(super) struct Gossip {
     votes: Votes,
     metrics: Metrics,
     hub: Option<Recipient<FromNodes>>,
-    /// The users of this node.
-    users: HashMap<Identity, NodeUser>,
+    users: LocalUsers,
     /// The number of the last packet with changes.
     n: u64,
     changes: Vec<UserChange>,
     peers: HashMap<NodeId, Peer>,
-    queue: mpsc::Sender<Bytes>,
+    /// The packets for the task that sends them. `None` when the node stops: it sends nothing more.
+    queue: Option<mpsc::Sender<Bytes>>,
     /// The receiver of `queue`, until the actor begins.
     queued: Option<mpsc::Receiver<Bytes>>,
+    /// Ends when the task has sent everything.
+    sent: Option<oneshot::Receiver<()>>,
     next_beat: Instant,
     last_tick: Instant,
     is_asked: bool,
     next_state: Instant,
-    /// Whether the node stops. It sends nothing more.
-    has_left: bool,
 }
 
 /// Tells the other nodes that this one stops.
@@ -90,17 +93,17 @@ impl Gossip {
             votes,
             metrics,
             hub: None,
-            users: HashMap::new(),
+            users: LocalUsers::of(id),
             n: 0,
             changes: Vec::new(),
             peers: HashMap::new(),
-            queue,
+            queue: Some(queue),
             queued: Some(queued),
+            sent: None,
             next_beat: now,
             last_tick: now,
             is_asked: false,
             next_state: now,
-            has_left: false,
         }
     }
 
@@ -124,7 +127,8 @@ impl Gossip {
     }
 
     fn send(&self, packet: &Packet) {
-        if !self.has_left && self.queue.try_send(packet.encode().into()).is_err() {
+        let Some(queue) = &self.queue else { return };
+        if queue.try_send(packet.encode().into()).is_err() {
             debug!("a packet for the other nodes is lost");
         }
     }
@@ -154,7 +158,7 @@ impl Gossip {
         let late = now.duration_since(self.last_tick).saturating_sub(BEAT_INTERVAL);
         self.last_tick = now;
         for peer in self.peers.values_mut() {
-            peer.heard += late;
+            peer.heard = (peer.heard + late).min(now);
         }
         self.send_changes();
         if now >= self.next_beat {
@@ -173,9 +177,9 @@ impl Gossip {
     }
 
     fn send_changes(&mut self) {
-        if !self.changes.is_empty() {
+        for changes in std::mem::take(&mut self.changes).chunks(CHANGES_MAX) {
             self.n += 1;
-            let changes = self.changes.drain(..).map(|change| (&change).into()).collect();
+            let changes = changes.iter().map(Into::into).collect();
             self.send(&Packet::Changes { n: self.n, changes });
         }
     }
@@ -197,7 +201,7 @@ impl Gossip {
     fn send_state(&self) {
         let mut parts = vec![Vec::new()];
         let mut bytes = 0;
-        for user in self.users.values().flat_map(UserLine::of) {
+        for user in self.users.state().flat_map(UserLine::of) {
             bytes += user.bytes();
             if bytes > PART_BYTES {
                 bytes = user.bytes();
@@ -283,42 +287,6 @@ impl Gossip {
         self.tell_hub(FromNodes::Mark(self.mark));
         self.send_beat();
     }
-
-    /// Applies a change to the users of this node.
-    fn apply(&mut self, change: &UserChange) {
-        match change {
-            UserChange::Entered { who, room, nick, claim } => {
-                let user = self.users.entry(*who).or_insert_with(|| NodeUser {
-                    who: *who,
-                    nick: nick.clone(),
-                    claim: *claim,
-                    rooms: Vec::new(),
-                });
-                user.rooms.push((room.clone(), Seq::default()));
-            }
-            UserChange::Left { who, room } => {
-                if let Some(user) = self.users.get_mut(who) {
-                    user.rooms.retain(|(known, _)| known != room);
-                    if user.rooms.is_empty() {
-                        self.users.remove(who);
-                    }
-                }
-            }
-            UserChange::Named { who, nick, claim } => {
-                if let Some(user) = self.users.get_mut(who) {
-                    (user.nick, user.claim) = (nick.clone(), *claim);
-                }
-            }
-            UserChange::Read { who, room, seq } => {
-                let user = self.users.get_mut(who).into_iter();
-                for (known, mark) in user.flat_map(|user| &mut user.rooms) {
-                    if known == room {
-                        *mark = *seq;
-                    }
-                }
-            }
-        }
-    }
 }
 
 impl Actor for Gossip {
@@ -333,6 +301,8 @@ impl Handler<FollowNodes> for Gossip {
         self.metrics.set_nodes(1);
         let Some(mut queued) = self.queued.take() else { return };
         let (link, subject) = (self.link.clone(), self.subject());
+        let (sender, sent) = oneshot::channel();
+        self.sent = Some(sent);
         actix::spawn(async move {
             while let Some(packet) = queued.recv().await {
                 // What is sent while NATS is away would come late and all at once.
@@ -342,6 +312,11 @@ impl Handler<FollowNodes> for Gossip {
                     debug!("a packet for the other nodes is lost: {error}");
                 }
             }
+            let bye = link.client.publish(subject, Packet::Bye {}.encode().into());
+            if link.is_connected() && bye.await.is_ok() {
+                let _ = link.client.flush().await;
+            }
+            drop(sender);
         });
         self.subscribe(ctx);
         ctx.run_interval(TICK, |gossip, _| gossip.tick());
@@ -354,9 +329,10 @@ impl Handler<TellNodes> for Gossip {
     fn handle(&mut self, tell: TellNodes, _: &mut Self::Context) {
         match tell {
             TellNodes::Changed(change) => {
-                self.apply(&change);
+                self.users.apply(&change);
                 self.changes.push(change);
             }
+            TellNodes::Forget(who) => self.users.forget(who),
             TellNodes::Typing { room, who } if !self.peers.is_empty() => {
                 let (room, who) = (room.as_str().into(), crate::log::sqlite::HexIdentity(who));
                 self.send(&Packet::Typing { room, who });
@@ -370,14 +346,12 @@ impl Handler<SayBye> for Gossip {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, _: SayBye, _: &mut Self::Context) -> Self::Result {
-        self.has_left = true;
-        let (link, subject) = (self.link.clone(), self.subject());
+        self.queue = None;
+        let sent = self.sent.take();
         Box::pin(async move {
-            let bye = async {
-                link.client.publish(subject, Packet::Bye {}.encode().into()).await.ok()?;
-                link.client.flush().await.ok()
-            };
-            if link.is_connected() && timeout(BYE_TIMEOUT, bye).await.is_err() {
+            if let Some(sent) = sent
+                && timeout(BYE_TIMEOUT, sent).await.is_err()
+            {
                 debug!("the other nodes may not know yet that this one stops");
             }
         })

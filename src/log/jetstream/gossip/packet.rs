@@ -175,7 +175,9 @@ impl UserLine {
     /// Returns the lines of a user.
     pub(super) fn of(user: &NodeUser) -> impl Iterator<Item = Self> {
         let NodeUser { who, nick, claim, rooms } = user;
-        rooms.chunks(LINE_ROOMS).map(|rooms| Self {
+        // A user in no room has one line, too.
+        let empty = rooms.is_empty().then_some(&[][..]);
+        rooms.chunks(LINE_ROOMS).chain(empty).map(|rooms| Self {
             who: HexIdentity(*who),
             name: NameLine::new(nick, *claim),
             rooms: rooms.iter().map(|(room, seq)| (room.as_str().into(), *seq)).collect(),
