@@ -325,7 +325,8 @@ struct Limits {
     #[arg(value_parser = limit::<1>)]
     max_rooms_per_address: Limit,
 
-    /// Maximum number of connections in one room. 0: no limit.
+    /// Maximum number of connections in one room. In a cluster, each user on another node counts as
+    /// one, too. 0: no limit.
     #[arg(long, env = "CHINWAG_MAX_MEMBERS_PER_ROOM", value_name = "N", default_value = "10000")]
     #[arg(value_parser = limit::<1>)]
     max_members_per_room: Limit,

@@ -162,7 +162,8 @@ pub struct Config {
     pub max_rooms: Option<usize>,
     /// Maximum number of rooms in use that were opened by clients at one address. Defaults to 1000.
     pub max_rooms_per_address: Option<usize>,
-    /// Maximum number of connections in one room. Defaults to 10000.
+    /// Maximum number of connections in one room. In a cluster, each user on another node counts as
+    /// one, too. Defaults to 10000.
     pub max_members_per_room: Option<usize>,
     /// A separate address for `/metrics`, `/healthz` and `/readyz`. Defaults to none: they are
     /// served on `listen`, and `/metrics` answers only requests from the same machine.

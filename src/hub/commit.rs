@@ -116,10 +116,11 @@ impl Handler<FromLog> for Hub {
 
     fn handle(&mut self, from_log: FromLog, ctx: &mut Self::Context) {
         if matches!(from_log, FromLog::Died) {
-            // At a shutdown the journal may close before the hub.
-            if !self.lifecycle.draining {
-                error!("the log has stopped; stopping the hub");
+            if self.lifecycle.draining {
+                // The hub goes on, so that clients that register late are told of the shutdown.
+                return self.end();
             }
+            error!("the log has stopped; stopping the hub");
             return ctx.terminate();
         }
         self.take_from_log(from_log);

@@ -94,7 +94,7 @@ impl SharedLog {
             ("log_forks", "Times that the log had lost records", &self.forks),
             (
                 "log_divergences",
-                "Records and beats of nodes with another history",
+                "Records and heartbeats of nodes with another history",
                 &self.divergences,
             ),
         ];

@@ -399,9 +399,6 @@ impl Server {
         if let Some((_, status)) = self.status {
             status.stop(false).await;
         }
-        if let Some(hub_thread) = self.hub_thread {
-            hub_thread.stop();
-        }
         #[cfg(feature = "cluster")]
         if let Some(shared_log) = self.shared_log {
             ManuallyDrop::into_inner(shared_log).close().await;
@@ -412,6 +409,11 @@ impl Server {
             && timeout(self.shutdown_timeout, closed).await.is_err()
         {
             warn!("the journal did not close in time; committed messages are safe");
+        }
+        // Last, since workers may still accept requests for WebSockets: `http.stop` does not wait
+        // for them.
+        if let Some(hub_thread) = self.hub_thread {
+            hub_thread.stop();
         }
     }
 }

@@ -444,6 +444,18 @@ async fn log_that_dies_closes_all_clients() {
     assert_eq!(received.last().map(String::as_str), Some("close internal"));
 }
 
+/// At the end of a shutdown the log closes, but the workers may still accept connections.
+#[actix_web::test]
+async fn client_that_registers_after_a_drained_hub_has_lost_its_log_is_told_of_the_shutdown() {
+    let setup = Setup::new(Duration::ZERO);
+    let drained = setup.hub.send(Drain { wait: true }).await.unwrap();
+    within("the drain", drained).await.unwrap_err();
+    setup.log.send(Die).await.unwrap();
+    let (_, late) = setup.registered().await;
+    let received = within("a close", late.send(Received)).await.unwrap();
+    assert_eq!(received, ["close shutting_down"]);
+}
+
 #[actix_web::test]
 async fn settings_entry_changes_welcome_and_is_delivered_to_nobody() {
     let setup = Setup::new(Duration::ZERO);

@@ -182,7 +182,8 @@ impl Hub {
         }
     }
 
-    fn end(&mut self) {
+    /// Closes all connections, and tells those who wait for the drain.
+    pub(in crate::hub) fn end(&mut self) {
         self.close_all(DisconnectReason::ShuttingDown);
         self.lifecycle.drained.clear();
     }

@@ -1,5 +1,5 @@
-//! Comparison of the nodes' journals. Each record and each beat has the position and the chain of
-//! its node's journal, which is a hash of everything that the journal has applied. If the chains of
+//! Comparison of the nodes' journals. Each record and each heartbeat has the position and the chain
+//! of its node's journal, which is a hash of everything that the journal has applied. If the chains of
 //! two nodes differ at one position, one of the journals is wrong, because of a fault of its disk,
 //! of NATS or of chinwag.
 
@@ -94,7 +94,7 @@ impl Comparison {
     }
 }
 
-/// The comparison, which the records and the beats of other nodes change. Clones share it.
+/// The comparison, which the records and the heartbeats of other nodes change. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Votes(Rc<RefCell<Comparison>>);
 

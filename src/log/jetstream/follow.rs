@@ -479,7 +479,8 @@ impl Following {
         }
     }
 
-    /// Tells the publisher when the votes of the other nodes have changed. Beats change them, too.
+    /// Tells the publisher when the votes of the other nodes have changed. Heartbeats change them,
+    /// too.
     fn tell_votes(&self) {
         if self.publisher.is_some() && self.votes.lacks_majority() != self.has_told_votes.get() {
             self.tell(Attachment::Attached);

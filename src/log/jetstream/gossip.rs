@@ -21,14 +21,14 @@ use super::record::VERSION;
 use crate::domain::{NodeMark, RoomName, random};
 use crate::log::nodes::{FollowNodes, FromNodes, LocalUsers, NodeId, Nodes, TellNodes, UserChange};
 use crate::metrics::Metrics;
-use packet::{Beat, HexNode, Packet, UserLine};
+use packet::{Heartbeat, HexNode, Packet, UserLine};
 use peer::Peer;
 
 /// How long changes are gathered.
 const TICK: Duration = Duration::from_millis(50);
 
 /// How often a node shows that it is alive.
-const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A node that has not been heard of for this time counts as gone.
 const GONE_AFTER: Duration = Duration::from_secs(5);
@@ -71,7 +71,7 @@ pub(super) struct Gossip {
     queued: Option<mpsc::Receiver<Bytes>>,
     /// Ends when the task has sent everything.
     sent: Option<oneshot::Receiver<()>>,
-    next_beat: Instant,
+    next_heartbeat: Instant,
     last_tick: Instant,
     is_asked: bool,
     next_state: Instant,
@@ -100,7 +100,7 @@ impl Gossip {
             queue: Some(queue),
             queued: Some(queued),
             sent: None,
-            next_beat: now,
+            next_heartbeat: now,
             last_tick: now,
             is_asked: false,
             next_state: now,
@@ -155,15 +155,15 @@ impl Gossip {
     fn tick(&mut self) {
         let now = Instant::now();
         // After a time in which this process did not run, others were not heard because of that.
-        let late = now.duration_since(self.last_tick).saturating_sub(BEAT_INTERVAL);
+        let late = now.duration_since(self.last_tick).saturating_sub(HEARTBEAT_INTERVAL);
         self.last_tick = now;
         for peer in self.peers.values_mut() {
             peer.heard = (peer.heard + late).min(now);
         }
         self.send_changes();
-        if now >= self.next_beat {
-            self.next_beat = now + BEAT_INTERVAL;
-            self.send_beat();
+        if now >= self.next_heartbeat {
+            self.next_heartbeat = now + HEARTBEAT_INTERVAL;
+            self.send_heartbeat();
         }
         if self.is_asked && now >= self.next_state {
             (self.is_asked, self.next_state) = (false, now + STATE_INTERVAL);
@@ -184,9 +184,9 @@ impl Gossip {
         }
     }
 
-    fn send_beat(&self) {
+    fn send_heartbeat(&self) {
         let chain = self.votes.last();
-        self.send(&Packet::Beat(Beat {
+        self.send(&Packet::Heartbeat(Heartbeat {
             n: self.n,
             mark: self.mark.get(),
             after: chain.position,
@@ -225,14 +225,14 @@ impl Gossip {
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(now));
         peer.heard = now;
         match packet {
-            Packet::Beat(beat) => {
-                peer.take_beat(beat.n);
-                let mark = NodeMark::new(beat.mark.into());
+            Packet::Heartbeat(heartbeat) => {
+                peer.take_heartbeat(heartbeat.n);
+                let mark = NodeMark::new(heartbeat.mark.into());
                 if peer.mark.replace(mark).is_none() {
-                    let name = beat.name.as_deref().unwrap_or("without a name");
-                    info!("the node {} ({name}, chinwag {}) runs", id(node), beat.version);
+                    let name = heartbeat.name.as_deref().unwrap_or("without a name");
+                    info!("the node {} ({name}, chinwag {}) runs", id(node), heartbeat.version);
                 }
-                if let Some(chain) = beat.chain() {
+                if let Some(chain) = heartbeat.chain() {
                     self.votes.take(node, chain, &self.metrics);
                 }
                 self.avoid_mark_of(node);
@@ -285,7 +285,7 @@ impl Gossip {
         let marks = (0..u64::from(NodeMark::COUNT)).map(|i| NodeMark::new(first.wrapping_add(i)));
         self.mark = marks.into_iter().find(|mark| !is_used(*mark)).unwrap_or(self.mark);
         self.tell_hub(FromNodes::Mark(self.mark));
-        self.send_beat();
+        self.send_heartbeat();
     }
 }
 
@@ -381,7 +381,7 @@ pub(super) enum SignOfLife {
 pub(super) fn sign_of_life(message: &NatsMessage) -> Option<SignOfLife> {
     let id = sender(message)?;
     match Packet::decode(&message.payload)? {
-        Packet::Beat(Beat { name, after, .. }) => Some(SignOfLife::Runs {
+        Packet::Heartbeat(Heartbeat { name, after, .. }) => Some(SignOfLife::Runs {
             node: id.0,
             name: name.unwrap_or_else(|| id.into()),
             position: after,

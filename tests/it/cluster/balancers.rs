@@ -4,6 +4,7 @@
 use super::nats::Version;
 use super::proxy::Proxy;
 use super::{Cluster, trouble};
+use crate::browser::Browser;
 use crate::harness::{Client, eventually, within};
 use crate::metrics::metric_at;
 use crate::program::Program;
@@ -306,5 +307,59 @@ async fn caddy_sends_no_new_clients_to_a_node_that_is_not_ready() {
     ben.say("healed").await;
     for client in [&mut ada, &mut ben].into_iter().chain(&mut others) {
         receive(client, &format!("from-{other}: healed")).await;
+    }
+}
+
+/// Starts a Caddy that sends clients from this machine to this node.
+async fn caddy_to(balanced: &Balanced, node: usize) -> ReverseProxy {
+    let ports = balanced.nodes.each_ref().map(|node| node.addr.port());
+    // Caddy selects a node by a hash of the client's address and of how the node's is written.
+    let spellings = ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"];
+    for (first, second) in spellings.into_iter().flat_map(|a| spellings.map(|b| (a, b))) {
+        let nodes = format!("{first}:{} {second}:{}", ports[0], ports[1]);
+        let variables = [("CHINWAG_NODES", &*nodes)];
+        let caddy = ReverseProxy::start_with(Kind::Caddy, CADDY, &variables).await;
+        if node_of_this_machine(balanced, &caddy).await == node {
+            return caddy;
+        }
+    }
+    panic!("Caddy always selects the same node");
+}
+
+/// Returns the node to which a proxy sends clients from this machine.
+async fn node_of_this_machine(balanced: &Balanced, proxy: &ReverseProxy) -> usize {
+    let before = balanced.clients().await;
+    let client = proxy.connect_from("127.0.0.1", "/ws", "chat.example").await.unwrap();
+    let node = balanced.node_of_new_client(before).await;
+    client.leave().await;
+    eventually("the client to leave", async || balanced.clients().await == before).await;
+    node
+}
+
+#[ignore = "needs nats-server, nginx, Caddy and Chromium"]
+#[actix_web::test]
+async fn pages_on_two_nodes_show_the_members_of_both_and_who_is_typing() {
+    let balanced = Balanced::start(Kind::Nginx, &[]).await;
+    let of_nginx = node_of_this_machine(&balanced, &balanced.proxy).await;
+    let caddy = caddy_to(&balanced, 1 - of_nginx).await;
+    let open = async |proxy: &ReverseProxy, name| {
+        let page = Browser::open(&format!("http://chat.example:{}/r/tea", proxy.addr.port())).await;
+        page.is_called(name).await;
+        page
+    };
+    let (ada, bob) = (open(&balanced.proxy, "Ada").await, open(&caddy, "Bob").await);
+    assert_eq!(balanced.clients().await, [1, 1]);
+    for (page, other) in [(&ada, "Bob"), (&bob, "Ada")] {
+        let names = "[...document.querySelectorAll('#member-list li')].map((it) => it.textContent)";
+        page.until(&format!("{names}.length === 2 && {names}.includes('{other}')")).await;
+    }
+    ada.say("hello from the other node").await;
+    bob.has_line("hello from the other node").await;
+    bob.type_into("#text", "Hel").await;
+    ada.until("document.querySelector('#typing').textContent.startsWith('Bob is typing')").await;
+    ada.picture("cluster-behind-nginx").await;
+    bob.picture("cluster-behind-caddy").await;
+    for page in [ada, bob] {
+        page.close().await;
     }
 }

@@ -314,7 +314,7 @@ async fn node_whose_history_differs_is_not_ready(version: Version) {
     assert!(export(&cluster.db("c")).await == export(&cluster.db("a")).await);
 }
 
-/// Nobody writes, so only the beats show the difference.
+/// Nobody writes, so only the heartbeats show the difference.
 async fn two_nodes_that_differ_are_out_of_service_until_an_operator_chooses_one(version: Version) {
     let cluster = Cluster::start(version).await;
     let [a, b] = [cluster.node("a").await, cluster.node("b").await];

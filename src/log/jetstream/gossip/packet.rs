@@ -13,7 +13,7 @@ use crate::log::sqlite::HexIdentity;
 #[serde(rename_all = "snake_case")]
 pub(super) enum Packet {
     /// The node is alive.
-    Beat(Beat),
+    Heartbeat(Heartbeat),
     /// Its users have changed. The packets with changes are numbered from 1.
     Changes { n: u64, changes: Vec<ChangeLine> },
     /// A part of all its users, as they are after packet `n`.
@@ -28,7 +28,7 @@ pub(super) enum Packet {
 
 /// What a node shows of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Beat {
+pub(super) struct Heartbeat {
     /// The number of the last packet with changes.
     pub(super) n: u64,
     /// The number of the node's mark in generated names.
@@ -46,7 +46,7 @@ pub(super) struct Beat {
     pub(super) name: Option<String>,
 }
 
-impl Beat {
+impl Heartbeat {
     /// Returns the history file of the node.
     pub(super) fn chain(&self) -> Option<Chain> {
         let hash = u64::from_str_radix(&self.chain, 16).ok()?;

@@ -43,7 +43,7 @@ impl Peer {
     }
 
     /// Takes the number of the last packet with changes.
-    pub(super) fn take_beat(&mut self, n: u64) {
+    pub(super) fn take_heartbeat(&mut self, n: u64) {
         self.is_current &= n == self.n;
     }
 
@@ -131,18 +131,18 @@ mod tests {
     }
 
     #[test]
-    fn beat_shows_that_the_last_changes_were_missed() {
+    fn heartbeat_shows_that_the_last_changes_were_missed() {
         let mut peer = peer();
-        peer.take_beat(0);
+        peer.take_heartbeat(0);
         assert!(!peer.must_ask(Instant::now()));
-        peer.take_beat(1);
+        peer.take_heartbeat(1);
         assert!(peer.must_ask(Instant::now()));
     }
 
     #[test]
     fn state_counts_only_with_all_its_parts() {
         let mut peer = peer();
-        peer.take_beat(7);
+        peer.take_heartbeat(7);
         assert!(peer.take_state(7, 1, 3, Vec::new()).is_none());
         assert!(peer.take_state(7, 0, 3, Vec::new()).is_none());
         assert!(peer.take_state(7, 2, 3, Vec::new()).is_none());
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn parts_of_a_state_without_an_end_are_not_kept() {
         let mut peer = peer();
-        peer.take_beat(7);
+        peer.take_heartbeat(7);
         assert!(peer.take_state(7, 0, PARTS_MAX + 1, Vec::new()).is_none());
         assert!(peer.parts.is_none());
         assert!(peer.take_state(7, 0, PARTS_MAX, Vec::new()).is_none());
