@@ -109,10 +109,13 @@ impl Nick {
     /// Returns this name with a number after it, if that is a valid name.
     #[must_use]
     pub fn numbered(&self, number: u32) -> Option<Self> {
-        let end = format!("-{number}");
-        let room = Self::MAX_CHARS.saturating_sub(end.len());
-        let begin: String = self.as_str().chars().take(room).collect();
-        Self::parse(&format!("{begin}{end}")).ok()
+        // With a hyphen, the name `anonymous` would look like a generated one.
+        ['-', ' '].into_iter().find_map(|before| {
+            let end = format!("{before}{number}");
+            let room = Self::MAX_CHARS.saturating_sub(end.len());
+            let begin: String = self.as_str().chars().take(room).collect();
+            Self::parse(&format!("{begin}{end}")).ok()
+        })
     }
 
     /// Returns whether this is a generated name.

@@ -678,6 +678,12 @@ fn generated_name_stays_with_the_identity_that_has_other_clients() {
 }
 
 #[test]
+fn name_that_is_reserved_with_a_hyphen_and_a_number_can_be_resolved() {
+    let connect = [Step::Connect(0), Step::Connect(1), hello(0, None, Some(5))];
+    check(connect.into_iter().chain([hello(1, None, Some(5)), Step::Join(0, 0), Step::Join(1, 0)]));
+}
+
+#[test]
 fn only_member_of_a_room_is_told_that_its_former_name_has_left_with_its_identity() {
     check([Step::Connect(0), Step::Join(0, 0), hello(0, Some(0), Some(0))]);
 }
@@ -816,5 +822,26 @@ async fn user_of_another_node_types_only_in_its_own_rooms() {
         run.receive(0, FromNodes::Typing { room, who: identity(0) }).await;
     }
     assert_eq!(run.view_after(0, []).await.typing, ["Ada"]);
+    run.thread.stop();
+}
+
+#[actix_web::test]
+async fn name_is_gone_when_all_users_who_had_it_have_other_names() {
+    let mut run = Run::start().await;
+    run.view_after(2, [Step::Connect(2), Step::Join(2, 0)]).await;
+    run.receive(2, entered(0, 0, 1)).await;
+    run.receive(2, entered(1, 0, 2)).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let node = NodeId(99);
+    let named = |(key, name): (usize, usize)| UserChange::Named {
+        who: identity(key),
+        nick: Nick::parse(NAMES[name]).unwrap(),
+        claim: Claim { clock: 9, node },
+    };
+    let changes = [(0, 3), (1, 4)].map(named).into();
+    run.receive(2, FromNodes::Changed { node, changes }).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let names = &run.view_after(2, []).await.rooms[&room(0)];
+    assert!(names.len() == 3 && !names.contains(NAMES[0]), "{names:?}");
     run.thread.stop();
 }

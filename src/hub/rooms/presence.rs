@@ -128,7 +128,8 @@ impl Changes {
         joined.retain(|name, nick| !before.contains_key(name) && !is_kept(nick));
         let mut left = before;
         left.extend(withdrawn.iter().map(|nick| (nick.as_str(), nick)));
-        left.retain(|name, nick| !after.contains_key(name) && !is_kept(nick));
+        let is_present = |nick: &Nick| after.contains_key(nick.as_str()) || is_kept(nick);
+        left.retain(|_, nick| !is_present(nick));
         let mut renamed = Vec::new();
         for (who, change) in &changes {
             if let Change::Renamed(old) = change
@@ -136,9 +137,11 @@ impl Changes {
                 && joined.remove(new.as_str()).is_some()
             {
                 renamed.push((old.clone(), new.clone()));
-                if left.remove(old.as_str()).is_none() {
+                if is_present(old) {
                     // Another user has the old name.
                     joined.insert(old.as_str(), old);
+                } else {
+                    left.remove(old.as_str());
                 }
             }
         }
