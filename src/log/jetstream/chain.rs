@@ -1,7 +1,7 @@
 //! Comparison of the nodes' journals. Each record and each heartbeat has the position and the chain
-//! of its node's journal, which is a hash of everything that the journal has applied. If the chains of
-//! two nodes differ at one position, one of the journals is wrong, because of a fault of its disk,
-//! of NATS or of chinwag.
+//! of its node's journal, which is a hash of everything that the journal has applied. If the chains
+//! of two nodes differ at one position, one of the journals is wrong, because of a fault of its
+//! disk, of NATS or of chinwag.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
