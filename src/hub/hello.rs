@@ -32,7 +32,7 @@ impl Handler<Hello> for Hub {
         let Some(client) = self.clients.get(&id) else { return };
         let before = client.identity;
         let after = identity.unwrap_or(before);
-        let Some(nick) = nick.or_else(|| self.present_name(after, before)) else { return };
+        let Some(nick) = nick.or_else(|| self.current_name(after, before)) else { return };
         let joined = self.users.get(&after).into_iter().flat_map(|user| user.rooms.keys());
         let rooms: HashSet<RoomName> = client.rooms.keys().chain(joined).cloned().collect();
         client.handle.set_renamed_rooms(rooms.len());
@@ -68,7 +68,7 @@ impl Hub {
 
     /// Returns the name of an identity, or of the former one if it is not known yet. A generated
     /// name stays with the former identity if that has other clients.
-    fn present_name(&self, after: Identity, before: Identity) -> Option<Nick> {
+    fn current_name(&self, after: Identity, before: Identity) -> Option<Nick> {
         if let Some(user) = self.users.get(&after) {
             return Some(user.nick.clone());
         }

@@ -50,7 +50,7 @@ pub(super) struct User {
     pub(super) clients: Vec<ClientId>,
     /// The number of other nodes on which the user is in a room.
     pub(super) nodes: u32,
-    /// The rooms in which the user has clients.
+    /// The rooms in which the user has clients, here or on another node.
     pub(super) rooms: RoomMap<UserRoom>,
 }
 

@@ -831,6 +831,7 @@ async fn name_is_gone_when_all_users_who_had_it_have_other_names() {
     run.view_after(2, [Step::Connect(2), Step::Join(2, 0)]).await;
     run.receive(2, entered(0, 0, 1)).await;
     run.receive(2, entered(1, 0, 2)).await;
+    // The client must be told of both before they are renamed. There is nothing else to wait for.
     tokio::time::sleep(Duration::from_millis(20)).await;
     let node = NodeId(99);
     let named = |(key, name): (usize, usize)| UserChange::Named {
@@ -840,6 +841,7 @@ async fn name_is_gone_when_all_users_who_had_it_have_other_names() {
     };
     let changes = [(0, 3), (1, 4)].map(named).into();
     run.receive(2, FromNodes::Changed { node, changes }).await;
+    // Until the update of the room is due.
     tokio::time::sleep(Duration::from_millis(20)).await;
     let names = &run.view_after(2, []).await.rooms[&room(0)];
     assert!(names.len() == 3 && !names.contains(NAMES[0]), "{names:?}");

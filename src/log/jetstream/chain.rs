@@ -42,6 +42,9 @@ struct Comparison {
     /// Whether the last chain of each other node agreed, and when it was read.
     others: HashMap<NodeId, (bool, Instant)>,
     lacks_majority: bool,
+    /// Whether the node reads the log. Otherwise its journal may be that of another log, or have
+    /// records that the log has lost, and is not compared.
+    is_reading: bool,
 }
 
 impl Comparison {
@@ -87,6 +90,14 @@ impl Comparison {
         agrees
     }
 
+    /// Forgets that a node differed, because it does not read the log any more. If it agreed, that
+    /// still counts: it may have lost its connection.
+    fn forget_difference(&mut self, node: NodeId) {
+        self.others.retain(|other, (agrees, _)| *other != node || *agrees);
+        let agreeing = self.others.values().filter(|(agrees, _)| *agrees).count();
+        self.lacks_majority &= self.others.len() - agreeing > agreeing;
+    }
+
     /// Returns whether at least as many nodes differ from this one as agree with it, itself
     /// included. Then it must not serve clients.
     fn lacks_majority(&self) -> bool {
@@ -106,7 +117,8 @@ impl Votes {
 
     /// Forgets everything. The journal now has this chain.
     pub(super) fn restart(&self, chain: Chain) {
-        self.0.replace(Comparison::from(chain));
+        let is_reading = self.is_reading();
+        self.0.replace(Comparison { is_reading, ..Comparison::from(chain) });
     }
 
     /// Adds the node's own chain at the next position.
@@ -119,11 +131,23 @@ impl Votes {
         self.0.borrow().last()
     }
 
-    /// Takes the chain of another node.
-    pub(super) fn take(&self, node: NodeId, chain: Chain, metrics: &Metrics) {
+    /// Notes whether the node reads the log.
+    pub(super) fn set_reading(&self, is_reading: bool) {
+        self.0.borrow_mut().is_reading = is_reading;
+    }
+
+    /// Returns whether the node reads the log, so that its chain can be compared.
+    pub(super) fn is_reading(&self) -> bool {
+        self.0.borrow().is_reading
+    }
+
+    /// Takes the chain of another node. `None` if that node does not read the log.
+    pub(super) fn take(&self, node: NodeId, chain: Option<Chain>, metrics: &Metrics) {
         let mut comparison = self.0.borrow_mut();
+        let Some(chain) = chain else { return comparison.forget_difference(node) };
         let was_different = comparison.differs(node);
-        if chain != Chain::default() && !comparison.compare(node, chain, Instant::now()) {
+        let is_comparable = comparison.is_reading && chain != Chain::default();
+        if is_comparable && !comparison.compare(node, chain, Instant::now()) {
             if !was_different {
                 error!("the history files of two nodes differ at record {}", chain.position);
             }
@@ -187,6 +211,23 @@ mod tests {
         assert!(!comparison.compare(NodeId(2), chain(5, 2), now + Duration::from_secs(30)));
         assert!(comparison.compare(NodeId(3), chain(6, 1), now + Duration::from_secs(70)));
         assert!(!comparison.lacks_majority());
+    }
+
+    #[test]
+    fn node_that_does_not_read_the_log_has_no_vote() {
+        let (votes, metrics) = (Votes::from(chain(1, 1)), Metrics::default());
+        votes.take(NodeId(1), Some(chain(1, 2)), &metrics);
+        assert!(!votes.lacks_majority(), "this node does not read the log yet");
+        votes.set_reading(true);
+        votes.take(NodeId(1), Some(chain(1, 2)), &metrics);
+        assert!(votes.lacks_majority());
+        votes.take(NodeId(1), None, &metrics);
+        assert!(!votes.lacks_majority());
+        // One node agrees and loses its connection. Of two others, one differs.
+        votes.take(NodeId(2), Some(chain(1, 1)), &metrics);
+        votes.take(NodeId(2), None, &metrics);
+        votes.take(NodeId(3), Some(chain(1, 2)), &metrics);
+        assert!(!votes.lacks_majority());
     }
 
     #[test]

@@ -239,6 +239,7 @@ impl Following {
                     (Attachment::Refused(reason), REFUSED_PAUSE)
                 }
             };
+            self.votes.set_reading(false);
             self.tell(attachment);
             sleep(pause).await;
         }
@@ -249,6 +250,7 @@ impl Following {
         if self.warned.take().is_some() {
             info!("reading the log in NATS resumed");
         }
+        self.votes.set_reading(true);
         self.tell(Attachment::Attached);
     }
 
@@ -475,7 +477,7 @@ impl Following {
     fn compare(&mut self, producer: ProducerId, other: Chain) {
         // Old records may be of nodes that were replaced.
         if self.publisher.is_some() && producer != self.id {
-            self.votes.take(node_of(producer), other, &self.metrics);
+            self.votes.take(node_of(producer), Some(other), &self.metrics);
         }
     }
 

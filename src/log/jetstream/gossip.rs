@@ -20,6 +20,7 @@ use super::link::Link;
 use super::record::VERSION;
 use crate::domain::{NodeMark, RoomName, random};
 use crate::log::nodes::{FollowNodes, FromNodes, LocalUsers, NodeId, Nodes, TellNodes, UserChange};
+use crate::log::sqlite::HexIdentity;
 use crate::metrics::Metrics;
 use packet::{Heartbeat, HexNode, Packet, UserLine};
 use peer::Peer;
@@ -190,7 +191,7 @@ impl Gossip {
             n: self.n,
             mark: self.mark.get(),
             after: chain.position,
-            chain: format!("{:016x}", chain.hash),
+            chain: self.votes.is_reading().then(|| format!("{:016x}", chain.hash)),
             version: env!("CARGO_PKG_VERSION").into(),
             records: VERSION,
             name: self.link.node_name().map(str::to_owned),
@@ -232,9 +233,7 @@ impl Gossip {
                     let name = heartbeat.name.as_deref().unwrap_or("without a name");
                     info!("the node {} ({name}, chinwag {}) runs", id(node), heartbeat.version);
                 }
-                if let Some(chain) = heartbeat.chain() {
-                    self.votes.take(node, chain, &self.metrics);
-                }
+                self.votes.take(node, heartbeat.chain(), &self.metrics);
                 self.avoid_mark_of(node);
             }
             Packet::Changes { n, changes } => {
@@ -334,7 +333,7 @@ impl Handler<TellNodes> for Gossip {
             }
             TellNodes::Forget(who) => self.users.forget(who),
             TellNodes::Typing { room, who } if !self.peers.is_empty() => {
-                let (room, who) = (room.as_str().into(), crate::log::sqlite::HexIdentity(who));
+                let (room, who) = (room.as_str().into(), HexIdentity(who));
                 self.send(&Packet::Typing { room, who });
             }
             TellNodes::Typing { .. } => {}

@@ -2,6 +2,7 @@
 //! with other settings.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -191,6 +192,16 @@ async fn node_with_other_messages_saves_them_and_copies_the_history(version: Ver
     let mut ada = join(&a, "Ada", "tea").await;
     for text in ["only a 1", "only a 2", "only a 3"] {
         say(&mut ada, "tea", text).await;
+    }
+    // It stays in service, although it passes the last record of the other node, and hears several
+    // heartbeats of it.
+    let mut bea = join(&a, "Bea", "other").await;
+    for n in 0..10 {
+        say(&mut bea, "other", &n.to_string()).await;
+    }
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3) {
+        assert_eq!(trouble(&a).await, None);
     }
     stop(a).await;
     let a = cluster.node_with("a", &["--nats-new-epoch", &epoch]).await;

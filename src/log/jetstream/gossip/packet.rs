@@ -35,8 +35,9 @@ pub(super) struct Heartbeat {
     pub(super) mark: u16,
     /// The last record that its history file has.
     pub(super) after: u64,
-    /// Its chain there, in hexadecimal.
-    pub(super) chain: String,
+    /// Its chain there, in hexadecimal, if the node reads the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) chain: Option<String>,
     /// The version of chinwag.
     pub(super) version: String,
     /// The greatest version of records that it can apply.
@@ -47,9 +48,9 @@ pub(super) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Returns the history file of the node.
+    /// Returns the chain of the node's history file, if the node reads the log.
     pub(super) fn chain(&self) -> Option<Chain> {
-        let hash = u64::from_str_radix(&self.chain, 16).ok()?;
+        let hash = u64::from_str_radix(self.chain.as_deref()?, 16).ok()?;
         Some(Chain { position: self.after, hash })
     }
 }
